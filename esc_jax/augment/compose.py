@@ -1,0 +1,79 @@
+"""The augmentations of a config, over a batch: what the compiled training step and the notebooks call.
+
+Everything random is keyed by the step and by the position of an example in the *global* batch, so that the same run
+draws the same numbers on any number of devices.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from esc_jax.augment import mix, spectrogram, waveform
+
+
+def defaults() -> dict:
+    """What a config's `augment` starts from: everything off."""
+    return {
+        "roll": 0.0,  # rotate in time, share of the clip
+        "crop_s": 0.0,  # train on windows of so many seconds; 0: on whole clips
+        "crop_tries": 1,  # take the loudest of so many windows
+        "speed_octaves": 0.0,  # play a crop faster or slower
+        "gain_db": 0.0,  # ± level
+        "noise": 0.0,  # white noise, share of the clip's RMS
+        "mixup_alpha": 0.0,  # mix two examples and their labels
+        "mixup_probability": 1.0,
+        "mixup_on": "waveform",  # or "spectrogram"
+        "frequency_warp": 0.0,  # stretch and shift the frequency axis
+        "time_mask": 0,  # SpecAugment: widest band, frames
+        "freq_mask": 0,  # SpecAugment: widest band, bins
+        "mask_count": 2,
+    }
+
+
+def keys(key: jax.Array, positions: jax.Array) -> jax.Array:
+    """One key per example, from its position in the global batch."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, positions)
+
+
+def waveforms(config, key: jax.Array, positions: jax.Array, audio: jax.Array, sample_rate: int) -> jax.Array:
+    """(B, time) → (B, time or crop): rotation, crop with speed, gain, noise."""
+
+    def one(key: jax.Array, x: jax.Array) -> jax.Array:
+        roll_key, crop_key, gain_key, noise_key = jax.random.split(key, 4)
+        if config.roll:
+            x = waveform.roll(roll_key, x, config.roll)
+        if config.crop_s:
+            samples = round(config.crop_s * sample_rate)
+            x = waveform.crop(crop_key, x, samples, config.speed_octaves, config.crop_tries)
+        if config.gain_db:
+            x = waveform.gain(gain_key, x, config.gain_db)
+        if config.noise:
+            x = waveform.noise(noise_key, x, config.noise)
+        return x
+
+    return jax.vmap(one)(keys(key, positions), audio)
+
+
+def spectrograms(config, key: jax.Array, positions: jax.Array, features: jax.Array) -> jax.Array:
+    """(B, frames, bins) → the same: frequency warp, then SpecAugment."""
+
+    def one(key: jax.Array, x: jax.Array) -> jax.Array:
+        warp_key, time_key, freq_key = jax.random.split(key, 3)
+        if config.frequency_warp:
+            x = spectrogram.frequency_warp(warp_key, x, config.frequency_warp)
+        if config.time_mask:
+            x = spectrogram.mask(time_key, x, 0, config.time_mask, config.mask_count)
+        if config.freq_mask:
+            x = spectrogram.mask(freq_key, x, 1, config.freq_mask, config.mask_count)
+        return x
+
+    return jax.vmap(one)(keys(key, positions), features)
+
+
+def mixing(config, key: jax.Array, positions: jax.Array, batch_size: int) -> tuple[jax.Array, jax.Array]:
+    """Weights λ (B,) and partners (B,), positions in the global batch of `batch_size`: a random cycle, so that nobody
+    is mixed with itself."""
+    weight_key, order_key = jax.random.split(key)
+    share = jax.vmap(lambda k: mix.weight(k, config.mixup_alpha, config.mixup_probability))(keys(weight_key, positions))
+    order = jax.random.permutation(order_key, batch_size)
+    partner = jnp.zeros(batch_size, jnp.int32).at[order].set(jnp.roll(order, 1).astype(jnp.int32))
+    return share, partner[positions]

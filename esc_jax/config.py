@@ -1,0 +1,173 @@
+"""The keys every config has, their defaults, and what is checked before anything starts.
+
+An experiment is a file in configs/ whose `get_config()` takes `defaults(…)` and sets what differs. A key that is not
+here, or in the architecture's own options, does not exist: a mistyped one is refused with the nearest that does.
+"""
+
+import difflib
+import json
+from typing import Any
+
+import ml_collections
+
+from esc_jax.augment import compose
+from esc_jax.data import folds
+from esc_jax.data.download import URL
+from esc_jax.frontends import registry as frontends
+from esc_jax.models import registry as models
+
+
+class ConfigError(ValueError):
+    """A config that cannot run. The message is one sentence that names the key."""
+
+
+def defaults(model: str, head: str = "linear", frontend: str = "log_mel") -> ml_collections.ConfigDict:
+    """A config of an architecture, everything optional turned off.
+
+    Args:
+        model: key of `models.registry.ENCODERS`.
+        head: key of `models.registry.HEADS`.
+        frontend: key of `frontends.registry.FRONTENDS`.
+    """
+    return ml_collections.ConfigDict(
+        {
+            "experiment": "",  # name of the config file; main fills it in
+            "seed": 0,
+            "protocol": "holdout",
+            "data": {
+                "name": "esc50",  # esc50, esc10, synthetic
+                "dir": "",  # a folder or zip in the layout of ESC-50; empty: download it
+                "url": URL,
+                "cache_dir": "",  # downloads and prepared data; empty: the user's cache
+                "test_fold": 5,
+                "sample_rate": 32_000,
+                "clip_s": 5.0,  # clips are cut or padded to this
+                "drop_leaky_sources": False,
+                "on_bad_clip": "error",  # or "skip"
+                "clips_per_fold": 8,  # of each class of the synthetic set
+                "synthetic_seed": 0,
+            },
+            "frontend": frontends.defaults(frontend),
+            "augment": compose.defaults(),
+            "model": models.defaults(model, head),
+            "optim": {
+                "lr": 1e-3,
+                "weight_decay": 0.01,
+                "b1": 0.9,
+                "b2": 0.999,
+                "eps": 1e-8,
+                "clip_norm": 0.0,  # 0: no clipping
+                "schedule": "one_cycle",
+                "warmup_steps": -1,  # one of these three, or none
+                "warmup_epochs": -1.0,
+                "warmup_percent": 30.0,
+                "div": 25.0,  # one_cycle: peak over first
+                "final_div": 1e4,  # one_cycle: first over last
+                "cycle_momentum": True,
+                "groups": (),  # ((regular expression of parameter paths, factor of lr; 0 freezes), …)
+            },
+            "train": {
+                "batch_size": 32,
+                "epochs": 50,
+                "label_smoothing": 0.0,
+                "ema": 0.0,  # decay of the weights' average; 0: off
+                "checkpoint_epochs": 1,
+                "tensorboard": True,
+            },
+            "eval": {
+                "batch_size": 50,
+                "tta": 5,  # views averaged; 0: none
+            },
+        }
+    )
+
+
+# Key: (lowest, highest) allowed.
+_RANGES = {
+    "data.clip_s": (0.05, 3600),
+    "data.clips_per_fold": (1, 10_000),
+    "augment.roll": (0, 1),
+    "augment.crop_s": (0, 3600),
+    "augment.crop_tries": (1, 100),
+    "augment.speed_octaves": (0, 2),
+    "augment.gain_db": (0, 60),
+    "augment.noise": (0, 10),
+    "augment.mixup_alpha": (0, 100),
+    "augment.mixup_probability": (0, 1),
+    "augment.frequency_warp": (0, 0.5),
+    "augment.time_mask": (0, 10_000),
+    "augment.freq_mask": (0, 10_000),
+    "augment.mask_count": (1, 20),
+    "optim.lr": (0, 100),
+    "optim.weight_decay": (0, 10),
+    "optim.b1": (0, 0.9999),
+    "optim.b2": (0, 0.999999),
+    "optim.clip_norm": (0, 1e6),
+    "train.batch_size": (1, 1 << 20),
+    "train.epochs": (1, 1 << 20),
+    "train.label_smoothing": (0, 0.99),
+    "train.ema": (0, 0.99999),
+    "train.checkpoint_epochs": (1, 1 << 20),
+    "eval.batch_size": (1, 1 << 20),
+    "eval.tta": (0, 1000),
+}
+_CHOICES = {
+    "protocol": folds.PROTOCOLS,
+    "data.on_bad_clip": ("error", "skip"),
+    "augment.mixup_on": ("waveform", "spectrogram"),
+    "model.dtype": ("float32", "bfloat16"),
+}
+
+# Where the same data lie, and what is not part of the result: free to differ when a run is resumed.
+LOCATION_KEYS = ("data.dir", "data.url", "data.cache_dir", "train.tensorboard", "train.checkpoint_epochs", "experiment")
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Every key of a config with its value, `train.batch_size` and so on."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, (dict, ml_collections.ConfigDict)):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def nearest(key: str, config: Any) -> str:
+    """The sentence for a key that does not exist."""
+    keys = list(flatten(config))
+    near = difflib.get_close_matches(key, keys, 1, 0.5)
+    if not near:  # a right name in the wrong place
+        near = [k for k in keys if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]][:1]
+    return f"there is no config.{key}" + (f"; did you mean config.{near[0]}?" if near else "")
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Raises ConfigError for a value out of its range, before anything is downloaded or compiled."""
+    flat = flatten(config)
+    for key, (low, high) in _RANGES.items():
+        if not low <= flat[key] <= high:
+            raise ConfigError(f"config.{key}={flat[key]} is out of range: it goes from {low:g} to {high:g}")
+    for key, choices in _CHOICES.items():
+        if flat[key] not in choices:
+            near = difflib.get_close_matches(str(flat[key]), choices, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"config.{key}={flat[key]}: choose one of {', '.join(choices)}{hint}")
+    if config.optim.lr <= 0:
+        raise ConfigError(f"config.optim.lr={config.optim.lr} must be above 0")
+    if config.augment.crop_s > config.data.clip_s:
+        raise ConfigError(
+            f"config.augment.crop_s={config.augment.crop_s:g} is longer than the clips"
+            f" (config.data.clip_s={config.data.clip_s:g})"
+        )
+    if config.augment.speed_octaves and not config.augment.crop_s:
+        raise ConfigError("config.augment.speed_octaves needs a crop to stretch: set config.augment.crop_s")
+    if config.augment.mixup_alpha and config.train.batch_size < 2:
+        raise ConfigError("config.augment.mixup_alpha mixes pairs: config.train.batch_size must be at least 2")
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Keys in which two flat configs differ, as "key (old, now new)"; LOCATION_KEYS may."""
+    old, new = json.loads(json.dumps(old)), json.loads(json.dumps(new))  # a tuple is a list once it was on disk
+    keys = sorted((set(old) | set(new)) - set(LOCATION_KEYS))
+    return [f"{k} ({old.get(k)}, now {new.get(k)})" for k in keys if old.get(k) != new.get(k)]

@@ -1,0 +1,92 @@
+"""The official ESC-50 archive: fetched once, resumed where it stopped, checked."""
+
+import http.client
+import os
+import pathlib
+import time
+import urllib.error
+import urllib.request
+
+from absl import logging
+import tqdm
+
+from esc_jax.data.source import DataError, Source
+
+URL = "https://github.com/karolpiczak/ESC-50/archive/master.zip"
+CLIPS = 2000
+
+_BLOCK = 1 << 18
+_TIMEOUT_S = 30
+_PAUSE_S = 2.0
+
+
+def _fetch(url: str, part: pathlib.Path) -> bool:
+    """Appends to `part` what the server still has to give. True when the file is whole."""
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=_TIMEOUT_S)
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # nothing after `have`: the last attempt broke off after the last byte
+            return True
+        raise
+    with response:
+        if response.status != 206:  # the server does not resume, and sends the file from its start
+            have = 0
+        length = response.headers.get("Content-Length")
+        total = have + int(length) if length else None
+        with (
+            open(part, "ab" if have else "wb") as file,
+            tqdm.tqdm(total=total, initial=have, unit="B", unit_scale=True, desc="ESC-50", disable=None) as bar,
+        ):
+            while block := response.read(_BLOCK):
+                file.write(block)
+                bar.update(len(block))
+    return total is None or part.stat().st_size >= total
+
+
+def download(directory: pathlib.Path, url: str = URL, clips: int = CLIPS, attempts: int = 5) -> pathlib.Path:
+    """Path of the archive in `directory`, fetched where it is not there yet.
+
+    Args:
+        directory: where it is kept, and where the part of an interrupted download waits.
+        url: where from.
+        clips: rows its csv must have.
+        attempts: how often a broken connection is taken up again.
+
+    Raises:
+        DataError: the server cannot be reached, or what came is not the archive.
+    """
+    target = directory / "ESC-50.zip"
+    if target.exists():
+        return target
+    part = target.with_suffix(".zip.part")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for attempt in range(attempts):
+            try:
+                if _fetch(url, part):
+                    break
+                reason = "the connection broke off"
+            except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+                reason = str(getattr(error, "reason", error))
+            logging.info("download of %s: %s (attempt %d of %d)", url, reason, attempt + 1, attempts)
+            if attempt + 1 < attempts:
+                time.sleep(attempt * _PAUSE_S)  # the first retry at once, later ones more patiently
+        else:
+            raise DataError(
+                f"could not download ESC-50 from {url} ({reason}): start the same command again to go on from where it"
+                " stopped, or give a copy of the data set with --config.data.dir=PATH"
+            )
+    except OSError as error:
+        raise DataError(f"could not write the ESC-50 archive to {directory}: {error.strerror or error}") from None
+    try:
+        rows = len(Source(part).rows)
+    except DataError as error:
+        part.unlink()
+        raise DataError(f"what {url} sent is not the ESC-50 archive: {error}") from None
+    if rows != clips:
+        part.unlink()
+        raise DataError(f"the archive from {url} lists {rows} clips where ESC-50 has {clips}")
+    os.replace(part, target)
+    return target

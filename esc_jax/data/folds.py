@@ -1,0 +1,110 @@
+"""Which clips train, validate and test: the protocols, and what is disjoint.
+
+`holdout`     train on the other folds for a fixed number of epochs, test once, at the end.
+`validation`  hold one more fold out to select the epoch on; test once, at the end.
+`oracle`      select the epoch on the test fold itself. Published numbers often do; ours say so wherever they appear.
+"""
+
+import collections
+from collections.abc import Sequence
+import dataclasses
+
+from esc_jax.data.source import DataError
+
+PROTOCOLS = ("holdout", "validation", "oracle")
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Indices of clips, and what a reader must know of them.
+
+    Attributes:
+        train, validation, test: indices of clips; validation is empty but under that protocol.
+        train_folds, validation_folds, test_folds: the folds they are.
+        leaky: source recordings with clips both in training and in the test (or validation) folds.
+        dropped: indices left out of training because of them.
+    """
+
+    train: tuple[int, ...]
+    validation: tuple[int, ...]
+    test: tuple[int, ...]
+    train_folds: tuple[int, ...]
+    validation_folds: tuple[int, ...]
+    test_folds: tuple[int, ...]
+    leaky: tuple[str, ...]
+    dropped: tuple[int, ...]
+
+    def report(self) -> str:
+        """The split in words."""
+
+        def part(name, indices, folds):
+            return f"{name} {len(indices)} clips (fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))})"
+
+        parts = [part("train", self.train, self.train_folds)]
+        if self.validation:
+            parts.append(part("validation", self.validation, self.validation_folds))
+        parts.append(part("test", self.test, self.test_folds))
+        text = ", ".join(parts)
+        if self.leaky:
+            kept = f"left out of training ({len(self.dropped)} clips)" if self.dropped else "kept in training"
+            text += f"; recordings on both sides: {', '.join(self.leaky)}, {kept}"
+        return text
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    words = [str(n) for n in numbers]
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def split(
+    folds: Sequence[int],
+    sources: Sequence[str],
+    protocol: str,
+    test_fold: int,
+    drop_leaky_sources: bool = False,
+) -> Split:
+    """Divides clips by fold.
+
+    Args:
+        folds: fold of every clip.
+        sources: source recording of every clip.
+        protocol: one of PROTOCOLS.
+        test_fold: the fold to test on. The validation fold is the one after it, around the circle.
+        drop_leaky_sources: leave out of training the clips whose recording is also in the other folds.
+
+    Raises:
+        DataError: the data set has no such fold, or too few folds for the protocol.
+    """
+    have = sorted(set(folds))
+    if test_fold not in have:
+        raise DataError(
+            f"data.test_fold={test_fold}: this data set has fold{'s' if len(have) > 1 else ''} {_listed(have)};"
+            f" choose one of them, for example --config.data.test_fold={have[-1]}"
+        )
+    needed = 3 if protocol == "validation" else 2
+    if len(have) < needed:
+        raise DataError(f"protocol={protocol} needs {needed} folds, and this data set has {len(have)}")
+    validation_folds = (have[(have.index(test_fold) + 1) % len(have)],) if protocol == "validation" else ()
+    train_folds = tuple(f for f in have if f != test_fold and f not in validation_folds)
+
+    of_fold = collections.defaultdict(list)
+    for index, fold in enumerate(folds):
+        of_fold[fold].append(index)
+    test, validation = of_fold[test_fold], [i for f in validation_folds for i in of_fold[f]]
+    train = [i for f in train_folds for i in of_fold[f]]
+    outside = {sources[i] for i in (*test, *validation)}
+    shared = [i for i in train if sources[i] in outside]
+    dropped = shared if drop_leaky_sources else []
+    train = sorted(set(train) - set(dropped))
+
+    assert not set(train) & set(test) and not set(train) & set(validation) and not set(test) & set(validation)
+    return Split(
+        train=tuple(train),
+        validation=tuple(validation),
+        test=tuple(test),
+        train_folds=train_folds,
+        validation_folds=validation_folds,
+        test_folds=(test_fold,),
+        leaky=tuple(sorted({sources[i] for i in shared})),
+        dropped=tuple(dropped),
+    )

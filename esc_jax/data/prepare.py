@@ -1,0 +1,112 @@
+"""Prepares a data set in the ESC-50 layout as TFDS ArrayRecord files, once per sample rate.
+
+    python -m esc_jax.data.prepare --source=ESC-50-master --sample_rate=32000
+
+Training calls this by itself, in a process of its own: only preparing needs TensorFlow, and so no other process
+pays for it. A prepared set lives under the cache folder, keyed by the content of its source, and appears there in one
+rename: a killed preparation leaves nothing that could be taken for a whole one.
+"""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+from absl import app
+from absl import flags
+
+from esc_jax.data.source import DataError, Source
+
+_SOURCE = flags.DEFINE_string("source", None, "Folder or zip in the layout of ESC-50.", required=True)
+_SAMPLE_RATE = flags.DEFINE_integer("sample_rate", 32_000, "Samples per second to resample to.")
+_CACHE_DIR = flags.DEFINE_string("cache_dir", "", "Where prepared data sets are kept; the user's cache by default.")
+_ON_BAD_CLIP = flags.DEFINE_enum("on_bad_clip", "error", ["error", "skip"], "What to do with files that don't decode.")
+
+
+def cache_root(cache_dir: str = "") -> pathlib.Path:
+    """The folder for what can be made again: `cache_dir`, else $ESC_JAX_CACHE, else the user's cache."""
+    chosen = cache_dir or os.environ.get("ESC_JAX_CACHE")
+    if chosen:
+        return pathlib.Path(chosen).expanduser().resolve()
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "esc_jax"
+
+
+def _tfds_dir(source: Source, cache_dir: str, on_bad_clip: str) -> pathlib.Path:
+    suffix = "-skip" if on_bad_clip == "skip" else ""
+    return cache_root(cache_dir) / "prepared" / (source.fingerprint + suffix)
+
+
+def prepared_dir(source: Source, sample_rate: int, cache_dir: str = "", on_bad_clip: str = "error") -> pathlib.Path:
+    """Folder of the prepared data set; prepares it first, in a process of its own, where that was not done.
+
+    Args:
+        source: the data set on disk.
+        sample_rate: Hz; one of the builder's SAMPLE_RATES.
+        cache_dir: where prepared sets are kept.
+        on_bad_clip: "error" or "skip".
+
+    Raises:
+        DataError: the preparation failed, with its own sentence.
+    """
+    parent = _tfds_dir(source, cache_dir, on_bad_clip) / "esc50" / f"{sample_rate}hz"
+    if not (found := sorted(parent.glob("[0-9]*.[0-9]*.[0-9]*"))):
+        command = [sys.executable, "-m", "esc_jax.data.prepare", f"--source={source.path}"]
+        command += [f"--sample_rate={sample_rate}", f"--cache_dir={cache_dir}", f"--on_bad_clip={on_bad_clip}"]
+        # The child imports esc_jax from wherever this process did.
+        path = os.pathsep.join([str(pathlib.Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+        done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, stderr=None, stdout=subprocess.PIPE)
+        found = sorted(parent.glob("[0-9]*.[0-9]*.[0-9]*"))
+        if done.returncode or not found:
+            said = done.stdout.decode(errors="replace").strip().splitlines()
+            raise DataError(said[-1] if said else f"preparing {source.path} failed with exit status {done.returncode}")
+    return found[-1]
+
+
+def _prepare(source: Source) -> None:
+    try:
+        # Quiet before the import: TensorFlow announces devices and instruction sets that don't matter here.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+        import tensorflow  # noqa: F401
+    except ImportError:
+        raise DataError(
+            "preparing a data set needs TensorFlow (pip install tensorflow-cpu); training and prediction do not"
+        ) from None
+    import tensorflow_datasets as tfds
+
+    from esc_jax.data.esc50 import esc50_dataset_builder
+
+    if _SAMPLE_RATE.value not in esc50_dataset_builder.SAMPLE_RATES:
+        rates = ", ".join(map(str, esc50_dataset_builder.SAMPLE_RATES))
+        raise DataError(f"data.sample_rate={_SAMPLE_RATE.value}: a data set can be prepared at {rates} Hz")
+    target = _tfds_dir(source, _CACHE_DIR.value, _ON_BAD_CLIP.value)
+    name = esc50_dataset_builder.config_name(_SAMPLE_RATE.value)
+    for leftover in (target / "esc50" / name).glob("incomplete.*"):  # of a preparation that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    builder = esc50_dataset_builder.Builder(
+        config=name, data_dir=target, source=source.path, on_bad_clip=_ON_BAD_CLIP.value
+    )
+    sys.stderr.write(f"Preparing {len(source.rows)} clips at {_SAMPLE_RATE.value} Hz in {builder.data_path}\n")
+    try:
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(try_download_gcs=False, compute_stats="skip")
+        )
+    except esc50_dataset_builder.BadClipsError as error:
+        raise DataError(str(error)) from None
+    except OSError as error:
+        raise DataError(f"preparing the data set failed: {error}") from None
+
+
+def main(argv: list[str]) -> None:
+    """Prepares, or exits with 1 and one sentence."""
+    del argv
+    try:
+        _prepare(Source(_SOURCE.value))
+    except DataError as error:
+        sys.stdout.write(f"{error}\n")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    app.run(main)

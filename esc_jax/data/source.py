@@ -1,0 +1,126 @@
+"""A data set in the official ESC-50 layout, as it lies on disk: a folder or its zip.
+
+    meta/esc50.csv     filename, fold, target, category, esc10, src_file, take
+    audio/             the files it names: wav, flac, ogg, or anything else that soundfile reads
+
+The layout may sit one folder down, as in the published archive (`ESC-50-master/`).
+"""
+
+import csv
+import dataclasses
+import hashlib
+import io
+import os
+import pathlib
+import zipfile
+
+COLUMNS = ("filename", "fold", "target", "category", "esc10", "src_file", "take")
+_CSV = "meta/esc50.csv"
+
+
+class DataError(ValueError):
+    """A data set that cannot be used. The message is one sentence for the user."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A line of the csv."""
+
+    filename: str
+    fold: int
+    target: int
+    category: str
+    esc10: bool
+    src_file: str
+    take: str
+
+
+class Source:
+    """Rows and bytes of a tree or zip in the official layout.
+
+    Args:
+        path: the folder or the zip file.
+
+    Raises:
+        DataError: no such path, not in this layout, a column or an audio file is missing, a row cannot be read.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = pathlib.Path(path).expanduser().resolve()
+        self._zip = None
+        if self.path.is_dir():
+            found = sorted([*self.path.glob(_CSV), *self.path.glob(f"*/{_CSV}")])
+            names = {p.relative_to(self.path).as_posix(): p.stat().st_size for p in found}
+        elif self.path.is_file():
+            try:
+                self._zip = zipfile.ZipFile(self.path)
+            except zipfile.BadZipFile:
+                raise DataError(f"data.dir: {self.path} is neither a folder nor a readable zip file") from None
+            names = {i.filename: i.file_size for i in self._zip.infolist() if not i.is_dir()}
+        else:
+            raise DataError(f"data.dir: {self.path} does not exist")
+        roots = [n[: -len(_CSV)] for n in names if n.endswith(_CSV) and n.count("/") <= 2]
+        if not roots:
+            raise DataError(f"data.dir: {self.path} holds no {_CSV}, so it is not in the layout of ESC-50")
+        self._root = min(roots, key=len)
+        if self._zip is None:
+            audio = self.path / self._root / "audio"
+            names = {f"{self._root}audio/{e.name}": e.stat().st_size for e in os.scandir(audio)} if audio.is_dir() else {}
+        self.rows = self._read_rows()
+        sizes = [(r.filename, names.get(f"{self._root}audio/{r.filename}")) for r in self.rows]
+        missing = [name for name, size in sizes if size is None]
+        if missing:
+            raise DataError(
+                f"data.dir: {len(missing)} of the {len(self.rows)} files named in {_CSV} are not in {self.path}"
+                f" (the first: audio/{missing[0]})"
+            )
+        digest = hashlib.sha256(repr(self.rows).encode() + repr(sizes).encode())
+        self.fingerprint: str = digest.hexdigest()[:16]  # of the csv and the sizes of the files it names
+        self.categories: tuple[str, ...] = self._categories()
+
+    def _read_rows(self) -> tuple[Row, ...]:
+        reader = csv.DictReader(io.StringIO(self._bytes(_CSV).decode("utf-8", errors="replace")))
+        absent = [c for c in COLUMNS if c not in (reader.fieldnames or ())]
+        if absent:
+            raise DataError(f"{_CSV} has no column {', '.join(absent)} (it has {', '.join(reader.fieldnames or ())})")
+        rows = []
+        for line in reader:
+            try:
+                rows.append(
+                    Row(
+                        filename=line["filename"],
+                        fold=int(line["fold"]),
+                        target=int(line["target"]),
+                        category=line["category"],
+                        esc10=line["esc10"].strip().lower() in ("true", "1"),
+                        src_file=line["src_file"],
+                        take=line["take"],
+                    )
+                )
+            except (TypeError, ValueError, AttributeError):
+                raise DataError(f"{_CSV}, line {reader.line_num}: fold and target must be whole numbers") from None
+        if not rows:
+            raise DataError(f"{_CSV} holds no clips")
+        return tuple(rows)
+
+    def _categories(self) -> tuple[str, ...]:
+        names = {}
+        for row in self.rows:
+            if names.setdefault(row.target, row.category) != row.category:
+                raise DataError(f"{_CSV}: target {row.target} is called {names[row.target]} and {row.category}")
+        if sorted(names) != list(range(len(names))):
+            raise DataError(f"{_CSV}: the targets are not 0 to {max(names)} without a gap")
+        return tuple(names[t] for t in range(len(names)))
+
+    def _bytes(self, name: str) -> bytes:
+        if self._zip is not None:
+            # ZipFile's lock makes reads from several threads safe.
+            return self._zip.read(self._root + name)
+        return (self.path / self._root / name).read_bytes()
+
+    def read(self, row: Row) -> bytes:
+        """The bytes of a clip's audio file."""
+        try:
+            return self._bytes(f"audio/{row.filename}")
+        except (OSError, zipfile.BadZipFile, RuntimeError):
+            return b""  # unreadable is treated as empty: the decoder names the file

@@ -1,0 +1,104 @@
+"""EfficientAT's log-mel spectrogram, with the jitter of its mel bank.
+
+    y[t]  = x[t + 1] − 0.97 x[t]
+    P     = |STFT(y)|²                 (hann window of 25 ms, not periodic, centred in the FFT; reflected at the ends)
+    out   = (log(P Mᵀ + 1e-5) + 4.5) / 5
+
+M is Kaldi's mel bank: triangles that are equally spaced, and straight, in mel = 1127 ln(1 + f/700). Source:
+F. Schmid et al., ICASSP 2023 (github.com/fschmid56/EfficientAT).
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class EfficientATMel:
+    """Waveform (..., time) → log-mel features (..., frames, bins), frames = 1 + (time − 1) // hop.
+
+    Attributes:
+        sample_rate: in Hz.
+        bins: mel bands; 128 for most published checkpoints, 40, 64 and 256 for the `mels` ones.
+        hop, window, fft: in samples.
+        fmin, fmax: edges of the mel bank in Hz.
+        fmin_jitter, fmax_jitter: with a key, fmin is raised by 0 … fmin_jitter − 1 Hz and fmax is moved by
+            fmax_jitter / 2 at most, both drawn uniformly, one bank for the whole call.
+
+    >>> EfficientATMel()(jnp.zeros((2, 160_000))).shape
+    (2, 500, 128)
+    """
+
+    sample_rate: int = 32_000
+    bins: int = 128
+    hop: int = 320
+    window: int = 800
+    fft: int = 1024
+    fmin: float = 0.0
+    fmax: float = 15_000.0
+    fmin_jitter: int = 10
+    fmax_jitter: int = 2_000
+
+    def __call__(
+        self, waveform: jax.Array, padding: jax.Array | None = None, *, key: jax.Array | None = None
+    ) -> jax.Array:
+        """Features of clips of at least two samples.
+
+        Args:
+            waveform: (..., time).
+            padding: (..., time), true where the waveform is padding, which is then silence; or None.
+            key: draws the edges of the mel bank, for training; None keeps them as they are.
+        Returns:
+            (..., frames, bins), float32.
+        """
+        waveform = waveform.astype(jnp.float32)
+        if padding is not None:
+            waveform = jnp.where(padding, 0.0, waveform)
+        power = self._power(waveform[..., 1:] - 0.97 * waveform[..., :-1])
+        if key is None:
+            bank = jnp.asarray(_mel_bank(self.fmin, self.fmax, self.bins, self.fft, self.sample_rate, np), jnp.float32)
+        else:
+            bank = _mel_bank(*self._edges(key), self.bins, self.fft, self.sample_rate, jnp)
+        # Default precision on GPU and TPU rounds to 10 or 7 bits, which shows after the log.
+        mel = jnp.matmul(power, bank, precision=jax.lax.Precision.HIGHEST)
+        return (jnp.log(mel + 1e-5) + 4.5) / 5.0
+
+    def _power(self, signal: jax.Array) -> jax.Array:
+        """Power spectra (..., frames, fft // 2) of a signal (..., time), without the Nyquist bin."""
+        frames = 1 + signal.shape[-1] // self.hop
+        edges = [(0, 0)] * (signal.ndim - 1)
+        signal = jnp.pad(signal, [*edges, (self.fft // 2, self.fft // 2)], mode="reflect")
+        # Zeros around the window turn the spectrum's phase and leave its power: take the window alone, cut into
+        # frames as whole hops side by side, which needs no gather.
+        signal = signal[..., (self.fft - self.window) // 2 :]
+        hops = math.ceil(self.window / self.hop)
+        length = (frames - 1 + hops) * self.hop
+        signal = jnp.pad(signal, [*edges, (0, max(0, length - signal.shape[-1]))])[..., :length]
+        blocks = signal.reshape(*signal.shape[:-1], frames - 1 + hops, self.hop)
+        framed = jnp.concatenate([blocks[..., i : i + frames, :] for i in range(hops)], axis=-1)[..., : self.window]
+        window = jnp.asarray(np.hanning(self.window), jnp.float32)
+        spectrum = jnp.fft.rfft(framed * window.reshape((1,) * (framed.ndim - 1) + (-1,)), n=self.fft)
+        return (spectrum.real**2 + spectrum.imag**2)[..., :-1]
+
+    def _edges(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """fmin and fmax with their jitter, in whole Hz."""
+        low_key, high_key = jax.random.split(key)
+        low = jax.random.randint(low_key, (), 0, max(1, self.fmin_jitter))
+        high = self.fmax_jitter // 2 - jax.random.randint(high_key, (), 0, max(1, self.fmax_jitter))
+        return self.fmin + low.astype(jnp.float32), self.fmax + high.astype(jnp.float32)
+
+
+def _mel_bank(fmin, fmax, bins: int, fft: int, sample_rate: int, np_or_jnp) -> jax.Array | np.ndarray:
+    """Kaldi's triangles (fft // 2, bins): max(0, min(p − b, b + 2 − p)), p the FFT bin's mel in steps of one band.
+
+    With numpy the edges are numbers and the bank a constant in float64; with jax.numpy they may be traced.
+    """
+    frequencies = np.arange(fft // 2) * (sample_rate / fft)
+    low, high = (1127.0 * np_or_jnp.log(1.0 + edge / 700.0) for edge in (fmin, fmax))
+    mels = np_or_jnp.asarray(1127.0 * np.log(1.0 + frequencies / 700.0))[:, None]
+    position = (mels - low) / (high - low) * (bins + 1)
+    band = np_or_jnp.arange(bins, dtype=mels.dtype)[None, :]
+    return np_or_jnp.maximum(0.0, np_or_jnp.minimum(position - band, band + 2.0 - position))

@@ -1,0 +1,130 @@
+"""Kaldi's log-mel filterbank, the frontend of BEATs and of most AudioSet transformers, inside the compiled step."""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_FLOOR = float(np.finfo(np.float32).eps)  # Kaldi's floor under the logarithm: silence is log(eps) = -15.94
+
+
+@dataclasses.dataclass(frozen=True)
+class KaldiFbank:
+    """Log-mel energies as Kaldi's `compute-fbank-feats` defines them, then normalised.
+
+    Per frame of `frame_ms`, every `hop_ms`: subtract the mean; x[n] − a·x[n−1] (x[−1] = x[0]); window; zero-pad to a
+    power of two N; |DFT|²; triangles equally spaced on mel(f) = 1127·ln(1 + f/700) over the bins 0 … N/2 − 1;
+    ln(max(·, eps)). The result is (f − mean) / (2·std), the factor of two being part of the published BEATs and AST
+    recipes: `mean=0, std=0.5` gives the filterbank itself.
+
+    Attributes:
+        sample_rate: of the waveform, in Hz.
+        scale: factor on the waveform; 2^15 brings [−1, 1] to the 16-bit range Kaldi works in.
+        bins: number of mel bins.
+        frame_ms, hop_ms: length and distance of the frames.
+        preemphasis: a.
+        remove_dc: whether the mean of each frame is subtracted.
+        window: "povey" (hann^0.85), "hanning", "hamming" or "rectangular", all of them symmetric.
+        low_hz, high_hz: range of the mel triangles; zero or less for `high_hz` counts down from Nyquist.
+        power: |DFT|² if true, else |DFT|.
+        snip_edges: only frames that fit into the clip; else one per hop, the clip mirrored at its ends.
+        mean, std: of the training data's filterbank. AudioSet's by default, as published with BEATs.
+
+    Source: Kaldi, feat/feature-fbank.cc and mel-computations.cc; Chen et al., "BEATs", 2022.
+    """
+
+    sample_rate: int = 16000
+    scale: float = 2.0**15
+    bins: int = 128
+    frame_ms: float = 25.0
+    hop_ms: float = 10.0
+    preemphasis: float = 0.97
+    remove_dc: bool = True
+    window: str = "povey"
+    low_hz: float = 20.0
+    high_hz: float = 0.0
+    power: bool = True
+    snip_edges: bool = True
+    mean: float = 15.41663
+    std: float = 6.55582
+
+    def __call__(self, waveform: jax.Array, padding: jax.Array | None = None) -> jax.Array:
+        """Normalised features (..., frames, bins), float32, of a waveform (..., time).
+
+        `padding` is accepted and ignored: the published recipe takes padded samples for what they are, silence. A
+        clip shorter than one frame is filled up with zeros to one.
+        """
+        del padding
+        frames = self._frames(jnp.asarray(waveform, jnp.float32) * jnp.float32(self.scale))
+        if self.remove_dc:
+            frames = frames - jnp.mean(frames, axis=-1, keepdims=True)
+        previous = jnp.concatenate([frames[..., :1], frames[..., :-1]], axis=-1)
+        frames = frames - jnp.float32(self.preemphasis) * previous
+        length = frames.shape[-1]
+        size = 1 << (length - 1).bit_length()
+        spectrum = jnp.fft.rfft(jnp.einsum("...n,n->...n", frames, _window(self.window, length)), n=size)
+        energy = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
+        if not self.power:
+            energy = jnp.sqrt(energy)
+        bank = _mel_bank(self.sample_rate, size, self.bins, self.low_hz, self.high_hz)
+        # Full float32 products: the default of an accelerator would cost three digits before the logarithm.
+        mel = jnp.einsum("...f,fm->...m", energy[..., : size // 2], bank, precision=jax.lax.Precision.HIGHEST)
+        return (jnp.log(jnp.maximum(mel, _FLOOR)) - self.mean) / (2 * self.std)
+
+    def _frames(self, waveform: jax.Array) -> jax.Array:
+        """(..., time) to overlapping frames (..., frames, length)."""
+        length, hop = int(self.sample_rate * 1e-3 * self.frame_ms), int(self.sample_rate * 1e-3 * self.hop_ms)
+        lead = [(0, 0)] * (waveform.ndim - 1)
+        waveform = jnp.pad(waveform, [*lead, (0, max(0, length - waveform.shape[-1]))])
+        time = waveform.shape[-1]
+        if self.snip_edges:
+            count, before = 1 + (time - length) // hop, 0
+        else:
+            count, before = (time + hop // 2) // hop, length // 2 - hop // 2
+        after = max(0, (count - 1) * hop + length - before - time)
+        waveform = jnp.pad(waveform, [*lead, (max(0, before), after)], mode="symmetric")[..., max(0, -before) :]
+        # Frame i is rows i, i + 1, … of one hop each, cut to its length: slices, which every platform does fast.
+        rows = math.ceil(length / hop)
+        total = (count + rows - 1) * hop
+        waveform = jnp.pad(waveform, [*lead, (0, max(0, total - waveform.shape[-1]))])[..., :total]
+        waveform = waveform.reshape(*waveform.shape[:-1], count + rows - 1, hop)
+        return jnp.concatenate([waveform[..., i : i + count, :] for i in range(rows)], axis=-1)[..., :length]
+
+
+def _window(name: str, length: int) -> np.ndarray:
+    """A symmetric window (length,)."""
+    cosine = np.cos(2 * np.pi * np.arange(length) / (length - 1))
+    windows = {
+        "povey": (0.5 - 0.5 * cosine) ** 0.85,
+        "hanning": 0.5 - 0.5 * cosine,
+        "hamming": 0.54 - 0.46 * cosine,
+        "rectangular": np.ones(length),
+    }
+    if name not in windows:
+        raise ValueError(f"no window {name!r}: choose one of {', '.join(sorted(windows))}")
+    return windows[name].astype(np.float32)
+
+
+@functools.lru_cache
+def _mel_bank(sample_rate: int, size: int, bins: int, low_hz: float, high_hz: float) -> np.ndarray:
+    """Triangles on the mel axis over the lower half of the spectrum, (size / 2, bins), not normalised by area.
+
+    At many bins the lowest triangles are narrower than a step of the DFT and may hold none of its points; they stay
+    empty, as in Kaldi, and the trained models expect the floor there.
+    """
+
+    def mel(frequency):
+        return 1127 * np.log1p(np.asarray(frequency) / 700)
+
+    nyquist = sample_rate / 2
+    high_hz = high_hz if high_hz > 0 else nyquist + high_hz
+    if not 0 <= low_hz < high_hz <= nyquist:
+        raise ValueError(f"a mel bank from {low_hz} to {high_hz} Hz does not fit below Nyquist ({nyquist} Hz)")
+    low, high = mel(low_hz), mel(high_hz)
+    left = low + (high - low) / (bins + 1) * np.arange(bins)[None, :]
+    width = (high - low) / (bins + 1)
+    points = mel(np.arange(size // 2) * sample_rate / size)[:, None]
+    return np.maximum(0, np.minimum((points - left) / width, (left + 2 * width - points) / width)).astype(np.float32)

@@ -1,0 +1,139 @@
+"""Log-mel spectrogram, in JAX."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class FrontendError(ValueError):
+    """Settings that make no usable frontend. The message is one sentence."""
+
+
+def hz_to_mel(hz: np.ndarray | float, htk: bool = False) -> np.ndarray:
+    """Mel of a frequency: Slaney's scale, linear to 1 kHz and logarithmic above, or HTK's 2595 log10(1 + f / 700)."""
+    hz = np.asarray(hz, np.float64)
+    if htk:
+        return 2595.0 * np.log10(1.0 + hz / 700.0)
+    return np.where(hz < 1000.0, 0.015 * hz, 15.0 + 27.0 * np.log(np.maximum(hz, 1000.0) / 1000.0) / np.log(6.4))
+
+
+def mel_to_hz(mel: np.ndarray | float, htk: bool = False) -> np.ndarray:
+    """Inverse of `hz_to_mel`."""
+    mel = np.asarray(mel, np.float64)
+    if htk:
+        return 700.0 * (10.0 ** (mel / 2595.0) - 1.0)
+    return np.where(mel < 15.0, mel / 0.015, 1000.0 * 6.4 ** ((mel - 15.0) / 27.0))
+
+
+def _triangles(sample_rate: int, n_fft: int, mels: int, fmin: float, fmax: float, htk: bool) -> np.ndarray:
+    bins = np.arange(n_fft // 2 + 1) * (sample_rate / n_fft)
+    edges = mel_to_hz(np.linspace(hz_to_mel(fmin, htk), hz_to_mel(fmax, htk), mels + 2), htk)
+    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
+    rising = (bins[:, None] - low) / (centre - low)
+    falling = (high - bins[:, None]) / (high - centre)
+    filters = np.maximum(0.0, np.minimum(rising, falling))
+    return (filters if htk else filters * (2.0 / (high - low))).astype(np.float32)
+
+
+@functools.lru_cache(maxsize=16)
+def mel_bank(sample_rate: int, n_fft: int, mels: int, fmin: float, fmax: float, htk: bool) -> np.ndarray:
+    """Triangular mel filters, (n_fft // 2 + 1, mels) float32, equal to librosa's.
+
+    On Slaney's scale the filters have equal area (librosa's norm="slaney"), on HTK's equal height (norm=None).
+
+    Raises:
+        FrontendError: a filter covers no FFT bin: it would be silent whatever the sound. Names the smallest n_fft, of
+            the powers of two, that fills them all.
+    """
+    if not 0 <= fmin < fmax <= sample_rate / 2:
+        raise FrontendError(
+            f"frontend: fmin={fmin:g} and fmax={fmax:g} must be in order, between 0 and {sample_rate / 2:g} Hz"
+        )
+    filters = _triangles(sample_rate, n_fft, mels, fmin, fmax, htk)
+    if filters.any(axis=0).all():
+        return filters
+    size = 1 << n_fft.bit_length()
+    while size < 1 << 17 and not _triangles(sample_rate, size, mels, fmin, fmax, htk).any(axis=0).all():
+        size *= 2
+    raise FrontendError(
+        f"frontend: {int((~filters.any(axis=0)).sum())} of the {mels} mel filters between {fmin:g} and {fmax:g} Hz"
+        f" cover no FFT bin at n_fft={n_fft} and {sample_rate} Hz; the smallest n_fft that works is {size}"
+    )
+
+
+def frame(waveform: jax.Array, size: int, hop: int) -> jax.Array:
+    """(..., time) → (..., frames, size): every window of `size` samples that fits, `hop` apart.
+
+    Built from shifted slices of the waveform seen as rows of `hop` samples: a gather would cost several times more on
+    CPU, forward and backward.
+    """
+    frames = 1 + (waveform.shape[-1] - size) // hop
+    pieces = -(-size // hop)
+    length = (frames + pieces - 1) * hop
+    missing = max(0, length - waveform.shape[-1])
+    waveform = jnp.pad(waveform, [(0, 0)] * (waveform.ndim - 1) + [(0, missing)])[..., :length]
+    rows = waveform.reshape(*waveform.shape[:-1], -1, hop)
+    return jnp.concatenate([rows[..., i : i + frames, :] for i in range(pieces)], axis=-1)[..., :size]
+
+
+@dataclasses.dataclass(frozen=True)
+class LogMel:
+    """Natural logarithm of the mel power spectrogram, shifted and scaled by fixed numbers.
+
+        (ln(|STFT|² · bank + offset) − mean) / std
+
+    The power spectrogram is librosa's `melspectrogram`: periodic Hann window, zero padding at both ends when centred.
+    `offset` keeps silence finite. `mean` and `std` are constants of the configuration, not statistics of any fold.
+
+    Attributes:
+        sample_rate: Hz.
+        n_fft: FFT size, samples.
+        win_length: window size, samples, centred in the FFT; 0 for n_fft.
+        hop: samples between frames.
+        mels: number of bands.
+        fmin, fmax: range of the bank, Hz; fmax 0 for half the sample rate.
+        htk: HTK's mel scale instead of Slaney's.
+        center: pad by n_fft // 2 on both sides, so that frame t is centred on sample t · hop.
+        offset: added to the power.
+        mean, std: of the normalisation.
+    """
+
+    sample_rate: int = 32_000
+    n_fft: int = 1024
+    win_length: int = 0
+    hop: int = 320
+    mels: int = 128
+    fmin: float = 20.0
+    fmax: float = 0.0
+    htk: bool = False
+    center: bool = True
+    offset: float = 1e-5
+    mean: float = -4.0
+    std: float = 4.0
+
+    def mel_power(self, waveform: jax.Array) -> jax.Array:
+        """(..., time) → (..., frames, mels), before the logarithm."""
+        size = self.win_length or self.n_fft
+        window = np.zeros(self.n_fft, np.float32)
+        begin = (self.n_fft - size) // 2
+        window[begin : begin + size] = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
+        if self.center:
+            pad = self.n_fft // 2
+            waveform = jnp.pad(waveform, [(0, 0)] * (waveform.ndim - 1) + [(pad, pad)])
+        frames = frame(waveform, self.n_fft, self.hop)
+        frames = frames * jnp.broadcast_to(jnp.asarray(window), frames.shape)
+        spectrum = jnp.fft.rfft(frames)
+        power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
+        bank = mel_bank(
+            self.sample_rate, self.n_fft, self.mels, self.fmin, self.fmax or self.sample_rate / 2, self.htk
+        )
+        # Accelerators would otherwise round the power to bfloat16 or TF32, which the logarithm then shows.
+        return jnp.matmul(power, jnp.asarray(bank), precision=jax.lax.Precision.HIGHEST)
+
+    def __call__(self, waveform: jax.Array, padding: jax.Array | None = None) -> jax.Array:
+        """(..., time) → (..., frames, mels). Padding is silence, and needs no mask here."""
+        del padding
+        return (jnp.log(self.mel_power(waveform) + self.offset) - self.mean) / self.std

@@ -1,0 +1,42 @@
+"""The waveform itself, normalised as the models that read it expect."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+_EPSILON = 1e-7
+
+
+@dataclasses.dataclass(frozen=True)
+class Raw:
+    """Raw waveform with zero mean and unit variance over its valid samples.
+
+    y = (x − mean(x)) / sqrt(var(x) + 1e-7) over the samples that are not padding, and 0 on the padding, whatever the
+    padding holds. Source: the feature extractor of wav2vec 2.0 and HuBERT (transformers, `Wav2Vec2FeatureExtractor`).
+
+    Attributes:
+        sample_rate: of the waveform, in Hz.
+        normalize: false leaves the valid samples as they are (the extractor saved with ntu-spml/distilhubert).
+    """
+
+    sample_rate: int = 16000
+    normalize: bool = True
+
+    def __call__(self, waveform: jax.Array, padding: jax.Array | None = None) -> jax.Array:
+        """Normalised waveform.
+
+        Args:
+            waveform: (..., time), floating point.
+            padding: (..., time), true where the waveform is padding, or None.
+        Returns:
+            (..., time) float32. A silent or an entirely padded waveform gives zeros.
+        """
+        x = jnp.asarray(waveform, jnp.float32)
+        valid = jnp.ones(x.shape, bool) if padding is None else ~padding
+        if self.normalize:
+            count = jnp.maximum(valid.sum(-1, keepdims=True).astype(jnp.float32), 1.0)
+            x = x - jnp.where(valid, x, 0.0).sum(-1, keepdims=True) / count
+            variance = jnp.where(valid, x * x, 0.0).sum(-1, keepdims=True) / count
+            x = x * jax.lax.rsqrt(variance + _EPSILON)
+        return jnp.where(valid, x, 0.0)

@@ -1,0 +1,25 @@
+"""Frontends by name. A frontend is a frozen dataclass whose fields are its settings, called as
+`frontend(waveform, padding=None)`: (..., time) → (..., frames, bins), or (..., time) for the raw waveform."""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+from esc_jax.frontends.log_mel import FrontendError, LogMel
+
+FRONTENDS = {"log_mel": LogMel}
+
+
+def defaults(name: str) -> dict[str, Any]:
+    """Settings of a frontend, with its name: what a config's `frontend` starts from."""
+    fields = dataclasses.fields(FRONTENDS[name])
+    return {"name": name} | {f.name: f.default for f in fields if f.name != "sample_rate"}
+
+
+def build(config: Mapping[str, Any], sample_rate: int):
+    """The frontend of a config at a sample rate in Hz. Raises FrontendError."""
+    options = dict(config)
+    name = options.pop("name")
+    if name not in FRONTENDS:
+        raise FrontendError(f"frontend.name={name}: the frontends are {', '.join(FRONTENDS)}")
+    return FRONTENDS[name](sample_rate=sample_rate, **options)

@@ -1,0 +1,144 @@
+"""Trains, or evaluates, what a config describes.
+
+    python -m esc_jax.main --config=configs/resnet34.py
+    python -m esc_jax.main --config=configs/resnet34.py --config.data.dir=ESC-50-master --config.data.test_fold=1
+
+Any key of the config can be given on the command line, as --config.part.key=value. The same command started again
+goes on where it was interrupted.
+"""
+
+import pathlib
+import re
+import sys
+
+from absl import app
+from absl import flags
+from absl import logging
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file in configs/.", lock_config=True)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where the run lives. By default runs/, then the config's name and what is overridden in it."
+)
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "Train and test, or test the run's checkpoint again.")
+
+
+def _fail(status: int, sentence: object) -> None:
+    sys.stderr.write(f"esc_jax: {sentence}\n")
+    sys.exit(status)
+
+
+def _overrides(argv: list[str]) -> list[str]:
+    return [a.removeprefix("--config.") for a in argv if a.startswith("--config.")]
+
+
+def default_workdir(config_path: str, overrides: list[str]) -> pathlib.Path:
+    """runs/NAME, followed by what is overridden, where the data lie aside."""
+    from esc_jax.config import LOCATION_KEYS
+
+    kept = sorted(o for o in overrides if o.split("=")[0] not in LOCATION_KEYS)
+    parts = [re.sub(r"[^\w.=+-]", "_", o.rsplit(".", 1)[-1] if o.count("=") == 0 else _short(o)) for o in kept]
+    return pathlib.Path("runs") / ",".join([pathlib.Path(config_path).stem, *parts])[:200]
+
+
+def _short(override: str) -> str:
+    key, value = override.split("=", 1)
+    return f"{key.rsplit('.', 1)[-1]}={value}"
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """absl's parser, with the nearest key for one that does not exist and status 2 for a wrong command line."""
+    try:
+        return flags.FLAGS(argv)
+    except FileNotFoundError as error:
+        _fail(2, f"--config: {error.filename} does not exist")
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        unknown = re.search(r"config\.([\w.]+)", " ".join(a for a in argv if a.startswith("--config.")))
+        path = next((a.split("=", 1)[1] for a in argv if a.startswith("--config=")), None)
+        if path and unknown:
+            _explain(path, argv)
+        _fail(2, str(error).strip().splitlines()[0])
+
+
+def _explain(path: str, argv: list[str]) -> None:
+    """Ends the process with the sentence for the first override that names no key, or has a value of another type."""
+    from esc_jax import config as configs
+
+    try:
+        config = _CONFIG_PARSER(path)
+    except Exception as error:
+        _fail(2, f"--config={path}: {type(error).__name__}: {error}")
+    flat = configs.flatten(config)
+    for override in _overrides(argv):
+        key = override.split("=")[0]
+        if key not in flat:
+            _fail(2, configs.nearest(key, config))
+    for override in _overrides(argv):
+        key, _, value = override.partition("=")
+        kind = type(flat[key]).__name__
+        try:
+            if isinstance(flat[key], (int, float)) and not isinstance(flat[key], bool):
+                type(flat[key])(value)
+        except ValueError:
+            _fail(2, f"config.{key}={value}: the value must be of type {kind}, as {flat[key]} is")
+
+
+def _CONFIG_PARSER(path: str):
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("config", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
+def main(argv: list[str]) -> None:
+    """Runs the mode, prints the table."""
+    if len(argv) > 1:
+        _fail(2, f"{argv[1]}: unexpected argument; options are given as --name=value")
+    if _CONFIG.value is None:
+        _fail(2, "which experiment? Give one as --config=configs/NAME.py")
+    config = _CONFIG.value
+    config_path = flags.FLAGS["config"].config_filename
+    config.experiment = config.experiment or pathlib.Path(config_path).stem
+    workdir = pathlib.Path(_WORKDIR.value or default_workdir(config_path, _overrides(sys.argv[1:])))
+
+    from esc_jax.data import prepare
+    from esc_jax.training import parallel
+
+    parallel.initialize(prepare.cache_root(config.data.cache_dir) / "compiled")
+    from esc_jax import config as configs
+    from esc_jax import evaluate, train
+    from esc_jax.data.source import DataError
+    from esc_jax.frontends.log_mel import FrontendError
+    from esc_jax.models.registry import ModelError
+    from esc_jax.training.checkpoint import CheckpointError
+    from esc_jax.training.optim import OptimError
+
+    wrong = (configs.ConfigError, DataError, FrontendError, ModelError, OptimError, parallel.DeviceError)
+    try:
+        run = {"train": train.train_and_evaluate, "evaluate": train.evaluate_again}[_MODE.value]
+        found = run(config, workdir)
+    except wrong as error:
+        _fail(2, error)
+    except (CheckpointError, train.TrainError) as error:
+        _fail(1, error)
+    except OSError as error:
+        _fail(1, f"{error.strerror or error}: {error.filename or workdir}")
+    except train.Interrupted as stopped:
+        sys.stdout.write(f"{stopped}\n")
+        return
+    sys.stdout.write(f"{evaluate.summary(found)}\n  all of it is in {workdir}\n")
+
+
+def cli() -> None:
+    """Entry point of `python -m esc_jax.main`."""
+    logging.set_verbosity(logging.INFO)
+    # orbax and TFDS tell of every file they touch: of others only warnings are shown.
+    ours = str(pathlib.Path(__file__).parent)
+    logging.get_absl_handler().addFilter(lambda r: r.levelno >= logging.converter.STANDARD_WARNING or ours in r.pathname)
+    app.run(main, flags_parser=_parse)
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,184 @@
+"""EfficientAT's MobileNetV3: the encoder of the `mn` checkpoints, at any width.
+
+F. Schmid, K. Koutini, G. Widmer, "Efficient Large-Scale Audio Tagging via Transformer-to-CNN Knowledge Distillation",
+ICASSP 2023 (github.com/fschmid56/EfficientAT); the layout is MobileNetV3-Large, A. Howard et al., ICCV 2019, table 1.
+"""
+
+from collections.abc import Callable
+import dataclasses
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from esc_jax.models.batch_norm import BatchNorm
+from esc_jax.models.depthwise import depthwise_conv, pointwise_conv
+from esc_jax.models.encoder import Encoded
+
+PUBLISHED_WIDTHS = (0.1, 0.2, 0.4, 0.5, 1.0, 2.0, 3.0, 4.0)
+
+_conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+_dense_init = nn.initializers.normal(0.01)
+
+# At width 1: kernel, expanded channels, output channels, squeeze-and-excitation, hard-swish (else ReLU), stride.
+_ROWS = (
+    (3, 16, 16, False, False, 1),
+    (3, 64, 24, False, False, 2),
+    (3, 72, 24, False, False, 1),
+    (5, 72, 40, True, False, 2),
+    (5, 120, 40, True, False, 1),
+    (5, 120, 40, True, False, 1),
+    (3, 240, 80, False, True, 2),
+    (3, 200, 80, False, True, 1),
+    (3, 184, 80, False, True, 1),
+    (3, 184, 80, False, True, 1),
+    (3, 480, 112, True, True, 1),
+    (3, 672, 112, True, True, 1),
+    (5, 672, 160, True, True, 2),
+    (5, 960, 160, True, True, 1),
+    (5, 960, 160, True, True, 1),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockSpec:
+    """One inverted residual block: 1×1 expansion → depthwise → squeeze-and-excitation → 1×1 projection."""
+
+    inputs: int
+    kernel: int
+    expanded: int
+    outputs: int
+    squeeze: int  # width of the squeeze-and-excitation's bottleneck, 0 without it
+    hard_swish: bool
+    stride: int
+
+    @property
+    def expands(self) -> bool:
+        """Whether there is an expansion; at the smallest widths rounding leaves some blocks nothing to expand."""
+        return self.expanded != self.inputs
+
+    @property
+    def residual(self) -> bool:
+        return self.stride == 1 and self.inputs == self.outputs
+
+
+def round_channels(channels: float) -> int:
+    """To the nearest multiple of 8, at least 8, never more than 10 % below: the rule of all MobileNets."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
+
+
+def layout(width_mult: float) -> tuple[BlockSpec, ...]:
+    """The fifteen blocks; the stem gives the first one's inputs, the last convolution takes 6× the last one's outputs."""
+    inputs, blocks = round_channels(16 * width_mult), []
+    for kernel, expanded, outputs, excited, hard_swish, stride in _ROWS:
+        expanded, outputs = round_channels(expanded * width_mult), round_channels(outputs * width_mult)
+        squeeze = round_channels(expanded // 4) if excited else 0
+        blocks.append(BlockSpec(inputs, kernel, expanded, outputs, squeeze, hard_swish, stride))
+        inputs = outputs
+    return tuple(blocks)
+
+
+def head_width(width_mult: float) -> int:
+    """Width of the hidden layer of the published head (`heads.Mlp`)."""
+    return round_channels(1280 * width_mult)
+
+
+class Conv(nn.Module):
+    """Without bias: 1×1, or a K×K kernel for each channel with K // 2 zeros on every side.
+
+    (B, H, W, I) → (B, ⌈H/s⌉, ⌈W/s⌉, C); for K > 1, I is C, or 1 in the stem.
+    """
+
+    channels: int
+    kernel: int
+    stride: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if self.kernel == 1:
+            kernel = self.param("kernel", _conv_init, (x.shape[-1], self.channels))
+            return pointwise_conv(x.astype(self.dtype), kernel.astype(self.dtype))
+        kernel = self.param("kernel", _conv_init, (self.kernel, self.kernel, 1, self.channels))
+        pad, strides = (self.kernel // 2, self.kernel // 2), (self.stride, self.stride)
+        return depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype), strides, (pad, pad))
+
+
+class ConvNorm(nn.Module):
+    """Convolution → batch normalisation → activation."""
+
+    channels: int
+    kernel: int = 1
+    stride: int = 1
+    activation: Callable[[jax.Array], jax.Array] | None = None
+    dtype: jnp.dtype = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        x = Conv(self.channels, self.kernel, self.stride, self.dtype, name="conv")(x)
+        # momentum is the share of the old average; torch's 0.01 is that of the new batch.
+        x = BatchNorm(momentum=0.99, epsilon=1e-3, dtype=self.dtype, axis_name=self.axis_name, name="norm")(x, train)
+        return x if self.activation is None else self.activation(x)
+
+
+class SqueezeExcitation(nn.Module):
+    """x · σ(W₂ ReLU(W₁ mean_hw x)): channels weighted by what the whole clip holds (Hu et al., CVPR 2018)."""
+
+    squeeze: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = x.mean((1, 2))
+        scale = nn.relu(nn.Dense(self.squeeze, kernel_init=_dense_init, dtype=self.dtype, name="reduce")(scale))
+        scale = nn.Dense(x.shape[-1], kernel_init=_dense_init, dtype=self.dtype, name="expand")(scale)
+        return x * nn.sigmoid(scale)[:, None, None, :]
+
+
+class InvertedResidual(nn.Module):
+    """One `BlockSpec`: (B, H, W, inputs) → (B, ⌈H/s⌉, ⌈W/s⌉, outputs)."""
+
+    spec: BlockSpec
+    dtype: jnp.dtype = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        spec, settings = self.spec, {"dtype": self.dtype, "axis_name": self.axis_name}
+        activation = nn.hard_swish if spec.hard_swish else nn.relu
+        y = x
+        if spec.expands:
+            y = ConvNorm(spec.expanded, activation=activation, name="expand", **settings)(y, train=train)
+        y = ConvNorm(spec.expanded, spec.kernel, spec.stride, activation, name="depthwise", **settings)(y, train=train)
+        if spec.squeeze:
+            y = SqueezeExcitation(spec.squeeze, dtype=self.dtype, name="se")(y)
+        y = ConvNorm(spec.outputs, name="project", **settings)(y, train=train)
+        return x + y if spec.residual else y
+
+
+class EfficientAT(nn.Module):
+    """Log-mel spectrogram (B, frames, bins) → embedding (B, 6·C), the mean over the map of the last convolution.
+
+    Attributes:
+        width_mult: factor on every channel count; 0.4 is `mn04` (384-d embedding), 1.0 is `mn10` (960-d).
+        dtype: of the computation; parameters, statistics and the embedding are float32.
+        axis_name: device axis over which batch statistics are averaged in training ("batch"), or None.
+    """
+
+    width_mult: float = 1.0
+    dtype: jnp.dtype = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, features: jax.Array, *, train: bool = False, padding: jax.Array | None = None) -> Encoded:
+        del padding  # the published network has no masks: padding is silence
+        settings = {"dtype": self.dtype, "axis_name": self.axis_name}
+        blocks = layout(self.width_mult)
+        x = features[..., None].astype(self.dtype)
+        x = ConvNorm(blocks[0].inputs, 3, 2, nn.hard_swish, name="stem", **settings)(x, train=train)
+        for number, spec in enumerate(blocks, start=1):
+            x = InvertedResidual(spec, name=f"block{number}", **settings)(x, train=train)
+        x = ConvNorm(6 * blocks[-1].outputs, activation=nn.hard_swish, name="last", **settings)(x, train=train)
+        return Encoded(embedding=x.astype(jnp.float32).mean((1, 2)), features=x)

@@ -1,0 +1,46 @@
+"""The one shape every architecture has: an encoder, and a head on its embedding.
+
+Parameters of every model live under `encoder/…` and `head/…`, so that one regular expression freezes, slows
+down or exports either part of any of them.
+"""
+
+from flax import linen as nn
+from flax import struct
+import jax
+
+
+@struct.dataclass
+class Encoded:
+    """What an encoder gives for a batch of B clips.
+
+    Attributes:
+        embedding: (B, D), pooled over the clip.
+        features: what was pooled: a map (B, frames, bins, D) of a CNN or the tokens (B, tokens, D) of a transformer.
+        padding: (B, tokens), true where a token is padding and was left out of the pooling; None without padding.
+    """
+
+    embedding: jax.Array
+    features: jax.Array
+    padding: jax.Array | None = None
+
+
+class Classifier(nn.Module):
+    """An encoder with a head: frontend features in, logits out.
+
+    Every encoder is called as `encoder(features, train=…, padding=…)` and returns `Encoded`. `features` is what its
+    frontend gives: (B, frames, bins), or (B, samples) for the raw waveform. `padding` is the mask of the *waveform*,
+    (B, samples), true where it is padding, or None; an encoder folds it to its own frame rate by its published
+    rule, and a CNN, which has none, ignores it. Dropout draws from the stream "dropout", stochastic depth and
+    patch dropping from "droppath"; running statistics are in the collection "batch_stats".
+    """
+
+    encoder: nn.Module
+    head: nn.Module
+
+    def __call__(self, features: jax.Array, *, train: bool = False, padding: jax.Array | None = None) -> jax.Array:
+        """Logits (B, classes)."""
+        return self.head(self.encoder(features, train=train, padding=padding).embedding, train=train)
+
+    def encode(self, features: jax.Array, *, train: bool = False, padding: jax.Array | None = None) -> Encoded:
+        """The encoder alone; the head is not touched."""
+        return self.encoder(features, train=train, padding=padding)

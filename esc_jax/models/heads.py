@@ -1,0 +1,54 @@
+"""Heads: an embedding (B, D) to logits (B, classes)."""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class Linear(nn.Module):
+    """Dropout, then one linear layer."""
+
+    classes: int
+    dropout: float = 0.0
+    zero_init: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        init = nn.initializers.zeros if self.zero_init else nn.initializers.lecun_normal()
+        return nn.Dense(self.classes, kernel_init=init, dtype=self.dtype, name="classifier")(x).astype(jnp.float32)
+
+
+class Projected(nn.Module):
+    """A linear projection, then a linear classifier: the head of HuBERT's sequence classification.
+
+    The published code projects every frame and then averages; both maps are linear, so projecting the average is the
+    same (transformers, `HubertForSequenceClassification`).
+    """
+
+    classes: int
+    width: int = 256
+    dropout: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        x = nn.Dense(self.width, dtype=self.dtype, name="projector")(x)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return nn.Dense(self.classes, dtype=self.dtype, name="classifier")(x).astype(jnp.float32)
+
+
+class Mlp(nn.Module):
+    """Linear, hard-swish, dropout, linear: the head of MobileNetV3 and EfficientAT."""
+
+    classes: int
+    width: int = 1280
+    dropout: float = 0.2
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        x = nn.hard_swish(nn.Dense(self.width, dtype=self.dtype, name="hidden")(x))
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return nn.Dense(self.classes, dtype=self.dtype, name="classifier")(x).astype(jnp.float32)

@@ -1,0 +1,274 @@
+"""HuBERT and DistilHuBERT: raw waveform to frames at 50 Hz.
+
+Hsu et al., "HuBERT: Self-Supervised Speech Representation Learning by Masked Prediction of Hidden Units" (2021);
+Chang et al., "DistilHuBERT: Speech Representation Learning by Layer-wise Distillation of Hidden-unit BERT" (2022).
+"""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from esc_jax.models.encoder import Encoded
+from esc_jax.models.grouped_conv import grouped_conv1d
+
+
+def frame_count(samples, kernels: tuple[int, ...], strides: tuple[int, ...]):
+    """Frames of a stack of unpadded convolutions: n ← ⌊(n − k) / s⌋ + 1, layer by layer.
+
+    Args:
+        samples: an int, or an integer array of any shape.
+    Returns:
+        The same kind; 0 or less where the input is shorter than the first frame.
+    """
+    for kernel, stride in zip(kernels, strides, strict=True):
+        samples = (samples - kernel) // stride + 1
+    return samples
+
+
+class ChannelNorm(nn.Module):
+    """GroupNorm with one channel per group: zero mean and unit variance over time, per clip and channel.
+
+    (B, T, C) → (B, T, C); statistics in float32, the variance as E[(x − mean)²]. Written out because flax's GroupNorm
+    takes four times as long backward on a CPU.
+    """
+
+    epsilon: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))[None, None]
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))[None, None]
+        x = x.astype(jnp.float32)
+        x = x - x.mean(1, keepdims=True)
+        variance = (x * x).mean(1, keepdims=True)
+        return (x * (jax.lax.rsqrt(variance + self.epsilon) * scale) + bias).astype(self.dtype)
+
+
+class FeatureConv(nn.Module):
+    """One layer of the waveform encoder: convolution, GroupNorm with one channel per group (or none), GELU.
+
+    (B, T, C) → (B, frames, width). The statistics of the norm run over all frames, padding included: that is how the
+    published models were trained.
+    """
+
+    width: int
+    kernel: int
+    stride: int
+    use_bias: bool
+    normalize: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.kernel, x.shape[-1], self.width)
+        kernel = self.param("kernel", nn.initializers.he_normal(), shape).astype(self.dtype)
+        x = jax.lax.conv_general_dilated(
+            x, kernel, (self.stride,), "VALID", dimension_numbers=("NWC", "WIO", "NWC")
+        )
+        if self.use_bias:
+            x = x + self.param("bias", nn.initializers.zeros, (self.width,)).astype(self.dtype)[None, None]
+        if self.normalize:
+            x = ChannelNorm(1e-5, self.dtype, name="norm")(x)
+        return nn.gelu(x, approximate=False)
+
+
+class PositionalConv(nn.Module):
+    """Positional embedding: a grouped convolution over time, normalised tap by tap, then GELU; (B, T, C) → (B, T, C).
+
+    w[k] = magnitude[k] · direction[k] / ‖direction[k]‖, the norm over both channel axes (weight norm over dim 2 in
+    torch's layout). With an even kernel the padding is one frame too long, and the last frame is dropped.
+    """
+
+    kernel: int
+    groups: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        channels = x.shape[-1]
+        shape = (self.kernel, channels // self.groups, channels)
+        direction = self.param("direction", nn.initializers.he_normal(), shape)
+        norm = jnp.sqrt(jnp.sum(direction * direction, (1, 2), keepdims=True))
+        magnitude = self.param("magnitude", lambda _: norm)
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        kernel = (magnitude / norm) * direction
+        before = self.kernel // 2
+        x = grouped_conv1d(x, kernel.astype(self.dtype), self.groups, (before, self.kernel - 1 - before))
+        return nn.gelu(x + bias.astype(self.dtype)[None, None], approximate=False)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, softmax(q·kᵀ / √d) v; the padded frames are no keys. (B, T, C) → (B, T, C)."""
+
+    heads: int
+    dropout: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, padding: jax.Array | None, *, train: bool) -> jax.Array:
+        batch, time, channels = x.shape
+
+        def project(name):
+            y = _dense(channels, self.dtype, name)(x)
+            return y.reshape(batch, time, self.heads, channels // self.heads)
+
+        query, key, value = project("query"), project("key"), project("value")
+        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) * (channels // self.heads) ** -0.5
+        scores = scores.astype(jnp.float32)
+        if padding is not None:
+            scores = jnp.where(padding[:, None, None], jnp.finfo(jnp.float32).min, scores)
+        weights = jax.nn.softmax(scores, -1).astype(self.dtype)
+        weights = nn.Dropout(self.dropout, deterministic=not train)(weights)
+        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(batch, time, channels)
+        return _dense(channels, self.dtype, "out")(mixed)
+
+
+class Layer(nn.Module):
+    """Transformer layer with the norm after each residual: x ← LN(x + attention(x)), x ← LN(x + feed-forward(x))."""
+
+    heads: int
+    intermediate_size: int
+    epsilon: float
+    hidden_dropout: float
+    attention_dropout: float
+    activation_dropout: float
+    dtype: jnp.dtype
+    train: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array, padding: jax.Array | None) -> jax.Array:
+        def dropout(y, rate):
+            return nn.Dropout(rate, deterministic=not self.train)(y)
+
+        y = Attention(self.heads, self.attention_dropout, self.dtype, name="attention")(x, padding, train=self.train)
+        x = _norm(self.epsilon, self.dtype, "attention_norm")(x + dropout(y, self.hidden_dropout))
+        y = nn.gelu(_dense(self.intermediate_size, self.dtype, "intermediate")(x), approximate=False)
+        y = _dense(x.shape[-1], self.dtype, "output")(dropout(y, self.activation_dropout))
+        return _norm(self.epsilon, self.dtype, "output_norm")(x + dropout(y, self.hidden_dropout))
+
+
+class Hubert(nn.Module):
+    """HuBERT encoder; the defaults are DistilHuBERT's. (B, samples) at 16 kHz → frames of 20 ms.
+
+    Waveform → convolutions → (LayerNorm) → projection → + positional convolution → LayerNorm → layers. The frames of
+    the padding are zeroed after the projection and hidden from attention and pooling. A clip shorter than the first
+    frame (400 samples) is extended with silence to one, and every clip keeps at least one valid frame.
+
+    Attributes:
+        hidden_size … layer_norm_eps: as in the checkpoint's config.json, under the same names.
+        weighted_layer_sum: pool Σ_l softmax(w)_l · h_l over the input of the first layer and the outputs of all of
+            them, not the last output (`use_weighted_layer_sum`).
+        mask_embedding: the checkpoint carries the vector that SpecAugment puts in the place of a masked frame. It
+            is kept, so that a checkpoint goes out as it came in, and not used: augment the waveform instead.
+        layerdrop: rate at which a training example skips a layer (stream "droppath").
+        dtype: of the computation; parameters, softmax and norm statistics stay float32.
+        remat: recompute the layers in the backward pass, to save memory.
+    """
+
+    hidden_size: int = 768
+    num_hidden_layers: int = 2
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    conv_dim: tuple[int, ...] = (512,) * 7
+    conv_kernel: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+    conv_stride: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+    conv_bias: bool = False
+    feat_proj_layer_norm: bool = False
+    num_conv_pos_embeddings: int = 128
+    num_conv_pos_embedding_groups: int = 16
+    layer_norm_eps: float = 1e-5
+    weighted_layer_sum: bool = False
+    mask_embedding: bool = True
+    feat_proj_dropout: float = 0.0
+    hidden_dropout: float = 0.1
+    attention_dropout: float = 0.1
+    activation_dropout: float = 0.1
+    layerdrop: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False, padding: jax.Array | None = None) -> Encoded:
+        """Frames and their mean over the valid ones.
+
+        Args:
+            x: (B, samples), as `frontends.raw` gives it.
+            train: dropout and layer drop are active.
+            padding: (B, samples), true where the waveform is padding, at its end; or None.
+        """
+        x = self._waveform_features(x)
+        frame_padding = None
+        if padding is not None:
+            valid = frame_count((~padding).sum(-1), self.conv_kernel, self.conv_stride)
+            frame_padding = jnp.arange(x.shape[1])[None] >= jnp.maximum(valid, 1)[:, None]
+        if self.feat_proj_layer_norm:
+            x = _norm(self.layer_norm_eps, self.dtype, "projection_norm")(x)
+        x = _dense(self.hidden_size, self.dtype, "projection")(x)
+        x = nn.Dropout(self.feat_proj_dropout, deterministic=not train)(x)
+        if frame_padding is not None:
+            x = jnp.where(frame_padding[..., None], jnp.zeros((), x.dtype), x)
+        if self.mask_embedding:
+            self.param("mask_embedding", nn.initializers.uniform(1.0), (self.hidden_size,))
+        position = PositionalConv(
+            self.num_conv_pos_embeddings, self.num_conv_pos_embedding_groups, self.dtype, name="position"
+        )
+        x = _norm(self.layer_norm_eps, self.dtype, "norm")(x + position(x))
+        x = nn.Dropout(self.hidden_dropout, deterministic=not train)(x)
+        hidden = self._layers(x, frame_padding, train)
+        x = hidden[-1].astype(jnp.float32)
+        if self.weighted_layer_sum:
+            weights = self.param("layer_weights", nn.initializers.constant(1 / len(hidden)), (len(hidden),))
+            x = sum(w * h.astype(jnp.float32) for w, h in zip(jax.nn.softmax(weights), hidden, strict=True))
+        return Encoded(_mean(x, frame_padding), x, frame_padding)
+
+    def _waveform_features(self, x: jax.Array) -> jax.Array:
+        """(B, samples) → (B, frames, conv_dim[-1])."""
+        shortest = 1
+        for kernel, stride in zip(reversed(self.conv_kernel), reversed(self.conv_stride), strict=True):
+            shortest = (shortest - 1) * stride + kernel
+        x = jnp.pad(x.astype(self.dtype), ((0, 0), (0, max(0, shortest - x.shape[1]))))[..., None]
+        conv = nn.remat(FeatureConv) if self.remat else FeatureConv
+        layers = zip(self.conv_dim, self.conv_kernel, self.conv_stride, strict=True)
+        for i, (width, kernel, stride) in enumerate(layers):
+            x = conv(width, kernel, stride, self.conv_bias, i == 0, self.dtype, name=f"conv_{i}")(x)
+        return x
+
+    def _layers(self, x: jax.Array, padding: jax.Array | None, train: bool) -> list[jax.Array]:
+        """The input of the first layer and the output of each, (B, frames, C) all of them."""
+        layer = nn.remat(Layer) if self.remat else Layer
+        hidden = [x]
+        for i in range(self.num_hidden_layers):
+            y = layer(
+                self.num_attention_heads,
+                self.intermediate_size,
+                self.layer_norm_eps,
+                self.hidden_dropout,
+                self.attention_dropout,
+                self.activation_dropout,
+                self.dtype,
+                train,
+                name=f"layer_{i}",
+            )(hidden[-1], padding)
+            if train and self.layerdrop > 0:
+                skip = jax.random.bernoulli(self.make_rng("droppath"), self.layerdrop, (x.shape[0],))
+                y = jnp.where(skip[:, None, None], hidden[-1], y)
+            hidden.append(y)
+        return hidden
+
+
+def _dense(width: int, dtype: jnp.dtype, name: str) -> nn.Dense:
+    return nn.Dense(width, kernel_init=nn.initializers.normal(0.02), dtype=dtype, name=name)
+
+
+def _norm(epsilon: float, dtype: jnp.dtype, name: str) -> nn.LayerNorm:
+    # The variance as E[(x − mean)²]: E[x²] − mean² loses digits where the mean is large.
+    return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, dtype=dtype, name=name)
+
+
+def _mean(x: jax.Array, padding: jax.Array | None) -> jax.Array:
+    """Mean over the frames that are not padding: (B, T, C) → (B, C)."""
+    if padding is None:
+        return x.mean(1)
+    total = jnp.where(padding[..., None], 0.0, x).sum(1)
+    return total / (~padding).sum(1, keepdims=True).astype(x.dtype)

@@ -1,0 +1,65 @@
+"""Architectures and heads by name, and the model of a config."""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+
+from esc_jax.models import heads
+from esc_jax.models.encoder import Classifier
+from esc_jax.models.resnet import ResNet
+
+ENCODERS = {"resnet": ResNet}
+HEADS = {"linear": heads.Linear, "projected": heads.Projected, "mlp": heads.Mlp}
+
+# Fields that come from the run and not from the description of an architecture.
+_RUN_FIELDS = ("name", "parent", "dtype", "axis_name")
+
+
+class ModelError(ValueError):
+    """A description that makes no model. The message is one sentence."""
+
+
+def options(module: type) -> dict[str, Any]:
+    """The fields of an encoder or head that a config sets, with their defaults."""
+    fields = dataclasses.fields(module)
+    return {f.name: f.default for f in fields if f.name not in (*_RUN_FIELDS, "classes") and f.init}
+
+
+def defaults(encoder: str, head: str = "linear") -> dict[str, Any]:
+    """What a config's `model` starts from."""
+    return {
+        "name": encoder,
+        "pretrained": "",
+        "encoder": options(ENCODERS[encoder]),
+        "head": {"name": head} | options(HEADS[head]),
+        "dtype": "float32",
+    }
+
+
+def build(config: Mapping[str, Any], classes: int, axis_name: str | None = None) -> Classifier:
+    """The classifier of a config's `model`.
+
+    Args:
+        config: name, encoder, head, dtype.
+        classes: number of outputs.
+        axis_name: mapped axis over which batch statistics are taken in training.
+
+    Raises:
+        ModelError: no such architecture, or an option that it does not have.
+    """
+    if config["name"] not in ENCODERS:
+        raise ModelError(f"model.name={config['name']}: the architectures are {', '.join(ENCODERS)}")
+    head = dict(config["head"])
+    if head["name"] not in HEADS:
+        raise ModelError(f"model.head.name={head['name']}: the heads are {', '.join(HEADS)}")
+    encoder_class, head_class = ENCODERS[config["name"]], HEADS[head.pop("name")]
+    run = {"dtype": jnp.dtype(config["dtype"])}
+    if "axis_name" in {f.name for f in dataclasses.fields(encoder_class)}:
+        run["axis_name"] = axis_name
+    try:
+        encoder = encoder_class(**dict(config["encoder"]), **run)
+        return Classifier(encoder=encoder, head=head_class(classes=classes, dtype=run["dtype"], **head))
+    except TypeError as error:
+        raise ModelError(f"model: {error}") from None

@@ -1,0 +1,91 @@
+"""ResNet with basic blocks (He et al. 2016), for one-channel spectrograms."""
+
+from collections.abc import Sequence
+import functools
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from esc_jax.models.encoder import Encoded
+
+# He et al. 2015, fan out: the variance of the gradients stays the same through the blocks.
+_he_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class BasicBlock(nn.Module):
+    """x + f(x), f two 3×3 convolutions with batch normalisation; projected where the shape changes."""
+
+    features: int
+    strides: int
+    zero_init: bool
+    dtype: jnp.dtype
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        conv = functools.partial(nn.Conv, use_bias=False, kernel_init=_he_init, dtype=self.dtype)
+        norm = functools.partial(batch_norm, train=train, dtype=self.dtype, axis_name=self.axis_name)
+        strides = (self.strides, self.strides)
+        y = conv(self.features, (3, 3), strides, padding=1, name="conv1")(x)
+        y = nn.relu(norm("bn1")(y))
+        y = conv(self.features, (3, 3), padding=1, name="conv2")(y)
+        # A last scale of zero makes every block the identity at the start (Goyal et al. 2017).
+        scale_init = nn.initializers.zeros if self.zero_init else nn.initializers.ones
+        y = norm("bn2", scale_init=scale_init)(y)
+        if x.shape != y.shape:
+            x = norm("bn_shortcut")(conv(self.features, (1, 1), strides, name="conv_shortcut")(x))
+        return nn.relu(x + y)
+
+
+def batch_norm(name, *, train, dtype, axis_name, scale_init=nn.initializers.ones) -> nn.BatchNorm:
+    """Batch normalisation with torch's momentum and epsilon, its statistics taken over all devices in training."""
+    return nn.BatchNorm(
+        use_running_average=not train,
+        momentum=0.9,
+        epsilon=1e-5,
+        dtype=dtype,
+        axis_name=axis_name if train else None,
+        scale_init=scale_init,
+        name=name,
+    )
+
+
+class ResNet(nn.Module):
+    """ResNet of basic blocks: 34 layers at stage_sizes (3, 4, 6, 3).
+
+    Attributes:
+        stage_sizes: blocks per stage; (2, 2, 2, 2) is ResNet-18.
+        width: channels of the first stage, doubled at every further one; 64 is the published width.
+        zero_init: start the last batch-norm scale of every block at zero.
+        dtype: of the computation; parameters are float32.
+        axis_name: mapped axis over which batch statistics are taken in training.
+    """
+
+    stage_sizes: Sequence[int] = (3, 4, 6, 3)
+    width: int = 64
+    zero_init: bool = True
+    dtype: jnp.dtype = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False, padding: jax.Array | None = None) -> Encoded:
+        """(B, frames, bins) → embedding (B, 8 · width) and map (B, frames / 32, bins / 32, 8 · width)."""
+        del padding
+        x = x[..., None].astype(self.dtype)
+        x = nn.Conv(
+            self.width, (7, 7), (2, 2), padding=3, use_bias=False, kernel_init=_he_init, dtype=self.dtype, name="stem"
+        )(x)
+        x = nn.relu(batch_norm("bn_stem", train=train, dtype=self.dtype, axis_name=self.axis_name)(x))
+        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        for stage, blocks in enumerate(self.stage_sizes):
+            for block in range(blocks):
+                x = BasicBlock(
+                    features=self.width * 2**stage,
+                    strides=2 if stage and not block else 1,
+                    zero_init=self.zero_init,
+                    dtype=self.dtype,
+                    axis_name=self.axis_name,
+                    name=f"stage{stage + 1}_block{block + 1}",
+                )(x, train=train)
+        return Encoded(embedding=x.mean(axis=(1, 2)).astype(jnp.float32), features=x)

@@ -1,0 +1,30 @@
+"""What every reader of a published checkpoint returns."""
+
+import dataclasses
+from typing import Any
+
+
+class PretrainedError(ValueError):
+    """A checkpoint that cannot be used. The message is one sentence for the user, and says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A published checkpoint in our own terms.
+
+    Attributes:
+        architecture: key in `models.registry.ENCODERS`.
+        options: fields of that encoder, read from the checkpoint, never from class defaults.
+        variables: {"params": {"encoder": …, "head": … (absent where there is none)}, "batch_stats": {"encoder": …}},
+            numpy float32 arrays in the tree of `models.encoder.Classifier`.
+        head: {"name": key in `models.registry.HEADS`, its fields}, the head the checkpoint was published with.
+        frontend: {"name": key in `frontends.FRONTENDS`, its fields}, what the encoder was trained on.
+        labels: class names in the order of the published head's outputs, or None.
+    """
+
+    architecture: str
+    options: dict[str, Any]
+    variables: dict[str, Any]
+    head: dict[str, Any]
+    frontend: dict[str, Any]
+    labels: tuple[str, ...] | None = None

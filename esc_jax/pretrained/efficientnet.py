@@ -1,0 +1,281 @@
+"""EfficientNet trained on ImageNet, from the three places that publish it; written as transformers has it.
+
+    format        recognised by                        padding          eps                    momentum
+    transformers  embeddings.convolution.weight        "transformers"   config.json (1e-3)     config.json (0.99)
+    torchvision   features.0.0.weight                  "torch"          1e-5 (B5 to B7: 1e-3)  0.9 (B5 to B7: 0.99)
+    timm          conv_stem.weight                     "torch"          1e-5                   0.9
+    timm tf_*     the same, and "tf_efficientnet" in   "tf"             1e-3                   0.99
+                  its config.json or its path
+
+Momentum is the share of the old average. The names and shapes of torchvision and timm were checked against published
+listings of their state dicts (B2 and B1) and torchvision's source; no checkpoint of theirs could be had.
+
+The stem sees three colours, a spectrogram has one channel: the kernels of the three are summed, which is what a grey
+image repeated three times would see. Written back, the one kernel k becomes (a, a, k − 2a) with a = k / 3: three equal
+channels give equal logits again, and in this form the three sum to k exactly.
+"""
+
+from collections.abc import Iterable, Mapping
+import dataclasses
+import os
+import pathlib
+import re
+from typing import Any
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from esc_jax.frontends.log_mel import LogMel
+from esc_jax.models import efficientnet
+from esc_jax.models import heads
+from esc_jax.models.encoder import Classifier
+from esc_jax.pretrained import huggingface
+from esc_jax.pretrained.checkpoint import Pretrained, PretrainedError
+
+_TENSORFLOW = {"bn_epsilon": 1e-3, "bn_momentum": 0.99}
+_TORCH = {"bn_epsilon": 1e-5, "bn_momentum": 0.9}
+_STEMS = {"embeddings.convolution.weight": "transformers", "features.0.0.weight": "torchvision", "conv_stem.weight": "timm"}
+# What our encoder is, where transformers has a choice.
+_FIXED = {
+    "hidden_act": "swish",
+    "pooling_type": "mean",
+    "depth_divisor": 8,
+    "squeeze_expansion_ratio": 0.25,
+    "kernel_sizes": [3, 3, 5, 3, 5, 5, 3],
+    "in_channels": [32, 16, 24, 40, 80, 112, 192],
+    "out_channels": [16, 24, 40, 80, 112, 192, 320],
+    "strides": [1, 2, 2, 2, 1, 2, 1],
+    "num_block_repeats": [1, 2, 2, 3, 3, 4, 1],
+    "expand_ratios": [1, 6, 6, 6, 6, 6, 6],
+}
+_FRONTEND = "esc_jax_frontend"  # config.json keeps what it does not know, and transformers has no name for this
+_LEAF_NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+_TRANSFORMERS = {
+    "stem/conv": "embeddings.convolution",
+    "stem/norm": "embeddings.batchnorm",
+    "top/conv": "encoder.top_conv",
+    "top/norm": "encoder.top_bn",
+    "expand/conv": "expansion.expand_conv",
+    "expand/norm": "expansion.expand_bn",
+    "depthwise/conv": "depthwise_conv.depthwise_conv",
+    "depthwise/norm": "depthwise_conv.depthwise_norm",
+    "se/reduce": "squeeze_excite.reduce",
+    "se/expand": "squeeze_excite.expand",
+    "project/conv": "projection.project_conv",
+    "project/norm": "projection.project_bn",
+}
+_TORCHVISION = {"stem/conv": "features.0.0", "stem/norm": "features.0.1", "top/conv": "features.8.0"}
+_TORCHVISION |= {"top/norm": "features.8.1", "classifier": "classifier.1"}
+_TIMM = {"stem/conv": "conv_stem", "stem/norm": "bn1", "top/conv": "conv_head", "top/norm": "bn2"}
+
+
+def read(path_or_hub_id: str | os.PathLike) -> Pretrained:
+    """An EfficientNet of transformers, torchvision or timm; which one is found from its names, and logged.
+
+    Args:
+        path_or_hub_id: a directory (config.json, model.safetensors or pytorch_model.bin), a weights file (.pth, .pt,
+            .bin, .safetensors), or a hub id such as google/efficientnet-b0.
+    Raises:
+        PretrainedError: one sentence on what is wrong and what to do.
+    """
+    path, what = huggingface.find(path_or_hub_id), str(path_or_hub_id)
+    config = {}
+    if path.is_dir() and (path / huggingface.CONFIG).exists():
+        config = huggingface.read_json(path, huggingface.CONFIG)
+    arrays = huggingface.read_arrays(path)
+    arrays = {name: _flat(a) for name, a in arrays.items() if not name.endswith("num_batches_tracked")}
+    arrays = {name.removeprefix("efficientnet."): a for name, a in arrays.items()}
+    source = next((source for stem, source in _STEMS.items() if stem in arrays), None)
+    if source is None:
+        raise PretrainedError(
+            f"{what} has the names of no EfficientNet that is known (transformers, torchvision, timm): set model.name to "
+            "the architecture that it is of."
+        )
+    options, dropout = _options(source, arrays, config, path, what)
+    stem = next(name for name in _STEMS if name in arrays)
+    if arrays[stem].ndim == 4:
+        # In float64: three float32 kernels add up without a rounding, and `write` depends on it.
+        arrays[stem] = arrays[stem].astype(np.float64).sum(1, keepdims=True).astype(np.float32)
+    name = _published_name(source, "", options)
+    bias = name(("params", "head", "classifier", "bias"))
+    classes = arrays[bias].shape[0] if bias in arrays else None
+    variables = huggingface.to_flax(_shapes(options, classes), arrays, name, what)
+    head = {"name": "linear", "dropout": dropout} | ({} if classes is None else {"classes": classes})
+    logging.info("%s: EfficientNet from %s, %s padding, eps %g; the stem's colours are summed to one channel",
+                 what, source, options["same_padding"], options["bn_epsilon"])
+    return Pretrained(
+        architecture="efficientnet",
+        options=options,
+        variables=variables,
+        head=head,
+        # It was trained on images; our spectrogram takes their place, unless the checkpoint comes from us.
+        frontend=config.get(_FRONTEND) or {"name": "log_mel", **dataclasses.asdict(LogMel())},
+        labels=None if classes is None else huggingface.read_labels(config, classes, what),
+    )
+
+
+def write(
+    directory: str | os.PathLike,
+    variables: Mapping[str, Any],
+    options: Mapping[str, Any],
+    labels: Iterable[str] | None,
+    frontend: Mapping[str, Any],
+    dropout: float = 0.2,
+) -> None:
+    """Writes a directory that `EfficientNetForImageClassification` loads: the inverse of `read`.
+
+    Its `pixel_values` are the spectrogram repeated over three channels, (B, 3, frames, bins). The frontend goes into
+    config.json under "esc_jax_frontend": transformers' image processors know no sound.
+
+    Args:
+        directory: made where needed.
+        variables: params and batch_stats of a `Classifier(EfficientNet, Linear)`.
+        options: the encoder's fields; those that say how to compute (dtype, axis_name) are left out.
+        labels: class names in the order of the logits, or None.
+        frontend: {"name": …, its fields}.
+        dropout: of the head.
+    Raises:
+        PretrainedError: the padding is torch's, which transformers' stem does not have, or the head is not linear.
+    """
+    options = {f.name: options.get(f.name, f.default) for f in dataclasses.fields(efficientnet.EfficientNet) if f.init}
+    head = variables["params"].get("head")
+    if options["same_padding"] == "torch":
+        raise PretrainedError(
+            "transformers' EfficientNet pads its stem on one side only, so weights that were trained with torch's padding "
+            "(torchvision, timm) cannot be written for it: start from google/efficientnet-b0."
+        )
+    if head is not None and set(head) != {"classifier"}:
+        raise PretrainedError("transformers' EfficientNet has a linear head and no other: set model.head=linear.")
+    if options["same_padding"] == "tf":
+        logging.warning("transformers pads as TensorFlow does for even sizes: logits are equal for inputs of 32·n × 32·m")
+    config = {"model_type": "efficientnet", "architectures": ["EfficientNetModel"], "num_channels": 3} | _FIXED
+    config |= {
+        "width_coefficient": options["width_coefficient"],
+        "depth_coefficient": options["depth_coefficient"],
+        "hidden_dim": efficientnet.top_width(options["width_coefficient"]),
+        "depthwise_padding": list(options["symmetric_blocks"]),
+        "batch_norm_eps": options["bn_epsilon"],
+        "batch_norm_momentum": options["bn_momentum"],
+        "drop_connect_rate": options["drop_connect_rate"],
+        "dropout_rate": dropout,
+        _FRONTEND: dict(frontend),
+    }
+    prefix = ""
+    if head is not None:
+        prefix, classes = "efficientnet.", np.shape(head["classifier"]["bias"])[0]
+        config |= {"architectures": ["EfficientNetForImageClassification"]} | huggingface.label_maps(labels, classes)
+    tree = {name: variables[name] for name in ("params", "batch_stats")}
+    arrays = huggingface.to_torch(tree, _published_name("transformers", prefix, options))
+    # Dense kernels of ours are 1×1 convolutions there, except the classifier's.
+    arrays = {n: a[..., None, None] if a.ndim == 2 and n != "classifier.weight" else a for n, a in arrays.items()}
+    stem = arrays[prefix + "embeddings.convolution.weight"]
+    if stem.shape[1] == 1:
+        third = stem / np.float32(3)
+        stem = np.concatenate([third, third, stem - 2 * third], 1)
+    arrays[prefix + "embeddings.convolution.weight"] = stem
+    counters = {n.replace("running_mean", "num_batches_tracked") for n in arrays if n.endswith("running_mean")}
+    arrays |= {name: np.zeros((), np.int64) for name in counters}
+    huggingface.write(directory, config, arrays, {})
+
+
+def _options(
+    source: str, arrays: Mapping[str, np.ndarray], config: Mapping[str, Any], path: pathlib.Path, what: str
+) -> tuple[dict[str, Any], float]:
+    """The encoder's fields, and the head's dropout."""
+    if source == "transformers":
+        for name, ours in _FIXED.items():
+            if config.get(name, ours) != ours:
+                raise PretrainedError(
+                    f"{what} has {name}={config[name]!r}, where EfficientNet-B0 to B7 have {ours!r}: use one of those."
+                )
+        if not config:
+            raise PretrainedError(f"{what} has transformers' names but no {huggingface.CONFIG}: give the whole directory.")
+        options = {
+            "width_coefficient": config["width_coefficient"],
+            "depth_coefficient": config["depth_coefficient"],
+            "bn_epsilon": config.get("batch_norm_eps", 1e-3),
+            "bn_momentum": config.get("batch_norm_momentum", 0.99),
+            "same_padding": "transformers",
+            "symmetric_blocks": tuple(config.get("depthwise_padding", ())),
+            "drop_connect_rate": config.get("drop_connect_rate", 0.2),
+        }
+        return {**options, "in_channels": 1}, config.get("dropout_rate", 0.5)
+    variant = _variant(arrays, source, what)
+    width, depth, dropout = efficientnet.VARIANTS[variant]
+    options = {"width_coefficient": width, "depth_coefficient": depth, "symmetric_blocks": (), "drop_connect_rate": 0.2}
+    if source == "timm" and "tf_efficientnet" in f"{config.get('architecture', '')} {path} {what}":
+        return {**options, **_TENSORFLOW, "same_padding": "tf", "in_channels": 1}, dropout
+    constants = _TENSORFLOW if source == "torchvision" and variant >= 5 else _TORCH
+    return {**options, **constants, "same_padding": "torch", "in_channels": 1}, dropout
+
+
+def _variant(arrays: Mapping[str, np.ndarray], source: str, what: str) -> int:
+    """Which of B0 to B7 a state dict without a config is: by the width of stem and top, and the number of blocks."""
+    stem, top = ("conv_stem", "conv_head") if source == "timm" else ("features.0.0", "features.8.0")
+    pattern = re.compile(r"(?:features|blocks)\.(\d+\.\d+)\.(?:block|conv_dw)\.")
+    blocks = len({match[1] for name in arrays if (match := pattern.match(name))})
+    found = [len(arrays[f"{name}.weight"]) if f"{name}.weight" in arrays else 0 for name in (stem, top)] + [blocks]
+    for variant, (width, depth, _) in enumerate(efficientnet.VARIANTS):
+        layout = efficientnet.layout(width, depth)
+        if found == [layout[0].inputs, efficientnet.top_width(width), len(layout)]:
+            return variant
+    raise PretrainedError(
+        f"{what} is none of EfficientNet-B0 to B7 (stem of {found[0]}, top of {found[1]} channels, {found[2]} blocks): use "
+        "a checkpoint of one of those, whole."
+    )
+
+
+def _flat(array: np.ndarray) -> np.ndarray:
+    """A 1×1 convolution as the matrix that it is; anything else as it is."""
+    return array[..., 0, 0] if array.ndim == 4 and array.shape[2:] == (1, 1) else array
+
+
+def _published_name(source: str, prefix: str, options: Mapping[str, Any]):
+    """The function from a path in our tree to the name of that array in the source's state dict."""
+    blocks = efficientnet.layout(options["width_coefficient"], options["depth_coefficient"])
+
+    def name(path: huggingface.Path) -> str:
+        _, part, *modules, leaf = path
+        leaf = _LEAF_NAMES[leaf]
+        if part == "head":
+            return f"{_TORCHVISION['classifier'] if source == 'torchvision' else 'classifier'}.{leaf}"
+        block = re.fullmatch(r"block_(\d+)", modules[0])
+        if not block:
+            table = {"transformers": _TRANSFORMERS, "torchvision": _TORCHVISION, "timm": _TIMM}[source]
+            return f"{prefix}{table['/'.join(modules)]}.{leaf}"
+        inner, spec = "/".join(modules[1:]), blocks[int(block[1])]
+        if source == "transformers":
+            return f"{prefix}encoder.blocks.{block[1]}.{_TRANSFORMERS[inner]}.{leaf}"
+        inner = (_torchvision_block if source == "torchvision" else _timm_block)(inner, spec.expansion != 1)
+        if source == "torchvision":
+            return f"features.{spec.stage + 1}.{spec.position}.block.{inner}.{leaf}"
+        return f"blocks.{spec.stage}.{spec.position}.{inner}.{leaf}"
+
+    return name
+
+
+def _torchvision_block(inner: str, expands: bool) -> str:
+    """Numbered in the order of the block; without an expansion the numbers start at the depthwise convolution."""
+    module, layer = inner.split("/")
+    number = ("expand", "depthwise", "se", "project").index(module) - (0 if expands else 1)
+    return f"{number}.{({'conv': '0', 'norm': '1', 'reduce': 'fc1', 'expand': 'fc2'})[layer]}"
+
+
+def _timm_block(inner: str, expands: bool) -> str:
+    """Named by their role, but that the norms are numbered, and a block without an expansion projects with `conv_pw`."""
+    module, layer = inner.split("/")
+    if module == "se":
+        return f"se.conv_{layer}"
+    if layer == "norm":
+        return f"bn{('expand', 'depthwise', 'project').index(module) + (1 if expands else 0)}"
+    return {"expand": "conv_pw", "depthwise": "conv_dw", "project": "conv_pwl" if expands else "conv_pw"}[module]
+
+
+def _shapes(options: Mapping[str, Any], classes: int | None) -> dict[str, Any]:
+    """The variables of the model that the options name, as shapes."""
+    model = Classifier(efficientnet.EfficientNet(**options), heads.Linear(classes or 1))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 32, 32), jnp.float32))
+    params = shapes["params"] if classes is not None else {"encoder": shapes["params"]["encoder"]}
+    return {"params": params, "batch_stats": shapes["batch_stats"]}

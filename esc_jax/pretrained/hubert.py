@@ -1,0 +1,205 @@
+"""HuBERT checkpoints of transformers: a directory or a hub id, in both directions.
+
+Read: ntu-spml/distilhubert (the encoder alone), fine-tuned `HubertForSequenceClassification`s such as
+sanchit-gandhi/distilhubert-finetuned-gtzan, and other HuBERTs with GroupNorm and post-norm layers (base).
+Written: a directory that `HubertForSequenceClassification` and `AutoFeatureExtractor` load.
+"""
+
+from collections.abc import Iterable, Mapping
+import os
+import re
+from typing import Any
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from esc_jax.models import heads
+from esc_jax.models import hubert
+from esc_jax.models.encoder import Classifier
+from esc_jax.pretrained import huggingface
+from esc_jax.pretrained.checkpoint import Pretrained, PretrainedError
+
+# Fields of `models.hubert.Hubert` that config.json has under the same name, with what transformers takes where it
+# is silent (`HubertConfig`). `weighted_layer_sum` and `mask_embedding` follow from the arrays and the config.
+_FIELDS = {
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "conv_dim": (512,) * 7,
+    "conv_kernel": (10, 3, 3, 3, 3, 2, 2),
+    "conv_stride": (5, 2, 2, 2, 2, 2, 2),
+    "conv_bias": False,
+    "feat_proj_layer_norm": True,
+    "num_conv_pos_embeddings": 128,
+    "num_conv_pos_embedding_groups": 16,
+    "layer_norm_eps": 1e-5,
+    "feat_proj_dropout": 0.0,
+    "hidden_dropout": 0.1,
+    "attention_dropout": 0.1,
+    "activation_dropout": 0.1,
+    "layerdrop": 0.1,
+}
+# What our encoder is, where transformers has a choice.
+_FIXED = {
+    "hidden_act": "gelu",
+    "feat_extract_activation": "gelu",
+    "feat_extract_norm": "group",
+    "do_stable_layer_norm": False,
+    "conv_pos_batch_norm": False,
+}
+_POSITION = "encoder.pos_conv_embed.conv."
+_ENCODER_NAMES = {
+    "projection_norm": "feature_projection.layer_norm",
+    "projection": "feature_projection.projection",
+    "norm": "encoder.layer_norm",
+}
+_LAYER_NAMES = {
+    "attention/query": "attention.q_proj",
+    "attention/key": "attention.k_proj",
+    "attention/value": "attention.v_proj",
+    "attention/out": "attention.out_proj",
+    "attention_norm": "layer_norm",
+    "intermediate": "feed_forward.intermediate_dense",
+    "output": "feed_forward.output_dense",
+    "output_norm": "final_layer_norm",
+}
+_LEAF_NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
+
+
+def read(path_or_hub_id: str | os.PathLike) -> Pretrained:
+    """A HuBERT of transformers, with its head where it has one.
+
+    Args:
+        path_or_hub_id: a directory with config.json and model.safetensors (or pytorch_model.bin), or a hub id.
+    Raises:
+        PretrainedError: one sentence on what is wrong and what to do.
+    """
+    directory = huggingface.find(path_or_hub_id)
+    config = huggingface.read_json(directory, huggingface.CONFIG)
+    what = str(path_or_hub_id)
+    if config.get("model_type") != "hubert":
+        raise PretrainedError(
+            f"{what} is a {config.get('model_type', 'checkpoint of no named')} model, not a hubert: set model.name to it."
+        )
+    for name, ours in _FIXED.items():
+        if config.get(name, ours) != ours:
+            raise PretrainedError(
+                f"{what} has {name}={config[name]!r}, which this HuBERT does not have ({ours!r} is): use DistilHuBERT or "
+                "HuBERT base."
+            )
+    arrays = {_current_name(name): array for name, array in huggingface.read_arrays(directory).items()}
+    classes = arrays["classifier.bias"].shape[0] if "classifier.bias" in arrays else None
+    options = {name: _plain(config.get(name, default)) for name, default in _FIELDS.items()}
+    options["weighted_layer_sum"] = "layer_weights" in arrays
+    options["mask_embedding"] = "hubert.masked_spec_embed" in arrays
+    head = {"name": "projected", "width": config.get("classifier_proj_size", 256)}
+    if classes is not None:
+        head["classes"] = classes
+    variables = huggingface.to_flax(_shapes(options, head), arrays, _published_name, what)
+    if options["mask_embedding"]:
+        logging.info("%s: hubert.masked_spec_embed is kept and not used (there is no SpecAugment inside the encoder)", what)
+    return Pretrained(
+        architecture="hubert",
+        options=options,
+        variables=variables,
+        head=head,
+        frontend=_frontend(huggingface.read_json(directory, huggingface.PREPROCESSOR)),
+        labels=None if classes is None else huggingface.read_labels(config, classes, what),
+    )
+
+
+def write(
+    directory: str | os.PathLike,
+    variables: Mapping[str, Any],
+    options: Mapping[str, Any],
+    labels: Iterable[str] | None,
+    frontend: Mapping[str, Any],
+) -> None:
+    """Writes a directory that transformers loads: the inverse of `read`.
+
+    Args:
+        directory: made where needed.
+        variables: {"params": {"encoder": …, "head": … or absent}} of a `Classifier(Hubert, Projected)`.
+        options: the encoder's fields; those that say how to compute (dtype, remat) are left out.
+        labels: class names in the order of the logits, or None.
+        frontend: {"name": "raw", its fields}.
+    """
+    params = variables["params"]
+    head = params.get("head")
+    if frontend.get("name") != "raw" or (head is not None and set(head) != {"projector", "classifier"}):
+        raise PretrainedError(
+            "transformers' HubertForSequenceClassification has the raw frontend and the projected head and no other: "
+            "set frontend.name=raw and model.head=projected."
+        )
+    config = {"model_type": "hubert", "architectures": ["HubertModel"]}
+    config |= {name: _plain(options.get(name, getattr(hubert.Hubert, name))) for name in _FIELDS} | _FIXED
+    # transformers makes the vector for masked frames where a masking rate is positive, and masks in training only if
+    # told to.
+    config |= {"apply_spec_augment": False, "mask_time_prob": 0.05 if "mask_embedding" in params["encoder"] else 0.0}
+    config["use_weighted_layer_sum"] = "layer_weights" in params["encoder"]
+    if head is not None:
+        projection = np.shape(head["classifier"]["kernel"])
+        config |= {"architectures": ["HubertForSequenceClassification"], "classifier_proj_size": projection[0]}
+        config |= huggingface.label_maps(labels, projection[1])
+    arrays = huggingface.to_torch({"params": params}, _published_name)
+    if head is None:
+        arrays = {name.removeprefix("hubert."): array for name, array in arrays.items()}
+    preprocessor = {
+        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+        "feature_size": 1,
+        "sampling_rate": frontend.get("sample_rate", 16000),
+        "padding_value": 0.0,
+        "padding_side": "right",
+        "do_normalize": frontend.get("normalize", True),
+        "return_attention_mask": True,
+    }
+    huggingface.write(directory, config, arrays, preprocessor)
+
+
+def _current_name(name: str) -> str:
+    """The name that transformers writes today: with the prefix, and weight norm as a parametrization."""
+    if not name.startswith(("hubert.", "projector.", "classifier.")) and name != "layer_weights":
+        name = "hubert." + name
+    name = name.replace(_POSITION + "weight_g", _POSITION + "parametrizations.weight.original0")
+    return name.replace(_POSITION + "weight_v", _POSITION + "parametrizations.weight.original1")
+
+
+def _published_name(path: huggingface.Path) -> str:
+    """("params", "encoder", "layer_0", "attention", "query", "kernel") → its name in the checkpoint."""
+    _, part, *inner, leaf = path
+    if part == "head":
+        return ".".join([*inner, _LEAF_NAMES[leaf]])
+    if not inner:
+        return {"layer_weights": "layer_weights", "mask_embedding": "hubert.masked_spec_embed"}[leaf]
+    module, rest = inner[0], "/".join(inner[1:])
+    if match := re.fullmatch(r"conv_(\d+)", module):
+        return f"hubert.feature_extractor.conv_layers.{match[1]}.{'layer_norm' if rest else 'conv'}.{_LEAF_NAMES[leaf]}"
+    if match := re.fullmatch(r"layer_(\d+)", module):
+        return f"hubert.encoder.layers.{match[1]}.{_LAYER_NAMES[rest]}.{_LEAF_NAMES[leaf]}"
+    if module == "position":
+        weight_norm = {"magnitude": "parametrizations.weight.original0", "direction": "parametrizations.weight.original1"}
+        return "hubert." + _POSITION + weight_norm.get(leaf, leaf)
+    return f"hubert.{_ENCODER_NAMES[module]}.{_LEAF_NAMES[leaf]}"
+
+
+def _shapes(options: dict[str, Any], head: dict[str, Any]) -> dict[str, Any]:
+    """The variables of the model that the options name, as shapes: {"params": {"encoder": …, "head": …}}."""
+    model = Classifier(hubert.Hubert(**options), heads.Projected(head.get("classes", 1), head["width"]))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 400), jnp.float32))
+    return shapes if "classes" in head else {"params": {"encoder": shapes["params"]["encoder"]}}
+
+
+def _frontend(preprocessor: Mapping[str, Any]) -> dict[str, Any]:
+    """Where nothing is said, what `Wav2Vec2FeatureExtractor` takes."""
+    return {
+        "name": "raw",
+        "sample_rate": preprocessor.get("sampling_rate", 16000),
+        "normalize": preprocessor.get("do_normalize", True),
+    }
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,165 @@
+"""Checkpoints: what is in one, and how it is written and read. All of orbax is here.
+
+A checkpoint holds `variables` (parameters and running statistics), `ema` (their average, where there is one),
+`optimizer` (its state and the step) and `meta`, a JSON object: config, class names, frontend, sample rate, the place
+in the data, and the metrics so far. `meta` and one set of weights are all that prediction needs.
+"""
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from esc_jax.training.state import TrainState
+
+FORMAT = 1
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written or read. The message is one sentence."""
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Keeps the latest, to resume from, and the best by `metric`, where the protocol selects one: a policy that kept only
+    the best would delete the newest.
+
+    Args:
+        directory: where they are.
+        select: whether the best is kept beside the latest.
+    """
+
+    def __init__(self, directory: pathlib.Path, select: bool = False):
+        self.directory = directory.resolve()  # orbax refuses relative paths
+        policies = [preservation_policy.LatestN(1)]
+        if select:
+            policies.append(preservation_policy.BestN(get_metric_fn=lambda m: m["metric"], n=1))
+        self._manager = ocp.CheckpointManager(
+            self.directory,
+            options=ocp.CheckpointManagerOptions(
+                create=True,
+                enable_async_checkpointing=False,
+                preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+            ),
+        )
+
+    def save(self, state: TrainState, meta: dict[str, Any], metric: float | None = None) -> None:
+        """Writes a checkpoint under the state's step. One that cannot be written leaves those before it untouched."""
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        items = {
+            "variables": ocp.args.StandardSave({"params": state.params, "batch_stats": state.batch_stats}),
+            "optimizer": ocp.args.StandardSave({"state": state.opt_state, "step": state.step}),
+            "meta": ocp.args.JsonSave(meta | {"format": FORMAT, "step": step}),
+        }
+        if state.ema is not None:
+            items["ema"] = ocp.args.StandardSave(state.ema)
+        try:
+            self._manager.save(
+                step, args=ocp.args.Composite(**items), metrics=None if metric is None else {"metric": metric}
+            )
+        except Exception as error:  # tensorstore and orbax raise a dozen types for a full disk
+            last = self.latest()
+            kept = f"the last good one is step {last}" if last is not None else "there is none before it"
+            reason = str(error).strip().splitlines()[0][:200]
+            raise CheckpointError(
+                f"could not write the checkpoint of step {step} in {self.directory} ({reason}); {kept}:"
+                " make room and start the same command again"
+            ) from error
+
+    def latest(self) -> int | None:
+        """Step of the newest checkpoint that is whole."""
+        self._manager.reload()
+        return self._manager.latest_step()
+
+    def best(self) -> int | None:
+        """Step with the highest metric; the latest where none was recorded."""
+        self._manager.reload()
+        scores = [(self._manager.metrics(step), step) for step in self._manager.all_steps()]
+        scores = [(found["metric"], step) for found, step in scores if found]
+        return max(scores)[1] if scores else self._manager.latest_step()
+
+    def meta(self, step: int) -> dict[str, Any]:
+        """The JSON object of a checkpoint."""
+        return read_meta(self.directory, step)
+
+    def restore(self, step: int, state: TrainState) -> TrainState:
+        """The state at `step`; `state` gives its structure and placement."""
+
+        def like(tree):
+            return ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, tree))
+
+        items = {
+            "variables": like({"params": state.params, "batch_stats": state.batch_stats}),
+            "optimizer": like({"state": state.opt_state, "step": state.step}),
+        }
+        if state.ema is not None:
+            items["ema"] = like(state.ema)
+        try:
+            found = self._manager.restore(step, args=ocp.args.Composite(**items))
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0][:200]
+            raise CheckpointError(f"could not read the checkpoint of step {step} in {self.directory}: {reason}") from error
+        return TrainState(
+            step=found["optimizer"]["step"],
+            params=found["variables"]["params"],
+            batch_stats=found["variables"]["batch_stats"],
+            opt_state=found["optimizer"]["state"],
+            ema=found["ema"] if state.ema is not None else None,
+        )
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        self._manager.close()
+
+
+def find(path: str | pathlib.Path) -> tuple[pathlib.Path, int]:
+    """The checkpoints folder and step that a path names: a run's workdir, its `checkpoints`, or one step in it.
+
+    Raises:
+        CheckpointError: there is no checkpoint.
+    """
+    path = pathlib.Path(path).expanduser().resolve()
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: no such folder")
+    if path.name.isdigit() and (path / "meta").is_dir():
+        return path.parent, int(path.name)
+    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    steps = [int(p.name) for p in folder.iterdir() if p.name.isdigit() and (p / "meta").is_dir()]
+    if not steps:
+        raise CheckpointError(f"{path}: holds no checkpoint")
+    selected = folder.parent / "results.json"
+    if selected.exists():
+        step = json.loads(selected.read_text()).get("checkpoint_step")
+        if step in steps:
+            return folder, step
+    return folder, max(steps)
+
+
+def read_meta(folder: pathlib.Path, step: int) -> dict[str, Any]:
+    """The JSON object of a checkpoint. Raises CheckpointError for one of another version of the format."""
+    try:
+        meta = json.loads((folder / str(step) / "meta" / "metadata").read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder / str(step)}: its meta cannot be read ({error})") from None
+    if meta.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{folder / str(step)}: written in format {meta.get('format')}, and this version of esc_jax reads {FORMAT}"
+        )
+    return meta
+
+
+def read_weights(folder: pathlib.Path, step: int, like) -> Any:
+    """The weights to predict with, in the structure of `like` (arrays or shapes): the average where there is one."""
+    item = "ema" if (folder / str(step) / "ema").is_dir() else "variables"
+    try:
+        with ocp.StandardCheckpointer() as reader:
+            return reader.restore(folder / str(step) / item, jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise CheckpointError(f"{folder / str(step)}: its weights do not fit the model of its config ({reason})") from error
