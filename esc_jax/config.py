@@ -136,10 +136,11 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 def nearest(key: str, config: Any) -> str:
     """The sentence for a key that does not exist."""
     keys = list(flatten(config))
-    near = difflib.get_close_matches(key, keys, 1, 0.5)
-    if not near:  # a right name in the wrong place
-        near = [k for k in keys if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]][:1]
-    return f"there is no config.{key}" + (f"; did you mean config.{near[0]}?" if near else "")
+    leaf = key.rsplit(".", 1)[-1]
+    near = [k for k in keys if k.rsplit(".", 1)[-1] == leaf][:3]  # a right name in the wrong place
+    near = near or difflib.get_close_matches(key, keys, 1, 0.5)
+    near = near or [k for k in keys if difflib.get_close_matches(leaf, [k.rsplit(".", 1)[-1]], 1, 0.7)][:1]
+    return f"there is no config.{key}" + (f"; did you mean {' or '.join(f'config.{k}' for k in near)}?" if near else "")
 
 
 def check(config: ml_collections.ConfigDict) -> None:

@@ -166,6 +166,7 @@ def summary(found: dict[str, Any]) -> str:
     lines.append(f"  easiest: {listed(ranked[:shown])}")
     lines.append(f"  hardest: {listed(reversed(ranked[-shown:]))}")
     if found["data"]["bad_clips"]:
-        bad = found["data"]["bad_clips"]
-        lines.append(f"  left out: {len(bad)} clips that do not decode ({', '.join(list(bad)[:3])}{' …' if len(bad) > 3 else ''})")
+        bad = list(found["data"]["bad_clips"])
+        named = ", ".join(bad[:3]) + (" …" if len(bad) > 3 else "")
+        lines.append(f"  left out: {len(bad)} clips that do not decode ({named})")
     return "\n".join(lines)

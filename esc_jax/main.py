@@ -7,13 +7,13 @@ Any key of the config can be given on the command line, as --config.part.key=val
 goes on where it was interrupted.
 """
 
+import importlib.util
+import os
 import pathlib
 import re
 import sys
 
-from absl import app
-from absl import flags
-from absl import logging
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file in configs/.", lock_config=True)
@@ -37,25 +37,18 @@ def default_workdir(config_path: str, overrides: list[str]) -> pathlib.Path:
     from esc_jax.config import LOCATION_KEYS
 
     kept = sorted(o for o in overrides if o.split("=")[0] not in LOCATION_KEYS)
-    parts = [re.sub(r"[^\w.=+-]", "_", o.rsplit(".", 1)[-1] if o.count("=") == 0 else _short(o)) for o in kept]
+    # data.test_fold=4 → test_fold=4, with nothing in it that a file name cannot hold.
+    parts = [re.sub(r"[^\w.=+-]", "_", re.sub(r"^[\w.]*\.", "", o, count=1)) for o in kept]
     return pathlib.Path("runs") / ",".join([pathlib.Path(config_path).stem, *parts])[:200]
-
-
-def _short(override: str) -> str:
-    key, value = override.split("=", 1)
-    return f"{key.rsplit('.', 1)[-1]}={value}"
 
 
 def _parse(argv: list[str]) -> list[str]:
     """absl's parser, with the nearest key for one that does not exist and status 2 for a wrong command line."""
     try:
         return flags.FLAGS(argv)
-    except FileNotFoundError as error:
-        _fail(2, f"--config: {error.filename} does not exist")
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        unknown = re.search(r"config\.([\w.]+)", " ".join(a for a in argv if a.startswith("--config.")))
         path = next((a.split("=", 1)[1] for a in argv if a.startswith("--config=")), None)
-        if path and unknown:
+        if path and _overrides(argv):
             _explain(path, argv)
         _fail(2, str(error).strip().splitlines()[0])
 
@@ -64,10 +57,10 @@ def _explain(path: str, argv: list[str]) -> None:
     """Ends the process with the sentence for the first override that names no key, or has a value of another type."""
     from esc_jax import config as configs
 
-    try:
-        config = _CONFIG_PARSER(path)
-    except Exception as error:
-        _fail(2, f"--config={path}: {type(error).__name__}: {error}")
+    spec = importlib.util.spec_from_file_location("config", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
     flat = configs.flatten(config)
     for override in _overrides(argv):
         key = override.split("=")[0]
@@ -83,23 +76,16 @@ def _explain(path: str, argv: list[str]) -> None:
             _fail(2, f"config.{key}={value}: the value must be of type {kind}, as {flat[key]} is")
 
 
-def _CONFIG_PARSER(path: str):
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("config", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config()
-
-
 def main(argv: list[str]) -> None:
     """Runs the mode, prints the table."""
     if len(argv) > 1:
         _fail(2, f"{argv[1]}: unexpected argument; options are given as --name=value")
-    if _CONFIG.value is None:
+    flag, config = flags.FLAGS["config"], _CONFIG.value
+    config_path = config_flags.get_config_filename(flag) if flag.present else ""
+    if not config_path:
         _fail(2, "which experiment? Give one as --config=configs/NAME.py")
-    config = _CONFIG.value
-    config_path = flags.FLAGS["config"].config_filename
+    if not pathlib.Path(config_path).is_file():  # the flag has tried, and keeps its error until the first key is read
+        _fail(2, f"--config={config_path} does not exist")
     config.experiment = config.experiment or pathlib.Path(config_path).stem
     workdir = pathlib.Path(_WORKDIR.value or default_workdir(config_path, _overrides(sys.argv[1:])))
 
@@ -112,16 +98,29 @@ def main(argv: list[str]) -> None:
     from esc_jax.data.source import DataError
     from esc_jax.frontends.log_mel import FrontendError
     from esc_jax.models.registry import ModelError
+    from esc_jax.pretrained.checkpoint import PretrainedError
     from esc_jax.training.checkpoint import CheckpointError
     from esc_jax.training.optim import OptimError
 
-    wrong = (configs.ConfigError, DataError, FrontendError, ModelError, OptimError, parallel.DeviceError)
+    wrong = (
+        configs.ConfigError,
+        DataError,
+        FrontendError,
+        ModelError,
+        OptimError,
+        PretrainedError,
+        parallel.DeviceError,
+    )
     try:
         run = {"train": train.train_and_evaluate, "evaluate": train.evaluate_again}[_MODE.value]
         found = run(config, workdir)
     except wrong as error:
         _fail(2, error)
-    except (CheckpointError, train.TrainError) as error:
+    except CheckpointError as error:
+        sys.stderr.write(f"esc_jax: {error}\n")
+        sys.stderr.flush()
+        os._exit(1)  # the threads of a write that failed would each print a traceback on their way out
+    except train.TrainError as error:
         _fail(1, error)
     except OSError as error:
         _fail(1, f"{error.strerror or error}: {error.filename or workdir}")
@@ -134,9 +133,12 @@ def main(argv: list[str]) -> None:
 def cli() -> None:
     """Entry point of `python -m esc_jax.main`."""
     logging.set_verbosity(logging.INFO)
-    # orbax and TFDS tell of every file they touch: of others only warnings are shown.
+    # orbax and TFDS tell of every file they touch; of others only warnings are shown. What fails in orbax is raised
+    # as well, and said in a sentence.
     ours = str(pathlib.Path(__file__).parent)
-    logging.get_absl_handler().addFilter(lambda r: r.levelno >= logging.converter.STANDARD_WARNING or ours in r.pathname)
+    logging.get_absl_handler().addFilter(
+        lambda r: ours in r.pathname or (r.levelname in ("WARNING", "ERROR") and "orbax" not in r.pathname)
+    )
     app.run(main, flags_parser=_parse)
 
 

@@ -8,8 +8,8 @@ import matplotlib
 
 matplotlib.use("Agg", force=False)
 
-from matplotlib.figure import Figure  # noqa: E402
-import numpy as np  # noqa: E402
+from matplotlib.figure import Figure
+import numpy as np
 
 
 def confusion_matrix(table: np.ndarray, classes: Sequence[str], title: str, path: pathlib.Path | None = None) -> Figure:
@@ -57,7 +57,9 @@ def curves(history: Sequence[dict[str, Any]], title: str, path: pathlib.Path | N
     epochs = [line["epoch"] for line in history]
     panels = figure.subplots(1, 3)
     for axes, key, name in zip(panels, ("loss", "accuracy", "lr"), ("loss", "accuracy", "learning rate"), strict=True):
-        axes.plot(epochs, [line[key] for line in history], label="training (augmented)", marker="." if len(epochs) < 3 else "")
+        axes.plot(
+            epochs, [line[key] for line in history], label="training (augmented)", marker="." if len(epochs) < 3 else ""
+        )
         seen = [(line["epoch"], line[f"val_{key}"]) for line in history if f"val_{key}" in line]
         if seen:
             axes.plot(*zip(*seen, strict=True), label="held out")
@@ -72,31 +74,35 @@ def curves(history: Sequence[dict[str, Any]], title: str, path: pathlib.Path | N
     return figure
 
 
-def augmentations(
-    views: dict[str, np.ndarray], sample_rate: int, frontend, path: pathlib.Path | None = None
-) -> Figure:
+def augmentations(views: dict[str, np.ndarray], sample_rate: int, frontend, path: pathlib.Path | None = None) -> Figure:
     """Waveform and features of one clip under each of several augmentations, for a notebook.
 
     Args:
-        views: name → (time,) waveform, or (frames, bins) features.
+        views: name → (time,) waveform, or (frames, bins) features: `augment.compose.gallery`.
         sample_rate: Hz.
         frontend: waveform → features.
         path: where to save it; None only returns the figure.
     """
-    figure = Figure(figsize=(2.6 * len(views), 4.2), layout="constrained")
-    panels = figure.subplots(2, len(views), squeeze=False)
-    for column, (name, view) in enumerate(views.items()):
+    columns = min(4, len(views))
+    rows = -(-len(views) // columns)
+    figure = Figure(figsize=(3.2 * columns, 3.0 * rows), layout="constrained")
+    panels = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[1, 2] * rows)
+    for axes in panels.flat:
+        axes.axis("off")
+    for place, (name, view) in enumerate(views.items()):
+        top, bottom = panels[2 * (place // columns) : 2 * (place // columns) + 2, place % columns]
         view = np.asarray(view)
         features = np.asarray(frontend(view)) if view.ndim == 1 else view
         if view.ndim == 1:
-            panels[0, column].plot(np.arange(len(view)) / sample_rate, view, linewidth=0.3)
-            panels[0, column].set_ylim(-1, 1)
-        else:
-            panels[0, column].axis("off")
-        panels[0, column].set_title(name, fontsize=9)
-        panels[1, column].imshow(features.T, origin="lower", aspect="auto", cmap="magma")
-        panels[1, column].set_xlabel("frame")
+            top.axis("on")
+            top.plot(np.arange(len(view)) / sample_rate, view, linewidth=0.3)
+            top.set_ylim(-1, 1)
+            top.tick_params(labelbottom=False)
+        top.set_title(name, fontsize=9)
+        bottom.axis("on")
+        bottom.imshow(features.T, origin="lower", aspect="auto", cmap="magma")
+    panels[1, 0].set_xlabel("frame")
     panels[1, 0].set_ylabel("bin")
     if path:
-        figure.savefig(path, dpi=110)
+        figure.savefig(path, dpi=100)
     return figure

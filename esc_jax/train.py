@@ -18,6 +18,7 @@ from esc_jax.data import clips as datasets
 from esc_jax.data import folds, pipeline
 from esc_jax.frontends import registry as frontends
 from esc_jax.models import registry as models
+from esc_jax.pretrained import merge
 from esc_jax.training import checkpoint, optim, parallel, writers
 from esc_jax.training import state as states
 from esc_jax.training import step as steps
@@ -67,12 +68,33 @@ def claim_workdir(config, workdir: pathlib.Path) -> None:
 
 
 def build(config, classes: int):
-    """Model and frontend of a config, and the initial variables: (model, frontend, variables)."""
+    """Model and frontend of a config, and the initial variables: (model, frontend, variables).
+
+    Published weights are not read here: see `start`.
+    """
     frontend = frontends.build(config.frontend, config.data.sample_rate)
     model = models.build(config.model, classes, axis_name=parallel.AXIS)
     samples = round((config.augment.crop_s or config.data.clip_s) * config.data.sample_rate)
-    variables = jax.jit(lambda key: model.init(key, frontend(jnp.zeros((1, samples)))))(jax.random.key(config.seed))
-    return model, frontend, variables
+
+    @jax.jit
+    def initialise(key: jax.Array) -> dict[str, Any]:
+        made = model.init(key, frontend(jnp.zeros((1, samples))))
+        return {"params": made["params"], "batch_stats": made.get("batch_stats", {})}
+
+    return model, frontend, initialise(jax.random.key(config.seed))
+
+
+def start(config, classes: int):
+    """As `build`, with the weights of `model.pretrained` where it is set: (config, model, frontend, variables).
+
+    The config returned describes the encoder and frontend that the checkpoint brought.
+    """
+    if not config.model.pretrained:
+        return (config, *build(config, classes))
+    found = merge.read(config.model.name, config.model.pretrained)
+    config = merge.adopt(config, found)
+    model, frontend, variables = build(config, classes)
+    return config, model, frontend, merge.merge(variables, found)
 
 
 def train_and_evaluate(config, workdir: pathlib.Path) -> dict[str, Any]:
@@ -94,11 +116,13 @@ def train_and_evaluate(config, workdir: pathlib.Path) -> dict[str, Any]:
     logging.info("%s", split.report())
     batch_size = config.train.batch_size
     if len(split.train) < batch_size:
-        raise configs.ConfigError(f"config.train.batch_size={batch_size}, and there are {len(split.train)} training clips")
+        raise configs.ConfigError(
+            f"config.train.batch_size={batch_size}, and there are {len(split.train)} training clips"
+        )
     per_epoch = len(split.train) // batch_size
     total = per_epoch * config.train.epochs
 
-    model, frontend, variables = build(config, len(clips.classes))
+    config, model, frontend, variables = start(config, len(clips.classes))
     optimizer = optim.build(config.optim, variables["params"], total, per_epoch)
     state = states.create(variables, optimizer, ema=config.train.ema > 0)
     parameters = sum(p.size for p in jax.tree.leaves(state.params))
@@ -122,7 +146,9 @@ def train_and_evaluate(config, workdir: pathlib.Path) -> dict[str, Any]:
         state = checkpoints.restore(last, state)
         meta = checkpoints.meta(last)
         if meta["data"] != clips.fingerprint:
-            raise configs.ConfigError(f"{workdir} was trained on other data than data.dir holds: choose another --workdir")
+            raise configs.ConfigError(
+                f"{workdir} was trained on other data than data.dir holds: choose another --workdir"
+            )
         progress = meta["progress"]
         batches.set_state(meta["batches"])
         logging.info("going on at step %d of %d", last, total)
@@ -150,7 +176,11 @@ def train_and_evaluate(config, workdir: pathlib.Path) -> dict[str, Any]:
         found = {k: float(v) for k, v in metrics.items()}
         if not np.isfinite(found["loss"]):
             good = checkpoints.latest()
-            where = f"the last good checkpoint is step {good} in {checkpoints.directory}" if good else "there is no checkpoint yet"
+            where = (
+                f"the last good checkpoint is step {good} in {checkpoints.directory}"
+                if good
+                else "there is no checkpoint yet"
+            )
             raise TrainError(
                 f"the loss is {found['loss']} at step {number + 1}; {where};"
                 " a lower config.optim.lr or config.optim.clip_norm=1 usually helps"
@@ -215,12 +245,22 @@ def train_and_evaluate(config, workdir: pathlib.Path) -> dict[str, Any]:
     tested = checkpoints.best() if selects else step
     if selects and tested != step:
         state = checkpoints.restore(tested, state)
-    found = test(config, clips, split, model, frontend, state.weights(), workdir, {
-        "parameters": parameters,
-        "epochs": config.train.epochs,
-        "seconds": progress["seconds"],
-        "step": tested,
-    }, progress["history"])
+    found = test(
+        config,
+        clips,
+        split,
+        model,
+        frontend,
+        state.weights(),
+        workdir,
+        {
+            "parameters": parameters,
+            "epochs": config.train.epochs,
+            "seconds": progress["seconds"],
+            "step": tested,
+        },
+        progress["history"],
+    )
     checkpoints.close()
     return found
 
@@ -262,8 +302,7 @@ def evaluate_again(config, workdir: pathlib.Path) -> dict[str, Any]:
         clips.folds, clips.sources, config.protocol, config.data.test_fold, config.data.drop_leaky_sources
     )
     model, frontend, variables = build(config, len(clips.classes))
-    like = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
-    weights = checkpoint.read_weights(folder, tested, like)
+    weights = checkpoint.read_weights(folder, tested, variables)
     about = {
         "parameters": sum(p.size for p in jax.tree.leaves(variables["params"])),
         "epochs": len(meta["progress"]["history"]),

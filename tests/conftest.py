@@ -2,15 +2,22 @@
 
 import os
 import pathlib
+import subprocess
+import sys
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+# Most of a test's time is compilation, and most of that is LLVM optimising code that runs once.
+FLAGS = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = f"{FLAGS} --xla_force_host_platform_device_count=4"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax  # noqa: E402
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +27,57 @@ def shared() -> pathlib.Path:
     if not path or not pathlib.Path(path).is_dir():
         pytest.skip("real clips and weights: set ESC_JAX_SHARED to the folder that holds them")
     return pathlib.Path(path).resolve()
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory) -> pathlib.Path:
+    """One cache folder for all tests of a session: data are prepared and programs compiled once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def environment(cache) -> dict[str, str]:
+    """Environment of commands that a test starts: this session's cache, one device."""
+    return os.environ | {
+        "ESC_JAX_CACHE": str(cache),
+        "XLA_FLAGS": f"{FLAGS} --xla_force_host_platform_device_count=1",
+    }
+
+
+@pytest.fixture(scope="session")
+def run(environment):
+    """Runs a command of the package as a user does: `run("main", "--config=…")` → CompletedProcess.
+
+    One device, unless `devices` says otherwise; from the repository's root.
+    """
+
+    def start(module: str, *arguments: str, devices: int = 1, check: int | None = 0, **options):
+        flags = {"XLA_FLAGS": f"{FLAGS} --xla_force_host_platform_device_count={devices}"}
+        command = [sys.executable, "-m", f"esc_jax.{module}", *arguments]
+        done = subprocess.run(command, cwd=ROOT, env=environment | flags, capture_output=True, text=True, **options)
+        if check is not None:
+            assert done.returncode == check, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr[-4000:]}"
+        return done
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def noise_clips():
+    """A data set in memory: 12 clips of noise, 3 classes, 3 folds, half a second at 16 kHz."""
+    from esc_jax.data.clips import Clips
+
+    rng = np.random.default_rng(0)
+    audio = (rng.standard_normal((12, 8000)) * 3000).astype(np.int16)
+    return Clips(
+        labels=np.arange(12, dtype=np.int32) % 3,
+        folds=tuple(i // 4 + 1 for i in range(12)),
+        sources=tuple(f"r{i}" for i in range(12)),
+        filenames=tuple(f"{i}.wav" for i in range(12)),
+        classes=("a", "b", "c"),
+        sample_rate=16_000,
+        length=8000,
+        fingerprint="noise",
+        bad={},
+        fetch=lambda i: audio[i],
+    )

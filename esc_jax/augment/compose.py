@@ -77,3 +77,32 @@ def mixing(config, key: jax.Array, positions: jax.Array, batch_size: int) -> tup
     order = jax.random.permutation(order_key, batch_size)
     partner = jnp.zeros(batch_size, jnp.int32).at[order].set(jnp.roll(order, 1).astype(jnp.int32))
     return share, partner[positions]
+
+
+def gallery(clip: jax.Array, other: jax.Array, sample_rate: int, frontend, key: jax.Array) -> dict[str, jax.Array]:
+    """One clip under each augmentation at a strength that shows, for `plots.augmentations`.
+
+    Args:
+        clip, other: (time,) waveforms; `other` is what mixup mixes in.
+        sample_rate: Hz.
+        frontend: waveform → (frames, bins).
+        key: PRNG key.
+
+    Returns:
+        Name → a waveform (time,), or the features (frames, bins) where the augmentation is one of features.
+    """
+    half = len(clip) // 2
+    features = frontend(clip)
+    return {
+        "clip": clip,
+        "gain": waveform.gain(key, clip, 12.0),
+        "roll": waveform.roll(key, clip, 1.0),
+        "noise": waveform.noise(key, clip, 1.0),
+        "crop": waveform.crop(key, clip, half, tries=2),
+        "crop, speed": waveform.crop(key, clip, half, octaves=0.5, tries=2),
+        "mixup, waveform": mix.waveforms(jnp.float32(0.6), clip, other),
+        "mixup, spectrogram": mix.linear(jnp.float32(0.6), features, frontend(other)),
+        "frequency warp": spectrogram.frequency_warp(key, features, 0.3),
+        "time mask": spectrogram.mask(key, features, 0, features.shape[0] // 5, 2),
+        "frequency mask": spectrogram.mask(key, features, 1, features.shape[1] // 5, 2),
+    }

@@ -21,7 +21,7 @@ def roll(key: jax.Array, waveform: jax.Array, fraction: float) -> jax.Array:
 
 
 def noise(key: jax.Array, waveform: jax.Array, amount: float) -> jax.Array:
-    """White noise added, its RMS a share of the waveform's own drawn uniformly from [0, amount]; silence stays silent."""
+    """White noise added, its RMS a share, uniform in [0, amount], of the waveform's own; silence stays silent."""
     share_key, noise_key = jax.random.split(key)
     share = jax.random.uniform(share_key, maxval=amount)
     rms = jnp.sqrt(jnp.mean(jnp.square(waveform)))
@@ -61,6 +61,7 @@ def crop(key: jax.Array, waveform: jax.Array, samples: int, octaves: float = 0.0
         octaves: 0 for a plain crop.
         tries: windows drawn, of which the loudest is taken.
     """
+    waveform = jnp.asarray(waveform)
     rate_key, place_key = jax.random.split(key)
     time = waveform.shape[-1]
     if not octaves:

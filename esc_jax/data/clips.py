@@ -10,6 +10,7 @@ import json
 import pathlib
 
 import numpy as np
+import soundfile
 
 from esc_jax.data import download, prepare, synthetic
 from esc_jax.data.source import DataError, Source
@@ -125,16 +126,16 @@ def _esc10(config) -> Clips:
 def _synthetic(config) -> Clips:
     name = f"synthetic-v{synthetic.VERSION}-{config.clips_per_fold}-{config.synthetic_seed}"
     directory = prepare.cache_root(config.cache_dir) / name
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    generated = synthetic.generate(directory, config.clips_per_fold, config.synthetic_seed)
-    source = Source(generated)
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        source = Source(synthetic.generate(directory, config.clips_per_fold, config.synthetic_seed))
+    except (OSError, soundfile.SoundFileError) as error:
+        raise DataError(f"could not write the synthetic data set to {directory}: {error}") from None
     folder = prepare.prepared_dir(source, config.sample_rate, config.cache_dir)
     return _open_prepared(folder, round(config.clip_s * config.sample_rate), source.fingerprint)
 
 
 DATASETS = {"esc50": _esc50, "esc10": _esc10, "synthetic": _synthetic}
-
-
 
 
 def load(config) -> Clips:

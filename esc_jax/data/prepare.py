@@ -7,21 +7,14 @@ pays for it. A prepared set lives under the cache folder, keyed by the content o
 rename: a killed preparation leaves nothing that could be taken for a whole one.
 """
 
+import argparse
 import os
 import pathlib
 import shutil
 import subprocess
 import sys
 
-from absl import app
-from absl import flags
-
 from esc_jax.data.source import DataError, Source
-
-_SOURCE = flags.DEFINE_string("source", None, "Folder or zip in the layout of ESC-50.", required=True)
-_SAMPLE_RATE = flags.DEFINE_integer("sample_rate", 32_000, "Samples per second to resample to.")
-_CACHE_DIR = flags.DEFINE_string("cache_dir", "", "Where prepared data sets are kept; the user's cache by default.")
-_ON_BAD_CLIP = flags.DEFINE_enum("on_bad_clip", "error", ["error", "skip"], "What to do with files that don't decode.")
 
 
 def cache_root(cache_dir: str = "") -> pathlib.Path:
@@ -63,7 +56,7 @@ def prepared_dir(source: Source, sample_rate: int, cache_dir: str = "", on_bad_c
     return found[-1]
 
 
-def _prepare(source: Source) -> None:
+def _prepare(source: Source, sample_rate: int, cache_dir: str, on_bad_clip: str) -> None:
     try:
         # Quiet before the import: TensorFlow announces devices and instruction sets that don't matter here.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -77,17 +70,15 @@ def _prepare(source: Source) -> None:
 
     from esc_jax.data.esc50 import esc50_dataset_builder
 
-    if _SAMPLE_RATE.value not in esc50_dataset_builder.SAMPLE_RATES:
+    if sample_rate not in esc50_dataset_builder.SAMPLE_RATES:
         rates = ", ".join(map(str, esc50_dataset_builder.SAMPLE_RATES))
-        raise DataError(f"data.sample_rate={_SAMPLE_RATE.value}: a data set can be prepared at {rates} Hz")
-    target = _tfds_dir(source, _CACHE_DIR.value, _ON_BAD_CLIP.value)
-    name = esc50_dataset_builder.config_name(_SAMPLE_RATE.value)
+        raise DataError(f"data.sample_rate={sample_rate}: a data set can be prepared at {rates} Hz")
+    target = _tfds_dir(source, cache_dir, on_bad_clip)
+    name = esc50_dataset_builder.config_name(sample_rate)
     for leftover in (target / "esc50" / name).glob("incomplete.*"):  # of a preparation that was killed
         shutil.rmtree(leftover, ignore_errors=True)
-    builder = esc50_dataset_builder.Builder(
-        config=name, data_dir=target, source=source.path, on_bad_clip=_ON_BAD_CLIP.value
-    )
-    sys.stderr.write(f"Preparing {len(source.rows)} clips at {_SAMPLE_RATE.value} Hz in {builder.data_path}\n")
+    builder = esc50_dataset_builder.Builder(config=name, data_dir=target, source=source.path, on_bad_clip=on_bad_clip)
+    sys.stderr.write(f"Preparing {len(source.rows)} clips at {sample_rate} Hz in {builder.data_path}\n")
     try:
         builder.download_and_prepare(
             download_config=tfds.download.DownloadConfig(try_download_gcs=False, compute_stats="skip")
@@ -98,15 +89,22 @@ def _prepare(source: Source) -> None:
         raise DataError(f"preparing the data set failed: {error}") from None
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Prepares, or exits with 1 and one sentence."""
-    del argv
+    parser = argparse.ArgumentParser("python -m esc_jax.data.prepare", description=__doc__.splitlines()[0])
+    parser.add_argument("--source", required=True, help="folder or zip in the layout of ESC-50")
+    parser.add_argument("--sample_rate", type=int, default=32_000, help="Hz to resample to (default: %(default)s)")
+    parser.add_argument(
+        "--cache_dir", default="", help="where prepared data sets are kept; the user's cache by default"
+    )
+    parser.add_argument("--on_bad_clip", choices=("error", "skip"), default="error", help="for files that don't decode")
+    options = parser.parse_args()
     try:
-        _prepare(Source(_SOURCE.value))
+        _prepare(Source(options.source), options.sample_rate, options.cache_dir, options.on_bad_clip)
     except DataError as error:
         sys.stdout.write(f"{error}\n")
         sys.exit(1)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

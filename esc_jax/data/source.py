@@ -65,7 +65,9 @@ class Source:
         self._root = min(roots, key=len)
         if self._zip is None:
             audio = self.path / self._root / "audio"
-            names = {f"{self._root}audio/{e.name}": e.stat().st_size for e in os.scandir(audio)} if audio.is_dir() else {}
+            names = (
+                {f"{self._root}audio/{e.name}": e.stat().st_size for e in os.scandir(audio)} if audio.is_dir() else {}
+            )
         self.rows = self._read_rows()
         sizes = [(r.filename, names.get(f"{self._root}audio/{r.filename}")) for r in self.rows]
         missing = [name for name, size in sizes if size is None]

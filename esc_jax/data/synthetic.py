@@ -129,8 +129,8 @@ CLASSES = {
 def clip(name: str, rng: np.random.Generator) -> np.ndarray:
     """One clip of a class: (samples,) float32 at RATE Hz.
 
-    The event fills at least 40 % of the clip, has unit power, and stands 3 to 25 dB above coloured noise; then the whole
-    gets a level drawn from −30 to −6 dB of full scale, whatever the class.
+    The event fills at least 40 % of the clip, has unit power, and stands 3 to 25 dB above coloured noise; then the
+    whole gets a level drawn from −30 to −6 dB of full scale, whatever the class.
     """
     x = CLASSES[name](rng)
     begin, length = rng.uniform(0, 0.3), rng.uniform(0.4, 0.7)

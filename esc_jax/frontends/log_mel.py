@@ -127,9 +127,7 @@ class LogMel:
         frames = frames * jnp.broadcast_to(jnp.asarray(window), frames.shape)
         spectrum = jnp.fft.rfft(frames)
         power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
-        bank = mel_bank(
-            self.sample_rate, self.n_fft, self.mels, self.fmin, self.fmax or self.sample_rate / 2, self.htk
-        )
+        bank = mel_bank(self.sample_rate, self.n_fft, self.mels, self.fmin, self.fmax or self.sample_rate / 2, self.htk)
         # Accelerators would otherwise round the power to bfloat16 or TF32, which the logarithm then shows.
         return jnp.matmul(power, jnp.asarray(bank), precision=jax.lax.Precision.HIGHEST)
 

@@ -5,9 +5,12 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
+from esc_jax.frontends.efficientat_mel import EfficientATMel
+from esc_jax.frontends.kaldi_fbank import KaldiFbank
 from esc_jax.frontends.log_mel import FrontendError, LogMel
+from esc_jax.frontends.raw import Raw
 
-FRONTENDS = {"log_mel": LogMel}
+FRONTENDS = {"log_mel": LogMel, "efficientat_mel": EfficientATMel, "kaldi_fbank": KaldiFbank, "raw": Raw}
 
 
 def defaults(name: str) -> dict[str, Any]:

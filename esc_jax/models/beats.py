@@ -133,7 +133,8 @@ class Beats(nn.Module):
             published training code; 1 turns it off. It comes on top of layer-wise learning rates.
         encoder_layerdrop: rate at which a training example skips a layer (stream "droppath").
         dtype: of the computation; parameters, softmax, position bias and norm statistics stay float32.
-        remat: recompute the layers in the backward pass, to save memory.
+        remat: recompute the layers in the backward pass: at 16 clips of 5 s the base model keeps 0.3 GiB, not 5.2.
+            XLA's scheduler for CPUs brings the recomputation forward and undoes the saving there.
 
     Sows into "intermediates": `tokens` before the transformer, `hidden` (the input of the first layer, then each
     layer's output) and each layer's `attention` (B, heads, T, T).

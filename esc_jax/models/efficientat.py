@@ -69,7 +69,7 @@ def round_channels(channels: float) -> int:
 
 
 def layout(width_mult: float) -> tuple[BlockSpec, ...]:
-    """The fifteen blocks; the stem gives the first one's inputs, the last convolution takes 6× the last one's outputs."""
+    """The fifteen blocks; the stem gives the first one its inputs, the last convolution 6× the last one's outputs."""
     inputs, blocks = round_channels(16 * width_mult), []
     for kernel, expanded, outputs, excited, hard_swish, stride in _ROWS:
         expanded, outputs = round_channels(expanded * width_mult), round_channels(outputs * width_mult)

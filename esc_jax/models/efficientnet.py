@@ -11,7 +11,9 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from esc_jax.models.depthwise import depthwise_conv
+from esc_jax.models.batch_norm import BatchNorm
+from esc_jax.models.depthwise import depthwise_conv, pointwise_conv
+from esc_jax.models.dropout import positions
 from esc_jax.models.encoder import Encoded
 
 _conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -126,18 +128,12 @@ class ConvNorm(nn.Module):
         if self.depthwise:
             x = Depthwise(self.kernel, strides, zeros, dtype, name="conv")(x)
         elif self.kernel == 1:
-            x = nn.Dense(self.channels, use_bias=False, kernel_init=_conv_init, dtype=dtype, name="conv")(x)
+            x = Pointwise(self.channels, dtype, name="conv")(x)
         else:
             options = {"padding": zeros, "use_bias": False, "kernel_init": _conv_init, "dtype": dtype, "name": "conv"}
             x = nn.Conv(self.channels, (self.kernel, self.kernel), strides, **options)(x)
-        x = nn.BatchNorm(
-            use_running_average=not train,
-            momentum=self.settings.momentum,
-            epsilon=self.settings.epsilon,
-            dtype=dtype,
-            axis_name=self.settings.axis_name if train else None,
-            name="norm",
-        )(x)
+        settings = self.settings
+        x = BatchNorm(settings.momentum, settings.epsilon, dtype, settings.axis_name, name="norm")(x, train)
         return x if self.activation is None else self.activation(x)
 
 
@@ -153,6 +149,18 @@ class Depthwise(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", _conv_init, (self.kernel, self.kernel, 1, x.shape[-1]))
         return depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, self.padding)
+
+
+class Pointwise(nn.Module):
+    """The kernel of `pointwise_conv`, (I, O)."""
+
+    channels: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", _conv_init, (x.shape[-1], self.channels))
+        return pointwise_conv(x.astype(self.dtype), kernel.astype(self.dtype))
 
 
 class SqueezeExcitation(nn.Module):
@@ -196,7 +204,9 @@ class MBConv(nn.Module):
         if not spec.residual:
             return y
         if train and self.drop_rate > 0:
-            keep = jax.random.bernoulli(self.make_rng("droppath"), 1 - self.drop_rate, (x.shape[0], 1, 1, 1))
+            # A key per example, from its position in the global batch: the same on any number of devices.
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("droppath"), positions(len(x)))
+            keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.drop_rate, (1, 1, 1)))(keys)
             y = jnp.where(keep, y / (1 - self.drop_rate), jnp.zeros((), y.dtype))
         return x + y
 

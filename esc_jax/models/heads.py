@@ -4,6 +4,8 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from esc_jax.models.dropout import Dropout
+
 
 class Linear(nn.Module):
     """Dropout, then one linear layer."""
@@ -15,7 +17,7 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = Dropout(self.dropout)(x, train=train)
         init = nn.initializers.zeros if self.zero_init else nn.initializers.lecun_normal()
         return nn.Dense(self.classes, kernel_init=init, dtype=self.dtype, name="classifier")(x).astype(jnp.float32)
 
@@ -35,7 +37,7 @@ class Projected(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         x = nn.Dense(self.width, dtype=self.dtype, name="projector")(x)
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = Dropout(self.dropout)(x, train=train)
         return nn.Dense(self.classes, dtype=self.dtype, name="classifier")(x).astype(jnp.float32)
 
 
@@ -50,5 +52,5 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         x = nn.hard_swish(nn.Dense(self.width, dtype=self.dtype, name="hidden")(x))
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = Dropout(self.dropout)(x, train=train)
         return nn.Dense(self.classes, dtype=self.dtype, name="classifier")(x).astype(jnp.float32)

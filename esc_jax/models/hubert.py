@@ -4,10 +4,13 @@ Hsu et al., "HuBERT: Self-Supervised Speech Representation Learning by Masked Pr
 Chang et al., "DistilHuBERT: Speech Representation Learning by Layer-wise Distillation of Hidden-unit BERT" (2022).
 """
 
+from collections.abc import Callable
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from esc_jax.models.dropout import Dropout, positions
 from esc_jax.models.encoder import Encoded
 from esc_jax.models.grouped_conv import grouped_conv1d
 
@@ -63,9 +66,7 @@ class FeatureConv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.kernel, x.shape[-1], self.width)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape).astype(self.dtype)
-        x = jax.lax.conv_general_dilated(
-            x, kernel, (self.stride,), "VALID", dimension_numbers=("NWC", "WIO", "NWC")
-        )
+        x = jax.lax.conv_general_dilated(x, kernel, (self.stride,), "VALID", dimension_numbers=("NWC", "WIO", "NWC"))
         if self.use_bias:
             x = x + self.param("bias", nn.initializers.zeros, (self.width,)).astype(self.dtype)[None, None]
         if self.normalize:
@@ -119,7 +120,7 @@ class Attention(nn.Module):
         if padding is not None:
             scores = jnp.where(padding[:, None, None], jnp.finfo(jnp.float32).min, scores)
         weights = jax.nn.softmax(scores, -1).astype(self.dtype)
-        weights = nn.Dropout(self.dropout, deterministic=not train)(weights)
+        weights = Dropout(self.dropout)(weights, train=train)
         mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(batch, time, channels)
         return _dense(channels, self.dtype, "out")(mixed)
 
@@ -139,7 +140,7 @@ class Layer(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, padding: jax.Array | None) -> jax.Array:
         def dropout(y, rate):
-            return nn.Dropout(rate, deterministic=not self.train)(y)
+            return Dropout(rate)(y, train=self.train)
 
         y = Attention(self.heads, self.attention_dropout, self.dtype, name="attention")(x, padding, train=self.train)
         x = _norm(self.epsilon, self.dtype, "attention_norm")(x + dropout(y, self.hidden_dropout))
@@ -205,7 +206,7 @@ class Hubert(nn.Module):
         if self.feat_proj_layer_norm:
             x = _norm(self.layer_norm_eps, self.dtype, "projection_norm")(x)
         x = _dense(self.hidden_size, self.dtype, "projection")(x)
-        x = nn.Dropout(self.feat_proj_dropout, deterministic=not train)(x)
+        x = Dropout(self.feat_proj_dropout)(x, train=train)
         if frame_padding is not None:
             x = jnp.where(frame_padding[..., None], jnp.zeros((), x.dtype), x)
         if self.mask_embedding:
@@ -214,7 +215,7 @@ class Hubert(nn.Module):
             self.num_conv_pos_embeddings, self.num_conv_pos_embedding_groups, self.dtype, name="position"
         )
         x = _norm(self.layer_norm_eps, self.dtype, "norm")(x + position(x))
-        x = nn.Dropout(self.hidden_dropout, deterministic=not train)(x)
+        x = Dropout(self.hidden_dropout)(x, train=train)
         hidden = self._layers(x, frame_padding, train)
         x = hidden[-1].astype(jnp.float32)
         if self.weighted_layer_sum:
@@ -251,8 +252,10 @@ class Hubert(nn.Module):
                 name=f"layer_{i}",
             )(hidden[-1], padding)
             if train and self.layerdrop > 0:
-                skip = jax.random.bernoulli(self.make_rng("droppath"), self.layerdrop, (x.shape[0],))
-                y = jnp.where(skip[:, None, None], hidden[-1], y)
+                # A key per example, from its position in the global batch: the same on any number of devices.
+                keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("droppath"), positions(len(x)))
+                skip = jax.vmap(lambda key: jax.random.bernoulli(key, self.layerdrop, (1, 1)))(keys)
+                y = jnp.where(skip, hidden[-1], y)
             hidden.append(y)
         return hidden
 
@@ -261,9 +264,11 @@ def _dense(width: int, dtype: jnp.dtype, name: str) -> nn.Dense:
     return nn.Dense(width, kernel_init=nn.initializers.normal(0.02), dtype=dtype, name=name)
 
 
-def _norm(epsilon: float, dtype: jnp.dtype, name: str) -> nn.LayerNorm:
+def _norm(epsilon: float, dtype: jnp.dtype, name: str) -> Callable[[jax.Array], jax.Array]:
+    """LayerNorm in float32, its result in `dtype`."""
     # The variance as E[(x − mean)²]: E[x²] − mean² loses digits where the mean is large.
-    return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, dtype=dtype, name=name)
+    norm = nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, dtype=jnp.float32, name=name)
+    return lambda x: norm(x.astype(jnp.float32)).astype(dtype)
 
 
 def _mean(x: jax.Array, padding: jax.Array | None) -> jax.Array:

@@ -7,10 +7,20 @@ from typing import Any
 import jax.numpy as jnp
 
 from esc_jax.models import heads
+from esc_jax.models.beats import Beats
+from esc_jax.models.efficientat import EfficientAT
+from esc_jax.models.efficientnet import EfficientNet
 from esc_jax.models.encoder import Classifier
+from esc_jax.models.hubert import Hubert
 from esc_jax.models.resnet import ResNet
 
-ENCODERS = {"resnet": ResNet}
+ENCODERS = {
+    "beats": Beats,
+    "efficientat": EfficientAT,
+    "efficientnet": EfficientNet,
+    "hubert": Hubert,
+    "resnet": ResNet,
+}
 HEADS = {"linear": heads.Linear, "projected": heads.Projected, "mlp": heads.Mlp}
 
 # Fields that come from the run and not from the description of an architecture.

@@ -133,7 +133,7 @@ def options_from(cfg: Mapping[str, Any]) -> dict[str, Any]:
         raise PretrainedError(f"its cfg does not say {', '.join(absent)}: this is no released BEATs checkpoint.")
     if cfg.get("activation_fn", "gelu") not in ACTIVATIONS:
         raise PretrainedError(
-            f"its activation {cfg['activation_fn']!r} is not supported: use a model with one of {', '.join(ACTIVATIONS)}."
+            f"its activation {cfg['activation_fn']!r} is not supported: use one with {', '.join(ACTIVATIONS)}."
         )
     return {key: cfg.get(key, _PUBLISHED_DEFAULTS.get(key)) for key in _cfg_fields()}
 

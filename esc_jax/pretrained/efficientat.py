@@ -65,12 +65,10 @@ def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """
     flat = {path: np.asarray(array, np.float32) for path, array in traverse_util.flatten_dict(dict(variables)).items()}
     try:
-        stem = flat["params", "encoder", "stem", "conv", "kernel"].shape
         classes = flat["params", "head", "classifier", "bias"].shape[0]
         entries = next(e for e in (list(_entries(w, classes)) for w in efficientat.PUBLISHED_WIDTHS) if _fits(flat, e))
     except (KeyError, StopIteration) as error:
         raise PretrainedError("Only an EfficientAT of a published width with an mlp head can be exported.") from error
-    del stem
     state = {}
     for name, ours, shape in entries:
         state[name] = _convert(flat[ours], len(shape))

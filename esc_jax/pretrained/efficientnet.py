@@ -27,16 +27,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from esc_jax.frontends.log_mel import LogMel
-from esc_jax.models import efficientnet
-from esc_jax.models import heads
+from esc_jax.models import efficientnet, heads
 from esc_jax.models.encoder import Classifier
 from esc_jax.pretrained import huggingface
 from esc_jax.pretrained.checkpoint import Pretrained, PretrainedError
 
 _TENSORFLOW = {"bn_epsilon": 1e-3, "bn_momentum": 0.99}
 _TORCH = {"bn_epsilon": 1e-5, "bn_momentum": 0.9}
-_STEMS = {"embeddings.convolution.weight": "transformers", "features.0.0.weight": "torchvision", "conv_stem.weight": "timm"}
+_STEMS = {
+    "embeddings.convolution.weight": "transformers",
+    "features.0.0.weight": "torchvision",
+    "conv_stem.weight": "timm",
+}
 # What our encoder is, where transformers has a choice.
 _FIXED = {
     "hidden_act": "swish",
@@ -90,8 +92,8 @@ def read(path_or_hub_id: str | os.PathLike) -> Pretrained:
     source = next((source for stem, source in _STEMS.items() if stem in arrays), None)
     if source is None:
         raise PretrainedError(
-            f"{what} has the names of no EfficientNet that is known (transformers, torchvision, timm): set model.name to "
-            "the architecture that it is of."
+            f"{what} has the names of no EfficientNet that is known (transformers, torchvision, timm): set model.name "
+            "to the architecture that it is of."
         )
     options, dropout = _options(source, arrays, config, path, what)
     stem = next(name for name in _STEMS if name in arrays)
@@ -103,15 +105,20 @@ def read(path_or_hub_id: str | os.PathLike) -> Pretrained:
     classes = arrays[bias].shape[0] if bias in arrays else None
     variables = huggingface.to_flax(_shapes(options, classes), arrays, name, what)
     head = {"name": "linear", "dropout": dropout} | ({} if classes is None else {"classes": classes})
-    logging.info("%s: EfficientNet from %s, %s padding, eps %g; the stem's colours are summed to one channel",
-                 what, source, options["same_padding"], options["bn_epsilon"])
+    logging.info(
+        "%s: EfficientNet from %s, %s padding, eps %g; the stem's colours are summed to one channel",
+        what,
+        source,
+        options["same_padding"],
+        options["bn_epsilon"],
+    )
     return Pretrained(
         architecture="efficientnet",
         options=options,
         variables=variables,
         head=head,
-        # It was trained on images; our spectrogram takes their place, unless the checkpoint comes from us.
-        frontend=config.get(_FRONTEND) or {"name": "log_mel", **dataclasses.asdict(LogMel())},
+        # Trained on images: any log-mel will do, with the settings of the run; but a checkpoint of ours says which.
+        frontend=config.get(_FRONTEND) or {"name": "log_mel"},
         labels=None if classes is None else huggingface.read_labels(config, classes, what),
     )
 
@@ -143,13 +150,13 @@ def write(
     head = variables["params"].get("head")
     if options["same_padding"] == "torch":
         raise PretrainedError(
-            "transformers' EfficientNet pads its stem on one side only, so weights that were trained with torch's padding "
+            "transformers' EfficientNet pads its stem on one side only, so weights trained with torch's padding "
             "(torchvision, timm) cannot be written for it: start from google/efficientnet-b0."
         )
     if head is not None and set(head) != {"classifier"}:
         raise PretrainedError("transformers' EfficientNet has a linear head and no other: set model.head=linear.")
     if options["same_padding"] == "tf":
-        logging.warning("transformers pads as TensorFlow does for even sizes: logits are equal for inputs of 32·n × 32·m")
+        logging.warning("transformers pads as TensorFlow does even sizes: logits are equal for inputs of 32·n × 32·m")
     config = {"model_type": "efficientnet", "architectures": ["EfficientNetModel"], "num_channels": 3} | _FIXED
     config |= {
         "width_coefficient": options["width_coefficient"],
@@ -191,7 +198,7 @@ def _options(
                     f"{what} has {name}={config[name]!r}, where EfficientNet-B0 to B7 have {ours!r}: use one of those."
                 )
         if not config:
-            raise PretrainedError(f"{what} has transformers' names but no {huggingface.CONFIG}: give the whole directory.")
+            raise PretrainedError(f"{what} has transformers' names but no {huggingface.CONFIG}: give the directory.")
         options = {
             "width_coefficient": config["width_coefficient"],
             "depth_coefficient": config["depth_coefficient"],
@@ -222,8 +229,8 @@ def _variant(arrays: Mapping[str, np.ndarray], source: str, what: str) -> int:
         if found == [layout[0].inputs, efficientnet.top_width(width), len(layout)]:
             return variant
     raise PretrainedError(
-        f"{what} is none of EfficientNet-B0 to B7 (stem of {found[0]}, top of {found[1]} channels, {found[2]} blocks): use "
-        "a checkpoint of one of those, whole."
+        f"{what} is none of EfficientNet-B0 to B7 (stem of {found[0]}, top of {found[1]} channels, {found[2]} blocks): "
+        "use a checkpoint of one of those, whole."
     )
 
 
@@ -264,7 +271,7 @@ def _torchvision_block(inner: str, expands: bool) -> str:
 
 
 def _timm_block(inner: str, expands: bool) -> str:
-    """Named by their role, but that the norms are numbered, and a block without an expansion projects with `conv_pw`."""
+    """Named by role, but the norms are numbered, and a block without an expansion projects with `conv_pw`."""
     module, layer = inner.split("/")
     if module == "se":
         return f"se.conv_{layer}"

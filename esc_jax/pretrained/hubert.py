@@ -15,8 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from esc_jax.models import heads
-from esc_jax.models import hubert
+from esc_jax.models import heads, hubert
 from esc_jax.models.encoder import Classifier
 from esc_jax.pretrained import huggingface
 from esc_jax.pretrained.checkpoint import Pretrained, PretrainedError
@@ -82,13 +81,13 @@ def read(path_or_hub_id: str | os.PathLike) -> Pretrained:
     what = str(path_or_hub_id)
     if config.get("model_type") != "hubert":
         raise PretrainedError(
-            f"{what} is a {config.get('model_type', 'checkpoint of no named')} model, not a hubert: set model.name to it."
+            f"{what} is a {config.get('model_type', 'checkpoint of no named')} model, not a hubert: set model.name to "
+            "what it is."
         )
     for name, ours in _FIXED.items():
         if config.get(name, ours) != ours:
             raise PretrainedError(
-                f"{what} has {name}={config[name]!r}, which this HuBERT does not have ({ours!r} is): use DistilHuBERT or "
-                "HuBERT base."
+                f"{what} has {name}={config[name]!r}, and only {ours!r} works here: use DistilHuBERT or HuBERT base."
             )
     arrays = {_current_name(name): array for name, array in huggingface.read_arrays(directory).items()}
     classes = arrays["classifier.bias"].shape[0] if "classifier.bias" in arrays else None
@@ -100,7 +99,7 @@ def read(path_or_hub_id: str | os.PathLike) -> Pretrained:
         head["classes"] = classes
     variables = huggingface.to_flax(_shapes(options, head), arrays, _published_name, what)
     if options["mask_embedding"]:
-        logging.info("%s: hubert.masked_spec_embed is kept and not used (there is no SpecAugment inside the encoder)", what)
+        logging.info("%s: hubert.masked_spec_embed is kept and not used (no SpecAugment inside the encoder)", what)
     return Pretrained(
         architecture="hubert",
         options=options,
@@ -180,8 +179,8 @@ def _published_name(path: huggingface.Path) -> str:
     if match := re.fullmatch(r"layer_(\d+)", module):
         return f"hubert.encoder.layers.{match[1]}.{_LAYER_NAMES[rest]}.{_LEAF_NAMES[leaf]}"
     if module == "position":
-        weight_norm = {"magnitude": "parametrizations.weight.original0", "direction": "parametrizations.weight.original1"}
-        return "hubert." + _POSITION + weight_norm.get(leaf, leaf)
+        weights = {"magnitude": "original0", "direction": "original1"}
+        return "hubert." + _POSITION + (f"parametrizations.weight.{weights[leaf]}" if leaf in weights else leaf)
     return f"hubert.{_ENCODER_NAMES[module]}.{_LEAF_NAMES[leaf]}"
 
 

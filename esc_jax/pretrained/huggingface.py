@@ -71,13 +71,13 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
     if path.is_dir():
         files = [path / name for name in WEIGHTS if (path / name).exists()]
         if not files:
-            raise PretrainedError(f"{path} holds neither {WEIGHTS[0]} nor {WEIGHTS[1]}: download the weights beside it.")
+            raise PretrainedError(f"{path} holds neither {WEIGHTS[0]} nor {WEIGHTS[1]}: download one of them into it.")
         path = files[0]
     arrays = _read_safetensors(path) if path.suffix == ".safetensors" else load_torch(path)
     if isinstance(arrays, dict) and isinstance(arrays.get("state_dict"), dict):
         arrays = arrays["state_dict"]
     if not isinstance(arrays, dict) or not all(isinstance(a, np.ndarray) for a in arrays.values()):
-        raise PretrainedError(f"{path} is no state dict: save the model's own with `torch.save(model.state_dict(), path)`.")
+        raise PretrainedError(f"{path} is no state dict: save one with `torch.save(model.state_dict(), path)`.")
     return {name: a.astype(np.float32) if a.dtype.kind == "f" else a for name, a in arrays.items()}
 
 
@@ -95,7 +95,7 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
         arrays = safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise PretrainedError(
-            f"{path} is truncated or not a safetensors file: download it again and compare its size with the original's."
+            f"{path} is truncated or no safetensors file: download it again and compare its size with the original's."
         ) from error
     return {name: a.astype(np.float32) if a.dtype == ml_dtypes.bfloat16 else a for name, a in arrays.items()}
 
@@ -167,7 +167,8 @@ def read_labels(config: Mapping[str, Any], classes: int, what: str) -> tuple[str
     by_index = {int(index): str(label) for index, label in published.items()}
     if sorted(by_index) != list(range(classes)):
         raise PretrainedError(
-            f"{what} names {len(by_index)} classes in {CONFIG} and has weights for {classes}: take both from one checkpoint."
+            f"{what} names {len(by_index)} classes in {CONFIG} and has weights for {classes}: take both files from one "
+            "checkpoint."
         )
     labels = tuple(by_index[i] for i in range(classes))
     return None if labels == tuple(f"LABEL_{i}" for i in range(classes)) else labels

@@ -35,8 +35,7 @@ def load_torch(path: str | os.PathLike) -> Any:
         import torch
     except ImportError as error:
         raise PretrainedError(
-            f"Reading {path} needs torch: install its CPU build with `pip install torch "
-            "--index-url https://download.pytorch.org/whl/cpu`."
+            f"Reading {path} needs torch: install its CPU build (pip install -r requirements-torch.txt)."
         ) from error
     try:
         return _to_numpy(torch.load(path, map_location="cpu", weights_only=True), torch)
@@ -49,7 +48,7 @@ def load_torch(path: str | os.PathLike) -> Any:
                 "dict alone with `torch.save(model.state_dict(), path)`."
             ) from error
         raise PretrainedError(
-            f"{path} is truncated or not a torch checkpoint: download it again and compare its size with the original's."
+            f"{path} is truncated or not a torch checkpoint: download it again and compare its size with the source's."
         ) from error
 
 

@@ -5,6 +5,8 @@ A checkpoint holds `variables` (parameters and running statistics), `ema` (their
 in the data, and the metrics so far. `meta` and one set of weights are all that prediction needs.
 """
 
+import contextlib
+import io
 import json
 import pathlib
 from typing import Any
@@ -55,14 +57,16 @@ class Checkpoints:
         items = {
             "variables": ocp.args.StandardSave({"params": state.params, "batch_stats": state.batch_stats}),
             "optimizer": ocp.args.StandardSave({"state": state.opt_state, "step": state.step}),
-            "meta": ocp.args.JsonSave(meta | {"format": FORMAT, "step": step}),
+            "meta": ocp.args.JsonSave(meta | {"format": FORMAT, "step": step, "metric": metric}),
         }
         if state.ema is not None:
             items["ema"] = ocp.args.StandardSave(state.ema)
         try:
-            self._manager.save(
-                step, args=ocp.args.Composite(**items), metrics=None if metric is None else {"metric": metric}
-            )
+            # When a write fails, each of tensorstore's threads prints a traceback of its own.
+            with contextlib.redirect_stderr(io.StringIO()):
+                self._manager.save(
+                    step, args=ocp.args.Composite(**items), metrics=None if metric is None else {"metric": metric}
+                )
         except Exception as error:  # tensorstore and orbax raise a dozen types for a full disk
             last = self.latest()
             kept = f"the last good one is step {last}" if last is not None else "there is none before it"
@@ -80,8 +84,8 @@ class Checkpoints:
     def best(self) -> int | None:
         """Step with the highest metric; the latest where none was recorded."""
         self._manager.reload()
-        scores = [(self._manager.metrics(step), step) for step in self._manager.all_steps()]
-        scores = [(found["metric"], step) for found, step in scores if found]
+        scores = [(self.meta(step)["metric"], step) for step in self._manager.all_steps()]
+        scores = [(metric, step) for metric, step in scores if metric is not None]
         return max(scores)[1] if scores else self._manager.latest_step()
 
     def meta(self, step: int) -> dict[str, Any]:
@@ -104,7 +108,9 @@ class Checkpoints:
             found = self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:
             reason = str(error).strip().splitlines()[0][:200]
-            raise CheckpointError(f"could not read the checkpoint of step {step} in {self.directory}: {reason}") from error
+            raise CheckpointError(
+                f"could not read the checkpoint of step {step} in {self.directory}: {reason}"
+            ) from error
         return TrainState(
             step=found["optimizer"]["step"],
             params=found["variables"]["params"],
@@ -162,4 +168,6 @@ def read_weights(folder: pathlib.Path, step: int, like) -> Any:
             return reader.restore(folder / str(step) / item, jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
     except Exception as error:
         reason = str(error).strip().splitlines()[0][:200]
-        raise CheckpointError(f"{folder / str(step)}: its weights do not fit the model of its config ({reason})") from error
+        raise CheckpointError(
+            f"{folder / str(step)}: its weights do not fit the model of its config ({reason})"
+        ) from error

@@ -69,6 +69,16 @@ def schedule(config, total: int, per_epoch: int, factor: float = 1.0) -> tuple[s
     return made[config.schedule](peak, total, warmup), config.b1
 
 
+def _promoting(transform: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The same; optax raises β₁ to an integer power, which strict promotion refuses."""
+
+    def update(updates, state, params=None):
+        with jax.numpy_dtype_promotion("standard"):
+            return transform.update(updates, state, params)
+
+    return optax.GradientTransformation(transform.init, update)
+
+
 def build(config, params, total: int, per_epoch: int) -> optax.GradientTransformation:
     """AdamW as `config.optim` describes it.
 
@@ -87,9 +97,11 @@ def build(config, params, total: int, per_epoch: int) -> optax.GradientTransform
         if not factor:
             return optax.set_to_zero()
         rate, b1 = schedule(config, total, per_epoch, factor)
-        return optax.inject_hyperparams(optax.adamw, static_args=("mask",))(
-            learning_rate=rate, b1=b1, b2=config.b2, eps=config.eps, weight_decay=config.weight_decay, mask=_decayed
-        )
+        rest = {"b2": config.b2, "eps": config.eps, "weight_decay": config.weight_decay, "mask": _decayed}
+        if not callable(b1):
+            return _promoting(optax.adamw(rate, b1=b1, **rest))
+        cycled = optax.inject_hyperparams(optax.adamw, static_args=("mask", "b2", "eps", "weight_decay"))
+        return _promoting(cycled(learning_rate=rate, b1=b1, **rest))
 
     groups = tuple((str(pattern), float(factor)) for pattern, factor in config.groups)
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()

@@ -6,10 +6,10 @@ import os
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import jaxlib
 
-AXIS = "batch"
+from esc_jax.models.dropout import AXIS as AXIS
+from esc_jax.models.dropout import positions as positions
 
 # XLA on CPU runs matrix products, and the convolutions it lowers to them, two to twenty times faster through this
 # library than by default (jaxlib 0.10; benchmarks/ measures it).
@@ -49,29 +49,20 @@ def check_batch(batch_size: int) -> None:
         )
 
 
-def mapped(step: Callable) -> Callable:
-    """`step(state, batch) → (state, metrics)` over all devices, the state donated.
+def mapped(step: Callable, devices: int | None = None) -> Callable:
+    """`step(state, batch) → (state, metrics)` over all devices, or the first few of them, the state donated.
 
     The batch is split along its first axis; state and metrics are the same on all devices, and stay arrays without a
     device axis: gradients, batch statistics and metrics meet in `step` by collectives over AXIS.
     """
-    run = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, None), donate_argnums=(0,))
-    devices = jax.local_device_count()
+    chosen = jax.local_devices()[:devices] if devices else None
+    run = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, None), devices=chosen, donate_argnums=(0,))
+    count = devices or jax.local_device_count()
 
     def call(state, batch):
-        return run(state, jax.tree.map(lambda x: x.reshape(devices, x.shape[0] // devices, *x.shape[1:]), batch))
+        return run(state, jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch))
 
-    call.lower = run.lower
     return call
-
-
-def positions(rows: int) -> jax.Array:
-    """(rows,) positions of this device's examples in the global batch; of the first rows outside a mapped step."""
-    try:
-        first = jax.lax.axis_index(AXIS) * rows
-    except NameError:  # no such axis: not mapped
-        first = 0
-    return first + jnp.arange(rows)
 
 
 def gather(x: jax.Array) -> jax.Array:

@@ -33,7 +33,7 @@ class TrainState:
 
 def create(variables: dict[str, Any], optimizer: optax.GradientTransformation, ema: bool) -> TrainState:
     """The state before the first step. The average starts from the initial weights, as a copy: both are donated."""
-    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    params, batch_stats = variables["params"], variables["batch_stats"]
     average = jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats}) if ema else None
     return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params), average)
 

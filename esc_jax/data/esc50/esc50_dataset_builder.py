@@ -75,7 +75,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         labels = {"names": list(self._source.categories)} if self._source else {"num_classes": 50}
         return tfds.core.DatasetInfo(
             builder=self,
-            description="Environmental sounds: 2,000 clips of five seconds, 50 classes, five folds by source recording.",
+            description="Environmental sounds: 2,000 clips of five seconds, 50 classes, five folds.",
             homepage=_HOMEPAGE,
             citation=_CITATION,
             license="CC BY-NC 3.0; the ESC-10 part CC BY 3.0",
@@ -126,14 +126,17 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                         raise BadClipsError(f"{samples}; data.on_bad_clip=skip leaves such clips out")
                     self._bad[row.filename] = str(samples)
                     continue
-                yield row.filename, {
-                    "audio": samples,
-                    "label": row.target,
-                    "fold": row.fold,
-                    "source": row.src_file,
-                    "take": row.take,
-                    "filename": row.filename,
-                }
+                yield (
+                    row.filename,
+                    {
+                        "audio": samples,
+                        "label": row.target,
+                        "fold": row.fold,
+                        "source": row.src_file,
+                        "take": row.take,
+                        "filename": row.filename,
+                    },
+                )
 
     def _download_and_prepare(self, dl_manager, **kwargs):
         super()._download_and_prepare(dl_manager, **kwargs)

@@ -1,0 +1,34 @@
+"""Dropout that draws the same mask for an example on any number of devices."""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+AXIS = "batch"  # the mapped axis of training steps
+
+
+def positions(rows: int) -> jax.Array:
+    """(rows,) positions of this device's examples in the global batch; 0 … rows − 1 outside a mapped step."""
+    try:
+        first = jax.lax.axis_index(AXIS) * rows
+    except NameError:  # no such axis: not mapped
+        first = 0
+    return first + jnp.arange(rows)
+
+
+class Dropout(nn.Module):
+    """Each element of (B, …) is 0 with probability `rate`, else divided by 1 − rate.
+
+    flax's own draws one mask for the rows of a device; this one has a key per example, from its position in the global
+    batch.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        if not train or not self.rate:
+            return x
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), positions(len(x)))
+        keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - self.rate, x.shape[1:]))(keys)
+        return jnp.where(keep, x / (1.0 - self.rate), jnp.zeros_like(x))

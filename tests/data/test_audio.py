@@ -1,0 +1,57 @@
+"""Decoding and resampling."""
+
+import io
+
+import numpy as np
+import pytest
+import soundfile
+
+from esc_jax.data import audio
+
+
+def wav(waveform, rate, **kwargs):
+    file = io.BytesIO()
+    soundfile.write(file, waveform, rate, format="WAV", **kwargs)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("rate", [22_050, 44_100, 48_000, 96_000])
+def test_resampling_keeps_a_tone_and_removes_what_would_alias(rate):
+    time = np.arange(rate) / rate
+    tone = 0.5 * np.sin(2 * np.pi * 1000 * time)
+    found = audio.load(wav(tone, rate, subtype="FLOAT"), 16_000)
+    assert len(found) == 16_000
+    expected = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(16_000) / 16_000)
+    np.testing.assert_allclose(found[500:-500], expected[500:-500], atol=1e-4)  # the filter rings at the ends
+    alias = 0.5 * np.sin(2 * np.pi * 9500 * time)
+    assert np.abs(audio.load(wav(alias, rate, subtype="FLOAT"), 16_000)[500:-500]).max() < 1e-4
+
+
+def test_channels_are_averaged():
+    stereo = np.stack([np.full(100, 0.5), np.full(100, -0.25)], 1)
+    np.testing.assert_allclose(audio.load(wav(stereo, 16_000), 16_000), 0.125, atol=1e-4)
+
+
+def test_sixteen_bits_survive():
+    samples = np.random.default_rng(0).integers(-32768, 32768, 1000).astype(np.int16)
+    np.testing.assert_array_equal(audio.to_int16(audio.load(wav(samples, 8000), 8000)), samples)
+    np.testing.assert_array_equal(audio.to_int16(np.array([-1.5, 1.5])), [-32768, 32767])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the file is empty"),
+        (b"this is a text file", "not readable as audio"),
+        (wav(np.zeros(100), 16_000)[:20], "not readable as audio"),
+        (wav(np.zeros((0, 1)), 16_000), "holds no samples"),
+        (wav(np.array([0.0, np.nan]), 16_000, subtype="FLOAT"), "samples that are not numbers"),
+    ],
+)
+def test_bad_files_are_named(tmp_path, content, message):
+    path = tmp_path / "bad.wav"
+    path.write_bytes(content)
+    with pytest.raises(audio.AudioError, match=f"bad.wav.*{message}"):
+        audio.decode(path)
+    with pytest.raises(audio.AudioError, match="no such file"):
+        audio.decode(tmp_path / "none.wav")

@@ -1,0 +1,69 @@
+"""The TFDS data set: what it holds, and that a killed preparation leaves nothing half-made."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from esc_jax.data import audio, clips, prepare, synthetic
+from esc_jax.data.source import Source
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+pytest.importorskip("tensorflow_datasets")
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    return Source(synthetic.generate(tmp_path_factory.mktemp("data") / "tree", clips_per_fold=1, seed=1))
+
+
+def test_tfds_data_source_holds_every_clip(tree, tmp_path):
+    import tensorflow_datasets as tfds
+
+    folder = prepare.prepared_dir(tree, 22_050, str(tmp_path))
+    import esc_jax.data.esc50  # noqa: F401  registers the builder
+
+    found = tfds.data_source("esc50/22050hz", data_dir=folder.parents[2], builder_kwargs={"source": tree.path})
+    assert sorted(found) == [f"fold{f}" for f in range(1, 6)]
+    rows = {r.filename: r for r in tree.rows}
+    seen = set()
+    for fold, records in found.items():
+        for record in records:
+            row = rows[record["filename"].decode()]
+            seen.add(row.filename)
+            assert f"fold{row.fold}" == fold and record["fold"] == row.fold and record["label"] == row.target
+            assert record["source"].decode() == row.src_file and record["take"].decode() == row.take
+            expected = audio.to_int16(audio.load(tree.read(row), 22_050))
+            np.testing.assert_array_equal(record["audio"], expected)
+    assert seen == set(rows)
+
+
+def test_a_killed_preparation_is_done_again(tree, tmp_path):
+    command = [sys.executable, "-m", "esc_jax.data.prepare", f"--source={tree.path}", "--sample_rate=48000"]
+    environment = os.environ | {"ESC_JAX_CACHE": str(tmp_path)}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    # The moment TFDS opens its unfinished folder.
+    for _ in range(6000):
+        if list(tmp_path.glob("prepared/*/esc50/48000hz/incomplete*")) or process.poll() is not None:
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not list(tmp_path.glob("prepared/*/esc50/48000hz/1*"))
+    folder = prepare.prepared_dir(tree, 48_000, str(tmp_path))
+    found = clips._open_prepared(folder, 48_000, "x")
+    assert len(found) == len(tree.rows) and found.classes == tree.categories
+    assert not list(folder.parent.glob("incomplete*"))
+    assert list(found.filenames) == sorted(r.filename for r in tree.rows)
+
+
+def test_a_rate_that_is_not_offered(tree, tmp_path):
+    from esc_jax.data.source import DataError
+
+    with pytest.raises(DataError, match="can be prepared at 16000, 22050, 32000, 44100, 48000 Hz"):
+        prepare.prepared_dir(tree, 12_345, str(tmp_path))

@@ -1,0 +1,85 @@
+"""Batches: order, shards, resuming, and the exact pass of an evaluation."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from esc_jax.data import pipeline
+
+INDICES = [1, 2, 3, 5, 6, 7, 9, 10, 11]
+
+
+def take(batches, count):
+    return [next(batches) for _ in range(count)]
+
+
+def names(noise_clips, batch):
+    """Which clips a batch holds, found by their audio."""
+    known = {noise_clips.fetch(i).tobytes(): i for i in range(len(noise_clips))}
+    return [known[row.tobytes()] for row in batch["audio"]]
+
+
+def test_epochs_are_shuffles_of_the_training_clips(noise_clips):
+    found = take(pipeline.train_batches(noise_clips, INDICES, 3, seed=0), 9)
+    epochs = [sum((names(noise_clips, b) for b in found[e : e + 3]), []) for e in (0, 3, 6)]
+    assert [sorted(e) for e in epochs] == [INDICES] * 3
+    assert len({tuple(e) for e in epochs}) == 3
+    for batch in found:
+        np.testing.assert_array_equal(batch["label"], noise_clips.labels[names(noise_clips, batch)])
+
+
+def test_the_incomplete_batch_of_an_epoch_is_dropped(noise_clips):
+    found = take(pipeline.train_batches(noise_clips, INDICES, 4, seed=0), 6)
+    for epoch in (0, 2, 4):
+        both = names(noise_clips, found[epoch]) + names(noise_clips, found[epoch + 1])
+        assert len(set(both)) == 8
+
+
+def test_processes_share_the_global_batches(noise_clips):
+    whole = take(pipeline.train_batches(noise_clips, INDICES, 4, seed=3), 5)
+    parts = [
+        take(pipeline.train_batches(noise_clips, INDICES, 4, seed=3, process_index=i, process_count=2), 5)
+        for i in (0, 1)
+    ]
+    for batch, *halves in zip(whole, *parts, strict=True):
+        np.testing.assert_array_equal(batch["audio"], np.concatenate([h["audio"] for h in halves]))
+
+
+def test_resuming_goes_on_with_the_next_batch(noise_clips):
+    batches = pipeline.train_batches(noise_clips, INDICES, 3, seed=1)
+    take(batches, 4)
+    place = batches.get_state()
+    expected = take(batches, 3)
+    resumed = pipeline.train_batches(noise_clips, INDICES, 3, seed=1)
+    resumed.set_state(place)
+    for one, other in zip(expected, take(resumed, 3), strict=True):
+        np.testing.assert_array_equal(one["audio"], other["audio"])
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 9, 20])
+def test_an_evaluation_sees_every_clip_once_in_order(noise_clips, batch_size):
+    found = list(pipeline.eval_batches(noise_clips, INDICES, batch_size))
+    assert all(len(b["audio"]) == batch_size for b in found)
+    real = [n for b in found for n, m in zip(names_or_filling(noise_clips, b), b["mask"], strict=True) if m]
+    assert real == INDICES
+    assert not any(b["audio"][~b["mask"]].any() for b in found)
+
+
+def names_or_filling(noise_clips, batch):
+    known = {noise_clips.fetch(i).tobytes(): i for i in range(len(noise_clips))}
+    return [known.get(row.tobytes()) for row in batch["audio"]]
+
+
+def test_short_clips_are_padded_and_long_ones_cut(noise_clips):
+    longer = dataclasses.replace(noise_clips, length=9000).read([0])
+    np.testing.assert_array_equal(longer[0, :8000], noise_clips.fetch(0))
+    assert longer.shape == (1, 9000) and not longer[0, 8000:].any()
+    np.testing.assert_array_equal(dataclasses.replace(noise_clips, length=100).read([0])[0], noise_clips.fetch(0)[:100])
+
+
+def test_a_subset_renumbers_its_classes(noise_clips):
+    found = noise_clips.subset((2, 0), "two")
+    assert found.classes == ("c", "a")
+    assert [noise_clips.filenames.index(n) % 3 for n in found.filenames] == [(2, 0)[t] for t in found.labels]
+    np.testing.assert_array_equal(found.fetch(1), noise_clips.fetch(noise_clips.filenames.index(found.filenames[1])))

@@ -1,0 +1,68 @@
+"""Reading a data set in the official layout, and saying what is wrong with one."""
+
+import zipfile
+
+import pytest
+
+from esc_jax.data.source import DataError, Source
+
+HEADER = "filename,fold,target,category,esc10,src_file,take\n"
+
+
+@pytest.fixture
+def tree(tmp_path):
+    (tmp_path / "meta").mkdir()
+    (tmp_path / "audio").mkdir()
+    (tmp_path / "meta/esc50.csv").write_text(HEADER + "1-7-A-0.wav,1,0,dog,True,7,A\n2-8-B-1.wav,2,1,cat,False,8,B\n")
+    (tmp_path / "audio/1-7-A-0.wav").write_bytes(b"one")
+    (tmp_path / "audio/2-8-B-1.wav").write_bytes(b"three")
+    return tmp_path
+
+
+def test_tree_and_zip_are_the_same(tree, tmp_path_factory):
+    archive = tmp_path_factory.mktemp("zip") / "esc.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(tree.rglob("*.*")):
+            file.write(path, f"ESC-50-master/{path.relative_to(tree)}")
+    one, other = Source(tree), Source(archive)
+    assert one.rows == other.rows and one.fingerprint == other.fingerprint
+    assert [one.read(r) for r in one.rows] == [other.read(r) for r in other.rows] == [b"one", b"three"]
+    assert one.categories == ("dog", "cat")
+    assert one.rows[1].fold == 2 and one.rows[0].esc10 and not one.rows[1].esc10
+
+
+def replace_csv(tree, old, new):
+    path = tree / "meta/esc50.csv"
+    path.write_text(path.read_text().replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("src_file", "source", "has no column src_file"),
+        ("1-7-A-0.wav,1,", "1-7-A-0.wav,one,", "line 2: fold and target must be whole numbers"),
+        ("2,1,cat", "2,3,cat", "targets are not 0 to 3 without a gap"),
+        ("2,1,cat", "2,0,cat", "target 0 is called dog and cat"),
+        ("2-8-B-1.wav", "2-9-B-1.wav", r"1 of the 2 files named in meta/esc50.csv are not in .*audio/2-9-B-1.wav"),
+    ],
+)
+def test_what_is_wrong_is_named(tree, old, new, message):
+    replace_csv(tree, old, new)
+    with pytest.raises(DataError, match=message):
+        Source(tree)
+
+
+def test_not_a_data_set(tmp_path):
+    with pytest.raises(DataError, match="does not exist"):
+        Source(tmp_path / "nothing")
+    with pytest.raises(DataError, match="holds no meta/esc50.csv"):
+        Source(tmp_path)
+    (tmp_path / "file.zip").write_bytes(b"not a zip")
+    with pytest.raises(DataError, match="neither a folder nor a readable zip"):
+        Source(tmp_path / "file.zip")
+
+
+def test_content_makes_the_fingerprint(tree):
+    before = Source(tree).fingerprint
+    (tree / "audio/1-7-A-0.wav").write_bytes(b"longer")
+    assert Source(tree).fingerprint != before

@@ -1,0 +1,102 @@
+"""The log-mel frontend against librosa."""
+
+import hypothesis
+from hypothesis import strategies as st
+import jax
+import librosa
+import numpy as np
+import pytest
+
+from esc_jax.data import audio
+from esc_jax.frontends.log_mel import FrontendError, LogMel, frame, mel_bank
+
+
+def reference(waveform, frontend):
+    return librosa.feature.melspectrogram(
+        y=waveform,
+        sr=frontend.sample_rate,
+        n_fft=frontend.n_fft,
+        win_length=frontend.win_length or None,
+        hop_length=frontend.hop,
+        center=frontend.center,
+        pad_mode="constant",
+        n_mels=frontend.mels,
+        fmin=frontend.fmin,
+        fmax=frontend.fmax or None,
+        htk=frontend.htk,
+        norm=None if frontend.htk else "slaney",
+    ).T
+
+
+@pytest.mark.parametrize("htk", [False, True])
+@pytest.mark.parametrize("center", [False, True])
+def test_equals_librosa_on_real_clips(shared, htk, center):
+    frontend = LogMel(htk=htk, center=center, mean=0.0, std=1.0)
+    for name in ("1-100032-A-0.ogg", "2-122104-A-0.ogg", "3-108451-A-19.ogg"):
+        path = shared / "esc50" / "audio" / name
+        if not path.exists():
+            continue
+        waveform = audio.load(path, 32_000)
+        expected = np.log(reference(waveform, frontend) + frontend.offset)
+        # float32 on both sides; the offset keeps their rounding in near-silent bands below this.
+        np.testing.assert_allclose(jax.jit(frontend)(waveform), expected, atol=1e-4)
+
+
+@hypothesis.settings(max_examples=12, deadline=None)
+@hypothesis.given(
+    rate=st.sampled_from([16_000, 22_050, 44_100]),
+    n_fft=st.sampled_from([512, 1024, 1500]),
+    hop=st.integers(100, 900),
+    mels=st.integers(4, 40),
+    fmin=st.floats(0, 300),
+    htk=st.booleans(),
+    center=st.booleans(),
+    seed=st.integers(0, 2**16),
+)
+def test_mel_power_equals_librosa(rate, n_fft, hop, mels, fmin, htk, center, seed):
+    frontend = LogMel(sample_rate=rate, n_fft=n_fft, hop=hop, mels=mels, fmin=fmin, htk=htk, center=center)
+    waveform = np.random.default_rng(seed).uniform(-1, 1, 4000).astype(np.float32)
+    expected = reference(waveform, frontend)
+    # Relative to the loudest band: float32 FFTs differ by their rounding.
+    np.testing.assert_allclose(frontend.mel_power(waveform), expected, atol=2e-5 * expected.max(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("htk", [False, True])
+def test_bank_equals_librosa(htk):
+    expected = librosa.filters.mel(
+        sr=32_000, n_fft=2048, n_mels=128, fmin=20, fmax=15_000, htk=htk, norm=None if htk else "slaney"
+    )
+    np.testing.assert_allclose(mel_bank(32_000, 2048, 128, 20.0, 15_000.0, htk), expected.T, atol=1e-7)
+
+
+def test_silence_and_clicks_are_finite():
+    frontend = LogMel()
+    silence, click = np.zeros(32_000, np.float32), np.zeros(32_000, np.float32)
+    click[16_000] = 1.0
+    features = jax.jit(frontend)(np.stack([silence, click]))
+    assert np.isfinite(features).all()
+    assert features.shape == (2, 101, 128)
+    np.testing.assert_allclose(features[0], (np.log(1e-5) + 4.0) / 4.0, rtol=1e-6)
+    gradient = jax.grad(lambda x: frontend(x).sum())(silence)
+    assert np.isfinite(gradient).all()
+
+
+def test_a_bank_with_empty_filters_names_the_smallest_fft_that_works():
+    def filled(n_fft):
+        return librosa.filters.mel(sr=32_000, n_fft=n_fft, n_mels=128, fmin=20).any(axis=1).all()
+
+    with pytest.warns(UserWarning, match="Empty filters"):
+        assert not filled(512)
+    assert filled(1024)
+    with pytest.raises(FrontendError, match="n_fft=512 and 32000 Hz; the smallest n_fft that works is 1024"):
+        LogMel(n_fft=512, mels=128).mel_power(np.zeros(32_000, np.float32))
+    with pytest.raises(FrontendError, match="fmin=20 and fmax=20000 must be in order, between 0 and 16000 Hz"):
+        LogMel(fmax=20_000.0).mel_power(np.zeros(32_000, np.float32))
+
+
+@hypothesis.settings(max_examples=30, deadline=None)
+@hypothesis.given(size=st.integers(1, 60), hop=st.integers(1, 40), extra=st.integers(0, 200))
+def test_frame_equals_a_loop(size, hop, extra):
+    x = np.arange(size + extra, dtype=np.float32)
+    expected = [x[start : start + size] for start in range(0, len(x) - size + 1, hop)]
+    np.testing.assert_array_equal(frame(x, size, hop), expected)

@@ -1,0 +1,102 @@
+"""Files of torch.save, sound and unsound."""
+
+import io
+import os
+import sys
+
+import numpy as np
+import pytest
+
+from esc_jax.pretrained.checkpoint import PretrainedError
+from esc_jax.pretrained.torch_file import load_torch
+
+
+def saved(value, **options):
+    torch = pytest.importorskip("torch", reason="writes .pt files: pip install torch")
+    buffer = io.BytesIO()
+    torch.save(value, buffer, **options)
+    return buffer.getvalue()
+
+
+class Harmful:
+    """Unpickling this makes a folder, which shows that its code was run."""
+
+    def __init__(self, marker):
+        self.marker = str(marker)
+
+    def __reduce__(self):
+        return os.mkdir, (self.marker,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_nested_dicts_become_arrays(tmp_path, zipped):
+    torch = pytest.importorskip("torch", reason="writes .pt files: pip install torch")
+    value = {
+        "cfg": {"layers": 2, "name": "tiny", "sizes": [1, 2.5, None]},
+        "model": {
+            "half": torch.tensor([1.5, -2.0], dtype=torch.float16),
+            "brain": torch.tensor([[3.0]], dtype=torch.bfloat16),
+            "single": torch.nn.Parameter(torch.arange(6.0).reshape(2, 3).T),
+            "count": torch.tensor(7),
+        },
+        "label_dict": {0: "/m/09x0r"},
+    }
+    path = tmp_path / "nested.pt"
+    path.write_bytes(saved(value, _use_new_zipfile_serialization=zipped))
+    loaded = load_torch(path)
+    assert (loaded["cfg"], loaded["label_dict"]) == (value["cfg"], value["label_dict"])
+    assert [array.dtype for array in loaded["model"].values()] == [np.float32, np.float32, np.float32, np.int64]
+    np.testing.assert_array_equal(loaded["model"]["half"], [1.5, -2.0])
+    np.testing.assert_array_equal(loaded["model"]["single"], np.arange(6.0).reshape(2, 3).T)
+    assert loaded["model"]["count"] == 7
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_file_that_carries_code_is_refused_and_not_run(tmp_path, zipped):
+    path, marker = tmp_path / "harmful.pt", tmp_path / "was_run"
+    path.write_bytes(saved({"model": Harmful(marker)}, _use_new_zipfile_serialization=zipped))
+    with pytest.raises(PretrainedError, match="more than weights"):
+        load_torch(path)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.99])
+def test_truncated(tmp_path, zipped, share):
+    content = saved({"weight": _zeros()}, _use_new_zipfile_serialization=zipped)
+    path = tmp_path / "cut.pt"
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(PretrainedError, match="truncated"):
+        load_torch(path)
+
+
+def _zeros():
+    return pytest.importorskip("torch").zeros(3_000)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 4066513\n", "git lfs pull"),
+        (b"\n<!DOCTYPE html><html>Not found</html>", "web page"),
+        (b"", "empty"),
+    ],
+)
+def test_files_that_are_no_weights_are_named_without_torch(tmp_path, monkeypatch, content, words):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    path = tmp_path / "weights.pt"
+    path.write_bytes(content)
+    with pytest.raises(PretrainedError, match=words) as caught:
+        load_torch(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_file_a_folder_and_no_torch(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for path in (tmp_path / "absent.pt", tmp_path):
+        with pytest.raises(PretrainedError, match="cannot be read"):
+            load_torch(path)
+    path = tmp_path / "weights.pt"
+    path.write_bytes(b"PK\x03\x04 and so on")
+    with pytest.raises(PretrainedError, match="needs torch"):
+        load_torch(path)

@@ -1,0 +1,276 @@
+"""The command line, end to end, on files on disk."""
+
+import csv
+import json
+import pathlib
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from esc_jax.training import checkpoint
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+TINY = "--config=tests/configs/tiny.py"
+
+
+@pytest.fixture(scope="module")
+def done(run, tmp_path_factory):
+    """A finished run of the tiny config: (workdir, what it printed)."""
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    return workdir, run("main", TINY, f"--workdir={workdir}")
+
+
+def weights(workdir):
+    """Every array of a run's newest checkpoint, by item and path."""
+    import jax
+    import orbax.checkpoint as ocp
+
+    folder, step = checkpoint.find(workdir)
+    arrays = {}
+    for item in ("variables", "ema", "optimizer"):
+        with ocp.StandardCheckpointer() as reader:
+            tree = reader.restore(folder / str(step) / item)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            arrays[item + jax.tree_util.keystr(path)] = np.asarray(leaf)
+    return arrays
+
+
+def test_what_a_run_leaves(done):
+    workdir, printed = done
+    found = json.loads((workdir / "results.json").read_text())
+    assert {
+        "config_name", "data", "protocol", "test_selected", "folds", "accuracy", "accuracy_tta", "per_class",
+        "confusion", "parameters", "device", "versions",
+    } <= set(found)  # fmt: skip
+    assert (found["config_name"], found["protocol"], found["test_selected"]) == ("tiny", "holdout", False)
+    fold = found["folds"][0]
+    assert (fold["fold"], fold["total"], fold["epochs"]) == (5, 12, 3)
+    assert fold["accuracy"] == fold["correct"] / 12 == found["accuracy"]["mean"]
+    assert np.array(found["confusion"]).sum() == 12 and np.trace(found["confusion"]) == fold["correct"]
+    for picture in ("confusion_matrix.png", "curves.png"):
+        assert (workdir / picture).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3] and lines[-1]["step"] == 18
+    assert all(np.isfinite(line["loss"]) for line in lines)
+    assert json.loads((workdir / "config.json").read_text())["train"]["epochs"] == 3
+    assert f"accuracy            {100 * fold['accuracy']:.2f} %" in printed.stdout
+
+
+def test_predictions_agree_with_the_counts(done):
+    workdir, _ = done
+    found = json.loads((workdir / "results.json").read_text())
+    with open(workdir / "predictions.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 12 and {r["fold"] for r in rows} == {"5"}
+    assert sum(r["true"] == r["predicted"] for r in rows) == found["folds"][0]["correct"]
+    assert sum(r["true"] == r["predicted_tta"] for r in rows) == found["folds"][0]["correct_tta"]
+    for row in rows:
+        shares = [float(row[c]) for c in found["data"]["classes"]]
+        assert abs(sum(shares) - 1) < 1e-4  # printed with six digits
+        assert found["data"]["classes"][int(np.argmax(shares))] == row["predicted"]
+
+
+def test_a_finished_run_started_again_prints_the_same(done, run):
+    workdir, printed = done
+    again = run("main", TINY, f"--workdir={workdir}")
+    assert again.stdout == printed.stdout
+    evaluated = run("main", TINY, f"--workdir={workdir}", "--mode=evaluate", "--config.eval.batch_size=5")
+    assert evaluated.stdout == printed.stdout
+
+
+def start(environment, workdir, *arguments):
+    command = [sys.executable, "-m", "esc_jax.main", TINY, f"--workdir={workdir}", *arguments]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for_epoch(workdir, epochs, process):
+    path = workdir / "metrics.jsonl"
+    for _ in range(6000):
+        if path.exists() and len(path.read_text().splitlines()) >= epochs:
+            return
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    raise AssertionError(f"no epoch {epochs} in {workdir}")
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_run_goes_on_to_the_same_bits(done, run, environment, tmp_path, how):
+    whole, _ = done
+    workdir = tmp_path / "killed"
+    process = start(environment, workdir)
+    wait_for_epoch(workdir, 1, process)
+    process.send_signal(how)
+    out, _ = process.communicate(timeout=120)
+    if how == signal.SIGTERM:
+        assert process.returncode == 0
+        assert "the same command goes on from there" in out or "accuracy" in out
+    run("main", TINY, f"--workdir={workdir}")
+    expected, found = weights(whole), weights(workdir)
+    assert expected.keys() == found.keys() and len(found) > 30
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    one, other = (
+        [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in (w / "metrics.jsonl").open()]
+        for w in (whole, workdir)
+    )
+    assert one == other
+
+
+def test_protocols_that_select_keep_the_best_and_the_latest(run, tmp_path):
+    run("main", TINY, f"--workdir={tmp_path}/oracle", "--config.protocol=oracle", "--config.optim.lr=0.01")
+    found = json.loads((tmp_path / "oracle/results.json").read_text())
+    assert found["test_selected"]
+    lines = [json.loads(line) for line in (tmp_path / "oracle/metrics.jsonl").open()]
+    best = max(lines, key=lambda line: (line["val_accuracy"], line["step"]))
+    assert found["checkpoint_step"] == best["step"]
+    assert found["accuracy"]["mean"] == best["val_accuracy"]
+    kept = {int(p.name) for p in (tmp_path / "oracle/checkpoints").iterdir() if p.name.isdigit()}
+    assert {best["step"], 18} <= kept <= {best["step"], 18} | {line["step"] for line in lines}
+
+
+MISTAKES = [
+    (["--config.train.epoch=2"], 2, "there is no config.train.epoch; did you mean config.train.epochs?"),
+    (["--config.batch_size=2"], 2, "did you mean config.eval.batch_size or config.train.batch_size?"),
+    (["--config.modle.pretrained=x"], 2, "did you mean config.model.pretrained?"),
+    (["--config.train.epochs=many"], 2, "config.train.epochs=many: the value must be of type int"),
+    (["--config.augment.mixup_probability=8.0"], 2, "mixup_probability=8.0 is out of range: it goes from 0 to 1"),
+    (["--config.data.test_fold=7"], 2, "data.test_fold=7: this data set has folds 1, 2, 3, 4 and 5"),
+    (["--config.protocol=holdoutt"], 2, "choose one of holdout, validation, oracle; did you mean holdout?"),
+    (["--config.data.name=esc5"], 2, "did you mean esc50?"),
+    (["--config.data.dir=/no/such/place", "--config.data.name=esc50"], 2, "/no/such/place does not exist"),
+    (["--config.frontend.mels=400"], 2, "the smallest n_fft that works is"),
+    (["--config.train.batch_size=49"], 2, "there are 48 training clips"),
+    (["--config.optim.schedule=sgdr"], 2, "the schedules are one_cycle, linear, cosine, constant"),
+    (["--config.frontend.std=0.0"], 1, "the loss is nan at step 1; there is no checkpoint yet"),
+    (["--config.optim.lr=1e30"], 2, "config.optim.lr=1e+30 is out of range: it goes from 0 to 100"),
+    (["surplus"], 2, "surplus: unexpected argument"),
+    (["--no_such_flag=1"], 2, "no_such_flag"),
+    (["--config="], 2, "which experiment? Give one as --config=configs/NAME.py"),
+    (["--config=configs/nothing.py"], 2, "configs/nothing.py does not exist"),
+    (["--mode=evaluate"], 1, "no such folder"),
+    (["--config.model.pretrained=weights.pt"], 2, "no published checkpoints are known for model.name=resnet"),
+]
+
+# One process imports, then forks for every mistake: each is a whole run of the command without its start-up.
+FORKS = """
+import json, os, sys
+import esc_jax.main, esc_jax.train, tensorflow_datasets
+results = []
+for arguments in json.load(sys.stdin):
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.dup2(writer, 2)
+        sys.argv = ["esc_jax.main", *arguments]
+        try:
+            esc_jax.main.cli()
+            status = 0
+        except SystemExit as stopped:
+            status = stopped.code or 0
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+            status = 70
+        sys.stderr.flush()
+        os._exit(status)
+    os.close(writer)
+    said = os.fdopen(reader).read()
+    results.append([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said])
+json.dump(results, open(sys.argv[1], "w"))
+"""
+
+
+@pytest.fixture(scope="module")
+def mistakes(done, environment, tmp_path_factory):
+    """Exit status and standard error of every one of MISTAKES."""
+    folder = tmp_path_factory.mktemp("mistakes")
+    commands = [[TINY, f"--workdir={folder}/{i}", *arguments] for i, (arguments, _, _) in enumerate(MISTAKES)]
+    subprocess.run(
+        [sys.executable, "-c", FORKS, str(folder / "results.json")],
+        input=json.dumps(commands), text=True, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    return json.loads((folder / "results.json").read_text())
+
+
+@pytest.mark.parametrize("number", range(len(MISTAKES)), ids=lambda i: " ".join(MISTAKES[i][0]))
+def test_what_a_user_can_get_wrong_is_one_sentence(mistakes, number):
+    _, status, sentence = MISTAKES[number]
+    found, said = mistakes[number]
+    assert sentence in said
+    assert found == status
+    assert "Traceback" not in said
+    assert said.strip().splitlines()[-1].startswith("esc_jax: ")
+
+
+def test_a_batch_that_does_not_divide_over_the_devices(run, tmp_path):
+    failed = run("main", TINY, f"--workdir={tmp_path}/run", "--config.train.batch_size=9", devices=2, check=2)
+    assert "train.batch_size=9 is not divisible by the 2 devices: take 8" in failed.stderr
+
+
+def test_a_workdir_of_another_config_is_left_alone(done, run):
+    workdir, _ = done
+    before = {p: p.stat().st_mtime_ns for p in workdir.rglob("*")}
+    failed = run("main", TINY, f"--workdir={workdir}", "--config.optim.lr=0.5", check=2)
+    assert "holds a run of another config: optim.lr (0.001, now 0.5)" in failed.stderr
+    assert before == {p: p.stat().st_mtime_ns for p in workdir.rglob("*")}
+
+
+def test_a_full_disk_loses_nothing(run, done, tmp_path):
+    whole, _ = done
+    workdir = tmp_path / "full"
+    shutil.copytree(whole, workdir)
+    shutil.rmtree(workdir / "checkpoints")
+    (workdir / "results.json").unlink()
+
+    # No file may grow beyond 20 kB: what a write to a full disk does, for a test without one.
+    def small_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    failed = run("main", TINY, f"--workdir={workdir}", check=1, preexec_fn=small_files)
+    assert "could not write the checkpoint of step 6" in failed.stderr and "Traceback" not in failed.stderr
+    run("main", TINY, f"--workdir={workdir}")
+    expected, found = weights(whole), weights(workdir)
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
+@pytest.fixture
+def corrupt(run, cache, tmp_path):
+    """A copy of the synthetic tree with one file broken and one empty."""
+    run("main", TINY, f"--workdir={tmp_path}/made")
+    made = next(p for p in cache.iterdir() if p.name.startswith("synthetic-") and p.name.endswith("-1-0"))
+    tree = tmp_path / "tree"
+    shutil.copytree(made, tree)
+    files = sorted((tree / "audio").iterdir())
+    files[3].write_bytes(b"no audio")
+    files[7].write_bytes(b"")
+    return tree, [files[3].name, files[7].name]
+
+
+def test_broken_clips_are_named_or_skipped(run, corrupt, tmp_path):
+    tree, bad = corrupt
+    arguments = [TINY, f"--workdir={tmp_path}/run", "--config.data.name=esc50", f"--config.data.dir={tree}"]
+    failed = run("main", *arguments, check=2)
+    assert any(name in failed.stderr for name in bad) and "data.on_bad_clip=skip" in failed.stderr
+    skipped = run("main", *arguments, "--config.data.on_bad_clip=skip")
+    found = json.loads((tmp_path / "run/results.json").read_text())
+    assert sorted(found["data"]["bad_clips"]) == sorted(bad) and found["data"]["clips"] == 58
+    assert "left out: 2 clips that do not decode" in skipped.stdout
+
+
+def test_help_is_quick_because_it_imports_little():
+    code = "import sys; import esc_jax.main; print([m for m in ('jax', 'tensorflow', 'torch') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+    shown = subprocess.run(
+        [sys.executable, "-m", "esc_jax.main", "--helpshort"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert "--workdir" in shown.stdout and "--config" in shown.stdout

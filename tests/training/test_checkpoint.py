@@ -1,0 +1,67 @@
+"""Checkpoints: what is kept, what comes back, what is refused."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from esc_jax.training import checkpoint
+from esc_jax.training import state as states
+
+
+def state_at(step, ema=True):
+    variables = {"params": {"w": jnp.full((3,), float(step))}, "batch_stats": {"m": jnp.ones(2) * step}}
+    return states.create(variables, optax.adam(1e-3), ema).replace(step=jnp.int32(step))
+
+
+def steps_in(folder):
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
+
+
+def test_latest_and_best_are_kept(tmp_path):
+    checkpoints = checkpoint.Checkpoints(tmp_path / "c", select=True)
+    for step, metric in ((1, 0.2), (2, 0.9), (3, 0.5), (4, 0.6)):
+        checkpoints.save(state_at(step), {"name": "x"}, metric)
+    assert steps_in(tmp_path / "c") == [2, 4]
+    assert (checkpoints.latest(), checkpoints.best()) == (4, 2)
+
+
+def test_without_selection_the_latest_is_kept(tmp_path):
+    checkpoints = checkpoint.Checkpoints(tmp_path / "c")
+    for step in (1, 2, 3):
+        checkpoints.save(state_at(step), {})
+    assert steps_in(tmp_path / "c") == [3] and checkpoints.best() == 3
+
+
+@pytest.mark.parametrize("ema", [True, False])
+def test_what_comes_back_is_what_was_saved(tmp_path, ema):
+    checkpoints = checkpoint.Checkpoints(tmp_path / "c")
+    saved = state_at(7, ema)
+    checkpoints.save(saved, {"classes": ["a"]})
+    found = checkpoints.restore(7, state_at(0, ema))
+    assert jax.tree.structure(found) == jax.tree.structure(saved)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(saved), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert checkpoints.meta(7)["classes"] == ["a"]
+    folder, step = checkpoint.find(tmp_path / "c")
+    weights = checkpoint.read_weights(folder, step, saved.weights())
+    np.testing.assert_array_equal(weights["params"]["w"], saved.weights()["params"]["w"])
+
+
+def test_what_cannot_be_read_is_said(tmp_path):
+    with pytest.raises(checkpoint.CheckpointError, match="no such folder"):
+        checkpoint.find(tmp_path / "nothing")
+    with pytest.raises(checkpoint.CheckpointError, match="holds no checkpoint"):
+        checkpoint.find(tmp_path)
+    checkpoint.Checkpoints(tmp_path / "checkpoints").save(state_at(2), {})
+    folder, step = checkpoint.find(tmp_path)
+    assert step == 2
+    with pytest.raises(checkpoint.CheckpointError, match="its weights do not fit the model"):
+        checkpoint.read_weights(folder, step, {"params": {"other": jnp.ones(4)}, "batch_stats": {}})
+    meta = folder / "2" / "meta" / "metadata"
+    meta.write_text(json.dumps(json.loads(meta.read_text()) | {"format": 99}))
+    with pytest.raises(checkpoint.CheckpointError, match="written in format 99"):
+        checkpoint.read_meta(folder, step)

@@ -1,0 +1,144 @@
+"""The training step: the same numbers on any number of devices, and the parts it is made of."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from esc_jax import config as configs
+from esc_jax.data import pipeline
+from esc_jax.models.dropout import Dropout
+from esc_jax.objectives import supervised
+from esc_jax.training import optim, parallel
+from esc_jax.training import state as states
+from esc_jax.training import step as steps
+
+
+@pytest.fixture
+def config():
+    config = configs.defaults("resnet")
+    config.data.sample_rate = 16_000
+    config.data.clip_s = 0.5
+    config.frontend.update(n_fft=512, hop=256, mels=16)
+    config.model.encoder.update(stage_sizes=(1, 1), width=8)
+    config.model.head.dropout = 0.3
+    config.augment.update(
+        roll=1.0, crop_s=0.4, speed_octaves=0.2, gain_db=6.0, noise=0.1, mixup_alpha=0.5, frequency_warp=0.1,
+        time_mask=4, freq_mask=4,
+    )  # fmt: skip
+    config.train.update(batch_size=8, ema=0.9, label_smoothing=0.1)
+    config.optim.clip_norm = 1.0
+    return config
+
+
+def run_steps(config, clips, devices, count, groups=()):
+    from esc_jax import train
+
+    config.optim.groups = groups
+    model, frontend, variables = train.build(config, len(clips.classes))
+    optimizer = optim.build(config.optim, variables["params"], total=count, per_epoch=1)
+    state = states.create(variables, optimizer, ema=True)
+    variables = jax.tree.map(np.array, variables)  # a copy: the state's own is donated
+    step = parallel.mapped(steps.train_step(model, frontend, optimizer, config, len(clips.classes)), devices)
+    batches = pipeline.train_batches(clips, range(len(clips)), config.train.batch_size, seed=0)
+    losses = []
+    for _ in range(count):
+        state, metrics = step(state, next(batches))
+        losses.append(float(metrics["loss"]))
+    return losses, state, variables
+
+
+@pytest.mark.parametrize("mixup_on", ["waveform", "spectrogram"])
+def test_one_and_four_devices_give_the_same_run(config, noise_clips, mixup_on):
+    config.augment.mixup_on = mixup_on
+    one, state_one, _ = run_steps(config, noise_clips, 1, 6)
+    four, state_four, _ = run_steps(config, noise_clips, 4, 6)
+    # Sums over the batch are taken in another order: rounding grows a little with every step.
+    np.testing.assert_allclose(one, four, rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(state_one.ema), jax.tree.leaves(state_four.ema), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-3)
+    assert len(set(one)) == 6
+
+
+def test_a_frozen_part_keeps_its_bits_and_a_slow_one_moves_less(config, noise_clips):
+    _, state, before = run_steps(config, noise_clips, 1, 3, groups=(("encoder/stem/.*", 0.0), ("encoder/.*", 0.01)))
+
+    def moved(path):
+        one, other = before["params"], state.params
+        for key in path.split("/"):
+            one, other = one[key], other[key]
+        return float(jnp.abs(one - other).max())
+
+    assert moved("encoder/stem/kernel") == 0.0
+    assert 0 < moved("encoder/stage1_block1/conv1/kernel") < 0.05 * moved("head/classifier/kernel")
+
+
+def test_a_group_that_matches_nothing_is_refused(config):
+    config.optim.groups = (("encoder/nothing/.*", 0.0),)
+    with pytest.raises(optim.OptimError, match="'encoder/nothing/.\\*' matches no parameter"):
+        optim.build(config.optim, {"encoder": {"stem": jnp.zeros(3)}}, 10, 1)
+    config.optim.groups = (("encoder/(", 0.0),)
+    with pytest.raises(optim.OptimError, match="is not a regular expression"):
+        optim.build(config.optim, {"encoder": {"stem": jnp.zeros(3)}}, 10, 1)
+
+
+def test_adamw_equals_optax_with_the_same_schedule(config):
+    config.optim.update(
+        cycle_momentum=False, schedule="linear", warmup_percent=10.0, lr=0.1, weight_decay=0.2, clip_norm=0.0
+    )
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    ours = optim.build(config.optim, params, total=20, per_epoch=5)
+    rate, _ = optim.schedule(config.optim, 20, 5)
+    plain = optax.adamw(rate, weight_decay=0.2, mask={"kernel": True, "bias": False})
+    a, b = (params, ours.init(params)), (params, plain.init(params))
+    for i in range(5):
+        grads = jax.tree.map(lambda p, i=i: jnp.sin(p + i), params)
+        ua, sa = ours.update(grads, a[1], a[0])
+        with jax.numpy_dtype_promotion("standard"):
+            ub, sb = plain.update(grads, b[1], b[0])
+        a, b = (optax.apply_updates(a[0], ua), sa), (optax.apply_updates(b[0], ub), sb)
+    for key in params:
+        np.testing.assert_allclose(a[0][key], b[0][key], rtol=1e-6)
+
+
+def test_average_of_weights_equals_a_loop():
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal(30).astype(np.float32)
+    average, expected = {"w": jnp.float32(0)}, 0.0
+    for step, value in enumerate(values):
+        average = states.update_ema(average, {"w": value}, jnp.int32(step), 0.8)
+        d = min(0.8, (1 + step) / (10 + step))
+        expected = d * expected + (1 - d) * value
+    np.testing.assert_allclose(average["w"], expected, rtol=1e-5)
+
+
+def test_views_are_rotations_and_the_first_is_the_clip():
+    x = np.random.default_rng(0).standard_normal((2, 100)).astype(np.float32)
+    for k, view in enumerate(steps.tta_views(x, 5)):
+        np.testing.assert_array_equal(view, np.roll(x, 20 * k, axis=1))
+
+
+def test_dropout_has_its_rate_and_keeps_the_mean():
+    x = jnp.ones((64, 1000))
+    found = Dropout(0.3).apply({}, x, train=True, rngs={"dropout": jax.random.key(0)})
+    assert abs(float((found == 0).mean()) - 0.3) < 0.01
+    np.testing.assert_allclose(found[found != 0], 1 / 0.7, rtol=1e-6)
+    assert len(np.unique(np.asarray(found), axis=0)) == 64
+    np.testing.assert_array_equal(Dropout(0.3).apply({}, x, train=False), x)
+
+
+def test_loss_equals_the_formula():
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal((5, 4)).astype(np.float32)
+    target = supervised.targets(jnp.array([0, 1, 2, 3, 0]), 4, 0.1)
+    np.testing.assert_allclose(target.sum(1), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(target[0], [0.925, 0.025, 0.025, 0.025], rtol=1e-6)
+    expected = -(np.asarray(target) * (logits - np.log(np.exp(logits).sum(1, keepdims=True)))).sum(1)
+    np.testing.assert_allclose(supervised.loss(logits, target), expected, rtol=1e-5)
+
+
+def test_batches_that_do_not_divide_are_refused():
+    parallel.check_batch(8)
+    with pytest.raises(parallel.DeviceError, match="train.batch_size=10 is not divisible by the 4 devices: take 8"):
+        parallel.check_batch(10)
