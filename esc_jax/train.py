@@ -76,7 +76,8 @@ def build(config, classes: int):
     model = models.build(config.model, classes, axis_name=parallel.AXIS)
     samples = round((config.augment.crop_s or config.data.clip_s) * config.data.sample_rate)
 
-    @jax.jit
+    # It runs once: optimising its hundreds of random draws costs ten times what it saves.
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def initialise(key: jax.Array) -> dict[str, Any]:
         made = model.init(key, frontend(jnp.zeros((1, samples))))
         return {"params": made["params"], "batch_stats": made.get("batch_stats", {})}
@@ -293,6 +294,9 @@ def evaluate_again(config, workdir: pathlib.Path) -> dict[str, Any]:
     folder, _ = checkpoint.find(workdir)
     checkpoints = checkpoint.Checkpoints(folder, select=config.protocol != "holdout")
     tested, meta = checkpoints.best(), checkpoints.meta(checkpoints.best())
+    if config.model.pretrained:  # the encoder and the frontend are those that the published checkpoint brought
+        with config.unlocked():
+            config.model.encoder, config.frontend = meta["config"]["model"]["encoder"], meta["config"]["frontend"]
     trained = {k: v for k, v in configs.flatten(meta["config"]).items() if not k.startswith("eval.")}
     asked = {k: v for k, v in configs.flatten(config).items() if not k.startswith("eval.")}
     if changed := configs.differences(trained, asked):

@@ -1,0 +1,73 @@
+"""Published weights into a model: strictly, or not at all."""
+
+import jax
+import numpy as np
+import pytest
+
+from esc_jax import config as configs
+from esc_jax import train
+from esc_jax.pretrained import merge, registry
+from esc_jax.pretrained.checkpoint import Pretrained, PretrainedError
+
+
+@pytest.fixture
+def config():
+    config = configs.defaults("resnet")
+    config.data.update(sample_rate=16_000, clip_s=0.5)
+    config.frontend.update(n_fft=512, hop=256, mels=16)
+    config.model.pretrained = "published"
+    return config
+
+
+@pytest.fixture
+def published(config, monkeypatch):
+    """A checkpoint of a small ResNet with three classes, and the registry that reads it."""
+    small = config.copy_and_resolve_references()
+    small.model.encoder.update(stage_sizes=(1,), width=8)
+    small.frontend.mels = 20
+    _, _, variables = train.build(small, 3)
+    arrays = jax.tree.map(lambda a: np.asarray(a) + 1, variables)
+    found = Pretrained(
+        architecture="resnet",
+        options={"stage_sizes": (1,), "width": 8},
+        variables=arrays,
+        head={"name": "linear", "classes": 3},
+        frontend={"name": "log_mel", "mels": 20, "sample_rate": 16_000},
+        labels=("a", "b", "c"),
+    )
+    monkeypatch.setitem(registry.READERS, "resnet", lambda path: found)
+    return found
+
+
+def test_a_run_starts_from_the_checkpoint_and_its_frontend(config, published):
+    adopted, model, frontend, variables = train.start(config, 3)
+    assert adopted.model.encoder.width == 8 and model.encoder.width == 8 and frontend.mels == 20
+    assert frontend.n_fft == 512  # what the checkpoint doesn't say stays the config's
+    for one, other in zip(jax.tree.leaves(variables), jax.tree.leaves(published.variables), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_head_of_other_classes_is_fresh(config, published):
+    _, _, _, variables = train.start(config, 5)
+    assert variables["params"]["head"]["classifier"]["kernel"].shape == (8, 5)
+    np.testing.assert_array_equal(
+        variables["params"]["encoder"]["stem"]["kernel"], published.variables["params"]["encoder"]["stem"]["kernel"]
+    )
+
+
+def test_what_does_not_fit_is_listed(config, published):
+    _, _, variables = train.build(merge.adopt(config, published), 3)
+    encoder = published.variables["params"]["encoder"]
+    encoder["extra"] = encoder.pop("stem")
+    encoder["bn_stem"] = {"scale": np.ones(9), "bias": np.ones(8)}
+    with pytest.raises(PretrainedError) as refused:
+        merge.merge(variables, published)
+    assert "not in the model: extra/kernel" in str(refused.value)
+    assert "not in the checkpoint: stem/kernel" in str(refused.value)
+    assert "of another shape: bn_stem/scale" in str(refused.value)
+
+
+def test_another_sample_rate_is_refused(config, published):
+    config.data.sample_rate = 32_000
+    with pytest.raises(PretrainedError, match="trained at 16000 Hz: set config.data.sample_rate=16000"):
+        merge.adopt(config, published)
