@@ -47,6 +47,7 @@ def test_sixteen_bits_survive():
         (wav(np.zeros((0, 1)), 16_000), "holds no samples"),
         (wav(np.array([0.0, np.nan]), 16_000, subtype="FLOAT"), "samples that are not numbers"),
     ],
+    ids=["empty", "text", "truncated", "no samples", "NaN"],
 )
 def test_bad_files_are_named(tmp_path, content, message):
     path = tmp_path / "bad.wav"
