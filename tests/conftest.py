@@ -10,12 +10,17 @@ FLAGS = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] = f"{FLAGS} --xla_force_host_platform_device_count=4"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
+import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# The same examples in every run: a failure is a change in the code, and everyone sees it.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("repeatable")
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -51,12 +56,13 @@ def run(environment):
     One device, unless `devices` says otherwise; from the repository's root.
     """
 
-    def start(module: str, *arguments: str, devices: int = 1, check: int | None = 0, **options):
+    def start(module: str, *arguments: str, devices: int = 1, check: int = 0, largest_file_kib: int | None = None):
         flags = {"XLA_FLAGS": f"{FLAGS} --xla_force_host_platform_device_count={devices}"}
         command = [sys.executable, "-m", f"esc_jax.{module}", *arguments]
-        done = subprocess.run(command, cwd=ROOT, env=environment | flags, capture_output=True, text=True, **options)
-        if check is not None:
-            assert done.returncode == check, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr[-4000:]}"
+        if largest_file_kib:
+            command = ["bash", "-c", f'ulimit -f {largest_file_kib}; exec "$@"', "limited", *command]
+        done = subprocess.run(command, cwd=ROOT, env=environment | flags, capture_output=True, text=True)
+        assert done.returncode == check, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr[-4000:]}"
         return done
 
     return start

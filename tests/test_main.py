@@ -3,7 +3,6 @@
 import csv
 import json
 import pathlib
-import resource
 import shutil
 import signal
 import subprocess
@@ -230,11 +229,8 @@ def test_a_full_disk_loses_nothing(run, done, tmp_path):
     shutil.rmtree(workdir / "checkpoints")
     (workdir / "results.json").unlink()
 
-    # No file may grow beyond 20 kB: what a write to a full disk does, for a test without one.
-    def small_files():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-
-    failed = run("main", TINY, f"--workdir={workdir}", check=1, preexec_fn=small_files)
+    # No file may grow beyond 20 KiB: what a write to a full disk does, for a test without one.
+    failed = run("main", TINY, f"--workdir={workdir}", check=1, largest_file_kib=20)
     assert "could not write the checkpoint of step 6" in failed.stderr and "Traceback" not in failed.stderr
     run("main", TINY, f"--workdir={workdir}")
     expected, found = weights(whole), weights(workdir)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from esc_jax.models.batch_norm import BatchNorm
 from esc_jax.models.depthwise import depthwise_conv, pointwise_conv
 from esc_jax.models.dropout import positions
+from esc_jax.models.efficientat import round_channels
 from esc_jax.models.encoder import Encoded
 
 _conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -59,12 +60,6 @@ class BlockSpec:
     @property
     def residual(self) -> bool:
         return self.stride == 1 and self.inputs == self.outputs
-
-
-def round_channels(channels: float) -> int:
-    """To the nearest multiple of 8, at least 8, never more than 10 % below."""
-    rounded = max(8, int(channels + 4) // 8 * 8)
-    return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
 def layout(width_coefficient: float, depth_coefficient: float) -> tuple[BlockSpec, ...]:
