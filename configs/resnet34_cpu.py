@@ -3,7 +3,7 @@
     python -m esc_jax.main --config=configs/resnet34_cpu.py --config.data.dir=ESC-50-master --config.data.test_fold=4
 
 An epoch over 800 clips takes about 12 s on two cores of an AMD EPYC (Zen 3), so the schedule 45 to 60 minutes over
-1,200. It has not been run whole yet; 45 epochs of it gave 58.25 % on fold 3 after training on folds 1 and 2 (README.md).
+1,200. It has not been run whole yet; 45 epochs gave 58.25 % on fold 3 after training on folds 1 and 2 (README.md).
 """
 
 from configs import resnet34
