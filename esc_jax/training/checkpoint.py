@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import pathlib
+import time
 from typing import Any
 
 import jax
@@ -62,11 +63,15 @@ class Checkpoints:
         if state.ema is not None:
             items["ema"] = ocp.args.StandardSave(state.ema)
         try:
-            # When a write fails, each of tensorstore's threads prints a traceback of its own.
+            # When a write fails, each of tensorstore's threads prints a traceback of its own, some a little later.
             with contextlib.redirect_stderr(io.StringIO()):
-                self._manager.save(
-                    step, args=ocp.args.Composite(**items), metrics=None if metric is None else {"metric": metric}
-                )
+                try:
+                    self._manager.save(
+                        step, args=ocp.args.Composite(**items), metrics=None if metric is None else {"metric": metric}
+                    )
+                except Exception:
+                    time.sleep(2.0)
+                    raise
         except Exception as error:  # tensorstore and orbax raise a dozen types for a full disk
             last = self.latest()
             kept = f"the last good one is step {last}" if last is not None else "there is none before it"
