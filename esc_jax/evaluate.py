@@ -119,7 +119,7 @@ def write_predictions(path: pathlib.Path, clips: Clips, split: folds.Split, view
     labels = clips.labels[list(split.test)]
     with open(path, "w", newline="") as file:
         writer = csv.writer(file)
-        header = ["clip", "fold", "true", "predicted", "predicted_tta"]
+        header = ["clip", "fold", "source", "true", "predicted", "predicted_tta"]
         writer.writerow([*header, *clips.classes, *(f"{c}_tta" for c in clips.classes if len(views) > 1)])
         for row, index in enumerate(split.test):
             plain, averaged = views[0, row], views.mean(axis=0)[row]
@@ -127,6 +127,7 @@ def write_predictions(path: pathlib.Path, clips: Clips, split: folds.Split, view
                 [
                     clips.filenames[index],
                     clips.folds[index],
+                    clips.sources[index],
                     clips.classes[labels[row]],
                     clips.classes[plain.argmax()],
                     clips.classes[averaged.argmax()],

@@ -1,6 +1,7 @@
 """One run: data, model, loop, checkpoints, evaluation. Read it from top to bottom."""
 
 import functools
+import json
 import pathlib
 import signal
 import time
@@ -12,13 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
+from esc_jax import build
 from esc_jax import config as configs
 from esc_jax import evaluate
 from esc_jax.data import clips as datasets
 from esc_jax.data import folds, pipeline
-from esc_jax.frontends import registry as frontends
-from esc_jax.models import registry as models
-from esc_jax.pretrained import merge
 from esc_jax.training import checkpoint, optim, parallel, writers
 from esc_jax.training import state as states
 from esc_jax.training import step as steps
@@ -55,8 +54,6 @@ def claim_workdir(config, workdir: pathlib.Path) -> None:
     flat = configs.flatten(config)
     path = workdir / "config.json"
     if path.exists():
-        import json
-
         old = configs.flatten(json.loads(path.read_text()))
         if changed := configs.differences(old, flat):
             raise configs.ConfigError(
@@ -65,37 +62,6 @@ def claim_workdir(config, workdir: pathlib.Path) -> None:
             )
     workdir.mkdir(parents=True, exist_ok=True)
     writers.write_json(path, config.to_dict())
-
-
-def build(config, classes: int):
-    """Model and frontend of a config, and the initial variables: (model, frontend, variables).
-
-    Published weights are not read here: see `start`.
-    """
-    frontend = frontends.build(config.frontend, config.data.sample_rate)
-    model = models.build(config.model, classes, axis_name=parallel.AXIS)
-    samples = round((config.augment.crop_s or config.data.clip_s) * config.data.sample_rate)
-
-    # It runs once: optimising its hundreds of random draws costs ten times what it saves.
-    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-    def initialise(key: jax.Array) -> dict[str, Any]:
-        made = model.init(key, frontend(jnp.zeros((1, samples))))
-        return {"params": made["params"], "batch_stats": made.get("batch_stats", {})}
-
-    return model, frontend, initialise(jax.random.key(config.seed))
-
-
-def start(config, classes: int):
-    """As `build`, with the weights of `model.pretrained` where it is set: (config, model, frontend, variables).
-
-    The config returned describes the encoder and frontend that the checkpoint brought.
-    """
-    if not config.model.pretrained:
-        return (config, *build(config, classes))
-    found = merge.read(config.model.name, config.model.pretrained)
-    config = merge.adopt(config, found)
-    model, frontend, variables = build(config, classes)
-    return config, model, frontend, merge.merge(variables, found)
 
 
 def train_and_evaluate(config, workdir: pathlib.Path) -> dict[str, Any]:
@@ -123,7 +89,7 @@ def train_and_evaluate(config, workdir: pathlib.Path) -> dict[str, Any]:
     per_epoch = len(split.train) // batch_size
     total = per_epoch * config.train.epochs
 
-    config, model, frontend, variables = start(config, len(clips.classes))
+    config, model, frontend, variables = build.start(config, len(clips.classes))
     optimizer = optim.build(config.optim, variables["params"], total, per_epoch)
     state = states.create(variables, optimizer, ema=config.train.ema > 0)
     parameters = sum(p.size for p in jax.tree.leaves(state.params))
@@ -288,29 +254,25 @@ def evaluate_again(config, workdir: pathlib.Path) -> dict[str, Any]:
     """Tests the checkpoint of an existing run again, with the config's `eval`, and writes its results anew.
 
     Raises:
-        ConfigError: the run is of another config. CheckpointError: there is no checkpoint.
+        CheckpointError: there is no checkpoint. ConfigError: `config` has another seed, fold or recipe than the run.
     """
     configs.check(config)
-    folder, _ = checkpoint.find(workdir)
-    checkpoints = checkpoint.Checkpoints(folder, select=config.protocol != "holdout")
-    tested, meta = checkpoints.best(), checkpoints.meta(checkpoints.best())
-    if config.model.pretrained:  # the encoder and the frontend are those that the published checkpoint brought
-        with config.unlocked():
-            config.model.encoder, config.frontend = meta["config"]["model"]["encoder"], meta["config"]["frontend"]
-    trained = {k: v for k, v in configs.flatten(meta["config"]).items() if not k.startswith("eval.")}
-    asked = {k: v for k, v in configs.flatten(config).items() if not k.startswith("eval.")}
+    run = build.restore(workdir)
+    asked, trained = configs.flatten(config), configs.flatten(json.loads((workdir / "config.json").read_text()))
+    trained |= {k: v for k, v in asked.items() if k.startswith("eval.")}
     if changed := configs.differences(trained, asked):
         raise configs.ConfigError(f"{workdir} was trained with another config: {'; '.join(changed[:3])}")
+    with run.config.unlocked():
+        run.config.data, run.config.eval = config.data, config.eval
     clips = datasets.load(config.data)
     split = folds.split(
         clips.folds, clips.sources, config.protocol, config.data.test_fold, config.data.drop_leaky_sources
     )
-    model, frontend, variables = build(config, len(clips.classes))
-    weights = checkpoint.read_weights(folder, tested, variables)
     about = {
-        "parameters": sum(p.size for p in jax.tree.leaves(variables["params"])),
-        "epochs": len(meta["progress"]["history"]),
-        "seconds": meta["progress"]["seconds"],
-        "step": tested,
+        "parameters": sum(p.size for p in jax.tree.leaves(run.variables["params"])),
+        "epochs": len(run.meta["progress"]["history"]),
+        "seconds": run.meta["progress"]["seconds"],
+        "step": run.step,
     }
-    return test(config, clips, split, model, frontend, weights, workdir, about, meta["progress"]["history"])
+    history = run.meta["progress"]["history"]
+    return test(run.config, clips, split, run.model, run.frontend, run.variables, workdir, about, history)

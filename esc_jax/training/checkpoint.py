@@ -87,11 +87,9 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def best(self) -> int | None:
-        """Step with the highest metric; the latest where none was recorded."""
+        """Step with the highest metric; the latest where none was recorded, None where there is no checkpoint."""
         self._manager.reload()
-        scores = [(self.meta(step)["metric"], step) for step in self._manager.all_steps()]
-        scores = [(metric, step) for metric, step in scores if metric is not None]
-        return max(scores)[1] if scores else self._manager.latest_step()
+        return find(self.directory)[1] if self._manager.all_steps() else None
 
     def meta(self, step: int) -> dict[str, Any]:
         """The JSON object of a checkpoint."""
@@ -144,12 +142,9 @@ def find(path: str | pathlib.Path) -> tuple[pathlib.Path, int]:
     steps = [int(p.name) for p in folder.iterdir() if p.name.isdigit() and (p / "meta").is_dir()]
     if not steps:
         raise CheckpointError(f"{path}: holds no checkpoint")
-    selected = folder.parent / "results.json"
-    if selected.exists():
-        step = json.loads(selected.read_text()).get("checkpoint_step")
-        if step in steps:
-            return folder, step
-    return folder, max(steps)
+    # As `Checkpoints.best`: what a protocol selected, else the newest.
+    scores = [(metric, step) for step in steps if (metric := read_meta(folder, step)["metric"]) is not None]
+    return folder, max(scores)[1] if scores else max(steps)
 
 
 def read_meta(folder: pathlib.Path, step: int) -> dict[str, Any]:

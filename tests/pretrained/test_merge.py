@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from esc_jax import config as configs
-from esc_jax import train
+from esc_jax import build
 from esc_jax.pretrained import merge, registry
 from esc_jax.pretrained.checkpoint import Pretrained, PretrainedError
 
@@ -25,7 +25,7 @@ def published(config, monkeypatch):
     small = config.copy_and_resolve_references()
     small.model.encoder.update(stage_sizes=(1,), width=8)
     small.frontend.mels = 20
-    _, _, variables = train.build(small, 3)
+    _, _, variables = build.build(small, 3)
     arrays = jax.tree.map(lambda a: np.asarray(a) + 1, variables)
     found = Pretrained(
         architecture="resnet",
@@ -40,7 +40,7 @@ def published(config, monkeypatch):
 
 
 def test_a_run_starts_from_the_checkpoint_and_its_frontend(config, published):
-    adopted, model, frontend, variables = train.start(config, 3)
+    adopted, model, frontend, variables = build.start(config, 3)
     assert adopted.model.encoder.width == 8 and model.encoder.width == 8 and frontend.mels == 20
     assert frontend.n_fft == 512  # what the checkpoint doesn't say stays the config's
     for one, other in zip(jax.tree.leaves(variables), jax.tree.leaves(published.variables), strict=True):
@@ -48,7 +48,7 @@ def test_a_run_starts_from_the_checkpoint_and_its_frontend(config, published):
 
 
 def test_a_head_of_other_classes_is_fresh(config, published):
-    _, _, _, variables = train.start(config, 5)
+    _, _, _, variables = build.start(config, 5)
     assert variables["params"]["head"]["classifier"]["kernel"].shape == (8, 5)
     np.testing.assert_array_equal(
         variables["params"]["encoder"]["stem"]["kernel"], published.variables["params"]["encoder"]["stem"]["kernel"]
@@ -56,7 +56,7 @@ def test_a_head_of_other_classes_is_fresh(config, published):
 
 
 def test_what_does_not_fit_is_listed(config, published):
-    _, _, variables = train.build(merge.adopt(config, published), 3)
+    _, _, variables = build.build(merge.adopt(config, published), 3)
     encoder = published.variables["params"]["encoder"]
     encoder["extra"] = encoder.pop("stem")
     encoder["bn_stem"] = {"scale": np.ones(9), "bias": np.ones(8)}

@@ -33,10 +33,10 @@ def config():
 
 
 def run_steps(config, clips, devices, count, groups=()):
-    from esc_jax import train
+    from esc_jax import build
 
     config.optim.groups = groups
-    model, frontend, variables = train.build(config, len(clips.classes))
+    model, frontend, variables = build.build(config, len(clips.classes))
     optimizer = optim.build(config.optim, variables["params"], total=count, per_epoch=1)
     state = states.create(variables, optimizer, ema=True)
     variables = jax.tree.map(np.array, variables)  # a copy: the state's own is donated
