@@ -6,6 +6,7 @@ here, or in the architecture's own options, does not exist: a mistyped one is re
 
 import difflib
 import json
+import pathlib
 from typing import Any
 
 import ml_collections
@@ -15,6 +16,7 @@ from esc_jax.data import folds
 from esc_jax.data.download import URL
 from esc_jax.frontends import registry as frontends
 from esc_jax.models import registry as models
+from esc_jax.training import writers
 
 
 class ConfigError(ValueError):
@@ -34,8 +36,9 @@ def defaults(model: str, head: str = "linear", frontend: str = "log_mel") -> ml_
             "experiment": "",  # name of the config file; main fills it in
             "seed": 0,
             "protocol": "holdout",
+            "method": "train",  # or "probe": a linear head on the frozen encoder
             "data": {
-                "name": "esc50",  # esc50, esc10, synthetic
+                "name": "esc50",  # esc50, esc10, gtzan, synthetic
                 "dir": "",  # a folder or zip in the layout of ESC-50; empty: download it
                 "url": URL,
                 "cache_dir": "",  # downloads and prepared data; empty: the user's cache
@@ -65,14 +68,25 @@ def defaults(model: str, head: str = "linear", frontend: str = "log_mel") -> ml_
                 "final_div": 1e4,  # one_cycle: first over last
                 "cycle_momentum": True,
                 "groups": (),  # ((regular expression of parameter paths, factor of lr; 0 freezes), …)
+                "layer_decay": 0.0,  # factor of lr from each layer of the encoder to the one before it; 0: off
+                "unfreeze": (),  # ((regular expression of parameter paths, epoch until which they stay), …)
             },
             "train": {
                 "batch_size": 32,
+                "accumulate": 1,  # parts of a device's batch whose gradients are summed, one after the other
                 "epochs": 50,
+                "head_from_probe": False,  # start the head from a linear probe on the encoder as it is
                 "label_smoothing": 0.0,
                 "ema": 0.0,  # decay of the weights' average; 0: off
                 "checkpoint_epochs": 1,
                 "tensorboard": True,
+            },
+            "probe": {
+                "seeds": 1,  # starting points of the solver, which must all end in the same head
+            },
+            "crossval": {
+                "folds": (),  # those to test on; empty: all that the data have
+                "seeds": 1,  # runs per fold: seed, seed + 1, …
             },
             "eval": {
                 "batch_size": 50,
@@ -103,16 +117,21 @@ _RANGES = {
     "optim.b1": (0, 0.9999),
     "optim.b2": (0, 0.999999),
     "optim.clip_norm": (0, 1e6),
+    "optim.layer_decay": (0, 1),
     "train.batch_size": (1, 1 << 20),
+    "train.accumulate": (1, 1 << 20),
     "train.epochs": (1, 1 << 20),
     "train.label_smoothing": (0, 0.99),
     "train.ema": (0, 0.99999),
     "train.checkpoint_epochs": (1, 1 << 20),
+    "probe.seeds": (1, 1000),
+    "crossval.seeds": (1, 1000),
     "eval.batch_size": (1, 1 << 20),
     "eval.tta": (0, 1000),
 }
 _CHOICES = {
     "protocol": folds.PROTOCOLS,
+    "method": ("train", "probe"),
     "data.on_bad_clip": ("error", "skip"),
     "augment.mixup_on": ("waveform", "spectrogram"),
     "model.dtype": ("float32", "bfloat16"),
@@ -154,6 +173,8 @@ def check(config: ml_collections.ConfigDict) -> None:
             near = difflib.get_close_matches(str(flat[key]), choices, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ConfigError(f"config.{key}={flat[key]}: choose one of {', '.join(choices)}{hint}")
+    if (config.train.head_from_probe or config.method == "probe") and config.model.head.name != "linear":
+        raise ConfigError(f"config.model.head.name={config.model.head.name}: a probe fits a linear head")
     if config.optim.lr <= 0:
         raise ConfigError(f"config.optim.lr={config.optim.lr} must be above 0")
     if config.augment.crop_s > config.data.clip_s:
@@ -172,3 +193,15 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     old, new = json.loads(json.dumps(old)), json.loads(json.dumps(new))  # a tuple is a list once it was on disk
     keys = sorted((set(old) | set(new)) - set(LOCATION_KEYS))
     return [f"{k} ({old.get(k)}, now {new.get(k)})" for k in keys if old.get(k) != new.get(k)]
+
+
+def claim(workdir: pathlib.Path, config) -> None:
+    """Makes a workdir this config's own, or raises ConfigError where it is another's."""
+    path = workdir / "config.json"
+    if path.exists() and (changed := differences(flatten(json.loads(path.read_text())), flatten(config))):
+        raise ConfigError(
+            f"{workdir} holds a run of another config: {'; '.join(changed[:3])}{' …' if len(changed) > 3 else ''};"
+            " choose another --workdir"
+        )
+    workdir.mkdir(parents=True, exist_ok=True)
+    writers.write_json(path, config.to_dict())

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 import csv
+import dataclasses
+import json
 import pathlib
 import platform
 from typing import Any
@@ -9,9 +11,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from esc_jax.data import folds, pipeline
+from esc_jax.data import pipeline
 from esc_jax.data.clips import Clips
-from esc_jax.training import metrics
+from esc_jax.data.source import DataError
+from esc_jax.training import metrics, writers
 
 
 def probabilities(
@@ -47,36 +50,69 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
 
 
+@dataclasses.dataclass(frozen=True)
+class Tested:
+    """What one run found on the clips of its test fold.
+
+    Attributes:
+        fold: the test fold.
+        seed: of the run.
+        indices: (n,) of the clips tested.
+        plain: (n, classes) probabilities of the clips as they are.
+        averaged: (n, classes), the mean over the views of test-time augmentation; None without.
+        epochs, seconds: of training, over all restarts.
+    """
+
+    fold: int
+    seed: int
+    indices: np.ndarray
+    plain: np.ndarray
+    averaged: np.ndarray | None
+    epochs: int
+    seconds: float
+
+
+def tested(fold: int, seed: int, indices: Sequence[int], views: np.ndarray, epochs: int, seconds: float) -> Tested:
+    """`Tested` of (views, n, classes) probabilities, the first view being the clip as it is."""
+    averaged = views.mean(axis=0) if len(views) > 1 else None
+    return Tested(fold, seed, np.asarray(indices), views[0], averaged, epochs, seconds)
+
+
 def results(
-    config,
-    clips: Clips,
-    split: folds.Split,
-    views: np.ndarray,
-    *,
-    parameters: int,
-    epochs: int,
-    seconds: float,
-    step: int,
+    config, clips: Clips, parts: Sequence[Tested], split: str, *, parameters: int, step: int | None = None
 ) -> dict[str, Any]:
-    """The object of results.json for one fold.
+    """The object of results.json.
 
     Args:
         config: of the run.
         clips: the data set.
-        split: who trained and who tests.
-        views: (1 or more views, test clips, classes) probabilities; the first view is the clip as it is.
+        parts: a test per fold, and per seed where several ran.
+        split: who trained and who tested, in words.
         parameters: number of them.
-        epochs: trained.
-        seconds: of training, over all restarts.
-        step: of the checkpoint that was tested.
+        step: of the checkpoint that was tested, for a single run.
     """
-    labels = clips.labels[list(split.test)]
-    plain = views[0].argmax(-1)
-    averaged = views.mean(axis=0).argmax(-1)
-    table = metrics.confusion(labels, plain, len(clips.classes))
-    correct, correct_tta = int((plain == labels).sum()), int((averaged == labels).sum())
-    total = len(labels)
-    tta = len(views) > 1
+    tta = all(part.averaged is not None for part in parts)
+    folds, table = [], np.zeros((len(clips.classes),) * 2, np.int64)
+    for part in parts:
+        labels = clips.labels[part.indices]
+        predicted = part.plain.argmax(-1)
+        table += metrics.confusion(labels, predicted, len(clips.classes))
+        correct = int((predicted == labels).sum())
+        correct_tta = int((part.averaged.argmax(-1) == labels).sum()) if tta else None
+        folds.append(
+            {
+                "fold": part.fold,
+                "seed": part.seed,
+                "accuracy": correct / len(labels),
+                "accuracy_tta": correct_tta / len(labels) if tta else None,
+                "correct": correct,
+                "correct_tta": correct_tta,
+                "total": len(labels),
+                "epochs": part.epochs,
+                "seconds": round(part.seconds, 1),
+            }
+        )
+    totals = [f["total"] for f in folds]
     return {
         "config_name": config.experiment,
         "data": {
@@ -86,25 +122,14 @@ def results(
             "fingerprint": clips.fingerprint,
             "sample_rate": clips.sample_rate,
             "bad_clips": clips.bad,
-            "split": split.report(),
+            "split": split,
         },
         "protocol": config.protocol,
         "test_selected": config.protocol == "oracle",
-        "folds": [
-            {
-                "fold": split.test_folds[0],
-                "accuracy": correct / total,
-                "accuracy_tta": correct_tta / total if tta else None,
-                "correct": correct,
-                "correct_tta": correct_tta if tta else None,
-                "total": total,
-                "epochs": epochs,
-                "seconds": round(seconds, 1),
-            }
-        ],
-        "accuracy": metrics.over_folds([correct], [total]),
-        "accuracy_tta": metrics.over_folds([correct_tta], [total]) if tta else None,
-        "tta_views": len(views) if tta else 0,
+        "folds": folds,
+        "accuracy": metrics.over_folds([f["correct"] for f in folds], totals),
+        "accuracy_tta": metrics.over_folds([f["correct_tta"] for f in folds], totals) if tta else None,
+        "tta_views": config.eval.tta if tta else 0,
         "per_class": metrics.per_class(table, clips.classes),
         "confusion": table.tolist(),
         "parameters": parameters,
@@ -114,27 +139,60 @@ def results(
     }
 
 
-def write_predictions(path: pathlib.Path, clips: Clips, split: folds.Split, views: np.ndarray) -> None:
+def write_predictions(path: pathlib.Path, clips: Clips, parts: Sequence[Tested]) -> None:
     """predictions.csv: a row per test clip, with the probabilities of the clip as it is and of the average of views."""
-    labels = clips.labels[list(split.test)]
+    names = clips.classes
+    tta = all(part.averaged is not None for part in parts)
     with open(path, "w", newline="") as file:
         writer = csv.writer(file)
-        header = ["clip", "fold", "source", "true", "predicted", "predicted_tta"]
-        writer.writerow([*header, *clips.classes, *(f"{c}_tta" for c in clips.classes if len(views) > 1)])
-        for row, index in enumerate(split.test):
-            plain, averaged = views[0, row], views.mean(axis=0)[row]
-            writer.writerow(
-                [
-                    clips.filenames[index],
-                    clips.folds[index],
-                    clips.sources[index],
-                    clips.classes[labels[row]],
-                    clips.classes[plain.argmax()],
-                    clips.classes[averaged.argmax()],
-                    *(f"{p:.6g}" for p in plain),
-                    *(f"{p:.6g}" for p in averaged if len(views) > 1),
-                ]
-            )
+        header = ["clip", "fold", "source", "seed", "true", "predicted", "predicted_tta"]
+        writer.writerow([*header, *names, *(f"{name}_tta" for name in names if tta)])
+        for part in parts:
+            averaged = part.averaged if tta else part.plain
+            for index, one, mean in zip(part.indices, part.plain, averaged, strict=True):
+                row = [clips.filenames[index], clips.folds[index], clips.sources[index], part.seed]
+                row += [names[clips.labels[index]], names[one.argmax()], names[mean.argmax()]]
+                writer.writerow([*row, *(f"{p:.6g}" for p in one), *(f"{p:.6g}" for p in mean if tta)])
+
+
+def read_predictions(path: pathlib.Path, clips: Clips) -> Tested:
+    """The `Tested` of a single run's predictions.csv (probabilities to six digits), with its results.json beside it.
+
+    Raises:
+        DataError: it is of other clips or classes.
+    """
+    with open(path, newline="") as file:
+        rows = list(csv.reader(file))
+    header, rows = rows[0], rows[1:]
+    first, count = header.index("predicted_tta") + 1, len(clips.classes)
+    place = {name: index for index, name in enumerate(clips.filenames)}
+    if tuple(header[first : first + count]) != clips.classes or any(row[0] not in place for row in rows):
+        raise DataError(f"{path} is of other data than data.dir holds")
+    numbers = np.array([[float(p) for p in row[first:]] for row in rows])
+    found = json.loads((path.parent / "results.json").read_text())["folds"][0]
+    return Tested(
+        fold=found["fold"],
+        seed=found["seed"],
+        indices=np.array([place[row[0]] for row in rows]),
+        plain=numbers[:, :count],
+        averaged=numbers[:, count:] if numbers.shape[1] > count else None,
+        epochs=found["epochs"],
+        seconds=found["seconds"],
+    )
+
+
+def leave(workdir: pathlib.Path, found: dict[str, Any], clips: Clips, parts: Sequence[Tested], history=()) -> None:
+    """Writes what every run leaves: results.json (last), predictions.csv, confusion_matrix.png, curves.png."""
+    write_predictions(workdir / "predictions.csv", clips, parts)
+    from esc_jax import plots  # matplotlib is slow to import, and nothing before needs it
+
+    tested_folds = sorted({part.fold for part in parts})
+    which = f"fold{'s' if len(tested_folds) > 1 else ''} {', '.join(map(str, tested_folds))}"
+    title = f"{found['config_name']}, {which}: {100 * found['accuracy']['mean']:.2f} %"
+    plots.confusion_matrix(np.array(found["confusion"]), clips.classes, title, workdir / "confusion_matrix.png")
+    if history:
+        plots.curves(history, title, workdir / "curves.png")
+    writers.write_json(workdir / "results.json", found)
 
 
 def summary(found: dict[str, Any]) -> str:
@@ -170,4 +228,42 @@ def summary(found: dict[str, Any]) -> str:
         bad = list(found["data"]["bad_clips"])
         named = ", ".join(bad[:3]) + (" …" if len(bad) > 3 else "")
         lines.append(f"  left out: {len(bad)} clips that do not decode ({named})")
+    return "\n".join(lines)
+
+
+_PROTOCOLS = {
+    "holdout": "Every fold was tested once, at the end, after a number of epochs that was fixed beforehand.",
+    "validation": "The epoch was chosen on one of the training folds; every test fold was tested once, at the end.",
+    "oracle": "The epoch was chosen on the test fold itself (†): these numbers are too good.",
+}
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """The results of a run as a page of Markdown."""
+    tta = found["accuracy_tta"]
+
+    def percent(share: float | None) -> str:
+        return "–" if share is None else f"{100 * share:.2f}"
+
+    mark = " †" if found["test_selected"] else ""
+    lines = [f"# {found['config_name']} on {found['data']['name']}{mark}", "", _PROTOCOLS[found["protocol"]]]
+    lines += [f"{found['data']['split']}.", "", "| fold | seed | accuracy | TTA | correct | minutes |"]
+    lines += ["|---|---|---|---|---|---|"]
+    for fold in found["folds"]:
+        cells = [fold["fold"], fold["seed"], percent(fold["accuracy"]), percent(fold["accuracy_tta"])]
+        cells += [f"{fold['correct']}/{fold['total']}", f"{fold['seconds'] / 60:.1f}"]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    for name, part in (("accuracy", found["accuracy"]), (f"with {found['tta_views']} views", tta)):
+        if part:
+            spread = f" ± {100 * part['std']:.2f} (standard deviation over runs)" if part["std"] is not None else ""
+            low, high = part["ci95"]
+            lines += [
+                "",
+                f"**{name}: {percent(part['mean'])} %**{spread}, 95 % interval {percent(low)} to {percent(high)}",
+            ]
+    lines += ["", f"{found['parameters']:,} parameters; {found['device']}", "", "| class | accuracy | correct |"]
+    lines += ["|---|---|---|"]
+    ranked = sorted(found["per_class"].items(), key=lambda item: (item[1]["accuracy"] or 0.0, item[0]))
+    lines += [f"| {name} | {percent(v['accuracy'])} | {v['correct']}/{v['total']} |" for name, v in ranked]
+    lines += ["", "![confusion matrix](confusion_matrix.png)", ""]
     return "\n".join(lines)

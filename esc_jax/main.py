@@ -1,7 +1,8 @@
-"""Trains, or evaluates, what a config describes.
+"""Trains and tests what a config describes.
 
     python -m esc_jax.main --config=configs/resnet34.py
     python -m esc_jax.main --config=configs/resnet34.py --config.data.dir=ESC-50-master --config.data.test_fold=1
+    python -m esc_jax.main --config=configs/resnet34.py --mode=crossval
 
 Any key of the config can be given on the command line, as --config.part.key=value. The same command started again
 goes on where it was interrupted.
@@ -20,7 +21,12 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a fil
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where the run lives. By default runs/, then the config's name and what is overridden in it."
 )
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "Train and test, or test the run's checkpoint again.")
+_MODE = flags.DEFINE_enum(
+    "mode",
+    "train",
+    ["train", "crossval", "evaluate"],
+    "Train and test; do so for every fold; or test the run's checkpoint again.",
+)
 
 
 def _fail(status: int, sentence: object) -> None:
@@ -94,7 +100,7 @@ def main(argv: list[str]) -> None:
 
     parallel.initialize(prepare.cache_root(config.data.cache_dir) / "compiled")
     from esc_jax import config as configs
-    from esc_jax import evaluate, train
+    from esc_jax import crossval, evaluate, probe, train
     from esc_jax.data.source import DataError
     from esc_jax.frontends.log_mel import FrontendError
     from esc_jax.models.registry import ModelError
@@ -112,15 +118,17 @@ def main(argv: list[str]) -> None:
         parallel.DeviceError,
     )
     try:
-        run = {"train": train.train_and_evaluate, "evaluate": train.evaluate_again}[_MODE.value]
-        found = run(config, workdir)
+        configs.check(config)
+        method = {"train": train.train_and_evaluate, "probe": probe.probe_and_evaluate}[config.method]
+        modes = {"train": method, "crossval": crossval.cross_validate, "evaluate": train.evaluate_again}
+        found = modes[_MODE.value](config, workdir)
     except wrong as error:
         _fail(2, error)
     except CheckpointError as error:
         sys.stderr.write(f"esc_jax: {error}\n")
         sys.stderr.flush()
         os._exit(1)  # the threads of a write that failed would each print a traceback on their way out
-    except train.TrainError as error:
+    except (train.TrainError, crossval.CrossvalError) as error:
         _fail(1, error)
     except OSError as error:
         _fail(1, f"{error.strerror or error}: {error.filename or workdir}")

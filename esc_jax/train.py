@@ -13,9 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from esc_jax import build
+from esc_jax import build, evaluate, probe
 from esc_jax import config as configs
-from esc_jax import evaluate
 from esc_jax.data import clips as datasets
 from esc_jax.data import folds, pipeline
 from esc_jax.training import checkpoint, optim, parallel, writers
@@ -49,21 +48,6 @@ class StopSignal:
             signal.signal(number, handler)
 
 
-def claim_workdir(config, workdir: pathlib.Path) -> None:
-    """Makes the workdir this config's own, or raises where it is another's."""
-    flat = configs.flatten(config)
-    path = workdir / "config.json"
-    if path.exists():
-        old = configs.flatten(json.loads(path.read_text()))
-        if changed := configs.differences(old, flat):
-            raise configs.ConfigError(
-                f"{workdir} holds a run of another config: {'; '.join(changed[:3])}{' …' if len(changed) > 3 else ''};"
-                " choose another --workdir"
-            )
-    workdir.mkdir(parents=True, exist_ok=True)
-    writers.write_json(path, config.to_dict())
-
-
 def train_and_evaluate(config, workdir: pathlib.Path) -> dict[str, Any]:
     """Trains as `config` says, in `workdir`, and tests; goes on where an earlier call was interrupted.
 
@@ -75,7 +59,7 @@ def train_and_evaluate(config, workdir: pathlib.Path) -> dict[str, Any]:
             sentence. Interrupted: SIGTERM or SIGINT came, and the state is saved.
     """
     configs.check(config)
-    parallel.check_batch(config.train.batch_size)
+    parallel.check_batch(config.train.batch_size, config.train.accumulate)
     clips = datasets.load(config.data)
     split = folds.split(
         clips.folds, clips.sources, config.protocol, config.data.test_fold, config.data.drop_leaky_sources
@@ -90,12 +74,13 @@ def train_and_evaluate(config, workdir: pathlib.Path) -> dict[str, Any]:
     total = per_epoch * config.train.epochs
 
     config, model, frontend, variables = build.start(config, len(clips.classes))
+    if config.train.head_from_probe and not (workdir / "checkpoints").exists():
+        variables = probe.with_head(config, clips, split, model, frontend, variables)
     optimizer = optim.build(config.optim, variables["params"], total, per_epoch)
     state = states.create(variables, optimizer, ema=config.train.ema > 0)
-    parameters = sum(p.size for p in jax.tree.leaves(state.params))
     rate, _ = optim.schedule(config.optim, total, per_epoch)
     # Everything that can be wrong with the config has shown itself by now: only now is anything written.
-    claim_workdir(config, workdir)
+    configs.claim(workdir, config)
 
     batches = pipeline.train_batches(
         clips,
@@ -128,14 +113,7 @@ def train_and_evaluate(config, workdir: pathlib.Path) -> dict[str, Any]:
 
     def save(state: states.TrainState, metric: float | None) -> None:
         progress["seconds"] = seconds_before + time.monotonic() - started
-        meta = {
-            "config": config.to_dict(),
-            "classes": list(clips.classes),
-            "sample_rate": clips.sample_rate,
-            "data": clips.fingerprint,
-            "batches": batches.get_state(),
-            "progress": progress,
-        }
+        meta = checkpoint.meta(config, clips, progress, batches.get_state())
         checkpoints.save(state, meta, metric)
 
     def account(number: int, metrics: dict[str, jax.Array]) -> None:
@@ -212,22 +190,8 @@ def train_and_evaluate(config, workdir: pathlib.Path) -> dict[str, Any]:
     tested = checkpoints.best() if selects else step
     if selects and tested != step:
         state = checkpoints.restore(tested, state)
-    found = test(
-        config,
-        clips,
-        split,
-        model,
-        frontend,
-        state.weights(),
-        workdir,
-        {
-            "parameters": parameters,
-            "epochs": config.train.epochs,
-            "seconds": progress["seconds"],
-            "step": tested,
-        },
-        progress["history"],
-    )
+    about = {"epochs": config.train.epochs, "seconds": progress["seconds"], "step": tested}
+    found = test(config, clips, split, model, frontend, state.weights(), workdir, about, progress["history"])
     checkpoints.close()
     return found
 
@@ -238,15 +202,10 @@ def test(config, clips, split, model, frontend, weights, workdir, about: dict[st
     predict = steps.predict_step(model, frontend, views)
     # Views multiply the batch: memory stays what it is without them.
     found_views = evaluate.probabilities(predict, weights, clips, split.test, max(1, config.eval.batch_size // views))
-    found = evaluate.results(config, clips, split, found_views, **about)
-    evaluate.write_predictions(workdir / "predictions.csv", clips, split, found_views)
-    from esc_jax import plots  # matplotlib is slow to import, and nothing before needs it
-
-    title = f"{config.experiment}, fold {split.test_folds[0]}: {100 * found['accuracy']['mean']:.2f} %"
-    plots.confusion_matrix(np.array(found["confusion"]), clips.classes, title, workdir / "confusion_matrix.png")
-    if history:
-        plots.curves(history, title, workdir / "curves.png")
-    writers.write_json(workdir / "results.json", found)
+    part = evaluate.tested(split.test_folds[0], config.seed, split.test, found_views, about["epochs"], about["seconds"])
+    parameters = sum(p.size for p in jax.tree.leaves(weights["params"]))
+    found = evaluate.results(config, clips, [part], split.report(), parameters=parameters, step=about["step"])
+    evaluate.leave(workdir, found, clips, [part], history)
     return found
 
 
@@ -269,7 +228,6 @@ def evaluate_again(config, workdir: pathlib.Path) -> dict[str, Any]:
         clips.folds, clips.sources, config.protocol, config.data.test_fold, config.data.drop_leaky_sources
     )
     about = {
-        "parameters": sum(p.size for p in jax.tree.leaves(run.variables["params"])),
         "epochs": len(run.meta["progress"]["history"]),
         "seconds": run.meta["progress"]["seconds"],
         "step": run.step,

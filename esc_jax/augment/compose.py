@@ -22,6 +22,7 @@ def defaults() -> dict:
         "mixup_alpha": 0.0,  # mix two examples and their labels
         "mixup_probability": 1.0,
         "mixup_on": "waveform",  # or "spectrogram"
+        "mel_jitter": False,  # move the edges of the mel bank from step to step; efficientat_mel has it
         "frequency_warp": 0.0,  # stretch and shift the frequency axis
         "time_mask": 0,  # SpecAugment: widest band, frames
         "freq_mask": 0,  # SpecAugment: widest band, bins

@@ -20,18 +20,20 @@ class BatchNorm(nn.Module):
         epsilon: ε above.
         dtype: of the output. Statistics, and the arithmetic, are float32.
         axis_name: device axis over which the batch's statistics are averaged, or None.
+        scale_init: of γ.
     """
 
     momentum: float = 0.99
     epsilon: float = 1e-5
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """(..., C) → (..., C); with `train`, the batch's own statistics, and "batch_stats" must be mutable."""
         channels = (x.shape[-1],)
-        scale = self.param("scale", nn.initializers.ones, channels)
+        scale = self.param("scale", self.scale_init, channels)
         bias = self.param("bias", nn.initializers.zeros, channels)
         mean_of_all = self.variable("batch_stats", "mean", jnp.zeros, channels)
         var_of_all = self.variable("batch_stats", "var", jnp.ones, channels)

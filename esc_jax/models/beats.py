@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from esc_jax.models.dropout import Dropout, skip_rows
 from esc_jax.models.encoder import Encoded
 from esc_jax.models.hubert import PositionalConv
 
@@ -38,10 +39,9 @@ class Attention(nn.Module):
     dropout: float
     deep_gain: float | None
     dtype: jnp.dtype
-    train: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, bias: jax.Array | None, padding: jax.Array | None) -> jax.Array:
+    def __call__(self, x: jax.Array, bias: jax.Array | None, padding: jax.Array | None, train: bool) -> jax.Array:
         batch, time, channels = x.shape
         size = channels // self.heads
 
@@ -66,7 +66,7 @@ class Attention(nn.Module):
             scores = jnp.where(padding[:, None, None], jnp.finfo(jnp.float32).min, scores)
         weights = nn.softmax(scores, -1)
         self.sow("intermediates", "attention", weights)
-        weights = nn.Dropout(self.dropout, deterministic=not self.train)(weights.astype(self.dtype))
+        weights = Dropout(self.dropout)(weights.astype(self.dtype), train=train)
         mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(batch, time, channels)
         return _dense(channels, self.dtype, "out", self.deep_gain)(mixed)
 
@@ -89,24 +89,21 @@ class Layer(nn.Module):
     attention_dropout: float
     activation_dropout: float
     dtype: jnp.dtype
-    train: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, bias: jax.Array | None, padding: jax.Array | None) -> jax.Array:
+    def __call__(self, x: jax.Array, bias: jax.Array | None, padding: jax.Array | None, train: bool) -> jax.Array:
         def dropout(y, rate):
-            return nn.Dropout(rate, deterministic=not self.train)(y)
+            return Dropout(rate)(y, train=train)
 
         gain = (8 * self.layers) ** -0.25 if self.deep_norm else None
         alpha = (2 * self.layers) ** 0.25 if self.deep_norm else 1.0
-        attention = Attention(
-            self.heads, self.gated, self.attention_dropout, gain, self.dtype, self.train, name="attention"
-        )
+        attention = Attention(self.heads, self.gated, self.attention_dropout, gain, self.dtype, name="attention")
         attention_norm, output_norm = (_norm(self.dtype, name) for name in ("attention_norm", "output_norm"))
         intermediate = _dense(self.width, self.dtype, "intermediate", gain)
         output = _dense(x.shape[-1], self.dtype, "output", gain)
 
         def attend(y):
-            return dropout(attention(y, bias, padding), self.dropout)
+            return dropout(attention(y, bias, padding, train), self.dropout)
 
         def feed_forward(y):
             y = dropout(ACTIVATIONS[self.activation](intermediate(y)), self.activation_dropout)
@@ -182,12 +179,12 @@ class Beats(nn.Module):
         if self.embed_dim != self.encoder_embed_dim:
             x = nn.Dense(self.encoder_embed_dim, kernel_init=_TORCH_INIT, dtype=self.dtype, name="projection")(x)
         self.sow("intermediates", "tokens", x)
-        x = nn.Dropout(self.dropout_input, deterministic=not train)(x)
+        x = Dropout(self.dropout_input)(x, train=train)
         if padding is not None:
             x = jnp.where(padding[..., None], jnp.zeros((), x.dtype), x)
         x = x + PositionalConv(self.conv_pos, self.conv_pos_groups, self.dtype, name="position")(x)
         norm = _norm(self.dtype, "norm")
-        x = nn.Dropout(self.dropout, deterministic=not train)(x if self.layer_norm_first else norm(x))
+        x = Dropout(self.dropout)(x if self.layer_norm_first else norm(x), train=train)
         x = self._layers(x, padding, train)
         x = (norm(x) if self.layer_norm_first else x).astype(jnp.float32)
         return Encoded(_mean(x, padding), x, padding)
@@ -209,7 +206,7 @@ class Beats(nn.Module):
             shape = (self.num_buckets, self.encoder_attention_heads)
             table = self.param("relative_bias", nn.initializers.normal(0.02), shape)
             bias = table[distance_buckets(x.shape[1], self.num_buckets, self.max_distance)].transpose(2, 0, 1)
-        layer = nn.remat(Layer) if self.remat else Layer
+        layer = nn.remat(Layer, static_argnums=(4,)) if self.remat else Layer
         self.sow("intermediates", "hidden", x)
         for i in range(self.encoder_layers):
             x = scale_gradient(x, self.layer_wise_gradient_decay_ratio)
@@ -225,12 +222,10 @@ class Beats(nn.Module):
                 self.attention_dropout,
                 self.activation_dropout,
                 self.dtype,
-                train,
                 name=f"layer_{i}",
-            )(x, bias, padding)
+            )(x, bias, padding, train)
             if train and self.encoder_layerdrop > 0:
-                skip = jax.random.bernoulli(self.make_rng("droppath"), self.encoder_layerdrop, (x.shape[0],))
-                y = jnp.where(skip[:, None, None], x, y)
+                y = skip_rows(self.make_rng("droppath"), self.encoder_layerdrop, x, y)
             x = y
             self.sow("intermediates", "hidden", x)
         return x

@@ -32,3 +32,10 @@ class Dropout(nn.Module):
         keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), positions(len(x)))
         keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - self.rate, x.shape[1:]))(keys)
         return jnp.where(keep, x / (1.0 - self.rate), jnp.zeros_like(x))
+
+
+def skip_rows(key: jax.Array, rate: float, x: jax.Array, y: jax.Array) -> jax.Array:
+    """`y`, but `x` for each row of the batch that a layer is skipped for, with probability `rate` (layer drop)."""
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, positions(len(x)))
+    skip = jax.vmap(lambda key: jax.random.bernoulli(key, rate, (1,) * (x.ndim - 1)))(keys)
+    return jnp.where(skip, x, y)

@@ -4,6 +4,9 @@ Parameters of every model live under `encoder/…` and `head/…`, so that one r
 down or exports either part of any of them.
 """
 
+from collections.abc import Callable
+import contextlib
+
 from flax import linen as nn
 from flax import struct
 import jax
@@ -44,3 +47,21 @@ class Classifier(nn.Module):
     def encode(self, features: jax.Array, *, train: bool = False, padding: jax.Array | None = None) -> Encoded:
         """The encoder alone; the head is not touched."""
         return self.encoder(features, train=train, padding=padding)
+
+
+@contextlib.contextmanager
+def evaluating(chosen: Callable[[str], bool]):
+    """Inside, the modules whose path (`encoder/block3`) is chosen run as in evaluation, and all that is in them.
+
+    Their BatchNorm uses and keeps its running statistics, their dropout is off. `train` is the only Python bool that
+    modules are called with, which is how it is found here.
+    """
+
+    def call(function, args, kwargs, context):
+        if context.method_name == "__call__" and chosen("/".join(context.module.path)):
+            args = tuple(False if a is True else a for a in args)
+            kwargs = {k: False if a is True else a for k, a in kwargs.items()}
+        return function(*args, **kwargs)
+
+    with nn.intercept_methods(call):
+        yield

@@ -10,7 +10,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from esc_jax.models.dropout import Dropout, positions
+from esc_jax.models.dropout import Dropout, skip_rows
 from esc_jax.models.encoder import Encoded
 from esc_jax.models.grouped_conv import grouped_conv1d
 
@@ -135,14 +135,13 @@ class Layer(nn.Module):
     attention_dropout: float
     activation_dropout: float
     dtype: jnp.dtype
-    train: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, padding: jax.Array | None) -> jax.Array:
+    def __call__(self, x: jax.Array, padding: jax.Array | None, train: bool) -> jax.Array:
         def dropout(y, rate):
-            return Dropout(rate)(y, train=self.train)
+            return Dropout(rate)(y, train=train)
 
-        y = Attention(self.heads, self.attention_dropout, self.dtype, name="attention")(x, padding, train=self.train)
+        y = Attention(self.heads, self.attention_dropout, self.dtype, name="attention")(x, padding, train=train)
         x = _norm(self.epsilon, self.dtype, "attention_norm")(x + dropout(y, self.hidden_dropout))
         y = nn.gelu(_dense(self.intermediate_size, self.dtype, "intermediate")(x), approximate=False)
         y = _dense(x.shape[-1], self.dtype, "output")(dropout(y, self.activation_dropout))
@@ -237,7 +236,7 @@ class Hubert(nn.Module):
 
     def _layers(self, x: jax.Array, padding: jax.Array | None, train: bool) -> list[jax.Array]:
         """The input of the first layer and the output of each, (B, frames, C) all of them."""
-        layer = nn.remat(Layer) if self.remat else Layer
+        layer = nn.remat(Layer, static_argnums=(3,)) if self.remat else Layer
         hidden = [x]
         for i in range(self.num_hidden_layers):
             y = layer(
@@ -248,14 +247,10 @@ class Hubert(nn.Module):
                 self.attention_dropout,
                 self.activation_dropout,
                 self.dtype,
-                train,
                 name=f"layer_{i}",
-            )(hidden[-1], padding)
+            )(hidden[-1], padding, train)
             if train and self.layerdrop > 0:
-                # A key per example, from its position in the global batch: the same on any number of devices.
-                keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("droppath"), positions(len(x)))
-                skip = jax.vmap(lambda key: jax.random.bernoulli(key, self.layerdrop, (1, 1)))(keys)
-                y = jnp.where(skip, hidden[-1], y)
+                y = skip_rows(self.make_rng("droppath"), self.layerdrop, hidden[-1], y)
             hidden.append(y)
         return hidden
 

@@ -41,7 +41,9 @@ def defaults(encoder: str, head: str = "linear") -> dict[str, Any]:
     """What a config's `model` starts from."""
     return {
         "name": encoder,
-        "pretrained": "",
+        "pretrained": "",  # a published checkpoint: its file, folder or hub id
+        "keep": (),  # what this config says and not that checkpoint: "encoder.hidden_dropout", "frontend.normalize", …
+        "evaluating": "",  # regular expression of modules that run as in evaluation, though their parameters train
         "encoder": options(ENCODERS[encoder]),
         "head": {"name": head} | options(HEADS[head]),
         "dtype": "float32",

@@ -7,6 +7,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from esc_jax.models.batch_norm import BatchNorm
 from esc_jax.models.encoder import Encoded
 
 # He et al. 2015, fan out: the variance of the gradients stays the same through the blocks.
@@ -25,30 +26,17 @@ class BasicBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         conv = functools.partial(nn.Conv, use_bias=False, kernel_init=_he_init, dtype=self.dtype)
-        norm = functools.partial(batch_norm, train=train, dtype=self.dtype, axis_name=self.axis_name)
+        norm = functools.partial(BatchNorm, momentum=0.9, dtype=self.dtype, axis_name=self.axis_name)
         strides = (self.strides, self.strides)
         y = conv(self.features, (3, 3), strides, padding=1, name="conv1")(x)
-        y = nn.relu(norm("bn1")(y))
+        y = nn.relu(norm(name="bn1")(y, train))
         y = conv(self.features, (3, 3), padding=1, name="conv2")(y)
         # A last scale of zero makes every block the identity at the start (Goyal et al. 2017).
         scale_init = nn.initializers.zeros if self.zero_init else nn.initializers.ones
-        y = norm("bn2", scale_init=scale_init)(y)
+        y = norm(name="bn2", scale_init=scale_init)(y, train)
         if x.shape != y.shape:
-            x = norm("bn_shortcut")(conv(self.features, (1, 1), strides, name="conv_shortcut")(x))
+            x = norm(name="bn_shortcut")(conv(self.features, (1, 1), strides, name="conv_shortcut")(x), train)
         return nn.relu(x + y)
-
-
-def batch_norm(name, *, train, dtype, axis_name, scale_init=nn.initializers.ones) -> nn.BatchNorm:
-    """Batch normalisation with torch's momentum and epsilon, its statistics taken over all devices in training."""
-    return nn.BatchNorm(
-        use_running_average=not train,
-        momentum=0.9,
-        epsilon=1e-5,
-        dtype=dtype,
-        axis_name=axis_name if train else None,
-        scale_init=scale_init,
-        name=name,
-    )
 
 
 class ResNet(nn.Module):
@@ -76,7 +64,8 @@ class ResNet(nn.Module):
         x = nn.Conv(
             self.width, (7, 7), (2, 2), padding=3, use_bias=False, kernel_init=_he_init, dtype=self.dtype, name="stem"
         )(x)
-        x = nn.relu(batch_norm("bn_stem", train=train, dtype=self.dtype, axis_name=self.axis_name)(x))
+        norm = BatchNorm(momentum=0.9, dtype=self.dtype, axis_name=self.axis_name, name="bn_stem")
+        x = nn.relu(norm(x, train))
         x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         for stage, blocks in enumerate(self.stage_sizes):
             for block in range(blocks):

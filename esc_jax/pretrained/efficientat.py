@@ -48,7 +48,7 @@ def read(path: str | os.PathLike) -> Pretrained:
         options={"width_mult": width},
         variables=traverse_util.unflatten_dict(flat),
         head={"name": "mlp", "classes": classes, "width": efficientat.head_width(width), "dropout": 0.2},
-        frontend={"name": "efficientat_mel", **_frontend_options(path.name)},
+        frontend={"name": "efficientat_mel", "sample_rate": 32_000, **_frontend_options(path.name)},
         labels=_labels(path, classes),
     )
 

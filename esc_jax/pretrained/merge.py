@@ -11,6 +11,8 @@ import numpy as np
 from esc_jax.pretrained.checkpoint import Pretrained, PretrainedError
 from esc_jax.pretrained.registry import READERS
 
+_OPTIONAL = {"layer_weights"}  # of HuBERT's weighted layer sum
+
 
 def read(architecture: str, path: str) -> Pretrained:
     """The checkpoint at `path` (or of a hub id), which must be of `architecture`. Raises PretrainedError."""
@@ -22,11 +24,32 @@ def read(architecture: str, path: str) -> Pretrained:
     return READERS[architecture](path)
 
 
+def identify(path: str) -> Pretrained:
+    """The checkpoint at `path` (or of a hub id), of whichever architecture it is. Raises PretrainedError."""
+    refusals = []
+    for architecture, reader in READERS.items():
+        try:
+            return reader(path)
+        except PretrainedError as error:
+            refusals.append(f"as {architecture}: {error}")
+    raise PretrainedError(f"{path} is no checkpoint that is known here ({' '.join(refusals)})")
+
+
+def sample_rate(found: Pretrained, asked: int | None = None) -> int:
+    """Hz that the encoder was trained at, or else what is asked for. Raises PretrainedError where neither says."""
+    rate = found.frontend.get("sample_rate", asked)
+    if rate is None or (asked and asked != rate):
+        said = f"was trained at {rate} Hz" if rate else "was trained at no sample rate: choose one"
+        raise PretrainedError(f"the {found.architecture} checkpoint {said}")
+    return rate
+
+
 def adopt(config, found: Pretrained):
-    """A copy of a config in which the encoder and the frontend are those of the checkpoint.
+    """A copy of a config in which the encoder and the frontend are those of the checkpoint, but for `model.keep`.
 
     Raises:
-        PretrainedError: the config's sample rate is not the one the encoder was trained at.
+        PretrainedError: the config's sample rate is not the one the encoder was trained at, or `model.keep` names
+            something else than an option of the encoder or frontend.
     """
     config = copy.deepcopy(config)
     frontend = dict(found.frontend)
@@ -36,10 +59,18 @@ def adopt(config, found: Pretrained):
             f"config.data.sample_rate={config.data.sample_rate}, and the checkpoint was trained at {rate} Hz:"
             f" set config.data.sample_rate={rate}"
         )
+    same = config.frontend.get("name") == frontend["name"]
+    brought = {"encoder": dict(found.options), "frontend": frontend}
+    ours = {"encoder": config.model.encoder, "frontend": config.frontend if same else {}}
+    for key in config.model.keep:
+        part, _, name = str(key).partition(".")
+        if name not in ours.get(part, {}):
+            known = [f"{part}.{name}" for part, options in ours.items() for name in options if name != "name"]
+            raise PretrainedError(f"config.model.keep: there is no {key} to keep; there are {', '.join(known)}")
+        brought[part].pop(name, None)
     with config.unlocked():
-        config.model.encoder.update(found.options)
-        same = config.frontend.get("name") == frontend["name"]
-        config.frontend = {**config.frontend.to_dict(), **frontend} if same else frontend
+        config.model.encoder.update(brought["encoder"])
+        config.frontend = {**config.frontend.to_dict(), **brought["frontend"]} if same else brought["frontend"]
     return config
 
 
@@ -62,6 +93,8 @@ def merge(variables: Mapping[str, Any], found: Pretrained) -> dict[str, Any]:
     for collection in merged:
         ours = _flat(merged[collection].get("encoder", {}))
         theirs = _flat(found.variables.get(collection, {}).get("encoder", {}))
+        # What the published model has only as an option, and the config switched on, starts as initialised.
+        theirs |= {k: ours[k] for k in _OPTIONAL & (ours.keys() - theirs.keys())}
         surplus, missing = sorted(theirs.keys() - ours.keys()), sorted(ours.keys() - theirs.keys())
         shapes = [k for k in sorted(ours.keys() & theirs.keys()) if ours[k].shape != theirs[k].shape]
         if surplus or missing or shapes:

@@ -127,6 +127,25 @@ class Checkpoints:
         self._manager.close()
 
 
+def meta(config, clips, progress: dict[str, Any], batches: Any = None) -> dict[str, Any]:
+    """The JSON object of a checkpoint: what prediction and resuming need to know beside the arrays.
+
+    Args:
+        config: of the run, with what a published checkpoint brought.
+        clips: the data set.
+        progress: history, sums of the epoch under way, seconds so far.
+        batches: place in the data, of the training iterator.
+    """
+    return {
+        "config": config.to_dict(),
+        "classes": list(clips.classes),
+        "sample_rate": clips.sample_rate,
+        "data": clips.fingerprint,
+        "batches": batches,
+        "progress": progress,
+    }
+
+
 def find(path: str | pathlib.Path) -> tuple[pathlib.Path, int]:
     """The checkpoints folder and step that a path names: a run's workdir, its `checkpoints`, or one step in it.
 

@@ -20,7 +20,7 @@ def path_of(path: tuple) -> str:
     return "/".join(str(getattr(k, "key", getattr(k, "idx", k))) for k in path)
 
 
-def labels(params, groups: Sequence[tuple[str, float]]):
+def labels(params, groups: Sequence[tuple[str, float]], key: str = "groups"):
     """Tree of group numbers as strings, of the first pattern that the whole path matches; "rest" for none.
 
     Raises:
@@ -29,7 +29,7 @@ def labels(params, groups: Sequence[tuple[str, float]]):
     try:
         patterns = [re.compile(pattern) for pattern, _ in groups]
     except re.error as error:
-        raise OptimError(f"optim.groups: {error.pattern!r} is not a regular expression ({error})") from None
+        raise OptimError(f"optim.{key}: {error.pattern!r} is not a regular expression ({error})") from None
     used = set()
 
     def label(path, leaf) -> str:
@@ -43,8 +43,49 @@ def labels(params, groups: Sequence[tuple[str, float]]):
     tree = jax.tree_util.tree_map_with_path(label, params)
     for number, (pattern, _) in enumerate(groups):
         if number not in used:
-            raise OptimError(f"optim.groups: {pattern!r} matches no parameter that an earlier pattern left")
+            raise OptimError(f"optim.{key}: {pattern!r} matches no parameter that an earlier pattern left")
     return tree
+
+
+def frozen(config, params):
+    """Tree of bools: which parameters a group with factor 0 keeps as they are."""
+    if not config.groups:
+        return jax.tree.map(lambda _: False, params)
+    still = {str(number) for number, (_, factor) in enumerate(config.groups) if not float(factor)}
+    return jax.tree.map(lambda label: label in still, labels(params, config.groups))
+
+
+def frozen_modules(config, params) -> frozenset[str]:
+    """Paths of the modules that are frozen whole (`encoder/block3`)."""
+    moving, seen = set(), set()
+    for path, still in jax.tree_util.tree_leaves_with_path(frozen(config, params)):
+        parts = path_of(path).split("/")[:-1]
+        modules = {"/".join(parts[: i + 1]) for i in range(len(parts))}
+        seen |= modules
+        moving |= set() if still else modules
+    return frozenset(seen - moving)
+
+
+def _depth(path: str) -> tuple[int, ...]:
+    """Where in its encoder a parameter lies, in an order: the input, its numbered layers or blocks, what follows."""
+    part = path.split("/")[1]
+    if re.match(r"(stage|block|layer)_?\d", part):
+        return (1, *map(int, re.findall(r"\d+", part)))
+    return (2,) if part in ("last", "top") else (0,)
+
+
+def layer_factors(params, decay: float):
+    """Tree of factors of the learning rate: decayᵏ for the k-th layer of the encoder from its output, 1 for the head.
+
+    The layer next to the head has k = 1 (Bao et al., "BEiT", ICLR 2022); the embedding is the last of all.
+    """
+    paths = jax.tree_util.tree_map_with_path(lambda path, _: path_of(path), params)
+    order = sorted({_depth(path) for path in jax.tree.leaves(paths) if path.startswith("encoder/")})
+
+    def factor(path: str) -> float:
+        return decay ** (len(order) - order.index(_depth(path))) if path.startswith("encoder/") else 1.0
+
+    return jax.tree.map(factor, paths)
 
 
 def _decayed(params):
@@ -84,7 +125,9 @@ def build(config, params, total: int, per_epoch: int) -> optax.GradientTransform
 
     Args:
         config: `optim` of a config. `groups` is a sequence of (regular expression, factor): parameters whose path
-            matches get the learning rate times the factor, and 0 freezes them to the bit.
+            matches get the learning rate times the factor, and 0 freezes them to the bit. `layer_decay` (0 is off)
+            multiplies it by `layer_factors`. `unfreeze` is a sequence of (regular expression, epoch): parameters
+            that stay as they are until then, while the optimizer already averages their gradients.
         params: the parameters, for their paths.
         total: steps of the run.
         per_epoch: steps of an epoch.
@@ -106,12 +149,19 @@ def build(config, params, total: int, per_epoch: int) -> optax.GradientTransform
     groups = tuple((str(pattern), float(factor)) for pattern, factor in config.groups)
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     if not groups:
-        return optax.chain(clip, adamw(1.0))
-    tree = labels(params, groups)
-    members = {str(number): adamw(factor) for number, (_, factor) in enumerate(groups)} | {"rest": adamw(1.0)}
-    frozen = {str(number) for number, (_, factor) in enumerate(groups) if not factor}
-    # The gradient of a frozen part must not count in the norm either.
-    mute = optax.multi_transform(
-        {name: optax.set_to_zero() if name in frozen else optax.identity() for name in members}, tree
-    )
-    return optax.chain(mute, clip, optax.multi_transform(members, tree))
+        chain = [clip, adamw(1.0)]
+    else:
+        members = {str(number): adamw(factor) for number, (_, factor) in enumerate(groups)} | {"rest": adamw(1.0)}
+        chain = [clip, optax.multi_transform(members, labels(params, groups))]
+    # What follows scales finished updates, weight decay included: the same as scaling the learning rate.
+    if config.layer_decay:
+        factors = layer_factors(params, config.layer_decay)
+        chain.append(optax.stateless(lambda updates, _: jax.tree.map(lambda u, f: u * f, updates, factors)))
+    if config.unfreeze:
+        gates = tuple((str(pattern), float(epoch)) for pattern, epoch in config.unfreeze)
+        opened = {
+            str(number): optax.scale_by_schedule(lambda n, at=round(epoch * per_epoch): (n >= at).astype("float32"))
+            for number, (_, epoch) in enumerate(gates)
+        }
+        chain.append(optax.multi_transform(opened | {"rest": optax.identity()}, labels(params, gates, "unfreeze")))
+    return optax.chain(*chain)

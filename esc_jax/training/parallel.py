@@ -40,12 +40,14 @@ def _knows(flag: str) -> bool:
     return False
 
 
-def check_batch(batch_size: int) -> None:
-    """Raises DeviceError where a global batch does not divide over the devices."""
-    if batch_size % jax.device_count():
+def check_batch(batch_size: int, accumulate: int = 1) -> None:
+    """Raises DeviceError where a global batch does not divide over the devices and the parts each takes it in."""
+    count = jax.device_count() * accumulate
+    if batch_size % count:
+        parts = f", each in {accumulate} parts" if accumulate > 1 else ""
         raise DeviceError(
-            f"train.batch_size={batch_size} is not divisible by the {jax.device_count()} devices:"
-            f" take {batch_size - batch_size % jax.device_count() or jax.device_count()}"
+            f"train.batch_size={batch_size} is not divisible by the {jax.device_count()} devices{parts}:"
+            f" take {batch_size - batch_size % count or count}"
         )
 
 

@@ -39,7 +39,8 @@ def create(variables: dict[str, Any], optimizer: optax.GradientTransformation, e
 
 
 def update_ema(average, new, step: jax.Array, decay: float):
-    """a ← d·a + (1 − d)·new with d = min(decay, (1 + step)/(10 + step)): the first steps count less than the rest."""
+    """a ← a + (1 − d)(new − a), d = min(decay, (1 + step)/(10 + step)): the first steps count less than the rest."""
     warm = (1.0 + step.astype(jnp.float32)) / (10.0 + step.astype(jnp.float32))
     d = jnp.minimum(decay, warm)
-    return jax.tree.map(lambda a, n: d * a + (1.0 - d) * n, average, new)
+    # In this form a frozen weight, a = new, stays what it is to the bit.
+    return jax.tree.map(lambda a, n: a + (1.0 - d) * (n - a), average, new)

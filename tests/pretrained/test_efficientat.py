@@ -219,5 +219,5 @@ def test_labels_and_frontend_of_the_file(state_file, tmp_path):
     )
     pretrained = efficientat.read(state_file(state, "mn10_as_hop_15_mAP_463.pt"))
     assert pretrained.labels[3] == "name, 3"
-    assert pretrained.frontend == {"name": "efficientat_mel", "hop": 480}
+    assert pretrained.frontend == {"name": "efficientat_mel", "sample_rate": 32_000, "hop": 480}
     assert efficientat.read(state_file(state, "mn10_as_mels_40_mAP_453.pt")).frontend["bins"] == 40

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from esc_jax import config as configs
 from esc_jax import build
+from esc_jax import config as configs
 from esc_jax.pretrained import merge, registry
 from esc_jax.pretrained.checkpoint import Pretrained, PretrainedError
 

@@ -1,0 +1,189 @@
+"""Frozen encoder → embeddings on disk: one forward pass, resumed where it was interrupted.
+
+    python -m esc_jax.embed --pretrained=mn04_as_mAP_432.pt --data_dir=ESC-50-master --out=embeddings.npz
+    python -m esc_jax.embed --checkpoint=runs/resnet34 --data_dir=ESC-50-master --out=embeddings.npz
+    python -m esc_jax.embed --checkpoint=runs/resnet34 --out=embeddings.npz FILE [FILE …]
+
+OUT.npz holds `embeddings` (rows, D) and of each row `filename` and `start_s`; of a data set also `label`, `fold`,
+`source` and the `classes`, which is what `python -m esc_jax.probe` reads. A data set gives a row per clip; a recording
+a row for every window of the clip length that the encoder was trained on, the last one filled up with silence.
+"""
+
+import argparse
+import hashlib
+import os
+import pathlib
+import sys
+from typing import Any
+
+import numpy as np
+
+
+def digest(frontend, variables, clips, views: int) -> str:
+    """Name of what `of_clips` gives: it changes with the encoder's weights, the frontend, the clips and the views."""
+    import jax
+
+    found = hashlib.sha256(repr((frontend, clips.fingerprint, clips.length, clips.sample_rate, views)).encode())
+    encoder = {name: tree.get("encoder", {}) for name, tree in variables.items()}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(encoder):
+        found.update(jax.tree_util.keystr(path).encode() + np.ascontiguousarray(leaf).tobytes())
+    return found.hexdigest()[:16]
+
+
+def of_clips(
+    model, frontend, variables, clips, folder: pathlib.Path, *, views: int = 1, batch_size: int = 20
+) -> np.ndarray:
+    """(views, N, D) float32 embeddings of every clip, as it is and rotated in time as in test-time augmentation.
+
+    Args:
+        model, frontend, variables: as `build.start` or `build.restore` gives them.
+        clips: the data set.
+        folder: keeps finished parts under the digest of what they were made of, so that the same pass is never made
+            twice, nor begun anew after an interruption.
+        views: 1 for the clips as they are.
+        batch_size: clips at a time, all their views together.
+    """
+    import jax
+    import tqdm
+
+    from esc_jax.data import pipeline
+    from esc_jax.training import step as steps
+
+    folder = folder / digest(frontend, variables, clips, views)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    @jax.jit
+    def encode(variables, audio: jax.Array) -> jax.Array:
+        waveforms = steps.tta_views(steps.to_float(audio), views)
+        features = frontend(waveforms.reshape(-1, waveforms.shape[-1]))
+        found = model.apply(variables, features, method="encode").embedding
+        return found.reshape(views, len(audio), -1)
+
+    def part(start: int) -> pathlib.Path:
+        return folder / f"{start:06d}.npy"
+
+    starts = range(0, len(clips), batch_size)
+    missing = [start for start in starts if not part(start).exists()]
+    indices = [i for start in missing for i in range(start, min(start + batch_size, len(clips)))]
+    batches = pipeline.eval_batches(clips, indices, batch_size)
+    for start in tqdm.tqdm(missing, desc="embedding", unit="batch", leave=False, disable=None):
+        batch = next(batches)
+        found = np.asarray(encode(variables, batch["audio"]))[:, batch["mask"]]
+        partial = part(start).with_suffix(f".{os.getpid()}.partial")
+        with open(partial, "wb") as file:
+            np.save(file, found)
+        os.replace(partial, part(start))
+    return np.concatenate([np.load(part(start)) for start in starts], axis=1)
+
+
+def of_waveform(model, frontend, variables, waveform: np.ndarray, window: int, batch_size: int = 20) -> np.ndarray:
+    """(windows, D) embeddings of a mono waveform at the encoder's rate, cut into windows of `window` samples."""
+    import jax
+
+    @jax.jit
+    def encode(variables, audio: jax.Array) -> jax.Array:
+        return model.apply(variables, frontend(audio), method="encode").embedding
+
+    count = max(1, -(-len(waveform) // window))
+    padded = np.zeros((-(-count // batch_size) * batch_size, window), np.float32)
+    padded.reshape(-1)[: len(waveform)] = waveform
+    found = [np.asarray(encode(variables, rows)) for rows in np.split(padded, len(padded) // batch_size)]
+    return np.concatenate(found)[:count]
+
+
+def _model(options: argparse.Namespace) -> tuple[Any, Any, Any, int, float]:
+    """Model, frontend, variables, sample rate and clip length of --checkpoint or --pretrained."""
+    from esc_jax import build
+    from esc_jax import config as configs
+    from esc_jax.pretrained import merge
+
+    if options.checkpoint:
+        run = build.restore(options.checkpoint)
+        return run.model, run.frontend, run.variables, run.sample_rate, run.clip_s
+    found = merge.identify(options.pretrained)
+    config = configs.defaults(model=found.architecture)
+    config.data.sample_rate = merge.sample_rate(found, options.sample_rate)
+    model, frontend, variables = build.build(merge.adopt(config, found), 1)
+    return model, frontend, merge.merge(variables, found), config.data.sample_rate, config.data.clip_s
+
+
+def _write(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    with open(partial, "wb") as file:
+        np.savez(file, **arrays)
+    os.replace(partial, path)
+
+
+def _embed(options: argparse.Namespace) -> str:
+    """Does what the command line asks; returns what to say."""
+    from esc_jax import config as configs
+    from esc_jax.data import audio, prepare
+    from esc_jax.data import clips as datasets
+    from esc_jax.training import parallel
+
+    parallel.initialize(prepare.cache_root() / "compiled")
+    model, frontend, variables, rate, clip_s = _model(options)
+    out = pathlib.Path(options.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if options.data_dir:
+        data = configs.defaults("resnet").data
+        data.dir, data.name, data.sample_rate, data.clip_s = options.data_dir, options.data_name, rate, clip_s
+        clips = datasets.load(data)
+        found = of_clips(model, frontend, variables, clips, prepare.cache_root() / "embeddings")[0]
+        arrays = {
+            "label": clips.labels,
+            "fold": np.array(clips.folds),
+            "source": np.array(clips.sources),
+            "filename": np.array(clips.filenames),
+            "start_s": np.zeros(len(clips)),
+            "classes": np.array(clips.classes),
+        }
+    else:
+        rows, names, starts = [], [], []
+        for file in options.files:
+            waveform = audio.load(pathlib.Path(file).read_bytes(), rate, name=file)
+            rows.append(of_waveform(model, frontend, variables, waveform, round(clip_s * rate)))
+            names += [file] * len(rows[-1])
+            starts += [clip_s * i for i in range(len(rows[-1]))]
+        found = np.concatenate(rows)
+        arrays = {"filename": np.array(names), "start_s": np.array(starts)}
+    _write(out, {"embeddings": found} | arrays)
+    return f"{out}: {found.shape[0]} embeddings of {found.shape[1]} numbers\n"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        "python -m esc_jax.embed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--checkpoint", help="workdir of a run")
+    source.add_argument("--pretrained", help="a published checkpoint: its file, folder or hub id")
+    parser.add_argument("--sample_rate", type=int, help="Hz, for published encoders that were not trained at one")
+    parser.add_argument("--data_dir", help="a data set in the layout of ESC-50, folder or zip")
+    parser.add_argument("--data_name", default="esc50", help="what it is (default: %(default)s)")
+    parser.add_argument("--out", required=True, help="the .npz file to write")
+    parser.add_argument("files", nargs="*", help="recordings")
+    options = parser.parse_args(argv)
+    if bool(options.files) == bool(options.data_dir):
+        parser.error("give either --data_dir or files")
+
+    from esc_jax.data.audio import AudioError
+    from esc_jax.data.source import DataError
+    from esc_jax.frontends.log_mel import FrontendError
+    from esc_jax.models.registry import ModelError
+    from esc_jax.pretrained.checkpoint import PretrainedError
+    from esc_jax.training.checkpoint import CheckpointError
+
+    try:
+        sys.stdout.write(_embed(options))
+    except (AudioError, DataError, FrontendError, ModelError, PretrainedError, CheckpointError) as error:
+        sys.stderr.write(f"esc_jax: {error}\n")
+        sys.exit(2)
+    except OSError as error:
+        sys.stderr.write(f"esc_jax: {error.strerror or error}: {error.filename or options.out}\n")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""What fine-tuning freezes, slows down, opens late or takes in parts, on one training step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from esc_jax import build
+from esc_jax import config as configs
+from esc_jax.data import pipeline
+from esc_jax.training import optim, parallel
+from esc_jax.training import state as states
+from esc_jax.training import step as steps
+
+
+def resnet():
+    config = configs.defaults("resnet")
+    config.data.update(sample_rate=16_000, clip_s=0.5)
+    config.frontend.update(n_fft=512, hop=256, mels=16)
+    config.model.encoder.update(stage_sizes=(1, 1), width=8, zero_init=False)
+    config.train.update(batch_size=8, ema=0.9)
+    return config
+
+
+def hubert():
+    """Transformer layers with dropout; no running statistics."""
+    config = configs.defaults("hubert", frontend="raw")
+    config.data.update(sample_rate=16_000, clip_s=0.5)
+    config.model.encoder.update(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, conv_dim=(8, 8),
+        conv_kernel=(10, 5), conv_stride=(8, 8), num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2,
+        hidden_dropout=0.5,
+    )  # fmt: skip
+    config.train.update(batch_size=8)
+    return config
+
+
+def train(config, clips, count, devices=1):
+    """(variables before, state after, losses) of `count` steps."""
+    model, frontend, variables = build.build(config, len(clips.classes))
+    optimizer = optim.build(config.optim, variables["params"], total=count, per_epoch=2)
+    state = states.create(variables, optimizer, ema=config.train.ema > 0)
+    before = jax.tree.map(np.array, variables)
+    step = parallel.mapped(steps.train_step(model, frontend, optimizer, config, len(clips.classes)), devices)
+    batches = pipeline.train_batches(clips, range(len(clips)), config.train.batch_size, seed=0)
+    losses = []
+    for _ in range(count):
+        state, metrics = step(state, next(batches))
+        losses.append(float(metrics["loss"]))
+    return before, state, losses
+
+
+def moved(before, after):
+    """Largest change by path, over parameters or statistics."""
+    flat = zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True)
+    return {optim.path_of(path): float(np.abs(old - new).max()) for (path, old), new in flat}
+
+
+def test_frozen_is_frozen_to_the_bit_statistics_and_average_included(noise_clips):
+    config = resnet()
+    config.optim.groups = (("encoder/(stem|bn_stem|stage1).*", 0.0),)
+    before, state, _ = train(config, noise_clips, 3)
+    for kind, now in (("params", state.params), ("batch_stats", state.batch_stats)):
+        for found in (moved(before[kind], now), moved(before[kind], state.ema[kind])):
+            for path, change in found.items():
+                still = path.startswith(("encoder/stem", "encoder/bn_stem", "encoder/stage1"))
+                assert (change == 0) == still, (kind, path, change)
+
+
+def test_a_frozen_layer_has_no_dropout(noise_clips):
+    config = hubert()
+    model, frontend, variables = build.build(config, 3)
+    features = frontend(jnp.asarray(noise_clips.read(range(4)), jnp.float32))
+
+    def losses(pattern, groups):
+        config.model.evaluating, config.optim.groups = pattern, groups
+        loss = steps._loss(model, config, variables["params"])
+        target = jax.nn.one_hot(jnp.arange(4) % 3, 3)
+        keys = (jax.random.key(1), jax.random.key(2))
+        return [float(loss(variables["params"], {}, features, target, key)[0]) for key in keys]
+
+    plain = losses("", ())
+    assert plain[0] != plain[1]
+    assert len(set(losses("encoder", ()))) == 1
+    assert len(set(losses("", (("encoder/.*", 0.0),)))) == 1
+    assert len(set(losses("encoder/layer_.", ()))) == 2  # what is before the layers still drops
+
+
+def test_evaluating_modules_train_their_parameters_on_the_running_statistics(noise_clips):
+    config = resnet()
+    config.model.evaluating = "encoder/.*bn.*|encoder/.*norm"
+    before, state, _ = train(config, noise_clips, 3)
+    assert set(moved(before["batch_stats"], state.batch_stats).values()) == {0.0}
+    assert min(moved(before["params"], state.params).values()) > 0
+
+
+def test_layer_factors_fall_from_the_head_to_the_input():
+    params = {
+        "head": {"kernel": 0},
+        "encoder": {"stem": {"kernel": 0}, "norm": 0, "block2": {"a": 0}, "block10": {"a": 0}, "last": {"b": 0}},
+    }
+    found = optim.layer_factors(params, 0.5)
+    assert found == {
+        "head": {"kernel": 1.0},
+        "encoder": {
+            "stem": {"kernel": 0.5**4}, "norm": 0.5**4, "block2": {"a": 0.5**3}, "block10": {"a": 0.5**2},
+            "last": {"b": 0.5},
+        },
+    }  # fmt: skip
+
+
+def test_layer_decay_and_groups_multiply(noise_clips):
+    """Adam's first step is the learning rate times the sign of the gradient, whatever its size."""
+    config = resnet()
+    config.optim.update(schedule="constant", warmup_percent=-1.0, weight_decay=0.0, lr=1e-3, layer_decay=0.5)
+    config.optim.groups = (("encoder/stage2.*", 0.1),)
+    before, state, _ = train(config, noise_clips, 1)
+    found = moved(before["params"], state.params)
+    for path, factor in (("head/classifier/kernel", 1), ("encoder/stage2_block1/conv1/kernel", 0.05),
+                         ("encoder/stage1_block1/conv1/kernel", 0.25), ("encoder/stem/kernel", 0.125)):  # fmt: skip
+        assert found[path] == pytest.approx(1e-3 * factor, rel=1e-2), path
+
+
+def test_unfreezing_waits_for_its_epoch(noise_clips):
+    config = resnet()
+    config.optim.update(schedule="constant", warmup_percent=-1.0, lr=1e-2)
+    config.optim.unfreeze = (("encoder/stem/.*", 1.0), ("encoder/.*", 2.0))
+    for count, awake in ((2, ()), (4, ("encoder/stem/kernel",)), (5, None)):  # two steps are an epoch
+        before, state, _ = train(config, noise_clips, count)
+        for path, change in moved(before["params"], state.params).items():
+            expected = path.startswith("head") or awake is None or path in awake
+            assert (change > 0) == expected, (count, path)
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch(noise_clips):
+    config = hubert()
+    config.model.encoder.update(hidden_dropout=0.0, attention_dropout=0.0, activation_dropout=0.0)
+    _, whole, losses = train(config, noise_clips, 3)
+    for parts, devices in ((4, 1), (2, 2)):
+        config.train.accumulate = parts
+        _, state, found = train(config, noise_clips, 3, devices)
+        np.testing.assert_allclose(found, losses, rtol=1e-5)  # sums in another order
+        # Adam divides by the root of a mean of squares that is next to nothing for some weights.
+        for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(state.params), strict=True):
+            np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_a_batch_that_does_not_divide_into_its_parts_is_refused():
+    parallel.check_batch(8, 2)
+    with pytest.raises(parallel.DeviceError, match="batch_size=12 is not divisible by the 4 devices, each in 2 parts"):
+        parallel.check_batch(12, 2)
