@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from esc_jax import statistics
 from esc_jax.data import pipeline
 from esc_jax.data.clips import Clips
 from esc_jax.data.source import DataError
@@ -78,6 +79,21 @@ def tested(fold: int, seed: int, indices: Sequence[int], views: np.ndarray, epoc
     return Tested(fold, seed, np.asarray(indices), views[0], averaged, epochs, seconds)
 
 
+def over_folds(hits: Sequence[np.ndarray], recordings: Sequence[Sequence[str]]) -> dict[str, object]:
+    """`mean` and `std` (n − 1) of the accuracy over runs, and its 95 % interval by bootstrap over source recordings.
+
+    std is None for one run: nothing varies there.
+
+    Args:
+        hits: of each run (a fold, with a seed), (n,) whether its clips are right.
+        recordings: (n,) what they were cut from.
+    """
+    shares = np.array([np.mean(run) for run in hits])
+    std = float(shares.std(ddof=1)) if len(shares) > 1 else None
+    found = statistics.accuracy_interval(np.concatenate(hits), np.concatenate(recordings))
+    return {"mean": float(shares.mean()), "std": std, "ci95": [found.low, found.high]}
+
+
 def results(
     config, clips: Clips, parts: Sequence[Tested], split: str, *, parameters: int, step: int | None = None
 ) -> dict[str, Any]:
@@ -93,12 +109,14 @@ def results(
     """
     tta = all(part.averaged is not None for part in parts)
     folds, table = [], np.zeros((len(clips.classes),) * 2, np.int64)
+    hits, hits_tta = [], []
     for part in parts:
         labels = clips.labels[part.indices]
         predicted = part.plain.argmax(-1)
         table += metrics.confusion(labels, predicted, len(clips.classes))
-        correct = int((predicted == labels).sum())
-        correct_tta = int((part.averaged.argmax(-1) == labels).sum()) if tta else None
+        hits.append(predicted == labels)
+        hits_tta.append(part.averaged.argmax(-1) == labels if tta else None)
+        correct, correct_tta = int(hits[-1].sum()), int(hits_tta[-1].sum()) if tta else None
         folds.append(
             {
                 "fold": part.fold,
@@ -112,7 +130,7 @@ def results(
                 "seconds": round(part.seconds, 1),
             }
         )
-    totals = [f["total"] for f in folds]
+    recordings = [[clips.sources[i] for i in part.indices] for part in parts]
     return {
         "config_name": config.experiment,
         "data": {
@@ -127,8 +145,8 @@ def results(
         "protocol": config.protocol,
         "test_selected": config.protocol == "oracle",
         "folds": folds,
-        "accuracy": metrics.over_folds([f["correct"] for f in folds], totals),
-        "accuracy_tta": metrics.over_folds([f["correct_tta"] for f in folds], totals) if tta else None,
+        "accuracy": over_folds(hits, recordings),
+        "accuracy_tta": over_folds(hits_tta, recordings) if tta else None,
         "tta_views": config.eval.tta if tta else 0,
         "per_class": metrics.per_class(table, clips.classes),
         "confusion": table.tolist(),

@@ -1,4 +1,4 @@
-"""Prepares a data set in the ESC-50 layout as TFDS ArrayRecord files, once per sample rate.
+"""Prepares a data set in the layout of ESC-50 or GTZAN as TFDS ArrayRecord files, once per sample rate.
 
     python -m esc_jax.data.prepare --source=ESC-50-master --sample_rate=32000
 
@@ -14,7 +14,10 @@ import shutil
 import subprocess
 import sys
 
-from esc_jax.data.source import DataError, Source
+from esc_jax.data.gtzan import TfdsTracks, Tracks
+from esc_jax.data.source import DataError, Source, open_source
+
+AnySource = Source | Tracks | TfdsTracks
 
 
 def cache_root(cache_dir: str = "") -> pathlib.Path:
@@ -25,12 +28,12 @@ def cache_root(cache_dir: str = "") -> pathlib.Path:
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "esc_jax"
 
 
-def _tfds_dir(source: Source, cache_dir: str, on_bad_clip: str) -> pathlib.Path:
+def _tfds_dir(source: AnySource, cache_dir: str, on_bad_clip: str) -> pathlib.Path:
     suffix = "-skip" if on_bad_clip == "skip" else ""
     return cache_root(cache_dir) / "prepared" / (source.fingerprint + suffix)
 
 
-def prepared_dir(source: Source, sample_rate: int, cache_dir: str = "", on_bad_clip: str = "error") -> pathlib.Path:
+def prepared_dir(source: AnySource, sample_rate: int, cache_dir: str = "", on_bad_clip: str = "error") -> pathlib.Path:
     """Folder of the prepared data set; prepares it first, in a process of its own, where that was not done.
 
     Args:
@@ -56,7 +59,7 @@ def prepared_dir(source: Source, sample_rate: int, cache_dir: str = "", on_bad_c
     return found[-1]
 
 
-def _prepare(source: Source, sample_rate: int, cache_dir: str, on_bad_clip: str) -> None:
+def _prepare(source: AnySource, sample_rate: int, cache_dir: str, on_bad_clip: str) -> None:
     try:
         # Quiet before the import: TensorFlow announces devices and instruction sets that don't matter here.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -77,7 +80,7 @@ def _prepare(source: Source, sample_rate: int, cache_dir: str, on_bad_clip: str)
     name = esc50_dataset_builder.config_name(sample_rate)
     for leftover in (target / "esc50" / name).glob("incomplete.*"):  # of a preparation that was killed
         shutil.rmtree(leftover, ignore_errors=True)
-    builder = esc50_dataset_builder.Builder(config=name, data_dir=target, source=source.path, on_bad_clip=on_bad_clip)
+    builder = esc50_dataset_builder.Builder(config=name, data_dir=target, source=source, on_bad_clip=on_bad_clip)
     sys.stderr.write(f"Preparing {len(source.rows)} clips at {sample_rate} Hz in {builder.data_path}\n")
     try:
         builder.download_and_prepare(
@@ -92,7 +95,7 @@ def _prepare(source: Source, sample_rate: int, cache_dir: str, on_bad_clip: str)
 def main() -> None:
     """Prepares, or exits with 1 and one sentence."""
     parser = argparse.ArgumentParser("python -m esc_jax.data.prepare", description=__doc__.splitlines()[0])
-    parser.add_argument("--source", required=True, help="folder or zip in the layout of ESC-50")
+    parser.add_argument("--source", required=True, help="folder or zip in the layout of ESC-50 or GTZAN")
     parser.add_argument("--sample_rate", type=int, default=32_000, help="Hz to resample to (default: %(default)s)")
     parser.add_argument(
         "--cache_dir", default="", help="where prepared data sets are kept; the user's cache by default"
@@ -100,7 +103,7 @@ def main() -> None:
     parser.add_argument("--on_bad_clip", choices=("error", "skip"), default="error", help="for files that don't decode")
     options = parser.parse_args()
     try:
-        _prepare(Source(options.source), options.sample_rate, options.cache_dir, options.on_bad_clip)
+        _prepare(open_source(options.source), options.sample_rate, options.cache_dir, options.on_bad_clip)
     except DataError as error:
         sys.stdout.write(f"{error}\n")
         sys.exit(1)

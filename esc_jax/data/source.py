@@ -45,6 +45,8 @@ class Source:
         DataError: no such path, not in this layout, a column or an audio file is missing, a row cannot be read.
     """
 
+    layout = "esc50"
+
     def __init__(self, path: str | os.PathLike):
         self.path = pathlib.Path(path).expanduser().resolve()
         self._zip = None
@@ -120,9 +122,26 @@ class Source:
             return self._zip.read(self._root + name)
         return (self.path / self._root / name).read_bytes()
 
+    def where(self, row: Row) -> str:
+        """What to call a row's file in errors."""
+        return f"audio/{row.filename}"
+
     def read(self, row: Row) -> bytes:
         """The bytes of a clip's audio file."""
         try:
             return self._bytes(f"audio/{row.filename}")
         except (OSError, zipfile.BadZipFile, RuntimeError):
             return b""  # unreadable is treated as empty: the decoder names the file
+
+
+def open_source(path: str | os.PathLike):
+    """The data set at `path`, in whichever layout it is: `Source`, or one with its attributes. Raises DataError."""
+    from esc_jax.data import gtzan  # which imports this module
+
+    root = pathlib.Path(path).expanduser()
+    if not root.is_dir() or (root / _CSV).is_file() or any(root.glob(f"*/{_CSV}")):
+        return Source(root)
+    try:
+        return gtzan.open_tracks(root)
+    except DataError as error:
+        raise DataError(f"{error}; nor is it in the layout of ESC-50: it holds no {_CSV}") from None

@@ -3,8 +3,8 @@
 import hypothesis
 from hypothesis import strategies as st
 import numpy as np
-import scipy.stats
 
+from esc_jax import evaluate
 from esc_jax.training import metrics
 
 
@@ -22,15 +22,14 @@ def test_confusion_and_per_class_equal_a_loop(pairs):
         assert found[name]["accuracy"] == (sum(pair == (i, i) for pair in pairs) / total if total else None)
 
 
-@hypothesis.given(total=st.integers(1, 2000), share=st.floats(0, 1))
-def test_wilson_equals_scipy(total, share):
-    correct = round(share * total)
-    expected = scipy.stats.binomtest(correct, total).proportion_ci(0.95, method="wilson")
-    np.testing.assert_allclose(metrics.wilson(correct, total), (expected.low, expected.high), atol=1e-6)
-
-
-def test_over_folds():
-    found = metrics.over_folds([8, 6], [10, 10])
-    assert found["mean"] == 0.7
-    np.testing.assert_allclose(found["std"], np.std([0.8, 0.6], ddof=1))
-    assert metrics.over_folds([8], [10])["std"] is None
+def test_over_folds_counts_recordings_and_not_clips():
+    one, two = np.array([True, True, True, False]), np.array([True, False])
+    found = evaluate.over_folds([one, two], [["a", "a", "b", "c"], ["d", "e"]])
+    assert found["mean"] == (0.75 + 0.5) / 2
+    np.testing.assert_allclose(found["std"], np.std([0.75, 0.5], ddof=1))
+    low, high = found["ci95"]
+    assert low <= 4 / 6 <= high
+    assert evaluate.over_folds([one], [list("abcd")])["std"] is None
+    # Ten clips of each of four recordings say hardly more than four clips.
+    many, few = np.repeat(one, 10), evaluate.over_folds([one], [list("abcd")])["ci95"]
+    np.testing.assert_allclose(evaluate.over_folds([many], [np.repeat(list("abcd"), 10)])["ci95"], few)

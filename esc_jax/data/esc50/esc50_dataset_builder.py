@@ -1,4 +1,4 @@
-"""ESC-50 as a TFDS data set: one config per sample rate, one split per fold.
+"""ESC-50, or GTZAN's tracks, as a TFDS data set: one config per sample rate, one split per fold.
 
     import tensorflow_datasets as tfds
     import esc_jax.data.esc50
@@ -11,17 +11,17 @@ import collections
 from concurrent import futures
 import json
 import os
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from esc_jax.data import audio
-from esc_jax.data.source import Row, Source
+from esc_jax.data.source import Row, open_source
 
 SAMPLE_RATES = (16_000, 22_050, 32_000, 44_100, 48_000)
 
-_HOMEPAGE = "https://github.com/karolpiczak/ESC-50"
-_CITATION = """\
+_ESC50 = """\
 @inproceedings{piczak2015esc,
   title = {{ESC}: Dataset for Environmental Sound Classification},
   author = {Piczak, Karol J.},
@@ -30,6 +30,30 @@ _CITATION = """\
   year = {2015},
   doi = {10.1145/2733373.2806390}
 }"""
+_GTZAN = """\
+@article{tzanetakis2002musical,
+  title = {Musical Genre Classification of Audio Signals},
+  author = {Tzanetakis, George and Cook, Perry},
+  journal = {IEEE Transactions on Speech and Audio Processing},
+  volume = {10},
+  number = {5},
+  pages = {293--302},
+  year = {2002},
+  doi = {10.1109/TSA.2002.800560}
+}"""
+# What TFDS tells of the data, by layout.
+_ABOUT = {
+    "esc50": {
+        "description": "Environmental sounds: 2,000 clips of five seconds, 50 classes, five folds.",
+        "homepage": "https://github.com/karolpiczak/ESC-50",
+        "citation": _ESC50,
+        "license": "CC BY-NC 3.0; the ESC-10 part CC BY 3.0",
+    },
+    "gtzan": {
+        "description": "Music: 1,000 tracks of thirty seconds, 10 genres, five folds of our own.",
+        "citation": _GTZAN,
+    },
+}
 
 
 class BadClipsError(ValueError):
@@ -42,10 +66,10 @@ def config_name(sample_rate: int) -> str:
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-    """ESC-50, or any data set in its layout: mono 16-bit clips at one sample rate.
+    """ESC-50, or any data set in its layout or in GTZAN's: mono 16-bit clips at one sample rate.
 
     Args:
-        source: a folder or zip in the official layout; TFDS's manual_dir where it is not given.
+        source: a folder or zip, or what `open_source` made of it; TFDS's manual_dir where it is not given.
         on_bad_clip: "error" refuses a file that does not decode; "skip" leaves it out, and lists it in
             `bad_clips.json` in the prepared folder.
         **kwargs: TFDS's own.
@@ -59,10 +83,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         for rate in SAMPLE_RATES
     ]
 
-    def __init__(self, *, source: str | os.PathLike | None = None, on_bad_clip: str = "error", **kwargs):
-        self._source_path, self._on_bad_clip = source, on_bad_clip
+    def __init__(self, *, source: Any = None, on_bad_clip: str = "error", **kwargs):
+        self._on_bad_clip = on_bad_clip
         # Classes belong to the data, not to the code: ESC-50, its subsets and its look-alikes share this builder.
-        self._source = Source(source) if source else None
+        self._source = open_source(source) if isinstance(source, (str, os.PathLike)) else source
         kwargs.setdefault("file_format", "array_record")  # random access, and readable without TensorFlow
         super().__init__(**kwargs)
 
@@ -75,10 +99,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         labels = {"names": list(self._source.categories)} if self._source else {"num_classes": 50}
         return tfds.core.DatasetInfo(
             builder=self,
-            description="Environmental sounds: 2,000 clips of five seconds, 50 classes, five folds.",
-            homepage=_HOMEPAGE,
-            citation=_CITATION,
-            license="CC BY-NC 3.0; the ESC-10 part CC BY 3.0",
+            **_ABOUT[self._source.layout if self._source else "esc50"],
             features=tfds.features.FeaturesDict(
                 {
                     # Raw bytes: a list of integers would be decoded one by one, a thousand times slower.
@@ -95,7 +116,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
-        self._source = self._source or Source(dl_manager.manual_dir)
+        self._source = self._source or open_source(dl_manager.manual_dir)
         by_fold = collections.defaultdict(list)
         for row in self._source.rows:
             by_fold[row.fold].append(row)
@@ -104,7 +125,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _load(self, row: Row) -> np.ndarray | audio.AudioError:
         try:
-            return audio.to_int16(audio.load(self._source.read(row), self.sample_rate, name=f"audio/{row.filename}"))
+            return audio.to_int16(audio.load(self._source.read(row), self.sample_rate, name=self._source.where(row)))
         except audio.AudioError as error:
             return error
 
