@@ -1,5 +1,6 @@
 """A config's model and frontend, with weights: drawn at random, published, or those of a finished run."""
 
+from collections.abc import Sequence
 import copy
 import dataclasses
 import functools
@@ -35,18 +36,19 @@ def build(config, classes: int) -> tuple[Classifier, Any, dict[str, Any]]:
     return model, frontend, initialise(jax.random.key(config.seed))
 
 
-def start(config, classes: int):
+def start(config, classes: Sequence[str]):
     """As `build`, with the weights of `model.pretrained` where it is set: (config, model, frontend, variables).
 
     The config returned describes the encoder and frontend that the checkpoint brought; the one given is left alone.
+    `classes` are the names, in the order of the logits.
     """
     config = copy.deepcopy(config)
     if not config.model.pretrained:
-        return (config, *build(config, classes))
+        return (config, *build(config, len(classes)))
     found = merge.read(config.model.name, config.model.pretrained)
     config = merge.adopt(config, found)
-    model, frontend, variables = build(config, classes)
-    return config, model, frontend, merge.merge(variables, found)
+    model, frontend, variables = build(config, len(classes))
+    return config, model, frontend, merge.merge(variables, found, classes)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -159,7 +159,7 @@ def probe_and_evaluate(config, workdir: pathlib.Path, tested: Sequence[int] | No
         for fold in tested or [config.data.test_fold]
     }
     original = config
-    config, model, frontend, variables = build.start(config, len(clips.classes))
+    config, model, frontend, variables = build.start(config, clips.classes)
     configs.claim(workdir, original)
     views = max(1, config.eval.tta)
     cache = prepare.cache_root(config.data.cache_dir) / "embeddings"

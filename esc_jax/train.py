@@ -73,7 +73,7 @@ def train_and_evaluate(config, workdir: pathlib.Path) -> dict[str, Any]:
     per_epoch = len(split.train) // batch_size
     total = per_epoch * config.train.epochs
 
-    config, model, frontend, variables = build.start(config, len(clips.classes))
+    config, model, frontend, variables = build.start(config, clips.classes)
     if config.train.head_from_probe and not (workdir / "checkpoints").exists():
         variables = probe.with_head(config, clips, split, model, frontend, variables)
     optimizer = optim.build(config.optim, variables["params"], total, per_epoch)

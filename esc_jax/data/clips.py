@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import functools
 import json
+import os
 import pathlib
 
 import numpy as np
@@ -110,36 +111,56 @@ class Clips:
         )
 
 
+def _index(folder: pathlib.Path, builder) -> list[dict]:
+    """What every record says beside its audio, sorted by file name, with its split, place and number of samples.
+
+    Records can only be read whole, so that this costs a pass over all of the audio: once, then it lies beside them.
+    """
+    import tensorflow_datasets as tfds
+
+    path = folder / "index.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    found = []
+    for name in sorted(builder.info.splits):
+        light = builder.as_data_source(split=name, decoders={"audio": tfds.decode.SkipDecoding()})
+        for start in range(0, len(light), 64):  # never the audio of a whole fold in memory
+            places = range(start, min(start + 64, len(light)))
+            for place, record in zip(places, light.__getitems__(list(places)), strict=True):
+                texts = {key: record[key].decode() for key in ("filename", "source")}
+                numbers = {key: int(record[key]) for key in ("label", "fold")}
+                samples = len(record["audio"]) // 2  # bytes of int16
+                found.append({**texts, **numbers, "samples": samples, "split": name, "place": place})
+    # Records lie shuffled by their key's hash: an order of our own does not depend on how they were written.
+    found.sort(key=lambda record: record["filename"])
+    partial = path.with_name(f"index.json.{os.getpid()}.partial")
+    try:
+        partial.write_text(json.dumps(found))
+        os.replace(partial, path)
+    except OSError:  # a folder that may not be written to: the next start reads the records again
+        partial.unlink(missing_ok=True)
+    return found
+
+
 def _open_with_samples(folder: pathlib.Path, length: int, fingerprint: str) -> tuple[Clips, list[int]]:
     """The clips of a prepared data set, and how many samples each has before `read` cuts or pads it."""
     import tensorflow_datasets as tfds  # a second: only those pay who read data
 
     builder = tfds.builder_from_directory(folder)
-    meta, readers = [], []
-    for name in sorted(builder.info.splits):
-        reader = builder.as_data_source(split=name)
-        light = builder.as_data_source(split=name, decoders={"audio": tfds.decode.SkipDecoding()})
-        for start in range(0, len(light), 64):  # the audio is the bulk of a record: never a whole fold in memory
-            for record in light.__getitems__(list(range(start, min(start + 64, len(light))))):
-                record["samples"] = len(record.pop("audio")) // 2  # bytes of int16
-                meta.append(record)
-        readers.extend((reader, i) for i in range(len(reader)))
-    if not meta:
+    readers = {name: builder.as_data_source(split=name) for name in builder.info.splits}
+    index = _index(folder, builder)
+    if not index:
         raise DataError("no clip of the data set could be decoded")
-    # Records lie shuffled by their key's hash: an order of our own does not depend on how they were written.
-    order = sorted(range(len(meta)), key=lambda i: meta[i]["filename"])
-    meta, readers = [meta[i] for i in order], [readers[i] for i in order]
 
-    def fetch(index: int) -> np.ndarray:
-        reader, i = readers[index]
-        return reader[i]["audio"]
+    def fetch(i: int) -> np.ndarray:
+        return readers[index[i]["split"]][index[i]["place"]]["audio"]
 
     bad = folder / "bad_clips.json"
     clips = Clips(
-        labels=np.array([m["label"] for m in meta], np.int32),
-        folds=tuple(int(m["fold"]) for m in meta),
-        sources=tuple(m["source"].decode() for m in meta),
-        filenames=tuple(m["filename"].decode() for m in meta),
+        labels=np.array([record["label"] for record in index], np.int32),
+        folds=tuple(record["fold"] for record in index),
+        sources=tuple(record["source"] for record in index),
+        filenames=tuple(record["filename"] for record in index),
         classes=tuple(builder.info.features["label"].names),
         sample_rate=int(builder.info.metadata["sample_rate"]),
         length=length,
@@ -147,7 +168,7 @@ def _open_with_samples(folder: pathlib.Path, length: int, fingerprint: str) -> t
         bad=json.loads(bad.read_text()) if bad.exists() else {},
         fetch=fetch,
     )
-    return clips, [m["samples"] for m in meta]
+    return clips, [record["samples"] for record in index]
 
 
 def _open_prepared(folder: pathlib.Path, length: int, fingerprint: str) -> Clips:

@@ -1,6 +1,6 @@
 """Published weights into a model: strictly, or not at all."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import copy
 from typing import Any
 
@@ -78,12 +78,14 @@ def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
     return {"/".join(path): leaf for path, leaf in traverse_util.flatten_dict(dict(tree)).items()}
 
 
-def merge(variables: Mapping[str, Any], found: Pretrained) -> dict[str, Any]:
-    """`variables` with the encoder of the checkpoint; its head too, where that has the same shapes.
+def merge(variables: Mapping[str, Any], found: Pretrained, classes: Sequence[str] = ()) -> dict[str, Any]:
+    """`variables` with the encoder of the checkpoint; its head too, where that tells the same classes apart.
 
     Args:
         variables: {"params": {"encoder", "head"}, "batch_stats"}, as the model initialises them.
         found: what a reader gave.
+        classes: of the model, in the order of its logits. A published head with the same ones is put in this order;
+            without published labels, or without `classes`, the same shapes are enough.
 
     Raises:
         PretrainedError: an array of the checkpoint has no place, a parameter of the encoder no array, or a shape
@@ -106,8 +108,12 @@ def merge(variables: Mapping[str, Any], found: Pretrained) -> dict[str, Any]:
             merged[collection]["encoder"] = traverse_util.unflatten_dict(filled)
     ours = _flat(merged["params"]["head"])
     theirs = _flat(found.variables["params"].get("head", {}))
+    if found.labels and classes:
+        order = [found.labels.index(name) for name in classes if name in found.labels]
+        if len(order) != len(classes) or len(order) != len(found.labels):
+            return merged
+        theirs = {k: np.asarray(v)[..., order] if k.startswith("classifier/") else v for k, v in theirs.items()}
     if {k: v.shape for k, v in ours.items()} == {k: np.shape(v) for k, v in theirs.items()}:
-        merged["params"]["head"] = traverse_util.unflatten_dict(
-            {tuple(k.split("/")): jnp.asarray(v) for k, v in theirs.items()}
-        )
+        filled = {tuple(k.split("/")): jnp.asarray(v) for k, v in theirs.items()}
+        merged["params"]["head"] = traverse_util.unflatten_dict(filled)
     return merged

@@ -60,6 +60,13 @@ def test_a_killed_preparation_is_done_again(tree, tmp_path):
     assert len(found) == len(tree.rows) and found.classes == tree.categories
     assert not list(folder.parent.glob("incomplete*"))
     assert list(found.filenames) == sorted(r.filename for r in tree.rows)
+    rows = {r.filename: r for r in tree.rows}
+    again = clips._open_prepared(folder, 48_000, "x")  # from the index that the first opening left
+    for one in (found, again):
+        for i, name in enumerate(one.filenames):
+            row = rows[name]
+            assert (one.folds[i], one.labels[i], one.sources[i]) == (row.fold, row.target, row.src_file)
+    np.testing.assert_array_equal(again.read(range(len(again))), found.read(range(len(found))))
 
 
 def test_a_rate_that_is_not_offered(tree, tmp_path):

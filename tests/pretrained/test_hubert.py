@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from esc_jax import config as configs
+from esc_jax.build import start
 from esc_jax.frontends.raw import Raw
 from esc_jax.models import heads
 from esc_jax.models.encoder import Classifier
@@ -261,3 +263,17 @@ def test_a_pytorch_bin_is_the_same_checkpoint(directory):
     torch.save({name: torch.tensor(a) for name, a in arrays.items()}, directory / "pytorch_model.bin")
     (directory / "model.safetensors").unlink()
     assert_equal_trees(hubert.read(directory).variables, expected)
+
+
+def test_a_layer_sum_can_be_switched_on_for_a_checkpoint_without(tmp_path):
+    options = OPTIONS | {"weighted_layer_sum": False}
+    model = Classifier(Hubert(**options), heads.Projected(3, 8))
+    hubert.write(tmp_path / "model", random_variables(model), options, LABELS, FRONTEND | {"normalize": False})
+    config = configs.defaults("hubert", "projected", "raw")
+    config.data.update(sample_rate=16_000, clip_s=0.1)
+    config.model.head.width = 8
+    config.model.pretrained = str(tmp_path / "model")
+    config.model.encoder.weighted_layer_sum = True
+    config.model.keep = ("encoder.weighted_layer_sum", "frontend.normalize")
+    _, _, frontend, variables = start(config, LABELS)
+    assert frontend.normalize and variables["params"]["encoder"]["layer_weights"].shape == (3,)

@@ -40,7 +40,7 @@ def published(config, monkeypatch):
 
 
 def test_a_run_starts_from_the_checkpoint_and_its_frontend(config, published):
-    adopted, model, frontend, variables = build.start(config, 3)
+    adopted, model, frontend, variables = build.start(config, "abc")
     assert adopted.model.encoder.width == 8 and model.encoder.width == 8 and frontend.mels == 20
     assert frontend.n_fft == 512  # what the checkpoint doesn't say stays the config's
     for one, other in zip(jax.tree.leaves(variables), jax.tree.leaves(published.variables), strict=True):
@@ -48,7 +48,7 @@ def test_a_run_starts_from_the_checkpoint_and_its_frontend(config, published):
 
 
 def test_a_head_of_other_classes_is_fresh(config, published):
-    _, _, _, variables = build.start(config, 5)
+    _, _, _, variables = build.start(config, "abcde")
     assert variables["params"]["head"]["classifier"]["kernel"].shape == (8, 5)
     np.testing.assert_array_equal(
         variables["params"]["encoder"]["stem"]["kernel"], published.variables["params"]["encoder"]["stem"]["kernel"]
@@ -71,3 +71,38 @@ def test_another_sample_rate_is_refused(config, published):
     config.data.sample_rate = 32_000
     with pytest.raises(PretrainedError, match="trained at 16000 Hz: set config.data.sample_rate=16000"):
         merge.adopt(config, published)
+
+
+def test_a_published_head_is_put_in_the_order_of_our_classes(config, published):
+    kernel = published.variables["params"]["head"]["classifier"]["kernel"]
+    head = build.start(config, "cab")[3]["params"]["head"]["classifier"]
+    np.testing.assert_array_equal(head["kernel"], kernel[:, [2, 0, 1]])
+    other = build.start(config, "abd")[3]["params"]["head"]["classifier"]  # as many classes, but others
+    assert not np.array_equal(other["kernel"], kernel)
+
+
+def test_what_the_config_keeps_stands_against_the_checkpoint(config, published):
+    config.model.keep = ("frontend.mels", "encoder.zero_init")
+    published.options["zero_init"] = True
+    config.model.encoder.zero_init = False
+    adopted = merge.adopt(config, published)
+    assert adopted.frontend.mels == 16 and not adopted.model.encoder.zero_init and adopted.model.encoder.width == 8
+    config.model.keep = ("encoder.colour",)
+    with pytest.raises(PretrainedError, match="there is no encoder.colour to keep; there are encoder.stage_sizes"):
+        merge.adopt(config, published)
+
+
+def test_the_checkpoint_says_what_it_is_and_its_rate(published, monkeypatch):
+    def refuse(path):
+        raise PretrainedError("not mine.")
+
+    for name in registry.READERS:
+        if name != "resnet":
+            monkeypatch.setitem(registry.READERS, name, refuse)
+    assert merge.identify("somewhere") is published
+    assert merge.sample_rate(published) == 16_000
+    with pytest.raises(PretrainedError, match="trained at 16000 Hz"):
+        merge.sample_rate(published, 8_000)
+    monkeypatch.setitem(registry.READERS, "resnet", refuse)
+    with pytest.raises(PretrainedError, match="somewhere is no checkpoint that is known here .as beats: not mine"):
+        merge.identify("somewhere")

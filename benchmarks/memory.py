@@ -1,0 +1,111 @@
+"""Peak memory and time of a training step and of prediction, of any config, in any type.
+
+    python benchmarks/memory.py configs/beats_finetune.py
+    python benchmarks/memory.py configs/beats_finetune.py --dtype=bfloat16 --batch_size=16 --accumulate=4
+
+Weights are drawn at random and clips are noise. Each measurement is a process of its own, and its peak the process's:
+on CPU everything it has held (interpreter, weights, optimizer, activations, XLA's own copies), on an accelerator what
+was allocated on the device. The time is that of the second step, after compilation.
+"""
+
+import argparse
+import importlib.util
+import json
+import pathlib
+import resource
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def _config(options: argparse.Namespace):
+    sys.path.insert(0, str(ROOT))
+    spec = importlib.util.spec_from_file_location("config", options.config)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    config.model.dtype = options.dtype
+    config.train.batch_size = options.batch_size or config.train.batch_size
+    config.train.accumulate = options.accumulate or config.train.accumulate
+    return config
+
+
+def _peak_gib() -> float:
+    import jax
+
+    stats = jax.devices()[0].memory_stats() or {}
+    # Linux counts the resident set in KiB.
+    return stats.get("peak_bytes_in_use", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024) / 2**30
+
+
+def measure(options: argparse.Namespace) -> dict:
+    """Runs two steps of `options.what`, "train" or "predict"; the figures."""
+    config = _config(options)
+    from esc_jax.training import parallel
+
+    parallel.initialize()
+    import jax
+    import numpy as np
+
+    from esc_jax import build
+    from esc_jax.training import optim
+    from esc_jax.training import state as states
+    from esc_jax.training import step as steps
+
+    model, frontend, variables = build.build(config, 50)
+    rng = np.random.default_rng(0)
+    rows, samples = config.train.batch_size, round(config.data.clip_s * config.data.sample_rate)
+    audio = (3000 * rng.standard_normal((rows, samples))).astype(np.int16)
+    if options.what == "train":
+        optimizer = optim.build(config.optim, variables["params"], total=100, per_epoch=10)
+        step = parallel.mapped(steps.train_step(model, frontend, optimizer, config, 50))
+        state = states.create(variables, optimizer, ema=config.train.ema > 0)
+        batch = {"audio": audio, "label": rng.integers(0, 50, rows).astype(np.int32)}
+    else:
+        predict = steps.predict_step(model, frontend)
+    seconds = []
+    for _ in range(2):
+        started = time.perf_counter()
+        if options.what == "train":
+            state, found = step(state, batch)
+        else:
+            found = predict(variables, audio)
+        jax.block_until_ready(found)
+        seconds.append(time.perf_counter() - started)
+    return {
+        "config": pathlib.Path(options.config).stem,
+        "what": options.what,
+        "dtype": options.dtype,
+        "batch": f"{rows}" + (f" in {config.train.accumulate} parts" if config.train.accumulate > 1 else ""),
+        "parameters": sum(p.size for p in jax.tree.leaves(variables["params"])),
+        "peak_gib": round(_peak_gib(), 2),
+        "seconds": round(seconds[1], 2),
+    }
+
+
+def main() -> None:
+    """The command line: a Markdown table of train and predict."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--batch_size", type=int, default=0, help="the config's by default")
+    parser.add_argument("--accumulate", type=int, default=0, help="the config's by default")
+    parser.add_argument("--what", choices=("train", "predict"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.what:
+        sys.stdout.write(json.dumps(measure(options)) + "\n")
+        return
+    lines = []
+    for what in ("predict", "train"):
+        command = [sys.executable, __file__, *sys.argv[1:], f"--what={what}"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        lines.append(json.loads(done.stdout.splitlines()[-1]))
+    sys.stdout.write(f"| {' | '.join(lines[0])} |\n|{'---|' * len(lines[0])}\n")
+    for line in lines:
+        sys.stdout.write(f"| {' | '.join(str(value) for value in line.values())} |\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Embeddings and probes from the command line, and what they leave behind."""
+
+import csv
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from esc_jax import build, embed
+from esc_jax import config as configs
+from esc_jax.data import clips as datasets
+
+TINY = "--config=tests/configs/tiny.py"
+
+
+@pytest.fixture(scope="module")
+def probed(run, tmp_path_factory):
+    """A cross-validated probe of a random encoder: (workdir, what it printed)."""
+    workdir = tmp_path_factory.mktemp("probe") / "run"
+    arguments = ("--config.method=probe", "--config.probe.seeds=2", "--mode=crossval", f"--workdir={workdir}")
+    return workdir, run("main", TINY, *arguments)
+
+
+def predictions(workdir):
+    with open(workdir / "predictions.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_fold_is_tested_once_by_the_head_it_chose(probed):
+    workdir, printed = probed
+    found = json.loads((workdir / "results.json").read_text())
+    assert [f["fold"] for f in found["folds"]] == [1, 2, 3, 4, 5] and len(predictions(workdir)) == 60
+    assert found["accuracy"]["mean"] > 10 / 60  # random features; guessing among 12 classes gives more in 1 % of runs
+    assert all(p["l2"] > 0 and p["spread"] < 1e-2 for p in found["probe"])
+    assert "accuracy" in printed.stdout and "| fold |" in (workdir / "report.md").read_text()
+
+
+def test_the_checkpoint_of_a_fold_predicts_what_was_reported(probed, environment, monkeypatch):
+    workdir, _ = probed
+    monkeypatch.setenv("ESC_JAX_CACHE", environment["ESC_JAX_CACHE"])
+    run = build.restore(workdir / "fold2")
+    clips = datasets.load(run.config.data)
+    rows = [row for row in predictions(workdir) if row["fold"] == "2"]
+    indices = [clips.filenames.index(row["clip"]) for row in rows]
+    audio = clips.read(indices).astype(np.float32) / 32768
+    logits = run.model.apply(run.variables, run.frontend(audio))
+    assert [clips.classes[i] for i in logits.argmax(-1)] == [row["predicted"] for row in rows]
+
+
+def test_embeddings_of_a_data_set_and_of_files(probed, run, environment, tmp_path):
+    workdir, _ = probed
+    data = next(pathlib.Path(environment["ESC_JAX_CACHE"]).glob("synthetic-*"))
+    out = tmp_path / "embeddings.npz"
+    said = run("embed", f"--checkpoint={workdir / 'fold1'}", f"--data_dir={data}", f"--out={out}").stdout
+    with np.load(out) as file:
+        whole = dict(file)
+    assert f"60 embeddings of {whole['embeddings'].shape[1]} numbers" in said
+    assert sorted(set(whole["fold"])) == [1, 2, 3, 4, 5] and len(whole["classes"]) == 12
+    table = run("probe", str(out)).stdout
+    assert table.count("\n") == 7 and table.splitlines()[-1].startswith("mean")
+    file = data / "audio" / str(whole["filename"][7])
+    run("embed", f"--checkpoint={workdir / 'fold1'}", f"--out={tmp_path / 'one.npz'}", str(file))
+    with np.load(tmp_path / "one.npz") as one:
+        # The data set is kept as 16-bit samples, a file of one's own is not: half a step of rounding.
+        np.testing.assert_allclose(one["embeddings"][0], whole["embeddings"][7], atol=1e-3)
+        np.testing.assert_allclose(one["start_s"], np.arange(len(one["start_s"])))
+
+
+def test_an_interrupted_pass_goes_on_and_a_finished_one_is_not_repeated(noise_clips, tmp_path):
+    config = configs.defaults("resnet")
+    config.data.update(sample_rate=16_000, clip_s=0.5)
+    config.model.encoder.update(stage_sizes=(1, 1), width=8)
+    model, frontend, variables = build.build(config, 3)
+    whole = embed.of_clips(model, frontend, variables, noise_clips, tmp_path, views=2, batch_size=5)
+    assert whole.shape == (2, 12, 16)
+    audio = noise_clips.read(range(12)).astype(np.float32) / 32768
+    for view in range(2):  # the second is rotated by half the clip
+        rolled = np.roll(audio, view * 4000, axis=1)
+        expected = model.apply(variables, frontend(rolled), method="encode").embedding
+        np.testing.assert_allclose(whole[view], expected, atol=1e-5)  # batches of another size
+    (folder,) = tmp_path.iterdir()
+    parts = sorted(folder.iterdir())
+    assert [p.name for p in parts] == ["000000.npy", "000005.npy", "000010.npy"]
+    parts[1].unlink()
+    kept = np.load(parts[2]) + 1
+    np.save(parts[2], kept)  # a mark: this part must be taken from the disk
+    again = embed.of_clips(model, frontend, variables, noise_clips, tmp_path, views=2, batch_size=5)
+    np.testing.assert_allclose(again[:, :10], whole[:, :10], atol=1e-6)
+    np.testing.assert_array_equal(again[:, 10:], kept)
+    other = {"params": {**variables["params"], "encoder": variables["params"]["encoder"]}, "batch_stats": {}}
+    assert embed.digest(frontend, other, noise_clips, 2) != folder.name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("probe", "README.md"), "README.md holds no embeddings of a data set"),
+        (("embed", "--checkpoint=nowhere", "--data_dir=x", "--out=y.npz"), "nowhere: no such folder"),
+    ],
+)
+def test_mistakes_are_said_in_a_sentence(run, arguments, said):
+    printed = run(*arguments, check=2).stderr
+    assert said in printed and "Traceback" not in printed
