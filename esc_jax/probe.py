@@ -19,12 +19,14 @@ from absl import logging
 import jax.numpy as jnp
 import numpy as np
 
+from esc_jax import statistics
 from esc_jax.data.source import DataError
 from esc_jax.training import linear_probe
 
 L2 = (0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.003, 0.001)  # strongest first: of equals, the first is chosen
 NEIGHBOURS = (50, 20, 10, 5, 3, 1)
 STEPS = 100
+FITTED_ON = "the training folds, each held out once"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Probed:
         l2: the strength chosen.
         kernel, bias: (D, C), (C,) of the head, on embeddings as they are.
         validation: accuracy of that strength on the training folds, each held out once.
+        temperature: of the probabilities, fitted on those held-out predictions.
         spread: largest difference of a probability between seeds on the test fold; 0 with one. The problem is
             convex, so it tells how far the solver is from its end.
         neighbours: k chosen for the nearest-neighbour vote.
@@ -47,6 +50,7 @@ class Probed:
     kernel: np.ndarray
     bias: np.ndarray
     validation: float
+    temperature: float
     spread: float
     neighbours: int
     knn_accuracy: float
@@ -94,27 +98,34 @@ def probe(
     near = np.asarray(votes).argmax(-1) == labels
     found = []
     for fold in tested:
-        strength = l2[linear_probe.select(hits, names, folds, fold)]
+        chosen = linear_probe.select(hits, names, folds, fold)
+        inside, held = folds == fold, [(m, out) for m, out in enumerate(names) if fold in out and len(out) == 2]
+        # Predictions of every training clip by the head that has seen neither its fold nor the test fold.
+        logits, truth = [], []
+        for m, out in held:
+            validates = np.isin(folds, list(out - {fold}))
+            logits.append(x[0][validates] @ kernel[m, chosen] + bias[m, chosen])
+            truth.append(labels[validates])
         k = linear_probe.select(near, names, folds, fold)
         final = linear_probe.fit(
             x.reshape(-1, x.shape[-1]),
             np.tile(labels, len(x)),
             np.tile(masks[frozenset((fold,))].astype(np.float32), len(x))[None],
-            np.float32([strength]),
+            np.float32([l2[chosen]]),
             np.arange(seeds),
             classes=classes,
             steps=steps,
         )
-        kernel, bias = np.asarray(final.kernel)[0, 0], np.asarray(final.bias)[0, 0]
-        inside = folds == fold
-        chances = probabilities(x[0][None, inside], kernel, bias)
+        weight, offset = np.asarray(final.kernel)[0, 0], np.asarray(final.bias)[0, 0]
+        chances = probabilities(x[0][None, inside], weight, offset)
         found.append(
             Probed(
                 fold=fold,
-                l2=strength,
-                kernel=kernel[0],
-                bias=bias[0],
-                validation=float(linear_probe.validation(hits, names, folds, fold).max() / (~inside).sum()),
+                l2=l2[chosen],
+                kernel=weight[0],
+                bias=offset[0],
+                validation=float((np.concatenate(logits).argmax(-1) == np.concatenate(truth)).mean()),
+                temperature=statistics.fit_temperature(np.concatenate(logits), np.concatenate(truth)),
                 spread=float(np.abs(chances - chances[:1]).max()),
                 neighbours=NEIGHBOURS[k],
                 knn_accuracy=float(near[names.index(frozenset((fold,))), k][inside].mean()),
@@ -185,6 +196,11 @@ def probe_and_evaluate(config, workdir: pathlib.Path, tested: Sequence[int] | No
     results = evaluate.results(config, clips, parts, report, parameters=parameters, step=0 if len(found) == 1 else None)
     kept = [f.name for f in dataclasses.fields(Probed) if f.name not in ("kernel", "bias")]
     results["probe"] = [{name: getattr(head, name) for name in kept} for head in found]
+    temperatures = {str(head.fold): head.temperature for head in found}
+    results["calibration"] = {
+        "temperature": temperatures if len(found) > 1 else found[0].temperature,
+        "fitted_on": FITTED_ON,
+    }
     results["seconds_embedding"] = round(seconds_embedding, 1)
     evaluate.leave(workdir, results, clips, parts)
     return results
@@ -223,7 +239,8 @@ def _save(config, clips, workdir: pathlib.Path, variables, head: Probed) -> None
     checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")
     if checkpoints.latest() is None:
         progress = {"history": [], "sums": {}, "seconds": 0.0}
-        checkpoints.save(state, checkpoint.meta(config, clips, progress))
+        calibration = {"temperature": head.temperature, "fitted_on": FITTED_ON}
+        checkpoints.save(state, checkpoint.meta(config, clips, progress) | {"calibration": calibration})
     checkpoints.close()
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from esc_jax import probe
+from esc_jax import probe, statistics
 from esc_jax.data.source import DataError
 from esc_jax.training import linear_probe
 
@@ -100,6 +100,18 @@ def test_probe_reports_what_its_heads_do():
         ours = probe.probabilities(x[inside], head.kernel, head.bias)
         theirs = probe.probabilities(x[inside], np.asarray(alone.kernel)[0, 0, 0], np.asarray(alone.bias)[0, 0, 0])
         np.testing.assert_allclose(ours, theirs, atol=1e-3)  # left out is as good as never there
+        held = []
+        for v in {1, 2, 3, 4} - {head.fold}:  # the same by hand: each training fold held out once
+            train, out = ~np.isin(folds, [head.fold, v]), folds == v
+            one = linear_probe.fit(
+                x[train], labels[train], np.ones((1, 80), np.float32), np.float32([head.l2]), np.arange(1),
+                classes=4, steps=probe.STEPS,
+            )  # fmt: skip
+            logits = x[out] @ np.asarray(one.kernel)[0, 0, 0] + np.asarray(one.bias)[0, 0, 0]
+            held.append((logits, labels[out]))
+        logits, truth = (np.concatenate(part) for part in zip(*held, strict=True))
+        assert head.validation == pytest.approx((logits.argmax(-1) == truth).mean())
+        assert head.temperature == pytest.approx(statistics.fit_temperature(logits, truth), rel=1e-2)
         assert head.spread < 1e-3 and 0.5 < head.validation <= 1 and 0.3 < head.knn_accuracy <= 1
 
 
