@@ -44,30 +44,41 @@ def confusion_matrix(table: np.ndarray, classes: Sequence[str], title: str, path
     return figure
 
 
-def curves(history: Sequence[dict[str, Any]], title: str, path: pathlib.Path | None = None) -> Figure:
-    """Loss, accuracy and learning rate over epochs.
+def curves(
+    history: Sequence[dict[str, Any]],
+    title: str,
+    path: pathlib.Path | None = None,
+    pretext: Sequence[dict[str, Any]] = (),
+) -> Figure:
+    """Loss, accuracy and learning rate over epochs; of two stages one above the other.
 
     Args:
         history: a line per epoch: `epoch`, `loss`, `accuracy`, `lr`, and `val_loss`, `val_accuracy` where the protocol
             looks at them.
         title: above it.
         path: where to save it; None only returns the figure.
+        pretext: of a pretraining, with `pretext_accuracy`, and here and there `knn_accuracy`.
     """
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
-    epochs = [line["epoch"] for line in history]
-    panels = figure.subplots(1, 3)
-    for axes, key, name in zip(panels, ("loss", "accuracy", "lr"), ("loss", "accuracy", "learning rate"), strict=True):
-        axes.plot(
-            epochs, [line[key] for line in history], label="training (augmented)", marker="." if len(epochs) < 3 else ""
-        )
-        seen = [(line["epoch"], line[f"val_{key}"]) for line in history if f"val_{key}" in line]
-        if seen:
-            axes.plot(*zip(*seen, strict=True), label="held out")
-        axes.set_xlabel("epoch")
-        axes.set_title(name, fontsize=10)
-        axes.grid(alpha=0.3)
-    panels[1].set_ylim(0, 1)
-    panels[0].legend(fontsize=8)
+    rows = [(history, "", {"accuracy": "training (augmented)", "val_accuracy": "held out"})]
+    if pretext:
+        shown = {"pretext_accuracy": "pretext task", "knn_accuracy": "5 nearest neighbours, training folds"}
+        rows.insert(0, (pretext, "pretraining: ", shown))
+    figure = Figure(figsize=(11, 0.4 + 3.0 * len(rows)), layout="constrained")
+    panels = figure.subplots(len(rows), 3, squeeze=False)
+    for line_of_panels, (lines, stage, shares) in zip(panels, rows, strict=True):
+        losses = {"loss": "training (augmented)", "val_loss": "held out"}
+        for axes, series, name in zip(
+            line_of_panels, (losses, shares, {"lr": ""}), ("loss", "accuracy", "learning rate"), strict=True
+        ):
+            for key, label in series.items():
+                seen = [(line["epoch"], line[key]) for line in lines if key in line]
+                if seen:
+                    axes.plot(*zip(*seen, strict=True), label=label, marker="." if len(seen) < 3 else "")
+            axes.set_xlabel("epoch")
+            axes.set_title(stage + name, fontsize=10)
+            axes.grid(alpha=0.3)
+        line_of_panels[1].set_ylim(0, 1)
+        line_of_panels[1].legend(fontsize=8)
     figure.suptitle(title, fontsize=10)
     if path:
         figure.savefig(path, dpi=120)
@@ -105,4 +116,122 @@ def augmentations(views: dict[str, np.ndarray], sample_rate: int, frontend, path
     panels[1, 0].set_ylabel("bin")
     if path:
         figure.savefig(path, dpi=100)
+    return figure
+
+
+def accuracies(
+    panels: dict[str, Sequence[tuple[str, float, float, float]]],
+    published: dict[str, Sequence[tuple[str, float]]] | None = None,
+    path: pathlib.Path | None = None,
+) -> Figure:
+    """Accuracies with their intervals, a panel for each data set, the best on top.
+
+    Args:
+        panels: data set → (name, accuracy, low, high), shares from 0 to 1, in the order of the rows.
+        published: data set → (name, accuracy) of figures that come without an interval, drawn hollow below ours.
+        path: where to save it; None only returns the figure.
+    """
+    published = published or {}
+    rows = {name: len(entries) + len(published.get(name, ())) for name, entries in panels.items()}
+    figure = Figure(figsize=(9, 1.1 * len(panels) + 0.3 * sum(rows.values())), layout="constrained")
+    stacked = figure.subplots(len(panels), 1, squeeze=False, height_ratios=[r + 2 for r in rows.values()])[:, 0]
+    for axes, (data, entries) in zip(stacked, panels.items(), strict=True):
+        names, values, lows, highs = zip(*entries, strict=True)
+        middle, low, high = 100 * np.array(values), 100 * np.array(lows), 100 * np.array(highs)
+        # A mean over unequal folds may lie outside an interval of all clips: no bar has a negative length.
+        bars = np.maximum([middle - low, high - middle], 0)
+        axes.errorbar(middle, range(len(names)), xerr=bars, fmt="o", color="#1f6f8b", capsize=3, label="ours, 95 %")
+        labels = list(names)
+        if extra := published.get(data, ()):
+            places = range(len(names), len(names) + len(extra))
+            axes.plot(
+                [100 * v for _, v in extra],
+                places,
+                "D",
+                mfc="none",
+                mec="#b35900",
+                ls="",
+                label="published, no interval",
+            )
+            axes.axhline(len(names) - 0.5, color="grey", linewidth=0.6)
+            axes.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
+            labels += [name for name, _ in extra]
+        axes.set_yticks(range(len(labels)), labels, fontsize=8)
+        axes.set_ylim(len(labels) - 0.4, -0.6)
+        axes.set_xlim(right=100.5)
+        axes.grid(axis="x", alpha=0.3)
+        axes.set_title(data, fontsize=10, loc="left")
+    stacked[-1].set_xlabel("accuracy, %")
+    if path:
+        figure.savefig(path, dpi=120)
+    return figure
+
+
+def reliability(panels: Sequence[tuple[str, Any, Any]], path: pathlib.Path | None = None) -> Figure:
+    """Reliability diagrams: accuracy over confidence, bin by bin, with the number of clips in each.
+
+    Args:
+        panels: (title, `statistics.Reliability`, the one after temperature scaling or None), a panel each.
+        path: where to save it; None only returns the figure.
+    """
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(3.6 * columns, 4.4 * rows), layout="constrained")
+    grid = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[3, 1] * rows)
+    for axes in grid.flat:
+        axes.axis("off")
+    for place, (title, before, after) in enumerate(panels):
+        top, bottom = grid[2 * (place // columns) : 2 * (place // columns) + 2, place % columns]
+        top.axis("on")
+        top.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
+        shown = [(before, "#1f6f8b", "o-", f"as trained, ECE {100 * before.ece:.1f} %")]
+        if after is not None:
+            shown.append((after, "#b35900", "s--", f"with temperature, ECE {100 * after.ece:.1f} %"))
+        for found, colour, style, label in shown:
+            full = found.count > 0
+            top.plot(found.confidence[full], found.accuracy[full], style, color=colour, markersize=4, label=label)
+        top.set(xlim=(0, 1), ylim=(0, 1.02))
+        top.tick_params(labelbottom=False)
+        top.set_ylabel("share that is right", fontsize=8)
+        top.set_title(title, fontsize=9)
+        top.legend(fontsize=7, loc="lower right")
+        bottom.axis("on")
+        bottom.stairs(before.count, before.edges, fill=True, color="#1f6f8b", alpha=0.6)
+        bottom.set(xlim=(0, 1))
+        bottom.set_xlabel("confidence", fontsize=8)
+        bottom.set_ylabel("clips", fontsize=8)
+    if path:
+        figure.savefig(path, dpi=120)
+    return figure
+
+
+def spectrogram(waveform: np.ndarray, sample_rate: int, path: Any = None) -> Figure:
+    """Mel spectrogram of a clip in decibels below its loudest point, down to -80, for a person to look at.
+
+    Plain numpy: a picture for a report needs no device.
+
+    Args:
+        waveform: (time,) in [-1, 1]; silence gives an empty picture.
+        sample_rate: Hz.
+        path: where to save it, a path or a file; None only returns the figure.
+    """
+    from esc_jax.frontends.log_mel import hz_to_mel, mel_bank
+
+    size, hop, bands = 2048, max(1, sample_rate // 100), 96
+    waveform = np.pad(np.asarray(waveform, np.float32), size // 2)
+    frames = np.lib.stride_tricks.sliding_window_view(waveform, size)[::hop] * np.hanning(size + 1)[:-1]
+    bank = mel_bank(sample_rate, size, bands, 20.0, sample_rate / 2, False)
+    level = 10 * np.log10(np.maximum((np.abs(np.fft.rfft(frames)) ** 2) @ bank, 1e-10))
+    figure = Figure(figsize=(3.6, 1.7), layout="constrained")
+    axes = figure.add_subplot()
+    top, mels = level.max(), hz_to_mel(np.array([20.0, sample_rate / 2]))
+    extent = (0, len(level) * hop / sample_rate, *mels)
+    axes.imshow(level.T, origin="lower", aspect="auto", cmap="magma", vmin=top - 80, vmax=top, extent=extent)
+    ticks = [f for f in (250, 1000, 4000, 16_000) if f < sample_rate / 2]
+    axes.set_yticks(hz_to_mel(np.array(ticks)), [f"{f / 1000:g}" for f in ticks])
+    axes.tick_params(labelsize=7)
+    axes.set_ylabel("kHz", fontsize=7)
+    axes.set_xlabel("s", fontsize=7, labelpad=0)
+    if path:
+        figure.savefig(path, dpi=100, format="png")
     return figure
