@@ -23,6 +23,27 @@ class ConfigError(ValueError):
     """A config that cannot run. The message is one sentence that names the key."""
 
 
+def _optim() -> dict[str, Any]:
+    return {
+        "lr": 1e-3,
+        "weight_decay": 0.01,
+        "b1": 0.9,
+        "b2": 0.999,
+        "eps": 1e-8,
+        "clip_norm": 0.0,  # 0: no clipping
+        "schedule": "one_cycle",
+        "warmup_steps": -1,  # one of these three, or none
+        "warmup_epochs": -1.0,
+        "warmup_percent": 30.0,
+        "div": 25.0,  # one_cycle: peak over first
+        "final_div": 1e4,  # one_cycle: first over last
+        "cycle_momentum": True,
+        "groups": (),  # ((regular expression of parameter paths, factor of lr; 0 freezes), …)
+        "layer_decay": 0.0,  # factor of lr from each layer of the encoder to the one before it; 0: off
+        "unfreeze": (),  # ((regular expression of parameter paths, epoch until which they stay), …)
+    }
+
+
 def defaults(model: str, head: str = "linear", frontend: str = "log_mel") -> ml_collections.ConfigDict:
     """A config of an architecture, everything optional turned off.
 
@@ -53,23 +74,19 @@ def defaults(model: str, head: str = "linear", frontend: str = "log_mel") -> ml_
             "frontend": frontends.defaults(frontend),
             "augment": compose.defaults(),
             "model": models.defaults(model, head),
-            "optim": {
-                "lr": 1e-3,
-                "weight_decay": 0.01,
-                "b1": 0.9,
-                "b2": 0.999,
-                "eps": 1e-8,
-                "clip_norm": 0.0,  # 0: no clipping
-                "schedule": "one_cycle",
-                "warmup_steps": -1,  # one of these three, or none
-                "warmup_epochs": -1.0,
-                "warmup_percent": 30.0,
-                "div": 25.0,  # one_cycle: peak over first
-                "final_div": 1e4,  # one_cycle: first over last
-                "cycle_momentum": True,
-                "groups": (),  # ((regular expression of parameter paths, factor of lr; 0 freezes), …)
-                "layer_decay": 0.0,  # factor of lr from each layer of the encoder to the one before it; 0: off
-                "unfreeze": (),  # ((regular expression of parameter paths, epoch until which they stay), …)
+            "optim": _optim(),
+            "pretrain": {
+                "method": "",  # simclr; empty: none
+                "epochs": 100,
+                "batch_size": 128,
+                "checkpoint_epochs": 5,
+                "watch_epochs": 10,  # from one look at the embeddings to the next
+                "temperature": 0.5,
+                "hidden": 512,  # of the projection head, which is thrown away
+                "width": 128,
+                "background": 0.0,  # largest share of another clip that is mixed into a view
+                "augment": compose.defaults(),
+                "optim": _optim(),
             },
             "train": {
                 "batch_size": 32,
@@ -100,6 +117,14 @@ def defaults(model: str, head: str = "linear", frontend: str = "log_mel") -> ml_
 _RANGES = {
     "data.clip_s": (0.05, 3600),
     "data.clips_per_fold": (1, 10_000),
+    "pretrain.epochs": (1, 1 << 20),
+    "pretrain.batch_size": (2, 1 << 20),
+    "pretrain.checkpoint_epochs": (1, 1 << 20),
+    "pretrain.watch_epochs": (1, 1 << 20),
+    "pretrain.temperature": (0.001, 100),
+    "pretrain.hidden": (1, 1 << 16),
+    "pretrain.width": (1, 1 << 16),
+    "pretrain.background": (0, 1),
     "augment.roll": (0, 1),
     "augment.crop_s": (0, 3600),
     "augment.crop_tries": (1, 100),
@@ -132,6 +157,7 @@ _RANGES = {
 _CHOICES = {
     "protocol": folds.PROTOCOLS,
     "method": ("train", "probe"),
+    "pretrain.method": ("", "simclr"),
     "data.on_bad_clip": ("error", "skip"),
     "augment.mixup_on": ("waveform", "spectrogram"),
     "model.dtype": ("float32", "bfloat16"),
@@ -156,7 +182,8 @@ def nearest(key: str, config: Any) -> str:
     """The sentence for a key that does not exist."""
     keys = list(flatten(config))
     leaf = key.rsplit(".", 1)[-1]
-    near = [k for k in keys if k.rsplit(".", 1)[-1] == leaf][:3]  # a right name in the wrong place
+    near = [k for k in keys if k.rsplit(".", 1)[-1] == leaf]  # a right name in the wrong place
+    near = ([k for k in near if not k.startswith("pretrain.")] or near)[:3]
     near = near or difflib.get_close_matches(key, keys, 1, 0.5)
     near = near or [k for k in keys if difflib.get_close_matches(leaf, [k.rsplit(".", 1)[-1]], 1, 0.7)][:1]
     return f"there is no config.{key}" + (f"; did you mean {' or '.join(f'config.{k}' for k in near)}?" if near else "")
@@ -165,7 +192,9 @@ def nearest(key: str, config: Any) -> str:
 def check(config: ml_collections.ConfigDict) -> None:
     """Raises ConfigError for a value out of its range, before anything is downloaded or compiled."""
     flat = flatten(config)
-    for key, (low, high) in _RANGES.items():
+    # The pretraining stage has augmentations and an optimizer of its own, with the same limits.
+    again = {f"pretrain.{key}": limits for key, limits in _RANGES.items() if key.startswith(("augment.", "optim."))}
+    for key, (low, high) in (_RANGES | again).items():
         if not low <= flat[key] <= high:
             raise ConfigError(f"config.{key}={flat[key]} is out of range: it goes from {low:g} to {high:g}")
     for key, choices in _CHOICES.items():
@@ -175,15 +204,20 @@ def check(config: ml_collections.ConfigDict) -> None:
             raise ConfigError(f"config.{key}={flat[key]}: choose one of {', '.join(choices)}{hint}")
     if (config.train.head_from_probe or config.method == "probe") and config.model.head.name != "linear":
         raise ConfigError(f"config.model.head.name={config.model.head.name}: a probe fits a linear head")
-    if config.optim.lr <= 0:
-        raise ConfigError(f"config.optim.lr={config.optim.lr} must be above 0")
-    if config.augment.crop_s > config.data.clip_s:
-        raise ConfigError(
-            f"config.augment.crop_s={config.augment.crop_s:g} is longer than the clips"
-            f" (config.data.clip_s={config.data.clip_s:g})"
-        )
-    if config.augment.speed_octaves and not config.augment.crop_s:
-        raise ConfigError("config.augment.speed_octaves needs a crop to stretch: set config.augment.crop_s")
+    for prefix, part in (("", config), ("pretrain.", config.pretrain)):
+        if part.optim.lr <= 0:
+            raise ConfigError(f"config.{prefix}optim.lr={part.optim.lr} must be above 0")
+        if part.augment.crop_s > config.data.clip_s:
+            raise ConfigError(
+                f"config.{prefix}augment.crop_s={part.augment.crop_s:g} is longer than the clips"
+                f" (config.data.clip_s={config.data.clip_s:g})"
+            )
+        if part.augment.speed_octaves and not part.augment.crop_s:
+            raise ConfigError(
+                f"config.{prefix}augment.speed_octaves needs a crop to stretch: set config.{prefix}augment.crop_s"
+            )
+    if config.pretrain.augment.mixup_alpha:
+        raise ConfigError("config.pretrain.augment.mixup_alpha mixes labels: set config.pretrain.background")
     if config.augment.mixup_alpha and config.train.batch_size < 2:
         raise ConfigError("config.augment.mixup_alpha mixes pairs: config.train.batch_size must be at least 2")
 

@@ -19,6 +19,7 @@ from esc_jax import evaluate, probe, train
 from esc_jax.data import clips as datasets
 from esc_jax.data.source import DataError
 from esc_jax.training.checkpoint import CheckpointError
+from esc_jax.training.loop import TrainError
 
 
 class CrossvalError(RuntimeError):
@@ -67,7 +68,7 @@ def cross_validate(config, workdir: pathlib.Path) -> dict[str, Any]:
                 logging.info("%s (%d of %d)", name, number, len(runs))
                 single = train.train_and_evaluate(own, workdir / name)
             parts.append(evaluate.read_predictions(workdir / name / "predictions.csv", clips))
-        except (train.TrainError, CheckpointError) as error:  # of this run; a mistake in the config is that of all
+        except (TrainError, CheckpointError) as error:  # of this run; a mistake in the config is that of all
             logging.error("%s failed: %s", name, error)
             failed[name] = str(error)
     if not parts:

@@ -199,7 +199,9 @@ def read_predictions(path: pathlib.Path, clips: Clips) -> Tested:
     )
 
 
-def leave(workdir: pathlib.Path, found: dict[str, Any], clips: Clips, parts: Sequence[Tested], history=()) -> None:
+def leave(
+    workdir: pathlib.Path, found: dict[str, Any], clips: Clips, parts: Sequence[Tested], history=(), pretext=()
+) -> None:
     """Writes what every run leaves: results.json (last), predictions.csv, confusion_matrix.png, curves.png."""
     write_predictions(workdir / "predictions.csv", clips, parts)
     from esc_jax import plots  # matplotlib is slow to import, and nothing before needs it
@@ -209,7 +211,7 @@ def leave(workdir: pathlib.Path, found: dict[str, Any], clips: Clips, parts: Seq
     title = f"{found['config_name']}, {which}: {100 * found['accuracy']['mean']:.2f} %"
     plots.confusion_matrix(np.array(found["confusion"]), clips.classes, title, workdir / "confusion_matrix.png")
     if history:
-        plots.curves(history, title, workdir / "curves.png")
+        plots.curves(history, title, workdir / "curves.png", pretext)
     writers.write_json(workdir / "results.json", found)
 
 
@@ -233,6 +235,12 @@ def summary(found: dict[str, Any]) -> str:
     ]
     if found["accuracy_tta"]:
         lines.append(f"  with {found['tta_views']} views (TTA)  {percent(found['accuracy_tta'])}")
+    if stage := found.get("pretrain"):
+        lines.append(
+            f"  pretrained ({stage['method']}): pretext task {100 * stage['pretext_accuracy']:.1f} %, on the encoder as"
+            f" it was then a linear probe {100 * stage['probe_accuracy']:.2f} %, neighbours (inside the training folds)"
+            f" {100 * stage['knn_accuracy']:.1f} %"
+        )
     seconds = sum(f["seconds"] for f in found["folds"])
     lines.append(f"  {found['parameters']:,} parameters, {seconds / 60:.1f} minutes of training on {found['device']}")
 

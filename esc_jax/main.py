@@ -105,6 +105,7 @@ def main(argv: list[str]) -> None:
     from esc_jax.frontends.log_mel import FrontendError
     from esc_jax.models.registry import ModelError
     from esc_jax.pretrained.checkpoint import PretrainedError
+    from esc_jax.training import loop
     from esc_jax.training.checkpoint import CheckpointError
     from esc_jax.training.optim import OptimError
 
@@ -128,11 +129,11 @@ def main(argv: list[str]) -> None:
         sys.stderr.write(f"esc_jax: {error}\n")
         sys.stderr.flush()
         os._exit(1)  # the threads of a write that failed would each print a traceback on their way out
-    except (train.TrainError, crossval.CrossvalError) as error:
+    except (loop.TrainError, crossval.CrossvalError) as error:
         _fail(1, error)
     except OSError as error:
         _fail(1, f"{error.strerror or error}: {error.filename or workdir}")
-    except train.Interrupted as stopped:
+    except loop.Interrupted as stopped:
         sys.stdout.write(f"{stopped}\n")
         return
     sys.stdout.write(f"{evaluate.summary(found)}\n  all of it is in {workdir}\n")

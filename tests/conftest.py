@@ -1,9 +1,12 @@
 """Every test runs on four virtual CPU devices, with strict dtype and rank promotion."""
 
+import atexit
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
+import tempfile
 
 # Most of a test's time is compilation, and most of that is LLVM optimising code that runs once.
 FLAGS = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
@@ -17,6 +20,13 @@ import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Tests build the same small programs again and again: what one process compiled, the others take from here.
+if "ESC_JAX_TEST_COMPILED" not in os.environ:  # the first process; pytest-xdist's workers inherit it
+    os.environ["ESC_JAX_TEST_COMPILED"] = tempfile.mkdtemp(prefix="esc_jax_compiled_")
+    atexit.register(shutil.rmtree, os.environ["ESC_JAX_TEST_COMPILED"], ignore_errors=True)
+jax.config.update("jax_compilation_cache_dir", os.environ["ESC_JAX_TEST_COMPILED"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 # The same examples in every run: a failure is a change in the code, and everyone sees it.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)

@@ -10,6 +10,7 @@ from esc_jax import config as configs
 from esc_jax import crossval, evaluate, train
 from esc_jax.data import clips as datasets
 from esc_jax.data.source import DataError
+from esc_jax.training.loop import TrainError
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def runs(noise_clips, monkeypatch):
         fold, seed = config.data.test_fold, config.seed
         ran.append((fold, seed))
         if fold in failing:
-            raise train.TrainError("the loss is nan")
+            raise TrainError("the loss is nan")
         configs.claim(workdir, config)
         indices = np.flatnonzero(np.array(noise_clips.folds) == fold)
         views = np.random.default_rng(10 * fold + seed).dirichlet(np.ones(3), (2, len(indices)))

@@ -4,12 +4,14 @@ import csv
 import json
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 
-from esc_jax import build, embed
+from esc_jax import build, embed, probe
 from esc_jax import config as configs
 from esc_jax.data import clips as datasets
+from esc_jax.data import folds as protocols
 
 TINY = "--config=tests/configs/tiny.py"
 
@@ -65,6 +67,22 @@ def test_embeddings_of_a_data_set_and_of_files(probed, run, environment, tmp_pat
         # The data set is kept as 16-bit samples, a file of one's own is not: half a step of rounding.
         np.testing.assert_allclose(one["embeddings"][0], whole["embeddings"][7], atol=1e-3)
         np.testing.assert_allclose(one["start_s"], np.arange(len(one["start_s"])))
+
+
+def test_training_starts_from_the_head_of_a_probe(run, environment, monkeypatch, tmp_path):
+    """With a learning rate of next to nothing, what is tested is what it started from."""
+    settings = ["--config.train.head_from_probe=True", "--config.optim.lr=1e-12", "--config.train.epochs=1"]
+    settings += ["--config.model.evaluating=encoder", "--config.data.test_fold=2", "--config.train.ema=0.0"]
+    said = run("main", TINY, *settings, f"--workdir={tmp_path}").stderr
+    assert "the head starts from a linear probe" in said
+    monkeypatch.setenv("ESC_JAX_CACHE", environment["ESC_JAX_CACHE"])
+    trained = build.restore(tmp_path)
+    clips = datasets.load(trained.config.data)
+    _, model, frontend, variables = build.start(trained.config, clips.classes)
+    split = protocols.split(clips.folds, clips.sources, "holdout", 2)
+    expected = probe.with_head(trained.config, clips, split, model, frontend, variables)["params"]["head"]
+    for one, other in zip(jax.tree.leaves(trained.variables["params"]["head"]), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 def test_an_interrupted_pass_goes_on_and_a_finished_one_is_not_repeated(noise_clips, tmp_path):

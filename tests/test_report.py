@@ -21,20 +21,15 @@ import numpy as np
 import pytest
 import soundfile
 
-from esc_jax import (
-    config,
-    evaluate,
-    plots,
-    report,
-    report_compare,
-    report_html,
-    report_media,
-    report_runs,
-    report_tables,
-    statistics,
-)
+from esc_jax import config, evaluate, plots, statistics
 from esc_jax.data.clips import Clips
 from esc_jax.data.source import COLUMNS, Source
+from esc_jax.report import command as report
+from esc_jax.report import compare as report_compare
+from esc_jax.report import media as report_media
+from esc_jax.report import page as report_html
+from esc_jax.report import runs as report_runs
+from esc_jax.report import tables as report_tables
 from esc_jax.training import writers
 
 CLASSES = ("rain", "sea_waves", "dog", "cat")

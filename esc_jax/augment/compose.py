@@ -71,13 +71,16 @@ def spectrograms(config, key: jax.Array, positions: jax.Array, features: jax.Arr
 
 
 def mixing(config, key: jax.Array, positions: jax.Array, batch_size: int) -> tuple[jax.Array, jax.Array]:
-    """Weights λ (B,) and partners (B,), positions in the global batch of `batch_size`: a random cycle, so that nobody
-    is mixed with itself."""
+    """Weights λ (B,) and partners (B,), positions in the global batch of `batch_size`."""
     weight_key, order_key = jax.random.split(key)
     share = jax.vmap(lambda k: mix.weight(k, config.mixup_alpha, config.mixup_probability))(keys(weight_key, positions))
-    order = jax.random.permutation(order_key, batch_size)
-    partner = jnp.zeros(batch_size, jnp.int32).at[order].set(jnp.roll(order, 1).astype(jnp.int32))
-    return share, partner[positions]
+    return share, cycle(order_key, batch_size)[positions]
+
+
+def cycle(key: jax.Array, batch_size: int) -> jax.Array:
+    """(batch_size,) a partner for every position of the global batch: a random cycle, so that nobody gets itself."""
+    order = jax.random.permutation(key, batch_size)
+    return jnp.zeros(batch_size, jnp.int32).at[order].set(jnp.roll(order, 1).astype(jnp.int32))
 
 
 def gallery(clip: jax.Array, other: jax.Array, sample_rate: int, frontend, key: jax.Array) -> dict[str, jax.Array]:

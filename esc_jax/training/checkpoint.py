@@ -162,7 +162,7 @@ def find(path: str | pathlib.Path) -> tuple[pathlib.Path, int]:
     if not steps:
         raise CheckpointError(f"{path}: holds no checkpoint")
     # As `Checkpoints.best`: what a protocol selected, else the newest.
-    scores = [(metric, step) for step in steps if (metric := read_meta(folder, step)["metric"]) is not None]
+    scores = [(metric, step) for step in steps if (metric := read_meta(folder, step).get("metric")) is not None]
     return folder, max(scores)[1] if scores else max(steps)
 
 

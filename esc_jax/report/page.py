@@ -8,11 +8,13 @@ from html import escape
 import pathlib
 from typing import TYPE_CHECKING
 
-from esc_jax import report_media, report_runs, report_tables
-from esc_jax.report_tables import Cell, Confusion, Table
+from esc_jax.report import media as report_media
+from esc_jax.report import runs as report_runs
+from esc_jax.report import tables as report_tables
+from esc_jax.report.tables import Cell, Confusion, Table
 
 if TYPE_CHECKING:
-    from esc_jax.report import Findings
+    from esc_jax.report.command import Findings
 
 # A clip costs about 100 kB: a page of this many stays far below 10 MB, whatever the number of runs.
 MISTAKES = 24

@@ -16,9 +16,9 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # --help answers before numpy is imported
-    from esc_jax.report_compare import Comparison
-    from esc_jax.report_runs import Run
-    from esc_jax.report_tables import Calibration, Confusion, Table
+    from esc_jax.report.compare import Comparison
+    from esc_jax.report.runs import Run
+    from esc_jax.report.tables import Calibration, Confusion, Table
 
 # A sweep has hundreds of runs: the tables hold all of them, the pictures the best.
 _DRAWN = 40
@@ -54,7 +54,9 @@ class Findings:
 
 def collect(runs_dir: pathlib.Path) -> Findings:
     """Reads the runs and works out everything that is told of them. Raises RunError and ReportError."""
-    from esc_jax import report_compare, report_runs, report_tables
+    from esc_jax.report import compare as report_compare
+    from esc_jax.report import runs as report_runs
+    from esc_jax.report import tables as report_tables
 
     runs, notes = report_runs.find(runs_dir)
     groups = report_runs.by_data(runs)
@@ -71,7 +73,8 @@ def collect(runs_dir: pathlib.Path) -> Findings:
 
 def draw(findings: Findings, out: pathlib.Path) -> None:
     """accuracies.png, and reliability.png where there are predictions."""
-    from esc_jax import plots, report_tables
+    from esc_jax import plots
+    from esc_jax.report import tables as report_tables
 
     panels, published = {}, {}
     for group in findings.groups:
@@ -102,7 +105,7 @@ def _markdown_table(table: Table) -> list[str]:
 
 def markdown(findings: Findings) -> str:
     """report.md."""
-    from esc_jax import report_tables
+    from esc_jax.report import tables as report_tables
 
     text = _markdown_text
     lines = ["# Report", "", "## Leaderboard", "", *_markdown_table(report_tables.leaderboard(findings.runs)), ""]
@@ -135,7 +138,7 @@ def markdown(findings: Findings) -> str:
 def write(runs_dir: pathlib.Path, out: pathlib.Path) -> Findings:
     """Writes the report on the runs below `runs_dir` into `out`. Raises RunError, ReportError, OSError."""
     findings = collect(runs_dir)
-    from esc_jax import report_html  # only now: matplotlib and the audio readers take a second
+    from esc_jax.report import page as report_html  # only now: matplotlib and the audio readers take a second
 
     out.mkdir(parents=True, exist_ok=True)
     draw(findings, out)
@@ -146,7 +149,8 @@ def write(runs_dir: pathlib.Path, out: pathlib.Path) -> Findings:
 
 def comparison(first: pathlib.Path, second: pathlib.Path) -> str:
     """The paired comparison of two runs in sentences, with TTA where both have it."""
-    from esc_jax import report_compare, report_runs
+    from esc_jax.report import compare as report_compare
+    from esc_jax.report import runs as report_runs
 
     for folder in (first, second):
         if not (folder / "results.json").is_file():
@@ -199,7 +203,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("give RUNS_DIR, or two runs as --compare RUN_A RUN_B")
     if asked.compare and asked.out:
         parser.error("--compare prints its result and takes no --out")
-    from esc_jax import report_runs, report_tables
+    from esc_jax.report import runs as report_runs
+    from esc_jax.report import tables as report_tables
 
     try:
         if asked.compare:

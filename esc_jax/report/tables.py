@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 
 from esc_jax import statistics
-from esc_jax.report_runs import Run, listed_folds
+from esc_jax.report.runs import Run, listed_folds
 
 # The write-ups that this project started from: method → accuracy on ESC-50, folds 1–4 for training, fold 5 for the
 # test, the best epoch chosen on the test fold. Published figures, not measured here.

@@ -10,7 +10,7 @@ import soundfile
 from esc_jax import plots
 from esc_jax.data import audio, prepare
 from esc_jax.data.source import DataError, open_source
-from esc_jax.report_runs import Run
+from esc_jax.report.runs import Run
 
 _SECONDS = 10.0  # of a clip, at most: a page of long clips would not load
 _MP3_RATES = (16_000, 22_050, 24_000, 32_000, 44_100, 48_000)

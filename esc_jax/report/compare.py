@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 
 from esc_jax import statistics
-from esc_jax.report_runs import Predictions, ReportError, Run, listed_folds
+from esc_jax.report.runs import Predictions, ReportError, Run, listed_folds
 
 
 def points(value: float) -> str:

@@ -1,0 +1,184 @@
+"""The loop that every training runs in: steps into epochs, metrics, checkpoints, stopping and going on."""
+
+from collections.abc import Callable, Iterator
+import dataclasses
+import pathlib
+import signal
+import time
+from typing import Any
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+
+from esc_jax.training import checkpoint, writers
+from esc_jax.training.schedules import Schedule
+from esc_jax.training.state import TrainState
+
+
+class TrainError(RuntimeError):
+    """A run that cannot go on. The message is one sentence."""
+
+
+class Interrupted(RuntimeError):
+    """A run that was asked to stop, and saved its state. The message says how to go on."""
+
+
+class StopSignal:
+    """While it is open, SIGTERM and SIGINT set `received` instead of ending the process."""
+
+    def __enter__(self) -> "StopSignal":
+        self.received = False
+        self._previous = {s: signal.signal(s, self._set) for s in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def _set(self, number, frame) -> None:
+        del frame
+        self.received = True
+        signal.signal(number, self._previous[number])  # a second one ends the process
+
+    def __exit__(self, *error) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How long a training is, and what it leaves on its way.
+
+    Attributes:
+        epochs: number of them.
+        per_epoch: steps of each.
+        rate: learning rate of a step, for the log.
+        workdir: gets metrics.jsonl and TensorBoard's files.
+        tensorboard: whether it gets the latter.
+        checkpoint_epochs: from one checkpoint to the next.
+        watch: (weights, the epoch's line) → (more numbers for it, the metric that selects the best checkpoint or
+            None); called after every epoch. None: nothing is watched.
+        meta: (progress, place in the data) → what a checkpoint says about itself (`checkpoint.meta`).
+    """
+
+    epochs: int
+    per_epoch: int
+    rate: Schedule
+    workdir: pathlib.Path
+    tensorboard: bool
+    checkpoint_epochs: int
+    watch: Callable[[Any, dict[str, Any]], tuple[dict[str, float], float | None]] | None
+    meta: Callable[[dict[str, Any], Any], dict[str, Any]]
+
+    @property
+    def total(self) -> int:
+        """Steps."""
+        return self.epochs * self.per_epoch
+
+
+def run(
+    plan: Plan,
+    step: Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]],
+    state: TrainState,
+    batches: Iterator[Any],
+    checkpoints: checkpoint.Checkpoints,
+) -> tuple[TrainState, dict[str, Any]]:
+    """Trains to the end of the plan, from the newest checkpoint where there is one.
+
+    Args:
+        plan: of the training.
+        step: (state, batch) → (state, metrics, scalars with `loss` among them), the state donated.
+        state: to begin with.
+        batches: endless, with grain's `get_state` and `set_state`.
+        checkpoints: where they are.
+
+    Returns:
+        The last state, and the progress: `history`, a line per epoch, and `seconds`, over all restarts.
+
+    Raises:
+        TrainError: the loss is not a number. CheckpointError: it could not be written or read. Interrupted: SIGTERM or
+            SIGINT came, and the state is saved.
+    """
+    # What a resumed run needs beside the state: all of it is in the checkpoint's meta.
+    progress = {"history": [], "sums": {}, "seconds": 0.0}
+    if (last := checkpoints.latest()) is not None:
+        state, meta = checkpoints.restore(last, state), checkpoints.meta(last)
+        progress = meta["progress"]
+        batches.set_state(meta["batches"])
+        logging.info("going on at step %d of %d", last, plan.total)
+    before, started = progress["seconds"], time.monotonic()
+    writer = writers.Writer(plan.workdir, progress["history"], plan.tensorboard)
+
+    def save(metric: float | None) -> None:
+        progress["seconds"] = before + time.monotonic() - started
+        checkpoints.save(state, plan.meta(progress, batches.get_state()), metric)
+
+    number = int(state.step)
+    with StopSignal() as stop:
+        while number < plan.total:
+            state, number = _epoch(plan, step, state, number, batches, checkpoints, progress["sums"], stop)
+            if number % plan.per_epoch == 0:
+                line, metric = _line(plan, state, number, progress["sums"], before + time.monotonic() - started)
+                progress["sums"] = {}
+                progress["history"].append(line)
+                writer.write(line)
+                due = line["epoch"] % plan.checkpoint_epochs == 0 or number == plan.total
+                if due or stop.received or metric is not None:
+                    save(metric)
+            if stop.received and number < plan.total:
+                save(None)
+                writer.close()
+                raise Interrupted(f"stopped at step {number} of {plan.total}; the same command goes on from there")
+    writer.close()
+    return state, progress
+
+
+def _epoch(
+    plan, step, state, number: int, batches, checkpoints, sums: dict[str, float], stop
+) -> tuple[TrainState, int]:
+    """Steps to the end of the epoch, or to the one in which a signal came; adds their metrics to `sums`."""
+    pending = None
+    first, epoch = number % plan.per_epoch, number // plan.per_epoch + 1
+    with tqdm.tqdm(
+        desc=f"epoch {epoch}/{plan.epochs}", total=plan.per_epoch, initial=first, unit="step", leave=False, disable=None
+    ) as bar:
+        while True:
+            state, metrics = step(state, next(batches))
+            number += 1
+            bar.update()
+            # Reading a step's metrics after the next one was dispatched keeps the device busy.
+            if pending:
+                _account(sums, *pending, checkpoints)
+                bar.set_postfix_str(f"loss {sums['loss'] / (bar.n - 1):.3f}", refresh=False)
+            pending = (number, metrics)
+            if number % plan.per_epoch == 0 or stop.received:
+                _account(sums, *pending, checkpoints)
+                return state, number
+
+
+def _account(sums: dict[str, float], number: int, metrics: dict[str, jax.Array], checkpoints) -> None:
+    """Adds the metrics of step `number` to the epoch's sums; stops where they are not numbers."""
+    found = {k: float(v) for k, v in metrics.items()}
+    if not np.isfinite(found["loss"]):
+        good = checkpoints.latest()
+        where = f"the last good checkpoint is step {good} in {checkpoints.directory}"
+        where = "there is no checkpoint yet" if good is None else where
+        raise TrainError(
+            f"the loss is {found['loss']} at step {number}; {where};"
+            " a lower config.optim.lr or config.optim.clip_norm=1 usually helps"
+        )
+    for key, value in found.items():
+        sums[key] = sums.get(key, 0.0) + value
+
+
+def _line(plan, state, number: int, sums: dict[str, float], seconds: float) -> tuple[dict[str, Any], float | None]:
+    """The line of a finished epoch, which is logged too, and the metric that selects."""
+    epoch = number // plan.per_epoch
+    line = {"epoch": epoch, "step": number} | {k: v / plan.per_epoch for k, v in sums.items()}
+    line |= {"lr": float(plan.rate(jnp.int32(number - 1))), "seconds": round(seconds, 1)}
+    watched, metric = plan.watch(state.weights(), line) if plan.watch else ({}, None)
+    line |= watched
+    words = [f"loss {line['loss']:.4f}"]
+    words += [f"{key.replace('_', ' ')} {100 * line[key]:.2f} %" for key in line if key.endswith("accuracy")]
+    left = time.strftime("%H:%M:%S", time.gmtime(seconds / number * (plan.total - number)))
+    logging.info("epoch %d/%d: %s, %.0f s, %s left", epoch, plan.epochs, ", ".join(words), seconds, left)
+    return line, metric

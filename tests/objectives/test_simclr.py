@@ -1,0 +1,66 @@
+"""NT-Xent against a written-out double loop, optax, and itself on several devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from esc_jax.objectives import simclr
+from esc_jax.training import parallel
+
+
+def views(batch=6, width=5, seed=0):
+    return np.random.default_rng(seed).standard_normal((batch, 2, width)).astype(np.float32)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.5])
+def test_equals_a_double_loop(temperature):
+    z = views()
+    found = simclr.nt_xent(z, z, 0, temperature)
+    unit = (z / np.linalg.norm(z, axis=-1, keepdims=True)).reshape(-1, 5).astype(np.float64)
+    for i in range(12):
+        j = i + 1 if i % 2 == 0 else i - 1
+        others = [k for k in range(12) if k != i]
+        total = sum(np.exp(unit[i] @ unit[k] / temperature) for k in others)
+        row = (i // 2, i % 2)
+        # float32 cosines divided by a temperature of a tenth.
+        np.testing.assert_allclose(found.loss[row], -np.log(np.exp(unit[i] @ unit[j] / temperature) / total), rtol=1e-4)
+        assert found.hit[row] == (max(others, key=lambda k: unit[i] @ unit[k]) == j)
+        np.testing.assert_allclose(found.alignment[row], ((unit[i] - unit[j]) ** 2).sum(), rtol=1e-4)
+        potential = np.mean([np.exp(-2 * ((unit[i] - unit[k]) ** 2).sum()) for k in others])
+        np.testing.assert_allclose(found.potential[row], potential, rtol=1e-4)
+
+
+def test_mean_equals_optax():
+    z = views(seed=1)
+    flat, labels = z.reshape(-1, 5), jnp.repeat(jnp.arange(6), 2)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        expected = optax.losses.ntxent(flat, labels, 0.3)
+    np.testing.assert_allclose(simclr.nt_xent(z, z, 0, 0.3).loss.mean(), expected, rtol=1e-5)
+
+
+def test_loss_and_gradient_are_the_same_on_one_and_on_four_devices():
+    x, weights = views(8, 6, seed=2), np.random.default_rng(3).standard_normal((6, 4)).astype(np.float32)
+
+    def step(weights, x):
+        def loss(weights):
+            z = x @ weights
+            return simclr.nt_xent(z, parallel.gather(z), parallel.positions(len(z))[0], 0.2).loss.mean()
+
+        value, grads = jax.value_and_grad(loss)(weights)
+        return parallel.mean(grads), parallel.mean(value)
+
+    one, four = (parallel.mapped(step, devices)(jnp.array(weights), x) for devices in (1, 4))
+    np.testing.assert_allclose(one[1], four[1], rtol=1e-5)
+    np.testing.assert_allclose(one[0], four[0], rtol=1e-5, atol=1e-6)
+    z = lambda w: (x.reshape(-1, 6) @ w).reshape(8, 2, 4)  # noqa: E731
+    whole = jax.grad(lambda w: simclr.nt_xent(z(w), z(w), 0, 0.2).loss.mean())(weights)
+    np.testing.assert_allclose(four[0], whole, rtol=1e-4, atol=1e-6)
+
+
+def test_silence_has_a_gradient_that_is_a_number():
+    z = views().copy()
+    z[0] = 0
+    grads = jax.grad(lambda z: simclr.nt_xent(z, z, 0, 0.5).loss.mean())(z)
+    assert np.isfinite(grads).all()
