@@ -1,0 +1,416 @@
+"""A trained model in use: a waveform or a recording of any length in, class probabilities out.
+
+    classifier = esc_jax.load_classifier("runs/resnet34")
+    classifier(waveform, sample_rate).labels[0]
+    classifier.timeline("storm.ogg").probabilities
+
+A recording is decoded, mixed to mono and resampled block by block, and its windows go to the device in batches of one
+compiled shape: memory does not grow with its length.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+import dataclasses
+import os
+import pathlib
+
+import jax
+import numpy as np
+import soundfile
+import soxr
+
+from esc_jax import build, statistics
+from esc_jax.data import audio
+from esc_jax.data.audio import AudioError
+from esc_jax.training import parallel
+from esc_jax.training.checkpoint import CheckpointError
+from esc_jax.training.step import predict_step
+
+# A window with a lower RMS is silence. The quietest of 800 clips of ESC-50, a keyboard, has −56 dB.
+SILENCE_DB = -60.0
+# Rates that a broken header gives, and no microphone: 3 Hz would make hours of a second.
+RATES_HZ = (1_000, 1_000_000)
+LONGEST_S = 600.0
+# Seconds of audio on the device at a time. A CPU gains nothing from more, an accelerator does.
+_BATCH_S = {"cpu": 40.0}
+_ACCELERATOR_BATCH_S = 320.0
+# Samples per block and channel count decoded at a time, at most.
+_BLOCK = 1 << 18
+# An MP3 without a length in its header has an estimated one, right to a frame or two of 1152 samples.
+_MISSING_S = 0.2
+
+
+class AudioStream:
+    """An audio file as blocks of mono float32 samples at one rate: together, what `audio.load` gives.
+
+    To the bit, but for MP3, whose decoder rounds the last bit differently from one read to the next.
+
+    Args:
+        path: any format that soundfile reads.
+        sample_rate: Hz of the blocks.
+
+    Attributes:
+        rate, channels: of the file.
+        announced_s: its length as the header has it; 0 where the header doesn't say.
+        note: a sentence where the file ended before its announced length, known after the last block; else empty.
+
+    Raises:
+        AudioError: the file is missing, empty or not audio; in the blocks, it holds no samples or samples that are
+            not numbers.
+    """
+
+    def __init__(self, path: str | os.PathLike, sample_rate: int):
+        self.name = os.fspath(path)
+        self.sample_rate = sample_rate
+        self.note = ""
+        path = pathlib.Path(path)
+        if not path.is_file():
+            raise AudioError(f"{self.name}: no such file")
+        try:
+            open(path, "rb").close()  # libsndfile has no words for a file that may not be read
+            size = path.stat().st_size
+        except OSError as error:
+            raise AudioError(f"{self.name}: {error.strerror}") from None
+        if not size:
+            raise AudioError(f"{self.name}: the file is empty")
+        try:
+            self._file = soundfile.SoundFile(path)
+        except (soundfile.SoundFileError, TypeError, ValueError, OverflowError) as error:
+            raise AudioError(f"{self.name}: not readable as audio ({_reason(error)})") from None
+        self.rate, self.channels = self._file.samplerate, self._file.channels
+        # An unknown length is the largest number there is.
+        self.announced_s = self._file.frames / self.rate if 0 < self._file.frames < 1 << 62 else 0.0
+        try:
+            check_rate(self.rate, self.name)
+        except AudioError:
+            self._file.close()
+            raise
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Blocks (samples,), of about a second each."""
+        resampler = None
+        if self.rate != self.sample_rate:
+            resampler = soxr.ResampleStream(self.rate, self.sample_rate, 1, dtype="float32", quality="VHQ")
+        for block in self._mono():
+            # Numbers out of float32's range become infinite here, and are refused below.
+            with np.errstate(over="ignore", invalid="ignore"):
+                block = block if resampler is None else resampler.resample_chunk(block)
+            yield self._finite(block)
+        if resampler is not None:
+            yield self._finite(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+
+    def _mono(self) -> Iterator[np.ndarray]:
+        size = max(1, min(self.rate, _BLOCK // self.channels))
+        read, error = 0, None
+        with self._file as file:
+            while True:
+                try:
+                    block = file.read(size, dtype="float32", always_2d=True)
+                except (soundfile.SoundFileError, ValueError, OverflowError) as found:
+                    block, error = np.zeros((0, 1), np.float32), _reason(found)
+                if not len(block):
+                    break
+                read += len(block)
+                with np.errstate(over="ignore", invalid="ignore"):
+                    mono = audio.to_mono(block, self.rate, self.rate)
+                yield mono
+        if not read:
+            raise AudioError(
+                f"{self.name}: not readable as audio ({error})" if error else f"{self.name}: holds no samples"
+            )
+        if error or read / self.rate < self.announced_s - _MISSING_S:
+            self.note = (
+                f"{self.name}: breaks off after {read / self.rate:.1f} of {self.announced_s:.1f} s"
+                f"{f' ({error})' if error else ''}; only what is there was classified"
+            )
+
+    def _finite(self, block: np.ndarray) -> np.ndarray:
+        if not np.isfinite(block).all():
+            raise AudioError(f"{self.name}: holds samples that are not numbers")
+        return block
+
+
+def _reason(error: Exception) -> str:
+    """The words of an exception of soundfile, without the path that the sentence begins with."""
+    return str(error).rpartition("': ")[2].strip().rstrip(".")
+
+
+def check_rate(rate: float, name: str) -> None:
+    """Raises AudioError for a sample rate that no recording has."""
+    if not RATES_HZ[0] <= rate <= RATES_HZ[1]:
+        raise AudioError(f"{name}: a sample rate of {rate:g} Hz; it must be {RATES_HZ[0]} to {RATES_HZ[1]} Hz")
+
+
+def windows(blocks: Iterable[np.ndarray], size: int, hop: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Windows of a signal that comes in blocks, as (start, samples), holding no more of it than a window and a block.
+
+    They start at 0, hop, 2·hop, … as long as they fit. Where the last of them ends before the signal does, one more is
+    placed so that it ends with the signal. A signal shorter than a window is one window, shorter than the others.
+    """
+    kept, begin, start = np.zeros(0, np.float32), 0, 0  # `kept` begins at sample `begin`
+    for block in blocks:
+        kept = np.concatenate([kept, block])
+        end = begin + len(kept)
+        while start + size <= end:
+            yield start, kept[start - begin : start - begin + size]
+            start += hop
+        drop = max(0, min(start, end - size) - begin)  # the last window may still need `size` samples
+        kept, begin = kept[drop:], begin + drop
+    end = begin + len(kept)
+    if end and (start == 0 or start - hop + size < end):
+        start = max(0, end - size)
+        yield start, kept[start - begin :]
+
+
+def clock(seconds: float, decimals: bool = False) -> str:
+    """A time as m:ss or h:mm:ss, with tenths where it is not whole, or always."""
+    whole, tenths = divmod(round(seconds * 10), 10)
+    minutes = f"{whole // 3600}:{whole // 60 % 60:02}" if whole >= 3600 else f"{whole // 60}"
+    return f"{minutes}:{whole % 60:02}" + (f".{tenths}" if tenths or decimals else "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """Class probabilities of a sound.
+
+    Attributes:
+        labels: all classes, likeliest first.
+        probabilities: (classes,) in the order of `labels`.
+        vector: (classes,) in the order of the classifier's `classes`.
+    """
+
+    labels: tuple[str, ...]
+    probabilities: np.ndarray
+    vector: np.ndarray
+
+    @classmethod
+    def of(cls, classes: Sequence[str], vector: np.ndarray) -> "Prediction":
+        """From probabilities in the order of `classes`."""
+        order = np.argsort(-vector, kind="stable")
+        return cls(tuple(classes[i] for i in order), vector[order], vector)
+
+    def top(self, k: int) -> list[tuple[str, float]]:
+        """The k likeliest classes with their probabilities."""
+        return list(zip(self.labels[:k], self.probabilities[:k].tolist(), strict=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class Timeline:
+    """Class probabilities of a recording over time, in n windows.
+
+    Attributes:
+        classes: names, in the order of the columns.
+        starts, ends: (n,) of the windows, s. The end of the last is the end of the recording.
+        probabilities: (n, classes). Those of silent windows are what the model made of silence.
+        level_db: (n,) RMS of the windows, dB below full scale (a full sine has −3); −inf for zeros.
+        silent: (n,) true where the level is below the gate.
+        duration_s: of the recording.
+        note: a sentence if the file broke off before its announced length; else empty.
+    """
+
+    classes: tuple[str, ...]
+    starts: np.ndarray
+    ends: np.ndarray
+    probabilities: np.ndarray
+    level_db: np.ndarray
+    silent: np.ndarray
+    duration_s: float
+    note: str = ""
+
+    @property
+    def times(self) -> np.ndarray:
+        """(n,) centres of the windows, s."""
+        return (self.starts + self.ends) / 2
+
+    @property
+    def edges(self) -> np.ndarray:
+        """(n + 1,) s: the recording cut half way between the centres, a piece per window."""
+        middles = (self.times[1:] + self.times[:-1]) / 2
+        return np.concatenate([[0.0], middles, [self.duration_s]])
+
+    @property
+    def leaders(self) -> np.ndarray:
+        """(n,) index of the likeliest class; −1 where silent."""
+        return np.where(self.silent, -1, self.probabilities.argmax(axis=1))
+
+    def passages(self) -> list[tuple[int, int]]:
+        """Runs of windows with the same leader, as (first, stop); together they are all windows."""
+        cuts = [0, *(np.flatnonzero(np.diff(self.leaders)) + 1).tolist(), len(self.starts)]
+        return list(zip(cuts[:-1], cuts[1:], strict=True))
+
+    def mean(self, first: int = 0, stop: int | None = None) -> Prediction | None:
+        """Average over the windows first … stop − 1 that are not silent; None where all are."""
+        heard = self.probabilities[first:stop][~self.silent[first:stop]]
+        return Prediction.of(self.classes, heard.mean(axis=0)) if len(heard) else None
+
+    def at(self, where: str) -> int:
+        """Index of the first window ("begin"), the last ("end") or the one closest to the "middle"."""
+        middle = int(np.abs(self.times - self.duration_s / 2).argmin())
+        return {"begin": 0, "middle": middle, "end": len(self.starts) - 1}[where]
+
+    def smoothed(self, seconds: float) -> "Timeline":
+        """With the average over the windows whose centres are within seconds / 2, silent ones left out."""
+        weights = (~self.silent).astype(np.float64)
+        sums = np.cumsum(np.pad(self.probabilities * weights[:, None], ((1, 0), (0, 0))), axis=0, dtype=np.float64)
+        counts = np.cumsum(np.pad(weights, (1, 0)))
+        reach = seconds / 2 + 1e-6  # centres a whole number of hops away are within it, whatever the rounding
+        first = np.searchsorted(self.times, self.times - reach)
+        stop = np.searchsorted(self.times, self.times + reach, side="right")
+        number = (counts[stop] - counts[first])[:, None]
+        averages = (sums[stop] - sums[first]) / np.maximum(number, 1.0)
+        found = np.where(number > 0, averages, self.probabilities).astype(np.float32)
+        return dataclasses.replace(self, probabilities=found)
+
+
+class SoundClassifier:
+    """A finished run's model, to be called on waveforms and recordings.
+
+    Attributes:
+        classes: names, in the order of the probabilities.
+        sample_rate: Hz that the model hears at; input of any rate is resampled to it.
+        window_s: length of the clips it was trained on, and of a window if nothing else is said, s.
+        temperature: that the probabilities are scaled with where the checkpoint holds a calibration, else 1.
+    """
+
+    def __init__(self, restored: build.Restored):
+        self.classes = restored.classes
+        self.sample_rate = restored.sample_rate
+        self.window_s = restored.clip_s
+        self.temperature = float(restored.meta.get("calibration", {}).get("temperature", 1.0))
+        self._variables = restored.variables
+        self._predict = predict_step(restored.model, restored.frontend)
+
+    def __call__(self, waveform: np.ndarray, sample_rate: float) -> Prediction:
+        """Classifies a waveform; a longer one than a clip by the average over windows half a clip apart.
+
+        Args:
+            waveform: (time,) or, as soundfile gives it, (time, channels); floating point in [−1, 1] or integers.
+            sample_rate: Hz, 1,000 to 1,000,000.
+
+        Raises:
+            AudioError: there are no samples, or samples that are not numbers; another shape, type or rate.
+        """
+        check_rate(sample_rate, "waveform")
+        with np.errstate(over="ignore", invalid="ignore"):
+            mono = audio.to_mono(_as_float(waveform), sample_rate, self.sample_rate)
+        if not np.isfinite(mono).all():
+            raise AudioError("waveform: holds samples that are not numbers")
+        size = self._samples("window_s", self.window_s)
+        _, probabilities, _ = self._classify(windows([mono], size, max(1, size // 2)), size, "waveform")
+        return Prediction.of(self.classes, probabilities.mean(axis=0))
+
+    def timeline(
+        self,
+        path: str | os.PathLike,
+        window_s: float | None = None,
+        hop_s: float = 1.0,
+        *,
+        smooth_s: float = 0.0,
+        silence_db: float | None = SILENCE_DB,
+        observe: Callable[[np.ndarray, AudioStream], None] | None = None,
+    ) -> Timeline:
+        """Classifies a recording of any length, window by window (`windows` says where they are).
+
+        A window shorter than a clip of training is filled up with zeros at its end, as the clips were.
+
+        Args:
+            path: any format that soundfile reads, any rate and number of channels.
+            window_s: length of a window, s; None for that of a clip of training.
+            hop_s: between the starts of windows, s.
+            smooth_s: the probabilities become a moving average over this time; 0 leaves them.
+            silence_db: windows with a lower RMS, in dB below full scale, are marked silent; None marks none.
+            observe: called with every block of mono samples at the model's rate, in order, for progress and pictures.
+
+        Raises:
+            AudioError: the file cannot be used.
+            ValueError: a length that is not above 0 and at most 600 s.
+        """
+        size = self._samples("window_s", self.window_s if window_s is None else window_s)
+        hop = self._samples("hop_s", hop_s)
+        stream = AudioStream(path, self.sample_rate)
+        total = 0
+
+        def blocks() -> Iterator[np.ndarray]:
+            nonlocal total
+            for block in stream:
+                total += len(block)
+                if observe:
+                    observe(block, stream)
+                yield block
+
+        starts, probabilities, level = self._classify(windows(blocks(), size, hop), size, stream.name)
+        silent = level < silence_db if silence_db is not None else np.zeros(len(level), bool)
+        ends = np.minimum(starts + size, total)
+        rate = self.sample_rate
+        found = Timeline(
+            self.classes, starts / rate, ends / rate, probabilities, level, silent, total / rate, stream.note
+        )
+        return found.smoothed(smooth_s) if smooth_s else found
+
+    def _samples(self, name: str, seconds: float) -> int:
+        if not 0 < seconds <= LONGEST_S:  # refuses NaN too
+            raise ValueError(f"{name}={seconds:g}: must be above 0 and at most {LONGEST_S:g} seconds")
+        return max(1, round(seconds * self.sample_rate))
+
+    def _classify(
+        self, cut: Iterable[tuple[int, np.ndarray]], size: int, name: str
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Starts (n,), probabilities (n, classes) and RMS levels (n,) dB of windows of up to `size` samples."""
+        shape = max(size, round(self.window_s * self.sample_rate))
+        budget = _BATCH_S.get(jax.default_backend(), _ACCELERATOR_BATCH_S)
+        rows = max(1, int(budget * self.sample_rate) // shape)
+        starts, level, done, running = [], [], [], deque()
+        batch = np.zeros((rows, shape), np.int16)
+        for start, samples in cut:
+            row = len(starts) % rows
+            batch[row, : len(samples)] = audio.to_int16(samples)  # what training read: 16 bits
+            starts.append(start)
+            level.append(float(np.mean(np.square(samples, dtype=np.float64))))
+            if row == rows - 1:
+                running.append(self._predict(self._variables, batch))
+                batch = np.zeros((rows, shape), np.int16)  # the device may still read the other
+                if len(running) > 1:  # the device computes one while the host decodes the next
+                    done.append(np.asarray(running.popleft()[0]))
+        if len(starts) % rows:
+            running.append(self._predict(self._variables, batch))
+        done += [np.asarray(found[0]) for found in running]
+        if not starts:
+            raise AudioError(f"{name}: holds no samples")
+        found = np.concatenate(done)[: len(starts)]
+        if self.temperature != 1.0:
+            found = statistics.tempered(statistics.log_probabilities(found), self.temperature).astype(np.float32)
+        with np.errstate(divide="ignore"):
+            return np.array(starts), found, 10 * np.log10(level)
+
+
+def _as_float(waveform: np.ndarray) -> np.ndarray:
+    """(time,) or (time, channels) of any number type as (time, channels) float32 in [−1, 1]. Raises AudioError."""
+    waveform = np.asarray(waveform)
+    if waveform.ndim == 1:
+        waveform = waveform[:, None]
+    if waveform.ndim != 2 or (0 < waveform.shape[0] < waveform.shape[1]):
+        raise AudioError(f"waveform: of shape {waveform.shape}; it must be (time,) or (time, channels)")
+    if not waveform.size:
+        raise AudioError("waveform: holds no samples")
+    if waveform.dtype == np.uint8:  # 8-bit PCM is the one with an offset
+        return (waveform.astype(np.float32) - 128.0) / 128.0
+    if np.issubdtype(waveform.dtype, np.signedinteger):
+        return (waveform / -float(np.iinfo(waveform.dtype).min)).astype(np.float32)
+    if not np.issubdtype(waveform.dtype, np.floating):
+        raise AudioError(f"waveform: holds {waveform.dtype}; it must be floating point or integers")
+    return waveform.astype(np.float32)
+
+
+def load_classifier(path: str | os.PathLike) -> SoundClassifier:
+    """The classifier of a finished run: its workdir, its `checkpoints` folder or one step in it.
+
+    Where no device was used before, XLA is set up as in training: on CPU it is several times faster so.
+
+    Raises:
+        CheckpointError: there is none, it is of another version of the format, or it cannot be read.
+    """
+    parallel.initialize()
+    try:
+        return SoundClassifier(build.restore(pathlib.Path(path)))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: its config is not one of this version of esc_jax ({error})") from error

@@ -1,0 +1,358 @@
+"""Classifies recordings of any length: what is heard in them, and when.
+
+    python -m esc_jax.predict --checkpoint=runs/resnet34 storm.ogg
+    python -m esc_jax.predict --checkpoint=runs/resnet34 --segments=begin,middle,end storm.ogg
+    python -m esc_jax.predict --checkpoint=runs/resnet34 --csv=OUT.csv --plot=OUT.png recordings/ "more/**/*.mp3"
+
+A window slides over each recording. Windows start at 0, hop, 2 hop, … as long as they fit; where the last of them ends
+before the recording does, one more ends with it. A recording shorter than a window, and a window shorter than a clip of
+training, is filled up with zeros at its end, as clips are in training. The table has a row for every passage with one
+likeliest class (the mean of its windows), or one for each of --segments: the first window, the one closest to the
+middle, the last.
+
+FILE is anything that soundfile reads, a folder (searched through, by file extension), or a quoted pattern. A file that
+cannot be read is reported at the end, and the exit status is then 1. Files hold many hours: memory doesn't grow with
+their length.
+"""
+
+import argparse
+import difflib
+import faulthandler
+import glob
+import math
+import os
+import pathlib
+import sys
+from typing import NoReturn
+
+SEGMENTS = ("begin", "middle", "end")
+# What a folder is searched for: the extensions that libsndfile's formats go by.
+EXTENSIONS = frozenset(
+    ".aif .aifc .aiff .au .caf .flac .mp1 .mp2 .mp3 .oga .ogg .opus .rf64 .snd .sph .voc .w64 .wav .wave .wv".split()
+)
+PICTURES = (".png", ".pdf", ".svg")
+
+
+def _fail(status: int, sentence: object) -> NoReturn:
+    sys.stderr.write(f"esc_jax: {sentence}\n")
+    sys.exit(status)
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with one sentence for a mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        _fail(2, message.removeprefix("argument "))
+
+
+def _seconds(text: str, least: float = 0.01, most: float = 600.0) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds") from None
+    if not least <= value <= most:
+        raise argparse.ArgumentTypeError(f"{text}: from {least:g} to {most:g} seconds are possible")
+    return value
+
+
+def _smoothing(text: str) -> float:
+    return _seconds(text, 0.0, 86_400.0)
+
+
+def _decibels(text: str) -> float | None:
+    if text == "off":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not -200 <= value <= 0:
+        raise argparse.ArgumentTypeError(f"{text}: a level from -200 to 0 dB below full scale, or off")
+    return value
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: a number of classes, 1 or more")
+    return int(text)
+
+
+def _segments(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    for name in names:
+        if name not in SEGMENTS:
+            near = difflib.get_close_matches(name, SEGMENTS, 1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            raise argparse.ArgumentTypeError(f"there is no segment {name!r}: choose of {', '.join(SEGMENTS)}{meant}")
+    return names
+
+
+def _output(text: str) -> pathlib.Path:
+    path = pathlib.Path(text).expanduser()
+    if path.is_dir() or not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: {'is a folder' if path.is_dir() else 'its folder does not exist'}")
+    return path
+
+
+def _picture(text: str) -> pathlib.Path:
+    if pathlib.Path(text).suffix.lower() not in PICTURES:
+        raise argparse.ArgumentTypeError(f"{text}: a picture ends in {', '.join(PICTURES)}")
+    return _output(text)
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line; ends the process with status 2 and a sentence for a wrong one."""
+    parser = _Parser(
+        "python -m esc_jax.predict",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--checkpoint", metavar="DIR", required=True, help="workdir of a finished run")
+    add("--window_s", metavar="S", type=_seconds, help="length of a window (default: of the clips in training)")
+    add("--hop_s", metavar="S", type=_seconds, default=1.0, help="between the starts of windows (default: 1)")
+    add("--top_k", metavar="K", type=_count, default=3, help="classes per row, in all outputs (default: 3)")
+    add("--segments", type=_segments, help="table of these windows alone: begin,middle,end")
+    add("--smooth_s", metavar="S", type=_smoothing, default=0.0, help="moving average over this time (default: 0)")
+    silence = "mark windows of a lower RMS (dB, full scale is 0) silence instead of guessing (default: -60; or: off)"
+    add("--silence_db", metavar="DB", type=_decibels, default=-60.0, help=silence)
+    add("--json", metavar="OUT.json", type=_output, help="every window with its classes, level and silence")
+    add("--csv", metavar="OUT.csv", type=_output, help="rows: file, start_s, end_s, class, probability; top_k a window")
+    add("--plot", metavar="OUT.png", type=_picture, help="a picture; of several files one each, OUT-NAME.png")
+    add("files", metavar="FILE", nargs="+", help="recording, folder or quoted pattern")
+    options, unknown = parser.parse_known_intermixed_args(argv)
+    if unknown:
+        name = unknown[0].split("=")[0]
+        known = [o for action in parser._actions for o in action.option_strings]
+        near = difflib.get_close_matches(name, known, 1)
+        parser.error(f"there is no {name}" + (f"; did you mean {near[0]}?" if near else "; see --help"))
+    return options
+
+
+def find(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The files that arguments stand for, each once, in order; and a sentence for each that stands for none.
+
+    What is hidden in a folder (a name with a dot in front) is left there. A name without a pattern is taken as it is,
+    whatever its extension.
+    """
+    found, problems = {}, []
+    for argument in arguments:
+        path = pathlib.Path(argument).expanduser()
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+            shown = [p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts)]
+            if not shown:
+                problems.append(f"{argument}: the folder holds no recordings")
+            found |= dict.fromkeys(map(str, shown))
+        elif not path.exists() and glob.has_magic(argument):
+            matches = sorted(p for p in glob.glob(str(path), recursive=True) if os.path.isfile(p))
+            if not matches:
+                problems.append(f"{argument}: no file matches")
+            found |= dict.fromkeys(matches)
+        else:
+            found[str(path)] = None
+    return list(found), problems
+
+
+def _cells(prediction, k: int, width: int) -> str:
+    if prediction is None:
+        return "silence"
+    return "   ".join(f"{label:<{width}} {100 * share:5.1f} %" for label, share in prediction.top(k)).rstrip()
+
+
+def table(name: str, timeline, k: int, segments: tuple[str, ...] | None = None) -> str:
+    """What a terminal shows of a recording: a row per passage, or per segment.
+
+    Args:
+        name: of the file.
+        timeline: `classifier.Timeline` of it.
+        k: classes per row.
+        segments: some of SEGMENTS; None for the passages, with a row for the whole.
+    """
+    from esc_jax.classifier import clock
+
+    if segments:
+        places = [(s, timeline.at(s)) for s in segments]
+        spans = [(s, timeline.starts[i], timeline.ends[i], timeline.mean(i, i + 1)) for s, i in places]
+    else:
+        edges = timeline.edges
+        spans = [("", edges[a], edges[b], timeline.mean(a, b)) for a, b in timeline.passages()]
+        spans.append(("whole", 0.0, timeline.duration_s, timeline.mean()))
+    width = max((len(label) for _, _, _, p in spans if p for label in p.labels[:k]), default=0)
+    count = len(timeline.starts)
+    lines = [f"{name}: {timeline.duration_s:.1f} s, {count} window{'s' * (count != 1)}"]
+    for label, begin, end, prediction in spans:
+        times = f"{clock(begin, True):>9} –{clock(end, True):>9}"
+        lines.append(f"  {label:<6} {times}   {_cells(prediction, k, width)}")
+    return "\n".join(lines) + "\n"
+
+
+def rows(timeline, k: int) -> list[dict]:
+    """The windows of a timeline as objects for JSON: `start_s`, `end_s`, `level_db`, `silent`, `top`.
+
+    `level_db` is None where all samples are zero. `top` holds the k likeliest classes, and nothing where silent.
+    """
+    found = []
+    for i, (start, end, level) in enumerate(zip(timeline.starts, timeline.ends, timeline.level_db, strict=True)):
+        top = [] if timeline.silent[i] else timeline.mean(i, i + 1).top(k)
+        found.append(
+            {
+                "start_s": round(float(start), 4),
+                "end_s": round(float(end), 4),
+                "level_db": round(float(level), 2) if math.isfinite(level) else None,
+                "silent": bool(timeline.silent[i]),
+                "top": [{"class": label, "probability": round(share, 6)} for label, share in top],
+            }
+        )
+    return found
+
+
+def _write_csv(path: pathlib.Path, done: list[tuple], k: int) -> None:
+    import csv
+
+    # Names of files are bytes, and may be no text.
+    with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "start_s", "end_s", "class", "probability"])
+        for name, timeline in done:
+            for row in rows(timeline, k):
+                # A class is never called silence with a probability: the gate is not a guess.
+                classes = [("silence", "")] if row["silent"] else [(c["class"], c["probability"]) for c in row["top"]]
+                writer.writerows([name, row["start_s"], row["end_s"], *pair] for pair in classes)
+
+
+def _write_json(path: pathlib.Path, done: list[tuple], problems: list[str], options, classifier) -> None:
+    import json
+
+    document = {
+        "checkpoint": str(options.checkpoint),
+        "classes": list(classifier.classes),
+        "sample_rate": classifier.sample_rate,
+        "window_s": options.window_s or classifier.window_s,
+        "hop_s": options.hop_s,
+        "smooth_s": options.smooth_s,
+        "silence_db": options.silence_db,
+        "files": [
+            {"file": name, "duration_s": round(t.duration_s, 4), "note": t.note, "windows": rows(t, options.top_k)}
+            for name, t in done
+        ],
+        "problems": problems,
+    }
+    path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def plot_path(out: pathlib.Path, file: str, taken: set[pathlib.Path], single: bool) -> pathlib.Path:
+    """Where the picture of a file goes: OUT.png, or of several OUT-STEM.png, with a number where stems are equal."""
+    if single:
+        return out
+    path, number = out.with_name(f"{out.stem}-{pathlib.Path(file).stem}{out.suffix}"), 1
+    while path in taken:
+        number += 1
+        path = out.with_name(f"{out.stem}-{pathlib.Path(file).stem}-{number}{out.suffix}")
+    taken.add(path)
+    return path
+
+
+def _listen(classifier, file: str, options: argparse.Namespace, picture: pathlib.Path | None):
+    """The timeline of a file, under a progress bar; draws its picture. Raises AudioError."""
+    import tqdm
+
+    overview = None
+    if picture:
+        from esc_jax import plots_timeline
+
+        overview = plots_timeline.Overview(classifier.sample_rate)
+    shape = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
+    with tqdm.tqdm(desc=pathlib.Path(file).name, total=1.0, bar_format=shape, leave=False, disable=None) as bar:
+
+        def observe(block, stream) -> None:
+            bar.total = max(stream.announced_s, bar.n, 0.01)
+            bar.update(min(len(block) / stream.sample_rate, bar.total - bar.n))
+            if overview:
+                overview.add(block)
+
+        timeline = classifier.timeline(
+            file,
+            options.window_s,
+            options.hop_s,
+            smooth_s=options.smooth_s,
+            silence_db=options.silence_db,
+            observe=observe,
+        )
+    if picture:
+        plots_timeline.recording(timeline, overview, pathlib.Path(file).name, picture)
+    return timeline
+
+
+def run(options: argparse.Namespace) -> list[str]:
+    """Does what the command line asks, prints the tables; returns what went wrong, a sentence each."""
+    from esc_jax import classifier as classifiers
+    from esc_jax.data import prepare
+    from esc_jax.data.audio import AudioError
+    from esc_jax.training import parallel
+
+    files, problems = find(options.files)
+    parallel.initialize(prepare.cache_root() / "compiled")
+    classifier = classifiers.load_classifier(options.checkpoint)
+    done, taken = [], set()
+    try:
+        for file in files:
+            picture = plot_path(options.plot, file, taken, len(files) == 1) if options.plot else None
+            try:
+                timeline = _listen(classifier, file, options, picture)
+            except AudioError as error:
+                problems.append(str(error))
+                continue
+            problems += [timeline.note] if timeline.note else []
+            done.append((file, timeline))
+            sys.stdout.write(table(file, timeline, options.top_k, options.segments))
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        problems.append(f"interrupted after {len(done)} of {len(files)} files")
+    if options.csv:
+        _write_csv(options.csv, done, options.top_k)
+    if options.json:
+        _write_json(options.json, done, problems, options, classifier)
+    return problems
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    options = parse(argv)
+
+    import jax
+
+    from esc_jax.frontends.log_mel import FrontendError
+    from esc_jax.models.registry import ModelError
+    from esc_jax.training.checkpoint import CheckpointError
+
+    try:
+        problems = run(options)
+    except (CheckpointError, FrontendError, ModelError) as error:
+        _fail(1, error)
+    except jax.errors.JaxRuntimeError as error:  # above all, no memory for windows this long
+        _fail(1, f"the device could not do it ({str(error).splitlines()[0][:200]})")
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        _fail(1, f"{error.strerror or error}: {error.filename or 'writing the results'}")
+    if problems:
+        _fail(1, "\nesc_jax: ".join(problems))
+
+
+def cli() -> None:
+    """Entry point of `python -m esc_jax.predict`."""
+    # Decoders in C write to the terminal about broken files, in between the tables. Python keeps the terminal, and
+    # they get nothing. Names of files are bytes, and may be no text: hence "replace".
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        old = getattr(sys, name)
+        setattr(sys, name, open(os.dup(number), "w", buffering=1, encoding=old.encoding, errors="replace"))
+        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    faulthandler.enable(sys.stderr)  # a crash in C still says where
+    main()
+
+
+if __name__ == "__main__":
+    cli()

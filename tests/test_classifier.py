@@ -1,0 +1,491 @@
+"""A classifier on waveforms and recordings, against loops over the whole signal; and what the decoder makes of junk."""
+
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+import time
+import tracemalloc
+
+import hypothesis
+from hypothesis import strategies as st
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import soundfile
+import soxr
+
+from esc_jax import build
+from esc_jax import classifier as classifiers
+from esc_jax.classifier import AudioStream, SoundClassifier, Timeline
+from esc_jax.data import audio
+from esc_jax.data.audio import AudioError
+from esc_jax.training import parallel
+from esc_jax.training.checkpoint import CheckpointError
+
+RATE, CLASSES = 8000, ("a", "b", "c", "d")
+
+
+class Quarters:
+    """A model that needs no training: the logit of class i is 20 × the mean magnitude in the i-th quarter."""
+
+    def __init__(self):
+        self.shapes = []
+
+    def apply(self, variables, waveform):
+        self.shapes.append(waveform.shape)  # once per compilation
+        return 20.0 * jnp.abs(waveform).reshape(len(waveform), 4, -1).mean(-1)
+
+
+def quarters(window):
+    """What Quarters makes of one window, in numpy."""
+    logits = 20.0 * np.abs(np.rint(window.astype(np.float64) * 32768) / 32768).reshape(4, -1).mean(-1)
+    return np.exp(logits) / np.exp(logits).sum()
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    restored = build.Restored(
+        config=None, classes=CLASSES, sample_rate=RATE, clip_s=0.5, model=Quarters(), frontend=lambda x: x,
+        variables={}, folder=pathlib.Path("x"), step=1, meta={},
+    )  # fmt: skip
+    found = SoundClassifier(restored)
+    found.model = restored.model
+    return found
+
+
+def sound(seconds, rate, channels=1, seed=0):
+    """(time, channels): noise whose loudness changes every 0.1 s, up to 0.5."""
+    rng = np.random.default_rng(seed)
+    count = round(seconds * rate)
+    loudness = np.repeat(rng.uniform(0, 0.5, count // (rate // 10) + 1), rate // 10)[:count]
+    return (rng.uniform(-1, 1, (count, channels)) * loudness[:, None]).astype(np.float32)
+
+
+def expected_starts(length, size, hop):
+    starts = [k for k in range(0, length, hop) if k + size <= length] or [0]
+    if starts[-1] + size < length:
+        starts.append(length - size)
+    return starts
+
+
+@pytest.mark.parametrize(
+    "length, size, hop, starts",
+    [
+        (10, 4, 2, [0, 2, 4, 6]),
+        (11, 4, 2, [0, 2, 4, 6, 7]),
+        (3, 4, 2, [0]),
+        (4, 4, 9, [0]),
+        (5, 4, 9, [0, 1]),
+        (20, 4, 9, [0, 9, 16]),
+        (22, 4, 9, [0, 9, 18]),
+    ],
+)
+def test_windows_cover_the_ragged_tail(length, size, hop, starts):
+    signal = np.arange(length, dtype=np.float32)
+    assert [start for start, _ in classifiers.windows([signal], size, hop)] == starts
+    assert expected_starts(length, size, hop) == starts  # the loop that the other tests trust
+
+
+@hypothesis.given(
+    st.lists(st.integers(0, 40), max_size=8), st.integers(1, 30), st.integers(1, 50), st.integers(0, 2**32 - 1)
+)
+def test_windows_of_blocks_are_those_of_the_whole(lengths, size, hop, seed):
+    blocks = [np.random.default_rng(seed).standard_normal(n).astype(np.float32) for n in lengths]
+    signal = np.concatenate([np.zeros(0, np.float32), *blocks])
+    found = list(classifiers.windows(iter(blocks), size, hop))
+    if not len(signal):
+        assert found == []
+        return
+    assert [start for start, _ in found] == expected_starts(len(signal), size, hop)
+    for start, samples in found:
+        np.testing.assert_array_equal(samples, signal[start : start + size])
+
+
+FILES = [
+    ("a.wav", 96_000, 8, "FLOAT"),
+    ("a.mp3", 44_100, 1, None),
+    ("a.mp3", 48_000, 2, None),
+    ("a.ogg", 48_000, 2, None),
+    ("a.flac", 22_050, 1, None),
+    ("a.aiff", 8_000, 2, None),
+    ("a.wav", 11_025, 1, "PCM_U8"),
+]
+
+
+@pytest.mark.parametrize("seconds", [0.05, 2.345])
+@pytest.mark.parametrize("name, rate, channels, subtype", FILES)
+def test_a_stream_is_the_whole_file(tmp_path, name, rate, channels, subtype, seconds):
+    path = tmp_path / name
+    soundfile.write(path, sound(seconds, rate, channels), rate, subtype=subtype)
+    stream = AudioStream(path, RATE)
+    blocks = list(stream)
+    samples, file_rate = soundfile.read(path, dtype="float32", always_2d=True)
+    mono = samples.mean(axis=1)
+    # The MP3 decoder rounds the last of 24 bits differently from one read to the next; all else is equal to the bit.
+    tolerance = 5e-7 if name == "a.mp3" else 0
+    resampled = soxr.resample(mono, file_rate, RATE, quality="VHQ")
+    np.testing.assert_allclose(np.concatenate(blocks), resampled, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(np.concatenate(blocks), audio.load(path, RATE), rtol=0, atol=tolerance)
+    assert stream.note == "" and stream.channels == channels and stream.rate == rate
+    assert stream.announced_s == pytest.approx(seconds, abs=1 / rate)
+    assert len(blocks) >= seconds  # it does come in pieces of a second at most
+
+
+@pytest.mark.parametrize(
+    "seconds, window_s, hop_s", [(7.3, 0.5, 0.2), (3.0, 1.0, 1.3), (0.3, 0.5, 0.2), (2.0, 0.2, 0.1)]
+)
+def test_a_timeline_is_a_loop_over_the_whole_file(classifier, tmp_path, seconds, window_s, hop_s):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, sound(seconds, 11_025, 2), 11_025, subtype="FLOAT")
+    found = classifier.timeline(path, window_s, hop_s)
+    samples, _ = soundfile.read(path, dtype="float32")
+    whole = soxr.resample(samples.mean(axis=1), 11_025, RATE, quality="VHQ")
+    size = round(window_s * RATE)
+    starts = expected_starts(len(whole), size, round(hop_s * RATE))
+    np.testing.assert_allclose(found.starts, np.array(starts) / RATE, rtol=1e-12)
+    assert found.ends[-1] == found.duration_s == len(whole) / RATE
+    assert found.probabilities.shape == (len(starts), 4)
+    for row, start in enumerate(starts):
+        window = whole[start : start + size]
+        # A window is filled up to its length, and to that of a clip in training: 0.5 s.
+        padded = np.pad(window, (0, max(size, RATE // 2) - len(window)))
+        # float32 on the device against float64 here
+        np.testing.assert_allclose(found.probabilities[row], quarters(padded), atol=1e-5)
+        assert found.level_db[row] == pytest.approx(10 * np.log10(np.mean(window.astype(np.float64) ** 2)), abs=1e-6)
+    if seconds > 1:
+        assert np.ptp(found.probabilities, axis=0).min() > 0.1  # the windows are told apart
+
+
+def test_one_program_serves_every_length(classifier, tmp_path):
+    classifier.model.shapes.clear()
+    for number, seconds in enumerate((0.05, 0.7, 5.1, 30.0)):
+        soundfile.write(tmp_path / f"{number}.wav", sound(seconds, RATE), RATE)
+        classifier.timeline(tmp_path / f"{number}.wav", 0.75, 0.3)
+    assert len(classifier.model.shapes) == 1
+    assert classifier.model.shapes[0][1] == 6000
+
+
+def test_memory_does_not_grow_with_the_recording(classifier, tmp_path):
+    peaks = []
+    for minutes in (1, 12):
+        path = tmp_path / f"{minutes}.wav"
+        soundfile.write(path, np.tile(sound(20.0, RATE), (3 * minutes, 1)), RATE)
+        classifier.timeline(path, 0.5, 0.25)  # what is compiled and cached is not of the recording
+        tracemalloc.start()
+        found = classifier.timeline(path, 0.5, 0.25)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert len(found.starts) == minutes * 240 - 1
+    # The eleven minutes more are 21 MB as float32; their results, 2640 windows, some hundreds of bytes each.
+    assert peaks[1] < peaks[0] + 2e6
+
+
+def test_observers_get_every_sample(classifier, tmp_path):
+    soundfile.write(tmp_path / "a.ogg", sound(3.2, 44_100), 44_100)
+    heard = []
+    classifier.timeline(tmp_path / "a.ogg", observe=lambda block, stream: heard.append((block, stream.announced_s)))
+    np.testing.assert_array_equal(np.concatenate([b for b, _ in heard]), audio.load(tmp_path / "a.ogg", RATE))
+    assert {announced for _, announced in heard} == {3.2}
+
+
+def test_near_silence_is_marked_and_left_out_of_averages(classifier, tmp_path):
+    signal = sound(10.0, RATE)[:, 0]
+    signal[3 * RATE : 5 * RATE] = 0
+    signal[7 * RATE : 8 * RATE] = 0.0009  # −60.9 dB
+    soundfile.write(tmp_path / "a.wav", signal, RATE, subtype="FLOAT")
+    found = classifier.timeline(tmp_path / "a.wav", 0.5, 0.5)
+    assert np.flatnonzero(found.silent).tolist() == [6, 7, 8, 9, 14, 15]
+    assert np.isneginf(found.level_db[6]) and found.level_db[14] == pytest.approx(20 * np.log10(0.0009), abs=1e-3)
+    assert (found.leaders == -1).tolist() == found.silent.tolist()
+    assert not classifier.timeline(tmp_path / "a.wav", 0.5, 0.5, silence_db=None).silent.any()
+    assert classifier.timeline(tmp_path / "a.wav", 0.5, 0.5, silence_db=-61).silent.sum() == 4
+
+    smooth = classifier.timeline(tmp_path / "a.wav", 0.5, 0.5, smooth_s=2.0)
+    for row, centre in enumerate(found.times):
+        near = [j for j, c in enumerate(found.times) if abs(c - centre) < 1.001 and not found.silent[j]]
+        expected = found.probabilities[near].mean(axis=0) if near else found.probabilities[row]
+        np.testing.assert_allclose(smooth.probabilities[row], expected, atol=1e-6)
+    heard = found.probabilities[~found.silent].mean(axis=0)
+    np.testing.assert_allclose(found.mean().vector, heard, atol=1e-6)
+    assert found.mean(6, 10) is None
+
+
+@pytest.fixture
+def timeline():
+    """Seven windows of 4 s every 2 s, and one that ends with the recording."""
+    starts = np.array([0.0, 2, 4, 6, 8, 10, 12, 13])
+    shares = np.full((8, 3), 0.1)
+    shares[np.arange(8), [0, 0, 1, 1, 1, 2, 0, 0]] = 0.8
+    silent = np.arange(8) == 4
+    return Timeline(("x", "y", "z"), starts, starts + 4, shares, np.zeros(8), silent, 17.0)
+
+
+def test_passages_tile_the_recording(timeline):
+    assert timeline.passages() == [(0, 2), (2, 4), (4, 5), (5, 6), (6, 8)]
+    assert timeline.leaders.tolist() == [0, 0, 1, 1, -1, 2, 0, 0]
+    assert timeline.edges.tolist() == [0, 3, 5, 7, 9, 11, 13, 14.5, 17]
+    assert [timeline.at(w) for w in ("begin", "middle", "end")] == [0, 3, 7]  # 8.5 s is closest to 8 s, 6 to 10
+    assert timeline.mean(5, 7).top(2) == [("x", pytest.approx(0.45)), ("z", pytest.approx(0.45))]
+
+
+def test_a_waveform_of_any_shape_type_and_rate(classifier):
+    wave = np.round(sound(0.5, RATE)[:, 0] * 32768) / 32768
+    found = classifier(wave, RATE)
+    np.testing.assert_allclose(found.vector, quarters(wave), atol=1e-5)
+    order = sorted(range(4), key=lambda i: -found.vector[i])
+    assert found.labels == tuple(CLASSES[i] for i in order)
+    np.testing.assert_array_equal(found.probabilities, found.vector[order])
+    assert found.top(2) == [(found.labels[0], found.probabilities[0]), (found.labels[1], found.probabilities[1])]
+    same = [
+        (wave * 32768).astype(np.int16),
+        (wave * 2.0**31).astype(np.int32),
+        wave.astype(np.float64),
+        np.stack([wave * 1.5, wave * 0.5], axis=1),
+        wave.tolist(),
+    ]
+    for other in same:
+        # The mean of two channels may round another way, by one step of 16 bits.
+        np.testing.assert_allclose(classifier(other, RATE).vector, found.vector, atol=1e-4)
+    coarse = np.round(wave * 128)
+    bytewise = classifier((coarse + 128).astype(np.uint8), RATE)
+    np.testing.assert_allclose(bytewise.vector, quarters(coarse / 128), atol=1e-5)
+    resampled = soxr.resample(wave, RATE, 44_100, quality="VHQ")
+    # What the resampler's filters take away above 3.6 kHz, a tenth of white noise.
+    np.testing.assert_allclose(classifier(resampled, 44_100).vector, found.vector, atol=0.1)
+    np.testing.assert_allclose(classifier(wave[:400], RATE).vector, quarters(np.pad(wave[:400], (0, 3600))), atol=1e-5)
+
+
+def test_a_long_waveform_is_the_average_of_half_overlapping_windows(classifier):
+    wave = sound(1.3, RATE)[:, 0]
+    cut = [wave[s : s + 4000] for s in (0, 2000, 4000, 6000, 6400)]
+    np.testing.assert_allclose(classifier(wave, RATE).vector, np.mean([quarters(w) for w in cut], axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "waveform, rate, sentence",
+    [
+        (np.zeros(0), RATE, "holds no samples"),
+        (np.zeros((2, 8000)), RATE, r"of shape \(2, 8000\)"),
+        (np.zeros((2, 2, 2)), RATE, "of shape"),
+        (np.array(["a"]), RATE, "it must be floating point or integers"),
+        (np.ones(100, complex), RATE, "it must be floating point or integers"),
+        (np.array([0.1, np.nan]), RATE, "not numbers"),
+        (np.full(100, np.inf), RATE, "not numbers"),
+        (np.array([1e300] * 100), RATE, "not numbers"),
+        (np.zeros(100), 0, "a sample rate of 0 Hz"),
+        (np.zeros(100), float("nan"), "a sample rate of nan Hz"),
+    ],
+)
+def test_a_waveform_that_is_none_is_one_sentence(classifier, waveform, rate, sentence):
+    with pytest.raises(AudioError, match=sentence) as raised:
+        classifier(waveform, rate)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("options", [{"window_s": 0.0}, {"hop_s": -1.0}, {"window_s": float("nan")}, {"hop_s": 1e9}])
+def test_lengths_out_of_range(classifier, tmp_path, options):
+    soundfile.write(tmp_path / "a.wav", sound(1.0, RATE), RATE)
+    with pytest.raises(ValueError, match=f"{next(iter(options))}=.* must be above 0 and at most 600 seconds"):
+        classifier.timeline(tmp_path / "a.wav", **options)
+
+
+def wav(rate=RATE, samples=None, subtype="FLOAT"):
+    """Bytes of a WAV file, half a second."""
+    import io
+
+    file = io.BytesIO()
+    soundfile.write(file, sound(0.5, RATE) if samples is None else samples, RATE, format="WAV", subtype=subtype)
+    content = bytearray(file.getvalue())
+    content[24:28] = rate.to_bytes(4, "little")
+    return bytes(content)
+
+
+BAD = {
+    "zero.wav": (b"", "the file is empty"),
+    "text.wav": (b"this is a text, whatever its name says\n" * 30, "not readable as audio (Format not recognised)"),
+    "headless.raw": (b"1234" * 100, "not readable as audio (samplerate must be specified)"),
+    "head.wav": (wav()[:30], "not readable as audio"),
+    "nosamples.wav": (wav(samples=np.zeros((0, 1))), "holds no samples"),
+    "onesample.wav": (wav(48_000, np.ones((1, 1))), "holds no samples"),  # a sixth of one at 8 kHz
+    "zero_hz.wav": (wav(rate=0), "not readable as audio (Internal error : SF_INFO struct incomplete)"),
+    "slow.wav": (wav(rate=3), "a sample rate of 3 Hz; it must be 1000 to 1000000 Hz"),
+    "nan.wav": (wav(samples=np.where(np.arange(30_000) == 20_000, np.nan, 0.1)), "holds samples that are not numbers"),
+    "nan_end.wav": (wav(44_100, np.where(np.arange(30_000) == 29_999, np.nan, 0.1)), "samples that are not numbers"),
+    "inf.wav": (wav(samples=np.full(9000, np.inf)), "holds samples that are not numbers"),
+    "huge.wav": (wav(11_025, samples=np.full((9000, 2), 3e38, np.float32)), "holds samples that are not numbers"),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", BAD)
+def test_a_file_that_is_no_sound_is_one_sentence(classifier, tmp_path, name):
+    content, sentence = BAD[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(AudioError) as raised:
+        classifier.timeline(tmp_path / name)
+    assert str(raised.value).startswith(f"{tmp_path / name}: ") and sentence in str(raised.value)
+    assert "\n" not in str(raised.value) and str(raised.value).count(name) == 1
+
+
+def test_no_such_file(classifier, tmp_path):
+    for path in (tmp_path / "none.wav", tmp_path, "a\0b"):
+        with pytest.raises(AudioError, match="no such file"):
+            classifier.timeline(path)
+
+
+@pytest.mark.parametrize("name", ["a.mp3", "a.flac"])
+def test_a_file_that_breaks_off_is_classified_that_far(classifier, tmp_path, name):
+    path = tmp_path / name
+    soundfile.write(path, sound(10.0, 44_100), 44_100)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    found = classifier.timeline(path)
+    assert 2 < found.duration_s < 8
+    assert found.note.startswith(f"{path}: breaks off after {found.duration_s:.1f} of 10.0 s")
+    assert found.note.endswith("; only what is there was classified")
+    np.testing.assert_array_equal(found.starts[:2], [0, 1])
+
+
+def mutants(count, seed):
+    """(number, name, content): sound files of many formats, with bytes changed, cut out, put in, or cut off."""
+    import io
+
+    rng = np.random.default_rng(seed)
+    kinds = [
+        ("WAV", "PCM_16"), ("WAV", "FLOAT"), ("WAV", "IMA_ADPCM"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"),
+        ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III"), ("AIFF", "PCM_24"), ("AU", "ULAW"), ("CAF", "ALAC_16"),
+        ("W64", "PCM_16"), ("VOC", "PCM_16"), ("RF64", "PCM_16"), ("NIST", "PCM_16"),
+        ("MAT5", "FLOAT"),
+    ]  # fmt: skip
+    originals = []
+    for kind, subtype in kinds:
+        file = io.BytesIO()
+        soundfile.write(file, sound(0.3, 16_000, 2), 16_000, format=kind, subtype=subtype)
+        originals.append((kind, file.getvalue()))
+    for number in range(count):
+        kind, content = originals[number % len(originals)]
+        content = bytearray(content)
+        for _ in range(rng.integers(1, 9)):
+            # Most of what can go wrong is in the header.
+            reach = len(content) if rng.random() < 0.4 else min(len(content), 128)
+            place = int(rng.integers(0, max(reach, 1)))
+            match rng.integers(0, 5):
+                case 0 | 1:
+                    content[place : place + 1] = rng.integers(0, 256, 1, np.uint8).tobytes()
+                case 2:
+                    word = rng.choice([0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, int(rng.integers(0, 2**32))])
+                    content[place : place + 4] = int(word).to_bytes(4, "little" if rng.random() < 0.5 else "big")
+                case 3:
+                    content[place:place] = rng.integers(0, 256, int(rng.integers(1, 40)), np.uint8).tobytes()
+                case 4:
+                    del content[place : place + int(rng.integers(1, 40 if rng.random() < 0.8 else len(content) + 2))]
+        yield number, f"{number}-{kind}", bytes(content)
+
+
+def fuzz(folder, count, seed=0):
+    """Decodes mutants; returns how many were sound, and the longest time one took, s."""
+    whole, slowest = 0, 0.0
+    path = pathlib.Path(folder) / "mutant"
+    for _, name, content in mutants(count, seed):
+        path.write_bytes(content)
+        began = time.monotonic()
+        try:
+            stream = AudioStream(path, RATE)
+            for block in stream:
+                assert block.dtype == np.float32 and block.ndim == 1 and np.isfinite(block).all(), name
+            whole += 1
+            assert "\n" not in stream.note, name
+        except AudioError as error:
+            assert str(error).startswith(f"{path}: ") and "\n" not in str(error), name
+        slowest = max(slowest, time.monotonic() - began)
+    return whole, slowest
+
+
+@pytest.mark.filterwarnings("error")
+def test_mutated_files_are_sound_or_one_sentence(tmp_path):
+    whole, slowest = fuzz(tmp_path, 480)
+    assert 50 < whole < 400  # the mutations leave some files readable, and spoil some
+    assert slowest < 20  # hangs; a second of time is possible on a busy machine
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A run of the tiny config that has not begun to learn, with a checkpoint."""
+    import importlib.util
+
+    import optax
+
+    from esc_jax.training import checkpoint, state
+
+    path = pathlib.Path(__file__).parent / "configs" / "tiny.py"
+    spec = importlib.util.spec_from_file_location("tiny", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    _, _, variables = build.build(config, 3)
+    folder = tmp_path_factory.mktemp("run")
+    meta = {"config": config.to_dict(), "classes": ["x", "y", "z"], "sample_rate": 16_000}
+    writer = checkpoint.Checkpoints(folder / "checkpoints")
+    writer.save(state.create(variables, optax.sgd(0.1), ema=False), meta)
+    return folder
+
+
+def test_a_checkpoint_is_all_it_takes(workdir, monkeypatch):
+    import esc_jax
+    from esc_jax.training.step import predict_step
+
+    monkeypatch.setattr(parallel, "initialize", lambda: None)  # other tests of this process want XLA as it is
+    classifier = esc_jax.load_classifier(str(workdir))
+    assert (classifier.classes, classifier.sample_rate, classifier.window_s) == (("x", "y", "z"), 16_000, 1.0)
+    wave = sound(1.0, 16_000)[:, 0]
+    restored = build.restore(workdir)
+    direct = predict_step(restored.model, restored.frontend)(restored.variables, audio.to_int16(wave)[None])[0, 0]
+    # Another batch size, another order of sums.
+    np.testing.assert_allclose(classifier(wave, 16_000).vector, direct, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        ({"format": 99}, "written in format 99, and this version of esc_jax reads"),
+        ({"sample_rate": None}, "its config is not one of this version of esc_jax"),
+        ({"classes": None}, "its config is not one of this version of esc_jax"),
+        ({"config": {"seed": 1}}, "its config is not one of this version of esc_jax"),
+        ({"classes": ["x", "y"]}, "its weights do not fit the model of its config"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_one_sentence(workdir, tmp_path, monkeypatch, change, sentence):
+    monkeypatch.setattr(parallel, "initialize", lambda: None)
+    shutil.copytree(workdir, tmp_path / "run")
+    path = tmp_path / "run/checkpoints/0/meta/metadata"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(CheckpointError) as raised:
+        classifiers.load_classifier(tmp_path / "run")
+    assert sentence in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_folder_without_a_checkpoint(tmp_path):
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        classifiers.load_classifier(tmp_path)
+    with pytest.raises(CheckpointError, match="no such folder"):
+        classifiers.load_classifier(tmp_path / "none")
+
+
+def test_importing_the_package_imports_no_jax():
+    code = "import sys, esc_jax; print('jax' in sys.modules, hasattr(esc_jax, 'nothing'), esc_jax.load_classifier)"
+    root = pathlib.Path(__file__).resolve().parents[1]
+    found = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert found.stdout.startswith("False False <function load_classifier")
+
+
+def test_a_calibration_of_the_checkpoint_scales_the_probabilities(classifier):
+    restored = build.Restored(
+        config=None, classes=CLASSES, sample_rate=RATE, clip_s=0.5, model=Quarters(), frontend=lambda x: x,
+        variables={}, folder=pathlib.Path("x"), step=1, meta={"calibration": {"temperature": 2.5}},
+    )  # fmt: skip
+    waveform = sound(0.5, RATE)[:, 0]
+    plain, scaled = (c(waveform, RATE).vector for c in (classifier, SoundClassifier(restored)))
+    expected = plain.astype(np.float64) ** (1 / 2.5)
+    np.testing.assert_allclose(scaled, expected / expected.sum(), rtol=1e-4)
