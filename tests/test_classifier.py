@@ -18,9 +18,10 @@ import soxr
 
 from esc_jax import build
 from esc_jax import classifier as classifiers
-from esc_jax.classifier import AudioStream, SoundClassifier, Timeline
+from esc_jax.classifier import SoundClassifier, Timeline
 from esc_jax.data import audio
 from esc_jax.data.audio import AudioError
+from esc_jax.data.stream import AudioStream, windows
 from esc_jax.training import parallel
 from esc_jax.training.checkpoint import CheckpointError
 
@@ -84,7 +85,7 @@ def expected_starts(length, size, hop):
 )
 def test_windows_cover_the_ragged_tail(length, size, hop, starts):
     signal = np.arange(length, dtype=np.float32)
-    assert [start for start, _ in classifiers.windows([signal], size, hop)] == starts
+    assert [start for start, _ in windows([signal], size, hop)] == starts
     assert expected_starts(length, size, hop) == starts  # the loop that the other tests trust
 
 
@@ -94,7 +95,7 @@ def test_windows_cover_the_ragged_tail(length, size, hop, starts):
 def test_windows_of_blocks_are_those_of_the_whole(lengths, size, hop, seed):
     blocks = [np.random.default_rng(seed).standard_normal(n).astype(np.float32) for n in lengths]
     signal = np.concatenate([np.zeros(0, np.float32), *blocks])
-    found = list(classifiers.windows(iter(blocks), size, hop))
+    found = list(windows(iter(blocks), size, hop))
     if not len(signal):
         assert found == []
         return
