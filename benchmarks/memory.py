@@ -9,7 +9,6 @@ was allocated on the device. The time is that of the second step, after compilat
 """
 
 import argparse
-import importlib.util
 import json
 import pathlib
 import resource
@@ -22,10 +21,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 def _config(options: argparse.Namespace):
     sys.path.insert(0, str(ROOT))
-    spec = importlib.util.spec_from_file_location("config", options.config)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config()
+    from esc_jax import config as configs
+
+    config = configs.load(options.config)
     config.model.dtype = options.dtype
     config.train.batch_size = options.batch_size or config.train.batch_size
     config.train.accumulate = options.accumulate or config.train.accumulate

@@ -5,6 +5,7 @@ here, or in the architecture's own options, does not exist: a mistyped one is re
 """
 
 import difflib
+import importlib.util
 import json
 import pathlib
 from typing import Any
@@ -111,6 +112,18 @@ def defaults(model: str, head: str = "linear", frontend: str = "log_mel") -> ml_
             },
         }
     )
+
+
+def load(path: str | pathlib.Path) -> ml_collections.ConfigDict:
+    """The config of a file in configs/. Raises ConfigError where there is no such file, or no `get_config()` in it."""
+    if not pathlib.Path(path).is_file():
+        raise ConfigError(f"--config={path} does not exist")
+    spec = importlib.util.spec_from_file_location("config", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise ConfigError(f"--config={path} has no get_config()")
+    return module.get_config()
 
 
 # Key: (lowest, highest) allowed.

@@ -8,7 +8,6 @@ Any key of the config can be given on the command line, as --config.part.key=val
 goes on where it was interrupted.
 """
 
-import importlib.util
 import os
 import pathlib
 import re
@@ -63,10 +62,10 @@ def _explain(path: str, argv: list[str]) -> None:
     """Ends the process with the sentence for the first override that names no key, or has a value of another type."""
     from esc_jax import config as configs
 
-    spec = importlib.util.spec_from_file_location("config", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config()
+    try:
+        config = configs.load(path)
+    except configs.ConfigError as error:
+        _fail(2, error)
     flat = configs.flatten(config)
     for override in _overrides(argv):
         key = override.split("=")[0]

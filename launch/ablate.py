@@ -13,7 +13,6 @@ compares the values of each setting clip by clip, with all other settings, folds
 import argparse
 from collections.abc import Iterable, Sequence
 import dataclasses
-import importlib.util
 import itertools
 import json
 import os
@@ -215,15 +214,6 @@ def summary(runs: Sequence[Run], grid: dict[str, list[str]], failed: dict[str, s
     return "\n".join(lines) + "\n"
 
 
-def _config(path: str):
-    spec = importlib.util.spec_from_file_location("config", path)
-    if spec is None or not pathlib.Path(path).is_file():
-        raise AblationError(f"--config={path} does not exist")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config()
-
-
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -245,7 +235,9 @@ def main(argv: list[str] | None = None) -> None:
             raise AblationError(f"there is no {unknown[0]}; other settings are given as --config.KEY=VALUE")
         if options.at_once < 1:
             raise AblationError("--at_once must be 1 or more")
-        grid = parse_sweeps(options.sweep, _config(options.config))
+        from esc_jax import config as configs
+
+        grid = parse_sweeps(options.sweep, configs.load(options.config))
         runs = plan(options, grid)
     except (AblationError, ValueError) as error:
         sys.stderr.write(f"esc_jax: {error}\n")
