@@ -78,7 +78,7 @@ power = librosa.feature.melspectrogram(
     y=waveform, sr={rate}, n_fft={n_fft}, win_length={win_length}, hop_length={hop}, center={center},
     pad_mode="constant", n_mels={mels}, fmin={fmin}, fmax={fmax}, htk={htk}, norm={norm!r},
 )
-spectrogram = (np.log(power.T + {offset}) - {mean}) / {std}  # frames × bins"""
+spectrogram = (np.log(power.T + {offset}) - ({mean})) / {std}  # frames × bins"""
 
 _OTHER_FRONTEND = """\
 from esc_jax.frontends import registry  # this frontend is in no other library

@@ -22,6 +22,7 @@ from esc_jax import config as configs
 from esc_jax.frontends import registry as frontends
 from esc_jax.models import registry as models
 from esc_jax.pretrained import efficientnet, hubert, merge
+from esc_jax.pretrained.checkpoint import PretrainedError
 from esc_jax.training import checkpoint
 from esc_jax.training import state as states
 from esc_jax.training import step as steps
@@ -39,7 +40,7 @@ ENCODERS = {
         "num_conv_pos_embedding_groups": 4,
         "weighted_layer_sum": True,
     },
-    "efficientnet": {"width_coefficient": 0.25, "depth_coefficient": 0.1, "same_padding": "transformers"},
+    "efficientnet": {"width_coefficient": 0.3, "depth_coefficient": 0.1, "same_padding": "transformers"},
     "efficientat": {"width_mult": 0.1},
     "beats": {
         "embed_dim": 12,
@@ -220,7 +221,7 @@ def test_import_export_import_is_the_identity(restored, tmp_path, name):
     # In again through model.pretrained, as a run starts; and out again.
     config = tiny(name)
     config.model.pretrained = str(out)
-    adopted, _, _, variables = build.start(config, len(CLASSES))
+    adopted, _, _, variables = build.start(config, CLASSES)
     started = dataclasses.replace(run, config=adopted, variables=variables)
     again = export.write(started, "huggingface", tmp_path / "second")
     for file in ("config.json", "model.safetensors", "preprocessor_config.json"):
@@ -250,6 +251,15 @@ def test_transformers_gives_the_same_by_the_example_of_the_card(restored, tmp_pa
     assert np.ptp(logits) > 0.05  # far above it
     best = CLASSES[int(logits[0].argmax())]
     assert capsys.readouterr().out.startswith(best)
+
+
+def test_a_width_that_transformers_computes_otherwise_is_refused(tmp_path):
+    config = tiny("efficientnet")
+    config.model.encoder.width_coefficient = 0.25
+    variables = random_variables(config)
+    with pytest.raises(PretrainedError, match="leaves a residual out at width_coefficient=0.25"):
+        efficientnet.write(tmp_path, variables, config.model.encoder.to_dict(), CLASSES, {"name": "log_mel"})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_spectrogram_that_transformers_pads_otherwise_is_refused(restored, tmp_path):

@@ -144,9 +144,11 @@ def write(
         frontend: {"name": …, its fields}.
         dropout: of the head.
     Raises:
-        PretrainedError: the padding is torch's, which transformers' stem does not have, or the head is not linear.
+        PretrainedError: the padding is torch's, which transformers' stem does not have, the head is not linear, or the
+            width is one at which transformers leaves a residual out.
     """
     options = {f.name: options.get(f.name, f.default) for f in dataclasses.fields(efficientnet.EfficientNet) if f.init}
+    _check_residuals(options)
     head = variables["params"].get("head")
     if options["same_padding"] == "torch":
         raise PretrainedError(
@@ -208,6 +210,7 @@ def _options(
             "symmetric_blocks": tuple(config.get("depthwise_padding", ())),
             "drop_connect_rate": config.get("drop_connect_rate", 0.2),
         }
+        _check_residuals(options)
         return {**options, "in_channels": 1}, config.get("dropout_rate", 0.5)
     variant = _variant(arrays, source, what)
     width, depth, dropout = efficientnet.VARIANTS[variant]
@@ -216,6 +219,20 @@ def _options(
         return {**options, **_TENSORFLOW, "same_padding": "tf", "in_channels": 1}, dropout
     constants = _TENSORFLOW if source == "torchvision" and variant >= 5 else _TORCH
     return {**options, **constants, "same_padding": "torch", "in_channels": 1}, dropout
+
+
+def _check_residuals(options: Mapping[str, Any]) -> None:
+    """Raises PretrainedError for a network that transformers computes otherwise.
+
+    It gives the first block of a stage no residual, whatever its widths; the paper does where they are equal. From B0
+    to B7 they never are, but below a width coefficient of 0.3 they are.
+    """
+    blocks = efficientnet.layout(options["width_coefficient"], options["depth_coefficient"])
+    if any(block.residual and block.position == 0 for block in blocks):
+        raise PretrainedError(
+            f"transformers leaves a residual out at width_coefficient={options['width_coefficient']:g}, and would give"
+            " other logits: take 0.3 or more."
+        )
 
 
 def _variant(arrays: Mapping[str, np.ndarray], source: str, what: str) -> int:
