@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 import copy
 import dataclasses
-import functools
 import pathlib
 from typing import Any
 
@@ -18,22 +17,28 @@ from esc_jax.pretrained import merge
 from esc_jax.training import checkpoint, parallel
 
 
+def _parts(config, classes: int):
+    """Model and frontend of a config, and the function of a PRNG key that draws its variables."""
+    frontend = frontends.build(config.frontend, config.data.sample_rate)
+    model = models.build(config.model, classes, axis_name=parallel.AXIS)
+    samples = round((config.augment.crop_s or config.data.clip_s) * config.data.sample_rate)
+
+    def initialise(key: jax.Array) -> dict[str, Any]:
+        made = model.init(key, frontend(jnp.zeros((1, samples))))
+        return {"params": made["params"], "batch_stats": made.get("batch_stats", {})}
+
+    return model, frontend, initialise
+
+
 def build(config, classes: int) -> tuple[Classifier, Any, dict[str, Any]]:
     """Model and frontend of a config, and the initial variables: (model, frontend, variables).
 
     Published weights are not read here: see `start`.
     """
-    frontend = frontends.build(config.frontend, config.data.sample_rate)
-    model = models.build(config.model, classes, axis_name=parallel.AXIS)
-    samples = round((config.augment.crop_s or config.data.clip_s) * config.data.sample_rate)
-
+    model, frontend, initialise = _parts(config, classes)
     # It runs once: optimising its hundreds of random draws costs ten times what it saves.
-    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-    def initialise(key: jax.Array) -> dict[str, Any]:
-        made = model.init(key, frontend(jnp.zeros((1, samples))))
-        return {"params": made["params"], "batch_stats": made.get("batch_stats", {})}
-
-    return model, frontend, initialise(jax.random.key(config.seed))
+    draw = jax.jit(initialise, compiler_options={"xla_backend_optimization_level": 0})
+    return model, frontend, draw(jax.random.key(config.seed))
 
 
 def start(config, classes: Sequence[str]):
@@ -88,7 +93,8 @@ def restore(path: str | pathlib.Path) -> Restored:
     meta = checkpoint.read_meta(folder, step)
     config = ml_collections.ConfigDict(meta["config"])
     classes = tuple(meta["classes"])
-    model, frontend, variables = build(config, len(classes))
+    model, frontend, initialise = _parts(config, len(classes))
+    shapes = jax.eval_shape(initialise, jax.random.key(0))
     return Restored(
         config=config,
         classes=classes,
@@ -96,7 +102,7 @@ def restore(path: str | pathlib.Path) -> Restored:
         clip_s=float(config.data.clip_s),
         model=model,
         frontend=frontend,
-        variables=checkpoint.read_weights(folder, step, variables),
+        variables=checkpoint.read_weights(folder, step, shapes),
         folder=folder,
         step=step,
         meta=meta,
