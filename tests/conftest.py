@@ -47,7 +47,9 @@ def shared() -> pathlib.Path:
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory) -> pathlib.Path:
     """One cache folder for all tests of a session: data are prepared and programs compiled once."""
-    return tmp_path_factory.mktemp("cache")
+    path = tmp_path_factory.mktemp("cache")
+    (path / "compiled").symlink_to(os.environ["ESC_JAX_TEST_COMPILED"])
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ def initialize(compilation_cache: pathlib.Path | None = None) -> None:
     if compilation_cache:
         jax.config.update("jax_compilation_cache_dir", str(compilation_cache))
         jax.config.update("jax_compilation_cache_max_size", _CACHE_BYTES)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def _knows(flag: str) -> bool:
