@@ -29,7 +29,7 @@ jax.config.update("jax_compilation_cache_dir", os.environ["ESC_JAX_TEST_COMPILED
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 # The same examples in every run: a failure is a change in the code, and everyone sees it.
-hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=40)
 hypothesis.settings.load_profile("repeatable")
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]

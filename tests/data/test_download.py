@@ -140,7 +140,12 @@ def test_one_command_downloads_prepares_trains_and_tests(serve, run, tmp_path):
     server = serve(file.getvalue(), most=1_000_000)
     settings = [f"--config.data.url={server.url}", f"--config.data.cache_dir={tmp_path / 'cache'}"]
     settings += ["--config.data.name=esc50", "--config.train.epochs=1", "--config.train.batch_size=400"]
-    settings += ["--config.data.clip_s=0.25", "--config.eval.batch_size=400", "--config.eval.tta=0", f"--workdir={tmp_path / 'run'}"]
+    settings += [
+        "--config.data.clip_s=0.25",
+        "--config.eval.batch_size=400",
+        "--config.eval.tta=0",
+        f"--workdir={tmp_path / 'run'}",
+    ]
     run("main", "--config=tests/configs/tiny.py", *settings)
     assert len(server.starts) == -(-len(file.getvalue()) // 1_000_000) and server.starts == sorted(set(server.starts))
     found = json.loads((tmp_path / "run" / "results.json").read_text())
