@@ -45,6 +45,13 @@ def shared() -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
+def thorough() -> None:
+    """For tests of half a minute each whose parts are tested on their own: skipped where nobody asked for them."""
+    if not (os.environ.get("ESC_JAX_SHARED") or os.environ.get("ESC_JAX_THOROUGH")):
+        pytest.skip("half a minute more: set ESC_JAX_THOROUGH=1 (or ESC_JAX_SHARED)")
+
+
+@pytest.fixture(scope="session")
 def cache(tmp_path_factory) -> pathlib.Path:
     """One cache folder for all tests of a session: data are prepared and programs compiled once."""
     path = tmp_path_factory.mktemp("cache")

@@ -69,7 +69,7 @@ def test_embeddings_of_a_data_set_and_of_files(probed, run, environment, tmp_pat
         np.testing.assert_allclose(one["start_s"], np.arange(len(one["start_s"])))
 
 
-def test_training_starts_from_the_head_of_a_probe(run, environment, monkeypatch, tmp_path):
+def test_training_starts_from_the_head_of_a_probe(thorough, run, environment, monkeypatch, tmp_path):
     """With a learning rate of next to nothing, what is tested is what it started from."""
     settings = ["--config.train.head_from_probe=True", "--config.optim.lr=1e-12", "--config.train.epochs=1"]
     settings += ["--config.model.evaluating=encoder", "--config.data.test_fold=2", "--config.train.ema=0.0"]

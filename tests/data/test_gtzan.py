@@ -272,7 +272,7 @@ def test_what_tfds_prepared_otherwise_is_refused(tmp_path):
         gtzan.open_tracks(tmp_path)
 
 
-def test_a_run_from_end_to_end(run, tree, load, cache_dir, tmp_path):
+def test_a_run_from_end_to_end(thorough, run, tree, load, cache_dir, tmp_path):
     arguments = ["--config=tests/configs/tiny.py", f"--workdir={tmp_path}", f"--config.data.sample_rate={RATE}"]
     arguments += ["--config.data.name=gtzan", f"--config.data.dir={tree}", f"--config.data.cache_dir={cache_dir}"]
     arguments += ["--config.data.on_bad_clip=skip", "--config.train.epochs=1"]
