@@ -43,7 +43,6 @@ def of_clips(
         views: 1 for the clips as they are.
         batch_size: clips at a time, all their views together.
     """
-    import jax
     import tqdm
 
     from esc_jax.data import pipeline
@@ -52,12 +51,7 @@ def of_clips(
     folder = folder / digest(frontend, variables, clips, views)
     folder.mkdir(parents=True, exist_ok=True)
 
-    @jax.jit
-    def encode(variables, audio: jax.Array) -> jax.Array:
-        waveforms = steps.tta_views(steps.to_float(audio), views)
-        features = frontend(waveforms.reshape(-1, waveforms.shape[-1]))
-        found = model.apply(variables, features, method="encode").embedding
-        return found.reshape(views, len(audio), -1)
+    encode = steps.embed_step(model, frontend, views)
 
     def part(start: int) -> pathlib.Path:
         return folder / f"{start:06d}.npy"
@@ -78,16 +72,13 @@ def of_clips(
 
 def of_waveform(model, frontend, variables, waveform: np.ndarray, window: int, batch_size: int = 20) -> np.ndarray:
     """(windows, D) embeddings of a mono waveform at the encoder's rate, cut into windows of `window` samples."""
-    import jax
+    from esc_jax.training import step as steps
 
-    @jax.jit
-    def encode(variables, audio: jax.Array) -> jax.Array:
-        return model.apply(variables, frontend(audio), method="encode").embedding
-
+    encode = steps.embed_step(model, frontend)
     count = max(1, -(-len(waveform) // window))
     padded = np.zeros((-(-count // batch_size) * batch_size, window), np.float32)
     padded.reshape(-1)[: len(waveform)] = waveform
-    found = [np.asarray(encode(variables, rows)) for rows in np.split(padded, len(padded) // batch_size)]
+    found = [np.asarray(encode(variables, rows))[0] for rows in np.split(padded, len(padded) // batch_size)]
     return np.concatenate(found)[:count]
 
 

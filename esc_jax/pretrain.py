@@ -12,15 +12,13 @@ from absl import logging
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from esc_jax import config as configs
-from esc_jax import embed, probe
+from esc_jax import embed, evaluate, probe
 from esc_jax.data import pipeline
 from esc_jax.models import heads
 from esc_jax.models.encoder import Classifier
-from esc_jax.training import checkpoint, diagnostics, loop, optim, parallel
-from esc_jax.training import pretrain_step as steps
+from esc_jax.training import checkpoint, diagnostics, loop, optim, parallel, pretrain_step, step
 from esc_jax.training import state as states
 
 TRIVIAL = 0.95
@@ -54,9 +52,13 @@ def pretrain(
     total = own.epochs * per_epoch
     model = Classifier(encoder=encoder, head=heads.Mlp(classes=own.width, width=own.hidden, dropout=0.0))
     samples = round((own.augment.crop_s or config.data.clip_s) * config.data.sample_rate)
-    drawn = model.init(jax.random.key(config.seed), frontend(jnp.zeros((1, samples))))
+
+    @jax.jit  # which leaves out the encoder: it is there already
+    def draw(key: jax.Array) -> dict[str, Any]:
+        return model.init(key, frontend(jnp.zeros((1, samples))))["params"]["head"]
+
     start = {
-        "params": {"encoder": variables["params"]["encoder"], "head": drawn["params"]["head"]},
+        "params": {"encoder": variables["params"]["encoder"], "head": draw(jax.random.key(config.seed))},
         "batch_stats": variables["batch_stats"],
     }
     optimizer = optim.build(own.optim, start["params"], total, per_epoch)
@@ -72,23 +74,17 @@ def pretrain(
         workdir=workdir,
         tensorboard=config.train.tensorboard,
         checkpoint_epochs=own.checkpoint_epochs,
-        watch=functools.partial(_watch, own, clips, split.train, _embedder(model, frontend), config.eval.batch_size),
+        watch=functools.partial(
+            _watch, own, clips, split.train, step.embed_step(model, frontend), config.eval.batch_size
+        ),
         meta=functools.partial(checkpoint.meta, config, clips),
     )
-    step = parallel.mapped(steps.simclr_step(model, frontend, optimizer, config))
-    state, progress = loop.run(plan, step, state, batches, checkpoints)
+    simclr = parallel.mapped(pretrain_step.simclr_step(model, frontend, optimizer, config))
+    state, progress = loop.run(plan, simclr, state, batches, checkpoints)
     checkpoints.close()
     learned = {"params": dict(variables["params"]), "batch_stats": state.batch_stats}
     learned["params"]["encoder"] = state.params["encoder"]
     return learned, progress["history"]
-
-
-def _embedder(model: Classifier, frontend):
-    @jax.jit
-    def embed(weights, audio: jax.Array) -> jax.Array:
-        return model.apply(weights, frontend(steps.to_float(audio)), method="encode").embedding
-
-    return embed
 
 
 def _watch(own, clips, train, embed, batch_size: int, weights, line: dict[str, Any]) -> tuple[dict[str, float], None]:
@@ -103,8 +99,7 @@ def _watch(own, clips, train, embed, batch_size: int, weights, line: dict[str, A
         )
     if line["epoch"] % own.watch_epochs and line["epoch"] != own.epochs:
         return {}, None
-    found = [np.asarray(embed(weights, b["audio"]))[b["mask"]] for b in pipeline.eval_batches(clips, train, batch_size)]
-    x, train = np.concatenate(found), list(train)
+    x, train = evaluate.probabilities(embed, weights, clips, train, batch_size)[0], list(train)
     folds = [clips.folds[i] for i in train]
     accuracy = diagnostics.knn_accuracy(x, clips.labels[train], folds, len(clips.classes))
     return {"knn_accuracy": accuracy, "effective_rank": diagnostics.effective_rank(x)}, None
@@ -119,8 +114,7 @@ def downstream(config, workdir: pathlib.Path, clips, split, model, frontend, lea
         learned: what `pretrain` returned.
     """
     x = embed.of_clips(model, frontend, learned, clips, workdir / "embeddings")
-    left_out = ~np.isin(np.arange(len(clips)), split.train)
-    (head,) = probe.probe(x, clips.labels, clips.folds, split.test_folds, len(clips.classes), left_out=left_out)
+    head = probe.of_split(x, clips, split)
     test = list(split.test)
     hits = probe.probabilities(x[0][test], head.kernel, head.bias).argmax(-1) == clips.labels[test]
     return {"method": config.pretrain.method, "probe_accuracy": float(hits.mean())}

@@ -136,9 +136,7 @@ def probe(
 
 def probabilities(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
     """softmax(x · kernel + bias) over the last axis: (…, n, D), (…, D, C), (…, C) → (…, n, C)."""
-    logits = np.matmul(x, kernel) + bias[..., None, :]
-    chances = np.exp(logits - logits.max(-1, keepdims=True))
-    return chances / chances.sum(-1, keepdims=True)
+    return statistics.tempered(np.matmul(x, kernel) + bias[..., None, :], 1.0)
 
 
 def probe_and_evaluate(config, workdir: pathlib.Path, tested: Sequence[int] | None = None) -> dict[str, Any]:
@@ -206,6 +204,13 @@ def probe_and_evaluate(config, workdir: pathlib.Path, tested: Sequence[int] | No
     return results
 
 
+def of_split(x: np.ndarray, clips, split) -> Probed:
+    """The head of a split's test fold, trained on its training clips alone; `x` as in `probe`, of all clips."""
+    left_out = ~np.isin(np.arange(len(clips)), split.train)
+    (head,) = probe(x, clips.labels, clips.folds, split.test_folds, len(clips.classes), left_out=left_out)
+    return head
+
+
 def with_head(config, clips, split, model, frontend, variables) -> dict[str, Any]:
     """`variables` with the head of a probe on the training clips: where fine-tuning starts, not from a random head.
 
@@ -217,8 +222,7 @@ def with_head(config, clips, split, model, frontend, variables) -> dict[str, Any
 
     cache = prepare.cache_root(config.data.cache_dir) / "embeddings"
     x = embed.of_clips(model, frontend, variables, clips, cache)
-    left_out = ~np.isin(np.arange(len(clips)), split.train)
-    (head,) = probe(x, clips.labels, clips.folds, split.test_folds, len(clips.classes), left_out=left_out)
+    head = of_split(x, clips, split)
     logging.info("the head starts from a linear probe: %.2f %% inside the training folds", 100 * head.validation)
     return variables | {"params": variables["params"] | {"head": _head(head)}}
 

@@ -105,8 +105,8 @@ def test(
 ) -> dict[str, Any]:
     """Tests weights once, with the clip as it is and with its views, and writes all that a run leaves.
 
-    `about` holds epochs, seconds and step, and what else results.json should say; `history` and `pretext` are the
-    epochs' lines of the training and of the pretraining.
+    `about` holds epochs, seconds and step, and of a pretraining its results; `history` and `pretext` are the epochs'
+    lines of both stages.
     """
     views = max(1, config.eval.tta)
     predict = steps.predict_step(model, frontend, views)
@@ -115,7 +115,8 @@ def test(
     part = evaluate.tested(split.test_folds[0], config.seed, split.test, found_views, about["epochs"], about["seconds"])
     parameters = sum(p.size for p in jax.tree.leaves(weights["params"]))
     found = evaluate.results(config, clips, [part], split.report(), parameters=parameters, step=about["step"])
-    found |= {key: value for key, value in about.items() if key == "pretrain"}
+    if pretext:
+        found["pretrain"] = about["pretrain"]
     evaluate.leave(workdir, found, clips, [part], history, pretext)
     return found
 

@@ -26,6 +26,8 @@ if "ESC_JAX_TEST_COMPILED" not in os.environ:  # the first process; pytest-xdist
     os.environ["ESC_JAX_TEST_COMPILED"] = tempfile.mkdtemp(prefix="esc_jax_compiled_")
     atexit.register(shutil.rmtree, os.environ["ESC_JAX_TEST_COMPILED"], ignore_errors=True)
 jax.config.update("jax_compilation_cache_dir", os.environ["ESC_JAX_TEST_COMPILED"])
+# As the commands do, which share this folder: what a process without a limit writes, one with a limit can't evict.
+jax.config.update("jax_compilation_cache_max_size", 2 << 30)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 # The same examples in every run: a failure is a change in the code, and everyone sees it.

@@ -130,8 +130,9 @@ def splits(folds: Sequence[int], tested: Sequence[int]) -> dict[frozenset[int], 
     return {out: ~np.isin(folds, list(out)) for out in left_out}
 
 
-def validation(hits: np.ndarray, left_out: Sequence[frozenset[int]], folds: Sequence[int], test: int) -> np.ndarray:
-    """(settings,) hits of each setting on the validation folds of a test fold, by heads that have seen neither.
+def select(hits: np.ndarray, left_out: Sequence[frozenset[int]], folds: Sequence[int], test: int) -> int:
+    """The setting with the most hits on the validation folds of a test fold, by heads that have seen neither; of
+    equals, the first.
 
     Args:
         hits: (M, settings, N) bool, of every split's heads on every clip.
@@ -144,9 +145,4 @@ def validation(hits: np.ndarray, left_out: Sequence[frozenset[int]], folds: Sequ
         if test in out and len(out) == 2:
             (fold,) = out - {test}
             found += hits[m][:, folds == fold].sum(-1)
-    return found
-
-
-def select(hits: np.ndarray, left_out: Sequence[frozenset[int]], folds: Sequence[int], test: int) -> int:
-    """The setting with the most hits in `validation`; of equals, the first."""
-    return int(validation(hits, left_out, folds, test).argmax())
+    return int(found.argmax())

@@ -11,7 +11,7 @@ from esc_jax.models.encoder import Classifier
 from esc_jax.objectives import simclr
 from esc_jax.training import parallel
 from esc_jax.training import state as states
-from esc_jax.training.step import to_float as to_float
+from esc_jax.training.step import to_float
 
 
 def view(config, frontend, key: jax.Array, audio: jax.Array) -> jax.Array:

@@ -146,3 +146,15 @@ def predict_step(model: Classifier, frontend, views: int = 1) -> Callable[..., j
         return probabilities.reshape(views, len(audio), -1)
 
     return predict
+
+
+def embed_step(model: Classifier, frontend, views: int = 1) -> Callable[..., jax.Array]:
+    """(variables, (B, time) int16 or float) → (views, B, D) embeddings, jitted; views as in `predict_step`."""
+
+    @jax.jit
+    def embed(variables, audio: jax.Array) -> jax.Array:
+        waveforms = tta_views(to_float(audio) if audio.dtype == jnp.int16 else audio, views)
+        features = frontend(waveforms.reshape(-1, waveforms.shape[-1]))
+        return model.apply(variables, features, method="encode").embedding.reshape(views, len(audio), -1)
+
+    return embed
