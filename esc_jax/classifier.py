@@ -17,13 +17,14 @@ import pathlib
 import jax
 import numpy as np
 
-from esc_jax import build, statistics
+from esc_jax import build
+from esc_jax.calibration import Calibration
 from esc_jax.data import audio
 from esc_jax.data.audio import AudioError
 from esc_jax.data.stream import AudioStream, check_rate, windows
 from esc_jax.training import parallel
 from esc_jax.training.checkpoint import CheckpointError
-from esc_jax.training.step import predict_step
+from esc_jax.training.step import logits_step
 
 # A window with a lower RMS is silence. The quietest of 800 clips of ESC-50, a keyboard, has −56 dB.
 SILENCE_DB = -60.0
@@ -48,17 +49,21 @@ class Prediction:
         labels: all classes, likeliest first.
         probabilities: (classes,) in the order of `labels`.
         vector: (classes,) in the order of the classifier's `classes`.
+        unfamiliar: it is unlike anything in training (`calibration`), whatever the probabilities say; of several
+            windows, most are.
     """
 
     labels: tuple[str, ...]
     probabilities: np.ndarray
     vector: np.ndarray
+    unfamiliar: bool = False
 
     @classmethod
-    def of(cls, classes: Sequence[str], vector: np.ndarray) -> "Prediction":
-        """From probabilities in the order of `classes`."""
+    def of(cls, classes: Sequence[str], vectors: np.ndarray, unfamiliar: np.ndarray) -> "Prediction":
+        """The average of windows, (n, classes) in the order of `classes` and (n,)."""
+        vector = vectors.mean(axis=0)
         order = np.argsort(-vector, kind="stable")
-        return cls(tuple(classes[i] for i in order), vector[order], vector)
+        return cls(tuple(classes[i] for i in order), vector[order], vector, bool(unfamiliar.mean() > 0.5))
 
     def top(self, k: int) -> list[tuple[str, float]]:
         """The k likeliest classes with their probabilities."""
@@ -75,6 +80,7 @@ class Timeline:
         probabilities: (n, classes). Those of silent windows are what the model made of silence.
         level_db: (n,) RMS of the windows, dB below full scale (a full sine has −3); −inf for zeros.
         silent: (n,) true where the level is below the gate.
+        unfamiliar: (n,) true where the sound is unlike anything in training (`calibration`).
         duration_s: of the recording.
         note: a sentence if the file broke off before its announced length; else empty.
     """
@@ -85,6 +91,7 @@ class Timeline:
     probabilities: np.ndarray
     level_db: np.ndarray
     silent: np.ndarray
+    unfamiliar: np.ndarray
     duration_s: float
     note: str = ""
 
@@ -111,8 +118,8 @@ class Timeline:
 
     def mean(self, first: int = 0, stop: int | None = None) -> Prediction | None:
         """Average over the windows first … stop − 1 that are not silent; None where all are."""
-        heard = self.probabilities[first:stop][~self.silent[first:stop]]
-        return Prediction.of(self.classes, heard.mean(axis=0)) if len(heard) else None
+        heard = np.flatnonzero(~self.silent[first:stop]) + first
+        return Prediction.of(self.classes, self.probabilities[heard], self.unfamiliar[heard]) if len(heard) else None
 
     def at(self, where: str) -> int:
         """Index of the first window ("begin"), the last ("end") or the one closest to the "middle"."""
@@ -140,16 +147,16 @@ class SoundClassifier:
         classes: names, in the order of the probabilities.
         sample_rate: Hz that the model hears at; input of any rate is resampled to it.
         window_s: length of the clips it was trained on, and of a window if nothing else is said, s.
-        temperature: that the probabilities are scaled with where the checkpoint holds a calibration, else 1.
+        calibration: temperature of the probabilities, and which sounds are unfamiliar, where the checkpoint says so.
     """
 
     def __init__(self, restored: build.Restored):
         self.classes = restored.classes
         self.sample_rate = restored.sample_rate
         self.window_s = restored.clip_s
-        self.temperature = float(restored.meta.get("calibration", {}).get("temperature", 1.0))
+        self.calibration = Calibration.read(restored.meta)
         self._variables = restored.variables
-        self._predict = predict_step(restored.model, restored.frontend)
+        self._logits = logits_step(restored.model, restored.frontend)
 
     def __call__(self, waveform: np.ndarray, sample_rate: float) -> Prediction:
         """Classifies a waveform; a longer one than a clip by the average over windows half a clip apart.
@@ -167,8 +174,8 @@ class SoundClassifier:
         if not np.isfinite(mono).all():
             raise AudioError("waveform: holds samples that are not numbers")
         size = self._samples("window_s", self.window_s)
-        _, probabilities, _ = self._classify(windows([mono], size, max(1, size // 2)), size, "waveform")
-        return Prediction.of(self.classes, probabilities.mean(axis=0))
+        _, probabilities, unfamiliar, _ = self._classify(windows([mono], size, max(1, size // 2)), size, "waveform")
+        return Prediction.of(self.classes, probabilities, unfamiliar)
 
     def timeline(
         self,
@@ -209,12 +216,20 @@ class SoundClassifier:
                     observe(block, stream)
                 yield block
 
-        starts, probabilities, level = self._classify(windows(blocks(), size, hop), size, stream.name)
+        starts, probabilities, unfamiliar, level = self._classify(windows(blocks(), size, hop), size, stream.name)
         silent = level < silence_db if silence_db is not None else np.zeros(len(level), bool)
         ends = np.minimum(starts + size, total)
         rate = self.sample_rate
         found = Timeline(
-            self.classes, starts / rate, ends / rate, probabilities, level, silent, total / rate, stream.note
+            self.classes,
+            starts / rate,
+            ends / rate,
+            probabilities,
+            level,
+            silent,
+            unfamiliar & ~silent,
+            total / rate,
+            stream.note,
         )
         return found.smoothed(smooth_s) if smooth_s else found
 
@@ -225,8 +240,8 @@ class SoundClassifier:
 
     def _classify(
         self, cut: Iterable[tuple[int, np.ndarray]], size: int, name: str
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Starts (n,), probabilities (n, classes) and RMS levels (n,) dB of windows of up to `size` samples."""
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Starts, probabilities, whether unfamiliar, and RMS levels (dB) of windows of up to `size` samples."""
         shape = max(size, round(self.window_s * self.sample_rate))
         budget = _BATCH_S.get(jax.default_backend(), _ACCELERATOR_BATCH_S)
         rows = max(1, int(budget * self.sample_rate) // shape)
@@ -238,20 +253,19 @@ class SoundClassifier:
             starts.append(start)
             level.append(float(np.mean(np.square(samples, dtype=np.float64))))
             if row == rows - 1:
-                running.append(self._predict(self._variables, batch))
+                running.append(self._logits(self._variables, batch))
                 batch = np.zeros((rows, shape), np.int16)  # the device may still read the other
                 if len(running) > 1:  # the device computes one while the host decodes the next
                     done.append(np.asarray(running.popleft()[0]))
         if len(starts) % rows:
-            running.append(self._predict(self._variables, batch))
+            running.append(self._logits(self._variables, batch))
         done += [np.asarray(found[0]) for found in running]
         if not starts:
             raise AudioError(f"{name}: holds no samples")
-        found = np.concatenate(done)[: len(starts)]
-        if self.temperature != 1.0:
-            found = statistics.tempered(statistics.log_probabilities(found), self.temperature).astype(np.float32)
+        logits = np.concatenate(done)[: len(starts)]
+        found = self.calibration.probabilities(logits), self.calibration.unfamiliar(logits)
         with np.errstate(divide="ignore"):
-            return np.array(starts), found, 10 * np.log10(level)
+            return np.array(starts), *found, 10 * np.log10(level)
 
 
 def _as_float(waveform: np.ndarray) -> np.ndarray:

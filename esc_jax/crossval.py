@@ -57,7 +57,7 @@ def cross_validate(config, workdir: pathlib.Path) -> dict[str, Any]:
         (workdir / "report.md").write_text(evaluate.markdown(found))
         return found
     configs.claim(workdir, config)
-    parts, failed, single = [], {}, {}
+    parts, failed, single, temperatures = [], {}, {}, {}
     for number, (name, own) in enumerate((runs := _runs(config, folds)).items(), start=1):
         done = workdir / name / "results.json"
         try:
@@ -67,6 +67,8 @@ def cross_validate(config, workdir: pathlib.Path) -> dict[str, Any]:
             else:
                 logging.info("%s (%d of %d)", name, number, len(runs))
                 single = train.train_and_evaluate(own, workdir / name)
+            if "calibration" in single:
+                temperatures[str(own.data.test_fold)] = single["calibration"]["temperature"]
             parts.append(evaluate.read_predictions(workdir / name / "predictions.csv", clips))
         except (TrainError, CheckpointError) as error:  # of this run; a mistake in the config is that of all
             logging.error("%s failed: %s", name, error)
@@ -75,6 +77,8 @@ def cross_validate(config, workdir: pathlib.Path) -> dict[str, Any]:
         raise CrossvalError(f"every fold failed; {next(iter(failed))}: {next(iter(failed.values()))}")
     split = f"{len(folds)} folds, each tested on after training on the others"
     found = evaluate.results(config, clips, parts, split, parameters=single["parameters"]) | {"failed": failed}
+    if len(temperatures) == len(parts):  # not with several seeds, where a fold has several
+        found["calibration"] = {"temperature": temperatures, "fitted_on": single["calibration"]["fitted_on"]}
     evaluate.leave(workdir, found, clips, parts)
     (workdir / "report.md").write_text(evaluate.markdown(found))
     if failed:

@@ -18,13 +18,13 @@ from esc_jax.data.source import DataError
 from esc_jax.training import metrics, writers
 
 
-def probabilities(
+def each_clip(
     predict: Callable[..., jax.Array], variables: Any, clips: Clips, indices: Sequence[int], batch_size: int
 ) -> np.ndarray:
-    """(views, len(indices), classes) float32: every clip once, whatever the batch size.
+    """(views, len(indices), D) float32: every clip once, whatever the batch size.
 
     Args:
-        predict: (variables, (B, time) int16) → (views, B, classes).
+        predict: (variables, (B, time) int16) → (views, B, D): a step of `training.step` that changes nothing.
         variables: weights of the model.
         clips: the data set.
         indices: of the clips, in the order of the result.

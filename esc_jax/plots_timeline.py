@@ -104,12 +104,15 @@ def _ribbon(axes, timeline: Timeline, shown: list[int]) -> None:
     row = [colors.to_rgb(palette.get(int(leader), _OTHER)) for leader in timeline.leaders]
     axes.pcolormesh(timeline.edges, [0, 1], np.array([row]))
     axes.set_yticks([0.5], ["most likely"], fontsize=9)
+    for first in np.flatnonzero(timeline.unfamiliar):
+        axes.axvspan(*timeline.edges[first : first + 2], facecolor="none", edgecolor="white", hatch="////", linewidth=0)
     for first, stop in timeline.passages():
         begin, end = timeline.edges[first], timeline.edges[stop]
         leader = int(timeline.leaders[first])
         name = "silence" if leader < 0 else timeline.classes[leader].replace("_", " ")
         if end - begin > 0.0085 * (len(name) + 1) * timeline.duration_s:
             colour = "black" if leader not in shown else "white"
+            name += "?" * bool(timeline.unfamiliar[first:stop].mean() > 0.5)
             axes.text((begin + end) / 2, 0.5, name, ha="center", va="center", fontsize=8, color=colour)
 
 
@@ -143,6 +146,7 @@ def recording(timeline: Timeline, overview: Overview, title: str, path: pathlib.
         panels[1].set_yticks([])
     note = "white 0 %, full colour 100 %"
     note += "; grey: silence" if timeline.silent.any() else ""
+    note += "; hatched: unlike anything in training" if timeline.unfamiliar.any() else ""
     if len(leaders) > len(shown):
         note += f"; pale in the ribbon: {len(leaders) - len(shown)} other classes"
     _ribbon(panels[2], timeline, shown)

@@ -158,7 +158,8 @@ def find(arguments: list[str]) -> tuple[list[str], list[str]]:
 def _cells(prediction, k: int, width: int) -> str:
     if prediction is None:
         return "silence"
-    return "   ".join(f"{label:<{width}} {100 * share:5.1f} %" for label, share in prediction.top(k)).rstrip()
+    listed = "   ".join(f"{label:<{width}} {100 * share:5.1f} %" for label, share in prediction.top(k)).rstrip()
+    return listed + ("   (unlike anything in training)" if prediction.unfamiliar else "")
 
 
 def table(name: str, timeline, k: int, segments: tuple[str, ...] | None = None) -> str:
@@ -189,7 +190,7 @@ def table(name: str, timeline, k: int, segments: tuple[str, ...] | None = None) 
 
 
 def rows(timeline, k: int) -> list[dict]:
-    """The windows of a timeline as objects for JSON: `start_s`, `end_s`, `level_db`, `silent`, `top`.
+    """The windows of a timeline as objects for JSON: `start_s`, `end_s`, `level_db`, `silent`, `unfamiliar`, `top`.
 
     `level_db` is None where all samples are zero. `top` holds the k likeliest classes, and nothing where silent.
     """
@@ -202,6 +203,7 @@ def rows(timeline, k: int) -> list[dict]:
                 "end_s": round(float(end), 4),
                 "level_db": round(float(level), 2) if math.isfinite(level) else None,
                 "silent": bool(timeline.silent[i]),
+                "unfamiliar": bool(timeline.unfamiliar[i]),
                 "top": [{"class": label, "probability": round(share, 6)} for label, share in top],
             }
         )

@@ -87,7 +87,7 @@ def pretrain(
     return learned, progress["history"]
 
 
-def _watch(own, clips, train, embed, batch_size: int, weights, line: dict[str, Any]) -> tuple[dict[str, float], None]:
+def _watch(own, clips, train, embed, batch_size: int, weights, line: dict[str, Any]) -> loop.Watched:
     """Diagnostics of an epoch, and a warning where the task has become too easy to teach anything."""
     if line["pretext_accuracy"] > TRIVIAL:
         logging.warning(
@@ -98,11 +98,11 @@ def _watch(own, clips, train, embed, batch_size: int, weights, line: dict[str, A
             100 * line["pretext_accuracy"],
         )
     if line["epoch"] % own.watch_epochs and line["epoch"] != own.epochs:
-        return {}, None
-    x, train = evaluate.probabilities(embed, weights, clips, train, batch_size)[0], list(train)
+        return loop.Watched()
+    x, train = evaluate.each_clip(embed, weights, clips, train, batch_size)[0], list(train)
     folds = [clips.folds[i] for i in train]
     accuracy = diagnostics.knn_accuracy(x, clips.labels[train], folds, len(clips.classes))
-    return {"knn_accuracy": accuracy, "effective_rank": diagnostics.effective_rank(x)}, None
+    return loop.Watched({"knn_accuracy": accuracy, "effective_rank": diagnostics.effective_rank(x)})
 
 
 def downstream(config, workdir: pathlib.Path, clips, split, model, frontend, learned) -> dict[str, float]:

@@ -19,7 +19,8 @@ from absl import logging
 import jax.numpy as jnp
 import numpy as np
 
-from esc_jax import statistics
+from esc_jax import calibration, statistics
+from esc_jax.calibration import Calibration
 from esc_jax.data.source import DataError
 from esc_jax.training import linear_probe
 
@@ -38,7 +39,7 @@ class Probed:
         l2: the strength chosen.
         kernel, bias: (D, C), (C,) of the head, on embeddings as they are.
         validation: accuracy of that strength on the training folds, each held out once.
-        temperature: of the probabilities, fitted on those held-out predictions.
+        calibration: fitted on those held-out predictions.
         spread: largest difference of a probability between seeds on the test fold; 0 with one. The problem is
             convex, so it tells how far the solver is from its end.
         neighbours: k chosen for the nearest-neighbour vote.
@@ -50,7 +51,7 @@ class Probed:
     kernel: np.ndarray
     bias: np.ndarray
     validation: float
-    temperature: float
+    calibration: Calibration
     spread: float
     neighbours: int
     knn_accuracy: float
@@ -125,7 +126,7 @@ def probe(
                 kernel=weight[0],
                 bias=offset[0],
                 validation=float((np.concatenate(logits).argmax(-1) == np.concatenate(truth)).mean()),
-                temperature=statistics.fit_temperature(np.concatenate(logits), np.concatenate(truth)),
+                calibration=Calibration.held_out(np.concatenate(logits), np.concatenate(truth), FITTED_ON),
                 spread=float(np.abs(chances - chances[:1]).max()),
                 neighbours=NEIGHBOURS[k],
                 knn_accuracy=float(near[names.index(frozenset((fold,))), k][inside].mean()),
@@ -192,13 +193,9 @@ def probe_and_evaluate(config, workdir: pathlib.Path, tested: Sequence[int] | No
     report = "; ".join(split.report() for split in splits.values())
     parameters = sum(p.size for p in jax.tree.leaves(variables["params"]))
     results = evaluate.results(config, clips, parts, report, parameters=parameters, step=0 if len(found) == 1 else None)
-    kept = [f.name for f in dataclasses.fields(Probed) if f.name not in ("kernel", "bias")]
+    kept = [f.name for f in dataclasses.fields(Probed) if f.name not in ("kernel", "bias", "calibration")]
     results["probe"] = [{name: getattr(head, name) for name in kept} for head in found]
-    temperatures = {str(head.fold): head.temperature for head in found}
-    results["calibration"] = {
-        "temperature": temperatures if len(found) > 1 else found[0].temperature,
-        "fitted_on": FITTED_ON,
-    }
+    results |= calibration.for_results({head.fold: head.calibration for head in found})
     results["seconds_embedding"] = round(seconds_embedding, 1)
     evaluate.leave(workdir, results, clips, parts)
     return results
@@ -243,8 +240,8 @@ def _save(config, clips, workdir: pathlib.Path, variables, head: Probed) -> None
     checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")
     if checkpoints.latest() is None:
         progress = {"history": [], "sums": {}, "seconds": 0.0}
-        calibration = {"temperature": head.temperature, "fitted_on": FITTED_ON}
-        checkpoints.save(state, checkpoint.meta(config, clips, progress) | {"calibration": calibration})
+        meta = checkpoint.meta(config, clips, progress) | {"calibration": head.calibration.to_dict()}
+        checkpoints.save(state, meta)
     checkpoints.close()
 
 

@@ -1,5 +1,6 @@
 """One run: data, model, loop, checkpoints, evaluation. Read it from top to bottom."""
 
+import contextlib
 import functools
 import json
 import pathlib
@@ -9,8 +10,9 @@ from absl import logging
 import jax
 import numpy as np
 
-from esc_jax import build, evaluate, pretrain, probe
+from esc_jax import build, calibration, evaluate, pretrain, probe, statistics
 from esc_jax import config as configs
+from esc_jax.calibration import Calibration
 from esc_jax.data import clips as datasets
 from esc_jax.data import folds, pipeline
 from esc_jax.training import checkpoint, loop, optim, parallel
@@ -64,16 +66,23 @@ def train_and_evaluate(config, workdir: pathlib.Path) -> dict[str, Any]:
     state = states.create(variables, optimizer, ema=config.train.ema > 0)
     processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     batches = pipeline.train_batches(clips, split.train, batch_size, config.seed, **processes)
-    predict = steps.predict_step(model, frontend)
+    logits_of = functools.partial(
+        evaluate.each_clip, steps.logits_step(model, frontend), clips=clips, batch_size=config.eval.batch_size
+    )
 
-    def watch(weights, line) -> tuple[dict[str, float], float]:
-        del line
-        watched = list(split.validation or split.test)
-        found = evaluate.probabilities(predict, weights, clips, watched, config.eval.batch_size)[0]
-        labels = clips.labels[watched]
-        accuracy = float((found.argmax(-1) == labels).mean())
-        loss = float(-np.log(np.maximum(found[np.arange(len(labels)), labels], 1e-12)).mean())
-        return {"val_accuracy": accuracy, "val_loss": loss}, accuracy
+    def watch(weights, line) -> loop.Watched:
+        numbers, metric, found = {}, None, None
+        if selects:
+            watched = list(split.validation or split.test)
+            logits, labels = logits_of(weights, indices=watched)[0], clips.labels[watched]
+            metric = float((logits.argmax(-1) == labels).mean())
+            numbers = {"val_accuracy": metric, "val_loss": statistics.nll(logits, labels)}
+            if split.validation:
+                found = Calibration.held_out(logits, labels, "the fold that the epoch was chosen on")
+        if not found and (selects or line["epoch"] == config.train.epochs):
+            some = split.train[:: -(-len(split.train) // calibration.TRAINING_CLIPS)]
+            found = Calibration.trained(logits_of(weights, indices=some)[0], "clips of training")
+        return loop.Watched(numbers, metric, {"calibration": found.to_dict()} if found else {})
 
     plan = loop.Plan(
         epochs=config.train.epochs,
@@ -82,7 +91,7 @@ def train_and_evaluate(config, workdir: pathlib.Path) -> dict[str, Any]:
         workdir=workdir,
         tensorboard=config.train.tensorboard,
         checkpoint_epochs=config.train.checkpoint_epochs,
-        watch=watch if selects else None,
+        watch=watch,
         meta=functools.partial(checkpoint.meta, config, clips),
     )
     train_step = parallel.mapped(steps.train_step(model, frontend, optimizer, config, len(clips.classes)))
@@ -92,31 +101,31 @@ def train_and_evaluate(config, workdir: pathlib.Path) -> dict[str, Any]:
     if tested != total:
         state = checkpoints.restore(tested, state)
     about = {"epochs": config.train.epochs, "seconds": progress["seconds"], "step": tested}
+    found = Calibration.read(checkpoints.meta(tested))
+    more = calibration.for_results({split.test_folds[0]: found})
     if pretext:
-        about["pretrain"] = pretrain.downstream(config, workdir / "pretrain", clips, split, model, frontend, learned)
-        about["pretrain"] |= {key: pretext[-1][key] for key in ("pretext_accuracy", "knn_accuracy", "effective_rank")}
-    found = test(config, clips, split, model, frontend, state.weights(), workdir, about, progress["history"], pretext)
+        stage = pretrain.downstream(config, workdir / "pretrain", clips, split, model, frontend, learned)
+        stage |= {key: pretext[-1][key] for key in ("pretext_accuracy", "knn_accuracy", "effective_rank")}
+        more["pretrain"] = stage
+    history = progress["history"]
+    found = test(config, clips, split, model, frontend, state.weights(), workdir, about, more, history, pretext)
     checkpoints.close()
     return found
 
 
-def test(
-    config, clips, split, model, frontend, weights, workdir, about: dict[str, Any], history, pretext=()
-) -> dict[str, Any]:
+def test(config, clips, split, model, frontend, weights, workdir, about, more, history, pretext=()) -> dict[str, Any]:
     """Tests weights once, with the clip as it is and with its views, and writes all that a run leaves.
 
-    `about` holds epochs, seconds and step, and of a pretraining its results; `history` and `pretext` are the epochs'
-    lines of both stages.
+    `about` holds epochs, seconds and step, `more` what results.json gets beside; `history` and `pretext` are the
+    epochs' lines of both stages.
     """
     views = max(1, config.eval.tta)
     predict = steps.predict_step(model, frontend, views)
     # Views multiply the batch: memory stays what it is without them.
-    found_views = evaluate.probabilities(predict, weights, clips, split.test, max(1, config.eval.batch_size // views))
+    found_views = evaluate.each_clip(predict, weights, clips, split.test, max(1, config.eval.batch_size // views))
     part = evaluate.tested(split.test_folds[0], config.seed, split.test, found_views, about["epochs"], about["seconds"])
     parameters = sum(p.size for p in jax.tree.leaves(weights["params"]))
-    found = evaluate.results(config, clips, [part], split.report(), parameters=parameters, step=about["step"])
-    if pretext:
-        found["pretrain"] = about["pretrain"]
+    found = evaluate.results(config, clips, [part], split.report(), parameters=parameters, step=about["step"]) | more
     evaluate.leave(workdir, found, clips, [part], history, pretext)
     return found
 
@@ -144,5 +153,12 @@ def evaluate_again(config, workdir: pathlib.Path) -> dict[str, Any]:
         "seconds": run.meta["progress"]["seconds"],
         "step": run.step,
     }
-    history = run.meta["progress"]["history"]
-    return test(run.config, clips, split, run.model, run.frontend, run.variables, workdir, about, history)
+    more, pretext = {}, ()
+    with contextlib.suppress(OSError, ValueError):  # a run that was never tested
+        written = json.loads((workdir / "results.json").read_text())
+        kept = ("calibration", "probe", "seconds_embedding", "pretrain")
+        more = {key: written[key] for key in kept if key in written}
+    if "pretrain" in more:
+        pretext = checkpoint.read_meta(*checkpoint.find(workdir / "pretrain"))["progress"]["history"]
+    model, frontend, history = run.model, run.frontend, run.meta["progress"]["history"]
+    return test(run.config, clips, split, model, frontend, run.variables, workdir, about, more, history, pretext)

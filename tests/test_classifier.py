@@ -220,7 +220,7 @@ def timeline():
     shares = np.full((8, 3), 0.1)
     shares[np.arange(8), [0, 0, 1, 1, 1, 2, 0, 0]] = 0.8
     silent = np.arange(8) == 4
-    return Timeline(("x", "y", "z"), starts, starts + 4, shares, np.zeros(8), silent, 17.0)
+    return Timeline(("x", "y", "z"), starts, starts + 4, shares, np.zeros(8), silent, np.zeros(8, bool), 17.0)
 
 
 def test_passages_tile_the_recording(timeline):
@@ -490,3 +490,18 @@ def test_a_calibration_of_the_checkpoint_scales_the_probabilities(classifier):
     plain, scaled = (c(waveform, RATE).vector for c in (classifier, SoundClassifier(restored)))
     expected = plain.astype(np.float64) ** (1 / 2.5)
     np.testing.assert_allclose(scaled, expected / expected.sum(), rtol=1e-4)
+
+
+def test_a_sound_below_the_energy_of_the_calibration_is_unfamiliar(tmp_path):
+    loud, quiet = np.full(RATE // 2, 0.5, np.float32), np.full(RATE // 2, 0.05, np.float32)
+    energies = [np.log(4) + 20 * level for level in (0.5, 0.05)]  # of four equal logits
+    restored = build.Restored(
+        config=None, classes=CLASSES, sample_rate=RATE, clip_s=0.5, model=Quarters(), frontend=lambda x: x,
+        variables={}, folder=pathlib.Path("x"), step=1, meta={"calibration": {"energy": float(np.mean(energies))}},
+    )  # fmt: skip
+    marked = SoundClassifier(restored)
+    assert marked(quiet, RATE).unfamiliar and not marked(loud, RATE).unfamiliar
+    soundfile.write(tmp_path / "a.wav", np.concatenate([loud, quiet, np.zeros(RATE // 2)]), RATE)
+    timeline = marked.timeline(tmp_path / "a.wav", hop_s=0.5)
+    assert timeline.unfamiliar.tolist() == [False, True, False]  # silence is silence
+    assert timeline.silent.tolist() == [False, False, True]

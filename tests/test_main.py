@@ -123,16 +123,22 @@ def test_a_killed_run_goes_on_to_the_same_bits(done, run, environment, tmp_path,
     assert one == other
 
 
-def test_protocols_that_select_keep_the_best_and_the_latest(run, tmp_path):
-    run("main", TINY, f"--workdir={tmp_path}/oracle", "--config.protocol=oracle", "--config.optim.lr=0.01")
-    found = json.loads((tmp_path / "oracle/results.json").read_text())
-    assert found["test_selected"]
-    lines = [json.loads(line) for line in (tmp_path / "oracle/metrics.jsonl").open()]
+@pytest.mark.parametrize("protocol", ["oracle", "validation"])
+def test_protocols_that_select_keep_the_best_and_the_latest(run, tmp_path, protocol):
+    run("main", TINY, f"--workdir={tmp_path}", f"--config.protocol={protocol}", "--config.optim.lr=0.01")
+    found = json.loads((tmp_path / "results.json").read_text())
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
     best = max(lines, key=lambda line: (line["val_accuracy"], line["step"]))
     assert found["checkpoint_step"] == best["step"]
-    assert found["accuracy"]["mean"] == best["val_accuracy"]
-    kept = {int(p.name) for p in (tmp_path / "oracle/checkpoints").iterdir() if p.name.isdigit()}
-    assert {best["step"], 18} <= kept <= {best["step"], 18} | {line["step"] for line in lines}
+    kept = {int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()}
+    last = lines[-1]["step"]
+    assert {best["step"], last} <= kept <= {line["step"] for line in lines}
+    calibration = checkpoint.read_meta(tmp_path / "checkpoints", best["step"])["calibration"]
+    if protocol == "oracle":
+        assert found["test_selected"] and found["accuracy"]["mean"] == best["val_accuracy"]
+        assert calibration["fitted_on"] == "clips of training" and "calibration" not in found
+    else:  # a temperature needs clips that are neither trained nor tested on
+        assert not found["test_selected"] and found["calibration"]["temperature"] == calibration["temperature"] > 0
 
 
 MISTAKES = [

@@ -138,11 +138,12 @@ def test_segments_are_three_windows(command, loaded, tmp_path):
 
 
 def made():
-    """A rainy timeline with a silence, eight windows of 4 s."""
+    """A rainy timeline with a silence and a strange end, eight windows of 4 s."""
     starts = np.array([0.0, 2, 4, 6, 8, 10, 12, 13])
     shares = np.full((8, 3), 0.1, np.float32)
     shares[np.arange(8), [0, 0, 1, 1, 1, 0, 0, 0]] = 0.8
-    return Timeline(tuple(CLASSES), starts, starts + 4, shares, np.zeros(8), np.arange(8) == 4, 3617.0)
+    silent, strange = np.arange(8) == 4, np.arange(8) > 4
+    return Timeline(tuple(CLASSES), starts, starts + 4, shares, np.zeros(8), silent, strange, 3617.0)
 
 
 def test_the_table_has_a_row_for_every_passage():
@@ -151,7 +152,7 @@ def test_the_table_has_a_row_for_every_passage():
         "            0:00.0 –   0:05.0   rain       80.0 %   sea_waves  10.0 %\n"
         "            0:05.0 –   0:09.0   sea_waves  80.0 %   rain       10.0 %\n"
         "            0:09.0 –   0:11.0   silence\n"
-        "            0:11.0 –1:00:17.0   rain       80.0 %   sea_waves  10.0 %\n"
+        "            0:11.0 –1:00:17.0   rain       80.0 %   sea_waves  10.0 %   (unlike anything in training)\n"
         "  whole     0:00.0 –1:00:17.0   rain       60.0 %   sea_waves  30.0 %\n"
     )
 
@@ -341,7 +342,9 @@ def test_a_picture_shows_leaders_silence_and_time(tmp_path):
     np.testing.assert_allclose(strip[[2, 3]], np.tile(orange, (2, 1)))
     np.testing.assert_allclose(cells[0, 0], 0.2 + 0.8 * blue, atol=1e-6)
     np.testing.assert_allclose(cells[0, 2], 0.9 + 0.1 * blue, atol=1e-6)
-    assert [t.get_text() for t in ribbon.texts] == ["rain"]  # the one passage wide enough for its name
+    assert [t.get_text() for t in ribbon.texts] == ["rain?"]  # the one passage wide enough for its name
+    assert len(ribbon.patches) == 3 and all(patch.get_hatch() for patch in ribbon.patches)
+    assert "unlike anything in training" in ribbon.get_xlabel()
     assert ribbon.get_xlim() == (0, 3617)
     assert ribbon.xaxis.get_major_formatter()(600, 0) == "10:00"
 
@@ -350,10 +353,10 @@ def test_a_picture_of_too_many_classes_and_of_silence():
     names = tuple(f"c{i}" for i in range(20))
     starts = np.arange(20.0)
     shares = np.eye(20, dtype=np.float32)
-    many = Timeline(names, starts, starts + 1, shares, np.zeros(20), np.zeros(20, bool), 20.0)
+    many = Timeline(names, starts, starts + 1, shares, np.zeros(20), np.zeros(20, bool), np.zeros(20, bool), 20.0)
     _, classes, ribbon = drawn(many)
     assert len(classes.get_yticklabels()) == 12
     assert "8 other classes" in ribbon.get_xlabel() and "silence" not in ribbon.get_xlabel()
-    quiet = Timeline(names, starts, starts + 1, shares, np.zeros(20), np.ones(20, bool), 20.0)
+    quiet = Timeline(names, starts, starts + 1, shares, np.zeros(20), np.ones(20, bool), np.zeros(20, bool), 20.0)
     _, classes, ribbon = drawn(quiet)
     assert classes.get_yticklabels() == [] and [t.get_text() for t in ribbon.texts] == ["silence"]

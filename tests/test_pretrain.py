@@ -35,6 +35,7 @@ def test_one_command_runs_both_stages_and_reports_them(run, tmp_path):
     run("main", *TINY, f"--workdir={tmp_path}")
     again = json.loads((tmp_path / "results.json").read_text())
     assert again["pretrain"] == found["pretrain"] and again["folds"] == found["folds"]
+    assert run("main", *TINY, f"--workdir={tmp_path}", "--mode=evaluate").stdout == printed
 
 
 def small(clips, **changes):

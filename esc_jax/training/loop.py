@@ -5,7 +5,7 @@ import dataclasses
 import pathlib
 import signal
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import logging
 import jax
@@ -44,6 +44,20 @@ class StopSignal:
             signal.signal(number, handler)
 
 
+class Watched(NamedTuple):
+    """What was seen after an epoch.
+
+    Attributes:
+        numbers: for its line.
+        metric: that selects the best checkpoint; None where none is selected.
+        meta: for its checkpoint.
+    """
+
+    numbers: dict[str, float] = {}
+    metric: float | None = None
+    meta: dict[str, Any] = {}
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """How long a training is, and what it leaves on its way.
@@ -55,8 +69,7 @@ class Plan:
         workdir: gets metrics.jsonl and TensorBoard's files.
         tensorboard: whether it gets the latter.
         checkpoint_epochs: from one checkpoint to the next.
-        watch: (weights, the epoch's line) → (more numbers for it, the metric that selects the best checkpoint or
-            None); called after every epoch. None: nothing is watched.
+        watch: (weights, the epoch's line) → `Watched`; called after every epoch.
         meta: (progress, place in the data) → what a checkpoint says about itself (`checkpoint.meta`).
     """
 
@@ -66,7 +79,7 @@ class Plan:
     workdir: pathlib.Path
     tensorboard: bool
     checkpoint_epochs: int
-    watch: Callable[[Any, dict[str, Any]], tuple[dict[str, float], float | None]] | None
+    watch: Callable[[Any, dict[str, Any]], Watched]
     meta: Callable[[dict[str, Any], Any], dict[str, Any]]
 
     @property
@@ -108,24 +121,24 @@ def run(
     before, started = progress["seconds"], time.monotonic()
     writer = writers.Writer(plan.workdir, progress["history"], plan.tensorboard)
 
-    def save(metric: float | None) -> None:
+    def save(watched: Watched) -> None:
         progress["seconds"] = before + time.monotonic() - started
-        checkpoints.save(state, plan.meta(progress, batches.get_state()), metric)
+        checkpoints.save(state, plan.meta(progress, batches.get_state()) | watched.meta, watched.metric)
 
     number = int(state.step)
     with StopSignal() as stop:
         while number < plan.total:
             state, number = _epoch(plan, step, state, number, batches, checkpoints, progress["sums"], stop)
             if number % plan.per_epoch == 0:
-                line, metric = _line(plan, state, number, progress["sums"], before + time.monotonic() - started)
+                line, watched = _line(plan, state, number, progress["sums"], before + time.monotonic() - started)
                 progress["sums"] = {}
                 progress["history"].append(line)
                 writer.write(line)
                 due = line["epoch"] % plan.checkpoint_epochs == 0 or number == plan.total
-                if due or stop.received or metric is not None:
-                    save(metric)
+                if due or stop.received or watched.metric is not None:
+                    save(watched)
             if stop.received and number < plan.total:
-                save(None)
+                save(Watched())
                 writer.close()
                 raise Interrupted(f"stopped at step {number} of {plan.total}; the same command goes on from there")
     writer.close()
@@ -170,15 +183,15 @@ def _account(sums: dict[str, float], number: int, metrics: dict[str, jax.Array],
         sums[key] = sums.get(key, 0.0) + value
 
 
-def _line(plan, state, number: int, sums: dict[str, float], seconds: float) -> tuple[dict[str, Any], float | None]:
-    """The line of a finished epoch, which is logged too, and the metric that selects."""
+def _line(plan, state, number: int, sums: dict[str, float], seconds: float) -> tuple[dict[str, Any], Watched]:
+    """The line of a finished epoch, which is logged too, and what was seen after it."""
     epoch = number // plan.per_epoch
     line = {"epoch": epoch, "step": number} | {k: v / plan.per_epoch for k, v in sums.items()}
     line |= {"lr": float(plan.rate(jnp.int32(number - 1))), "seconds": round(seconds, 1)}
-    watched, metric = plan.watch(state.weights(), line) if plan.watch else ({}, None)
-    line |= watched
+    watched = plan.watch(state.weights(), line)
+    line |= watched.numbers
     words = [f"loss {line['loss']:.4f}"]
     words += [f"{key.replace('_', ' ')} {100 * line[key]:.2f} %" for key in line if key.endswith("accuracy")]
     left = time.strftime("%H:%M:%S", time.gmtime(seconds / number * (plan.total - number)))
     logging.info("epoch %d/%d: %s, %.0f s, %s left", epoch, plan.epochs, ", ".join(words), seconds, left)
-    return line, metric
+    return line, watched

@@ -135,17 +135,23 @@ def tta_views(audio: jax.Array, views: int) -> jax.Array:
     return jax.vmap(lambda shift: jnp.roll(audio, shift, axis=-1))(shifts)
 
 
-def predict_step(model: Classifier, frontend, views: int = 1) -> Callable[..., jax.Array]:
-    """(variables, (B, time) int16) → (views, B, classes) probabilities, jitted."""
+def logits_step(model: Classifier, frontend, views: int = 1) -> Callable[..., jax.Array]:
+    """(variables, (B, time) int16) → (views, B, classes) logits, jitted."""
 
     @jax.jit
     def predict(variables, audio: jax.Array) -> jax.Array:
         waveforms = tta_views(to_float(audio), views)
-        flat = waveforms.reshape(-1, waveforms.shape[-1])
-        probabilities = jax.nn.softmax(model.apply(variables, frontend(flat)))
-        return probabilities.reshape(views, len(audio), -1)
+        logits = model.apply(variables, frontend(waveforms.reshape(-1, waveforms.shape[-1])))
+        return logits.reshape(views, len(audio), -1)
 
     return predict
+
+
+def predict_step(model: Classifier, frontend, views: int = 1) -> Callable[..., jax.Array]:
+    """(variables, (B, time) int16) → (views, B, classes) probabilities, jitted."""
+
+    logits = logits_step(model, frontend, views)
+    return jax.jit(lambda variables, audio: jax.nn.softmax(logits(variables, audio)))
 
 
 def embed_step(model: Classifier, frontend, views: int = 1) -> Callable[..., jax.Array]:
