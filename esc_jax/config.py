@@ -94,6 +94,7 @@ def defaults(model: str, head: str = "linear", frontend: str = "log_mel") -> ml_
                 "accumulate": 1,  # parts of a device's batch whose gradients are summed, one after the other
                 "epochs": 50,
                 "head_from_probe": False,  # start the head from a linear probe on the encoder as it is
+                "start_share": 0.0,  # of the weights it started from in those it ends with
                 "label_smoothing": 0.0,
                 "ema": 0.0,  # decay of the weights' average; 0: off
                 "checkpoint_epochs": 1,
@@ -105,6 +106,7 @@ def defaults(model: str, head: str = "linear", frontend: str = "log_mel") -> ml_
             "crossval": {
                 "folds": (),  # those to test on; empty: all that the data have
                 "seeds": 1,  # runs per fold: seed, seed + 1, …
+                "vectorized": False,  # all of them at once, in one program
             },
             "eval": {
                 "batch_size": 50,
@@ -159,6 +161,7 @@ _RANGES = {
     "train.batch_size": (1, 1 << 20),
     "train.accumulate": (1, 1 << 20),
     "train.epochs": (1, 1 << 20),
+    "train.start_share": (0, 1),
     "train.label_smoothing": (0, 0.99),
     "train.ema": (0, 0.99999),
     "train.checkpoint_epochs": (1, 1 << 20),
@@ -217,6 +220,10 @@ def check(config: ml_collections.ConfigDict) -> None:
             raise ConfigError(f"config.{key}={flat[key]}: choose one of {', '.join(choices)}{hint}")
     if (config.train.head_from_probe or config.method == "probe") and config.model.head.name != "linear":
         raise ConfigError(f"config.model.head.name={config.model.head.name}: a probe fits a linear head")
+    if config.train.start_share and config.protocol != "holdout":
+        raise ConfigError(
+            f"config.train.start_share is of the last weights, and config.protocol={config.protocol} selects others"
+        )
     for prefix, part in (("", config), ("pretrain.", config.pretrain)):
         if part.optim.lr <= 0:
             raise ConfigError(f"config.{prefix}optim.lr={part.optim.lr} must be above 0")

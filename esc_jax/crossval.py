@@ -4,6 +4,7 @@
     python -m esc_jax.main --config=configs/resnet34_cpu.py --mode=crossval --config.crossval.seeds=3
 
 WORKDIR/fold1, fold2, … are whole runs, resumed like any other; a fold that fails does not take the others with it.
+With --config.crossval.vectorized=True they are trained at once (`together`).
 WORKDIR itself holds the results of all of them: results.json, predictions.csv, report.md, confusion_matrix.png.
 """
 
@@ -15,7 +16,7 @@ from typing import Any
 from absl import logging
 
 from esc_jax import config as configs
-from esc_jax import evaluate, probe, train
+from esc_jax import evaluate, probe, together, train
 from esc_jax.data import clips as datasets
 from esc_jax.data.source import DataError
 from esc_jax.training.checkpoint import CheckpointError
@@ -56,9 +57,14 @@ def cross_validate(config, workdir: pathlib.Path) -> dict[str, Any]:
         found = probe.probe_and_evaluate(config, workdir, folds)
         (workdir / "report.md").write_text(evaluate.markdown(found))
         return found
+    if config.crossval.vectorized:
+        together.check(config)
     configs.claim(workdir, config)
     parts, failed, single, temperatures = [], {}, {}, {}
-    for number, (name, own) in enumerate((runs := _runs(config, folds)).items(), start=1):
+    runs = _runs(config, folds)
+    if config.crossval.vectorized:
+        together.train(runs, workdir)  # the loop below finds every run done
+    for number, (name, own) in enumerate(runs.items(), start=1):
         done = workdir / name / "results.json"
         try:
             if done.exists():

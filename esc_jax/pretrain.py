@@ -62,7 +62,7 @@ def pretrain(
         "batch_stats": variables["batch_stats"],
     }
     optimizer = optim.build(own.optim, start["params"], total, per_epoch)
-    state = states.create(start, optimizer, ema=False)
+    state = states.create(start, optimizer, ema=False, seed=config.seed)
     workdir.mkdir(parents=True, exist_ok=True)
     checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")
     processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}

@@ -1,6 +1,8 @@
 """One run: data, model, loop, checkpoints, evaluation. Read it from top to bottom."""
 
+from collections.abc import Callable
 import contextlib
+import dataclasses
 import functools
 import json
 import pathlib
@@ -9,15 +11,95 @@ from typing import Any
 from absl import logging
 import jax
 import numpy as np
+import optax
 
 from esc_jax import build, calibration, evaluate, pretrain, probe, statistics
 from esc_jax import config as configs
 from esc_jax.calibration import Calibration
 from esc_jax.data import clips as datasets
 from esc_jax.data import folds, pipeline
+from esc_jax.models.encoder import Classifier
 from esc_jax.training import checkpoint, loop, optim, parallel
 from esc_jax.training import state as states
 from esc_jax.training import step as steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A config with its data and its model.
+
+    Attributes:
+        config: with what a published checkpoint brought.
+        clips, split: the data set, and who trains and tests.
+        model, frontend: to be called as in `training.step`.
+        variables: {"params", "batch_stats"}, to begin with or to test.
+    """
+
+    config: Any
+    clips: datasets.Clips
+    split: folds.Split
+    model: Classifier
+    frontend: Any
+    variables: dict[str, Any]
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps of an epoch."""
+        return len(self.split.train) // self.config.train.batch_size
+
+    @property
+    def total(self) -> int:
+        """Steps of the training."""
+        return self.per_epoch * self.config.train.epochs
+
+    def optimizer(self) -> optax.GradientTransformation:
+        """Of the training."""
+        return optim.build(self.config.optim, self.variables["params"], self.total, self.per_epoch)
+
+    def logits_of(self) -> Callable[..., np.ndarray]:
+        """(weights, indices=…) → (1, n, classes) logits of clips as they are."""
+        step = steps.logits_step(self.model, self.frontend)
+        return functools.partial(evaluate.each_clip, step, clips=self.clips, batch_size=self.config.eval.batch_size)
+
+
+def _split(config, clips: datasets.Clips) -> folds.Split:
+    return folds.split(
+        clips.folds, clips.sources, config.protocol, config.data.test_fold, config.data.drop_leaky_sources
+    )
+
+
+def prepare(config) -> Run:
+    """The run of a config before its first step; writes nothing into the workdir.
+
+    Raises:
+        ConfigError, DataError, FrontendError, ModelError, PretrainedError: in one sentence.
+    """
+    configs.check(config)
+    clips = datasets.load(config.data)
+    split = _split(config, clips)
+    logging.info("%s", split.report())
+    if len(split.train) < config.train.batch_size:
+        raise configs.ConfigError(
+            f"config.train.batch_size={config.train.batch_size}, and there are {len(split.train)} training clips"
+        )
+    config, model, frontend, variables = build.start(config, clips.classes)
+    return Run(config, clips, split, model, frontend, variables)
+
+
+def begin(run: Run, variables: dict[str, Any]) -> tuple[dict[str, Any], Callable[[Any], Any] | None]:
+    """Variables that training starts from, and `Plan.finish`: `train.head_from_probe` and `train.start_share`."""
+    if run.config.train.head_from_probe:
+        variables = probe.with_head(run.config, run.clips, run.split, run.model, run.frontend, variables)
+    if not run.config.train.start_share:
+        return variables, None
+    start = jax.tree.map(np.array, variables)  # the training's state is donated
+    return variables, functools.partial(states.blend, start, run.config.train.start_share)
+
+
+def calibrate(run: Run, logits_of: Callable[..., np.ndarray], weights) -> Calibration:
+    """What the clips of training say; `logits_of` as that of `Run`."""
+    some = run.split.train[:: -(-len(run.split.train) // calibration.TRAINING_CLIPS)]
+    return Calibration.trained(logits_of(weights, indices=some)[0], "clips of training")
 
 
 def train_and_evaluate(config, workdir: pathlib.Path) -> dict[str, Any]:
@@ -30,27 +112,14 @@ def train_and_evaluate(config, workdir: pathlib.Path) -> dict[str, Any]:
         ConfigError, DataError, FrontendError, ModelError, OptimError, DeviceError, CheckpointError, TrainError: in one
             sentence. Interrupted: SIGTERM or SIGINT came, and the state is saved.
     """
-    configs.check(config)
     parallel.check_batch(config.train.batch_size, config.train.accumulate)
-    clips = datasets.load(config.data)
-    split = folds.split(
-        clips.folds, clips.sources, config.protocol, config.data.test_fold, config.data.drop_leaky_sources
-    )
-    logging.info("%s", split.report())
-    batch_size = config.train.batch_size
-    if len(split.train) < batch_size:
-        raise configs.ConfigError(
-            f"config.train.batch_size={batch_size}, and there are {len(split.train)} training clips"
-        )
-    per_epoch = len(split.train) // batch_size
-    total = per_epoch * config.train.epochs
-
-    original, (config, model, frontend, variables) = config, build.start(config, clips.classes)
-    optimizer = optim.build(config.optim, variables["params"], total, per_epoch)
+    run = prepare(config)
+    optimizer = run.optimizer()
     # Everything that can be wrong with the config has shown itself by now: only now is anything written.
-    configs.claim(workdir, original)
+    configs.claim(workdir, config)
+    config, clips, split, model, frontend = run.config, run.clips, run.split, run.model, run.frontend
 
-    learned, pretext = variables, []
+    variables, learned, pretext = run.variables, None, []
     if config.pretrain.method:
         stage = workdir / "pretrain"
         learned, pretext = pretrain.pretrain(config, stage, clips, split, model.encoder, frontend, variables)
@@ -58,17 +127,16 @@ def train_and_evaluate(config, workdir: pathlib.Path) -> dict[str, Any]:
 
     selects = config.protocol != "holdout"
     checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", select=selects)
-    if (last := checkpoints.latest()) is None:
-        if config.train.head_from_probe:
-            variables = probe.with_head(config, clips, split, model, frontend, variables)
-    elif checkpoints.meta(last)["data"] != clips.fingerprint:
+    last = checkpoints.latest()
+    if last is not None and checkpoints.meta(last)["data"] != clips.fingerprint:
         raise configs.ConfigError(f"{workdir} was trained on other data than data.dir holds: choose another --workdir")
-    state = states.create(variables, optimizer, ema=config.train.ema > 0)
+    finish = None
+    if last is None or config.train.start_share:
+        variables, finish = begin(run, variables)
+    state = states.create(variables, optimizer, ema=config.train.ema > 0, seed=config.seed)
     processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    batches = pipeline.train_batches(clips, split.train, batch_size, config.seed, **processes)
-    logits_of = functools.partial(
-        evaluate.each_clip, steps.logits_step(model, frontend), clips=clips, batch_size=config.eval.batch_size
-    )
+    batches = pipeline.train_batches(clips, split.train, config.train.batch_size, config.seed, **processes)
+    logits_of = run.logits_of()
 
     def watch(weights, line) -> loop.Watched:
         numbers, metric, found = {}, None, None
@@ -80,25 +148,25 @@ def train_and_evaluate(config, workdir: pathlib.Path) -> dict[str, Any]:
             if split.validation:
                 found = Calibration.held_out(logits, labels, "the fold that the epoch was chosen on")
         if not found and (selects or line["epoch"] == config.train.epochs):
-            some = split.train[:: -(-len(split.train) // calibration.TRAINING_CLIPS)]
-            found = Calibration.trained(logits_of(weights, indices=some)[0], "clips of training")
+            found = calibrate(run, logits_of, weights)
         return loop.Watched(numbers, metric, {"calibration": found.to_dict()} if found else {})
 
     plan = loop.Plan(
         epochs=config.train.epochs,
-        per_epoch=per_epoch,
-        rate=optim.schedule(config.optim, total, per_epoch)[0],
+        per_epoch=run.per_epoch,
+        rate=optim.schedule(config.optim, run.total, run.per_epoch)[0],
         workdir=workdir,
         tensorboard=config.train.tensorboard,
         checkpoint_epochs=config.train.checkpoint_epochs,
         watch=watch,
         meta=functools.partial(checkpoint.meta, config, clips),
+        finish=finish,
     )
     train_step = parallel.mapped(steps.train_step(model, frontend, optimizer, config, len(clips.classes)))
     state, progress = loop.run(plan, train_step, state, batches, checkpoints)
 
-    tested = checkpoints.best() if selects else total
-    if tested != total:
+    tested = checkpoints.best() if selects else run.total
+    if tested != run.total:
         state = checkpoints.restore(tested, state)
     about = {"epochs": config.train.epochs, "seconds": progress["seconds"], "step": tested}
     found = Calibration.read(checkpoints.meta(tested))
@@ -107,20 +175,20 @@ def train_and_evaluate(config, workdir: pathlib.Path) -> dict[str, Any]:
         stage = pretrain.downstream(config, workdir / "pretrain", clips, split, model, frontend, learned)
         stage |= {key: pretext[-1][key] for key in ("pretext_accuracy", "knn_accuracy", "effective_rank")}
         more["pretrain"] = stage
-    history = progress["history"]
-    found = test(config, clips, split, model, frontend, state.weights(), workdir, about, more, history, pretext)
+    found = test(run, state.weights(), workdir, about, more, progress["history"], pretext)
     checkpoints.close()
     return found
 
 
-def test(config, clips, split, model, frontend, weights, workdir, about, more, history, pretext=()) -> dict[str, Any]:
+def test(run: Run, weights, workdir: pathlib.Path, about, more, history, pretext=()) -> dict[str, Any]:
     """Tests weights once, with the clip as it is and with its views, and writes all that a run leaves.
 
     `about` holds epochs, seconds and step, `more` what results.json gets beside; `history` and `pretext` are the
     epochs' lines of both stages.
     """
+    config, clips, split = run.config, run.clips, run.split
     views = max(1, config.eval.tta)
-    predict = steps.predict_step(model, frontend, views)
+    predict = steps.predict_step(run.model, run.frontend, views)
     # Views multiply the batch: memory stays what it is without them.
     found_views = evaluate.each_clip(predict, weights, clips, split.test, max(1, config.eval.batch_size // views))
     part = evaluate.tested(split.test_folds[0], config.seed, split.test, found_views, about["epochs"], about["seconds"])
@@ -137,22 +205,18 @@ def evaluate_again(config, workdir: pathlib.Path) -> dict[str, Any]:
         CheckpointError: there is no checkpoint. ConfigError: `config` has another seed, fold or recipe than the run.
     """
     configs.check(config)
-    run = build.restore(workdir)
+    restored = build.restore(workdir)
     asked, trained = configs.flatten(config), configs.flatten(json.loads((workdir / "config.json").read_text()))
     trained |= {k: v for k, v in asked.items() if k.startswith("eval.")}
     if changed := configs.differences(trained, asked):
         raise configs.ConfigError(f"{workdir} was trained with another config: {'; '.join(changed[:3])}")
-    with run.config.unlocked():
-        run.config.data, run.config.eval = config.data, config.eval
+    with restored.config.unlocked():
+        restored.config.data, restored.config.eval = config.data, config.eval
     clips = datasets.load(config.data)
-    split = folds.split(
-        clips.folds, clips.sources, config.protocol, config.data.test_fold, config.data.drop_leaky_sources
-    )
-    about = {
-        "epochs": len(run.meta["progress"]["history"]),
-        "seconds": run.meta["progress"]["seconds"],
-        "step": run.step,
-    }
+    model, frontend = restored.model, restored.frontend
+    run = Run(restored.config, clips, _split(config, clips), model, frontend, restored.variables)
+    progress = restored.meta["progress"]
+    about = {"epochs": len(progress["history"]), "seconds": progress["seconds"], "step": restored.step}
     more, pretext = {}, ()
     with contextlib.suppress(OSError, ValueError):  # a run that was never tested
         written = json.loads((workdir / "results.json").read_text())
@@ -160,5 +224,4 @@ def evaluate_again(config, workdir: pathlib.Path) -> dict[str, Any]:
         more = {key: written[key] for key in kept if key in written}
     if "pretrain" in more:
         pretext = checkpoint.read_meta(*checkpoint.find(workdir / "pretrain"))["progress"]["history"]
-    model, frontend, history = run.model, run.frontend, run.meta["progress"]["history"]
-    return test(run.config, clips, split, model, frontend, run.variables, workdir, about, more, history, pretext)
+    return test(run, run.variables, workdir, about, more, progress["history"], pretext)

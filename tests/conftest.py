@@ -1,12 +1,17 @@
 """Every test runs on four virtual CPU devices, with strict dtype and rank promotion."""
 
 import atexit
+import contextlib
+import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import urllib.error
+import urllib.request
 
 # Most of a test's time is compilation, and most of that is LLVM optimising code that runs once.
 FLAGS = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
@@ -108,3 +113,69 @@ def noise_clips():
         bad={},
         fetch=lambda i: audio[i],
     )
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory) -> pathlib.Path:
+    """Workdir of a run of the tiny config that has not begun to learn: 16 kHz, three classes."""
+    import optax
+
+    from esc_jax import build
+    from esc_jax import config as configs
+    from esc_jax.training import checkpoint, state
+
+    config = configs.load(ROOT / "tests/configs/tiny.py")
+    _, _, variables = build.build(config, 3)
+    folder = tmp_path_factory.mktemp("untrained")
+    meta = {"config": config.to_dict(), "classes": ["rain", "sea_waves", "dog"], "sample_rate": 16_000}
+    writer = checkpoint.Checkpoints(folder / "checkpoints")
+    writer.save(state.create(variables, optax.sgd(0.1), ema=False), meta)
+    return folder
+
+
+class Browser:
+    """A headless Chromium, driven through ChromeDriver's own protocol (W3C WebDriver)."""
+
+    def __init__(self, port: int, chromium: str, profile: str):
+        self.base = f"http://127.0.0.1:{port}/session"
+        arguments = [
+            "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+            "--disable-background-networking", "--disable-component-update", "--window-size=1360,1000",
+            f"--user-data-dir={profile}",
+        ]  # fmt: skip
+        options = {"binary": chromium, "args": arguments}
+        made = self.call("", {"capabilities": {"alwaysMatch": {"goog:chromeOptions": options}}})
+        self.base += f"/{made['sessionId']}"
+
+    def call(self, path, body=None, method=None):
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.base + path, data, {"Content-Type": "application/json"}, method=method)
+        with urllib.request.urlopen(request, timeout=180) as answer:
+            return json.load(answer)["value"]
+
+    def run(self, script, *arguments):
+        return self.call("/execute/sync", {"script": script, "args": list(arguments)})
+
+    def find(self, selector):
+        return next(iter(self.call("/element", {"using": "css selector", "value": selector}).values()))
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A real browser, for pages; the test is skipped where there is none."""
+    chromium, driver = (shutil.which(name) for name in ("chromium", "chromedriver"))
+    if not (chromium and driver):
+        pytest.skip("a real browser: install chromium and chromedriver (Debian: chromium, chromium-driver)")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        process = subprocess.Popen([driver, "--port=0"], stdout=subprocess.PIPE, text=True)
+        try:
+            for line in process.stdout:
+                if found := re.search(r"started successfully on port (\d+)", line):
+                    break
+            one = Browser(int(found[1]), chromium, profile)
+            yield one
+            with contextlib.suppress(urllib.error.URLError):
+                one.call("", method="DELETE")
+        finally:
+            process.terminate()
+            process.wait(30)

@@ -411,37 +411,19 @@ def test_mutated_files_are_sound_or_one_sentence(tmp_path):
     assert slowest < 20  # hangs; a second of time is possible on a busy machine
 
 
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    """A run of the tiny config that has not begun to learn, with a checkpoint."""
-    import importlib.util
-
-    import optax
-
-    from esc_jax.training import checkpoint, state
-
-    path = pathlib.Path(__file__).parent / "configs" / "tiny.py"
-    spec = importlib.util.spec_from_file_location("tiny", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config()
-    _, _, variables = build.build(config, 3)
-    folder = tmp_path_factory.mktemp("run")
-    meta = {"config": config.to_dict(), "classes": ["x", "y", "z"], "sample_rate": 16_000}
-    writer = checkpoint.Checkpoints(folder / "checkpoints")
-    writer.save(state.create(variables, optax.sgd(0.1), ema=False), meta)
-    return folder
-
-
-def test_a_checkpoint_is_all_it_takes(workdir, monkeypatch):
+def test_a_checkpoint_is_all_it_takes(untrained, monkeypatch):
     import esc_jax
     from esc_jax.training.step import predict_step
 
     monkeypatch.setattr(parallel, "initialize", lambda: None)  # other tests of this process want XLA as it is
-    classifier = esc_jax.load_classifier(str(workdir))
-    assert (classifier.classes, classifier.sample_rate, classifier.window_s) == (("x", "y", "z"), 16_000, 1.0)
+    classifier = esc_jax.load_classifier(str(untrained))
+    assert (classifier.classes, classifier.sample_rate, classifier.window_s) == (
+        ("rain", "sea_waves", "dog"),
+        16_000,
+        1.0,
+    )
     wave = sound(1.0, 16_000)[:, 0]
-    restored = build.restore(workdir)
+    restored = build.restore(untrained)
     direct = predict_step(restored.model, restored.frontend)(restored.variables, audio.to_int16(wave)[None])[0, 0]
     # Another batch size, another order of sums.
     np.testing.assert_allclose(classifier(wave, 16_000).vector, direct, atol=1e-5)
@@ -457,9 +439,9 @@ def test_a_checkpoint_is_all_it_takes(workdir, monkeypatch):
         ({"classes": ["x", "y"]}, "its weights do not fit the model of its config"),
     ],
 )
-def test_a_checkpoint_that_does_not_fit_is_one_sentence(workdir, tmp_path, monkeypatch, change, sentence):
+def test_a_checkpoint_that_does_not_fit_is_one_sentence(untrained, tmp_path, monkeypatch, change, sentence):
     monkeypatch.setattr(parallel, "initialize", lambda: None)
-    shutil.copytree(workdir, tmp_path / "run")
+    shutil.copytree(untrained, tmp_path / "run")
     path = tmp_path / "run/checkpoints/0/meta/metadata"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(CheckpointError) as raised:

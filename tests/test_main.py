@@ -9,9 +9,12 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
+from esc_jax import build
+from esc_jax import config as configs
 from esc_jax.training import checkpoint
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -27,7 +30,6 @@ def done(run, tmp_path_factory):
 
 def weights(workdir):
     """Every array of a run's newest checkpoint, by item and path."""
-    import jax
     import orbax.checkpoint as ocp
 
     folder, step = checkpoint.find(workdir)
@@ -121,6 +123,19 @@ def test_a_killed_run_goes_on_to_the_same_bits(done, run, environment, tmp_path,
         for w in (whole, workdir)
     )
     assert one == other
+
+
+def test_a_run_that_ends_where_it_started(run, tmp_path, environment, monkeypatch):
+    monkeypatch.setenv("ESC_JAX_CACHE", environment["ESC_JAX_CACHE"])
+    run("main", TINY, f"--workdir={tmp_path}", "--config.train.start_share=1.0", "--config.train.epochs=1")
+    _, _, start = build.build(configs.load(ROOT / "tests/configs/tiny.py"), 12)
+    saved = weights(tmp_path)
+    ends = {"ema" + jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(start)}
+    assert len(ends) > 20
+    for name, leaf in ends.items():  # end + 1 · (start − end): two roundings
+        np.testing.assert_allclose(saved[name], leaf, atol=1e-6, err_msg=name)
+    moved = [name for name, leaf in ends.items() if not np.allclose(saved[name.replace("ema", "variables", 1)], leaf)]
+    assert moved  # what the training itself left is kept beside
 
 
 @pytest.mark.parametrize("protocol", ["oracle", "validation"])

@@ -1,7 +1,6 @@
 """The command on recordings: what it writes, draws and says."""
 
 import csv
-import importlib.util
 import json
 import os
 import pathlib
@@ -9,7 +8,6 @@ import subprocess
 import sys
 
 import numpy as np
-import optax
 import pytest
 import soundfile
 
@@ -17,7 +15,7 @@ from esc_jax import build, plots_timeline, predict
 from esc_jax import classifier as classifiers
 from esc_jax.classifier import Timeline
 from esc_jax.frontends.log_mel import mel_bank
-from esc_jax.training import checkpoint, parallel, state
+from esc_jax.training import parallel
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RATE, CLASSES = 16_000, ["rain", "sea_waves", "dog"]
@@ -33,24 +31,8 @@ def sound(seconds, rate=RATE, channels=1, seed=0):
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    """A run of the tiny config that has not begun to learn, with a checkpoint."""
-    path = pathlib.Path(__file__).parent / "configs" / "tiny.py"
-    spec = importlib.util.spec_from_file_location("tiny", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config()
-    _, _, variables = build.build(config, 3)
-    folder = tmp_path_factory.mktemp("run")
-    meta = {"config": config.to_dict(), "classes": CLASSES, "sample_rate": RATE}
-    writer = checkpoint.Checkpoints(folder / "checkpoints")
-    writer.save(state.create(variables, optax.sgd(0.1), ema=False), meta)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def loaded(workdir):
-    return classifiers.SoundClassifier(build.restore(workdir))
+def loaded(untrained):
+    return classifiers.SoundClassifier(build.restore(untrained))
 
 
 @pytest.fixture
@@ -71,7 +53,7 @@ def command(loaded, monkeypatch, capsys):
     return call
 
 
-def test_the_command_end_to_end(run, workdir, loaded, tmp_path):
+def test_the_command_end_to_end(run, untrained, loaded, tmp_path):
     folder = tmp_path / "sounds"
     (folder / "more").mkdir(parents=True)
     soundfile.write(folder / "a.wav", sound(7.3, 96_000, 8), 96_000)
@@ -81,7 +63,7 @@ def test_the_command_end_to_end(run, workdir, loaded, tmp_path):
     (folder / "bad.wav").write_text("no audio")
     (folder / "notes.txt").write_text("no audio either, and not asked for")
     done = run(
-        "predict", f"--checkpoint={workdir}", str(folder), str(tmp_path / "none.wav"), "--window_s=2", "--top_k=2",
+        "predict", f"--checkpoint={untrained}", str(folder), str(tmp_path / "none.wav"), "--window_s=2", "--top_k=2",
         f"--json={tmp_path}/o.json", f"--csv={tmp_path}/o.csv", f"--plot={tmp_path}/o.png", check=1,
     )  # fmt: skip
     assert done.stderr.splitlines() == [

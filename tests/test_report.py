@@ -1,7 +1,6 @@
 """The report: on runs that the real writers have left, to the page in a real browser."""
 
 import base64
-import contextlib
 import csv
 import html.parser
 import io
@@ -12,10 +11,7 @@ import resource
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
-import urllib.error
-import urllib.request
 
 import numpy as np
 import pytest
@@ -530,53 +526,6 @@ def test_spectrogram_shows_the_pitch_where_it_is():
     assert abs(peak - 15.0) <= (high - low) / len(shown)  # 1 kHz is 15 mel on Slaney's scale, within a band
     assert (left, right) == pytest.approx((0, 1), abs=0.02)
     assert np.isfinite(plots.spectrogram(np.zeros(RATE), RATE).axes[0].images[0].get_array()).all()
-
-
-class Browser:
-    """A headless Chromium, driven through ChromeDriver's own protocol (W3C WebDriver)."""
-
-    def __init__(self, port: int, chromium: str, profile: str):
-        self.base = f"http://127.0.0.1:{port}/session"
-        arguments = [
-            "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-            "--disable-background-networking", "--disable-component-update", "--window-size=1360,1000",
-            f"--user-data-dir={profile}",
-        ]  # fmt: skip
-        options = {"binary": chromium, "args": arguments}
-        made = self.call("", {"capabilities": {"alwaysMatch": {"goog:chromeOptions": options}}})
-        self.base += f"/{made['sessionId']}"
-
-    def call(self, path, body=None, method=None):
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.base + path, data, {"Content-Type": "application/json"}, method=method)
-        with urllib.request.urlopen(request, timeout=180) as answer:
-            return json.load(answer)["value"]
-
-    def run(self, script, *arguments):
-        return self.call("/execute/sync", {"script": script, "args": list(arguments)})
-
-    def find(self, selector):
-        return next(iter(self.call("/element", {"using": "css selector", "value": selector}).values()))
-
-
-@pytest.fixture(scope="module")
-def browser():
-    chromium, driver = (shutil.which(name) for name in ("chromium", "chromedriver"))
-    if not (chromium and driver):
-        pytest.skip("a real browser: install chromium and chromedriver (Debian: chromium, chromium-driver)")
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        process = subprocess.Popen([driver, "--port=0"], stdout=subprocess.PIPE, text=True)
-        try:
-            for line in process.stdout:
-                if found := re.search(r"started successfully on port (\d+)", line):
-                    break
-            one = Browser(int(found[1]), chromium, profile)
-            yield one
-            with contextlib.suppress(urllib.error.URLError):
-                one.call("", method="DELETE")
-        finally:
-            process.terminate()
-            process.wait(30)
 
 
 _COLUMN = (

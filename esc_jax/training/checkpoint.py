@@ -16,7 +16,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from esc_jax.training.state import TrainState
+from esc_jax.training.state import TrainState, step_of
 
 FORMAT = 1
 
@@ -52,7 +52,7 @@ class Checkpoints:
 
     def save(self, state: TrainState, meta: dict[str, Any], metric: float | None = None) -> None:
         """Writes a checkpoint under the state's step. One that cannot be written leaves those before it untouched."""
-        step = int(state.step)
+        step = step_of(state)
         if step in self._manager.all_steps():
             return
         items = {
@@ -116,6 +116,7 @@ class Checkpoints:
             ) from error
         return TrainState(
             step=found["optimizer"]["step"],
+            seed=state.seed,
             params=found["variables"]["params"],
             batch_stats=found["variables"]["batch_stats"],
             opt_state=found["optimizer"]["state"],

@@ -14,6 +14,7 @@ import numpy as np
 import tqdm
 
 from esc_jax.training import checkpoint, writers
+from esc_jax.training import state as states
 from esc_jax.training.schedules import Schedule
 from esc_jax.training.state import TrainState
 
@@ -70,6 +71,7 @@ class Plan:
         tensorboard: whether it gets the latter.
         checkpoint_epochs: from one checkpoint to the next.
         watch: (weights, the epoch's line) → `Watched`; called after every epoch.
+        finish: what becomes of the last weights, those to evaluate with; None leaves them.
         meta: (progress, place in the data) → what a checkpoint says about itself (`checkpoint.meta`).
     """
 
@@ -81,6 +83,7 @@ class Plan:
     checkpoint_epochs: int
     watch: Callable[[Any, dict[str, Any]], Watched]
     meta: Callable[[dict[str, Any], Any], dict[str, Any]]
+    finish: Callable[[Any], Any] | None = None
 
     @property
     def total(self) -> int:
@@ -125,10 +128,12 @@ def run(
         progress["seconds"] = before + time.monotonic() - started
         checkpoints.save(state, plan.meta(progress, batches.get_state()) | watched.meta, watched.metric)
 
-    number = int(state.step)
+    number = states.step_of(state)
     with StopSignal() as stop:
         while number < plan.total:
             state, number = _epoch(plan, step, state, number, batches, checkpoints, progress["sums"], stop)
+            if number == plan.total and plan.finish:
+                state = state.with_weights(plan.finish(state.weights()))
             if number % plan.per_epoch == 0:
                 line, watched = _line(plan, state, number, progress["sums"], before + time.monotonic() - started)
                 progress["sums"] = {}

@@ -67,6 +67,28 @@ def mapped(step: Callable, devices: int | None = None) -> Callable:
     return call
 
 
+def places(runs: int) -> tuple[int, int]:
+    """(devices, runs on each) for runs side by side: the most devices among which they divide."""
+    devices = max(count for count in range(1, jax.local_device_count() + 1) if runs % count == 0)
+    return devices, runs // devices
+
+
+def side_by_side(step: Callable, runs: int) -> Callable:
+    """`step(state, batch) → (state, metrics)` of many runs at once, the state donated.
+
+    State, batch and metrics have two axes in front, as `places` says; each device has whole runs of its own, which
+    never wait for one another, and within a device they are one vmapped program.
+    """
+
+    def alone(state, batch):  # AXIS is one device wide: a run is not split
+        one = jax.vmap(step, axis_name=AXIS)
+        first = jax.tree.map(lambda x: x[None], (state, batch))
+        return jax.tree.map(lambda x: x[0], one(*first))
+
+    devices = jax.local_devices()[: places(runs)[0]]
+    return jax.pmap(jax.vmap(alone), devices=devices, donate_argnums=(0,))
+
+
 def gather(x: jax.Array) -> jax.Array:
     """(rows, …) on every device → (global batch, …) on all."""
     return jax.lax.all_gather(x, AXIS, tiled=True)

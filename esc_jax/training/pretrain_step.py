@@ -50,7 +50,7 @@ def simclr_step(
     """
 
     def step(state: states.TrainState, batch: dict[str, jax.Array]):
-        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        key = jax.random.fold_in(jax.random.key(state.seed), state.step)
         first_key, second_key, dropout_key, path_key = jax.random.split(key, 4)
         audio = to_float(batch["audio"])
         views = [view(config, frontend, k, audio) for k in (first_key, second_key)]

@@ -5,6 +5,7 @@ from typing import Any
 from flax import struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 
@@ -14,6 +15,7 @@ class TrainState:
 
     Attributes:
         step: () int32, steps done.
+        seed: () int32, what the keys of all steps are made of, with `step`.
         params: parameters.
         batch_stats: running statistics; an empty dict for models without.
         opt_state: of the optimizer.
@@ -21,6 +23,7 @@ class TrainState:
     """
 
     step: jax.Array
+    seed: jax.Array
     params: Any
     batch_stats: Any
     opt_state: Any
@@ -30,12 +33,21 @@ class TrainState:
         """Variables to evaluate with: the average where there is one."""
         return self.ema or {"params": self.params, "batch_stats": self.batch_stats}
 
+    def with_weights(self, weights: dict[str, Any]) -> "TrainState":
+        """The same with other variables to evaluate with."""
+        return self.replace(ema=weights) if self.ema is not None else self.replace(**weights)
 
-def create(variables: dict[str, Any], optimizer: optax.GradientTransformation, ema: bool) -> TrainState:
+
+def create(variables: dict[str, Any], optimizer: optax.GradientTransformation, ema: bool, seed: int = 0) -> TrainState:
     """The state before the first step. The average starts from the initial weights, as a copy: both are donated."""
     params, batch_stats = variables["params"], variables["batch_stats"]
     average = jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats}) if ema else None
-    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params), average)
+    return TrainState(jnp.int32(0), jnp.int32(seed), params, batch_stats, optimizer.init(params), average)
+
+
+def step_of(state: TrainState) -> int:
+    """Steps done; of runs side by side, which keep step, those of the first."""
+    return int(np.ravel(np.asarray(state.step))[0])
 
 
 def update_ema(average, new, step: jax.Array, decay: float):
@@ -44,3 +56,12 @@ def update_ema(average, new, step: jax.Array, decay: float):
     d = jnp.minimum(decay, warm)
     # In this form a frozen weight, a = new, stays what it is to the bit.
     return jax.tree.map(lambda a, n: a + (1.0 - d) * (n - a), average, new)
+
+
+def blend(start, share: float, end):
+    """share · start + (1 − share) · end, of trees of weights.
+
+    After fine-tuning, weights on the line between where it started and where it ended are often better than both
+    (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
+    """
+    return jax.tree.map(lambda a, b: b + share * (a - b), start, end)

@@ -111,7 +111,7 @@ def train_step(
     """
 
     def step(state: states.TrainState, batch: dict[str, jax.Array]):
-        input_key, model_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), state.step))
+        input_key, model_key = jax.random.split(jax.random.fold_in(jax.random.key(state.seed), state.step))
         features, target = _inputs(frontend, config, classes, input_key, batch)
         loss = _loss(model, config, state.params)
         grads, metrics, batch_stats = _gradients(loss, state, features, target, model_key, config.train.accumulate)
@@ -123,7 +123,8 @@ def train_step(
         if ema is not None:
             ema = states.update_ema(ema, {"params": params, "batch_stats": batch_stats}, state.step, config.train.ema)
         metrics |= {"grad_norm": optax.global_norm(grads)}
-        return states.TrainState(state.step + 1, params, batch_stats, opt_state, ema), metrics
+        new = state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, ema=ema)
+        return new, metrics
 
     return step
 

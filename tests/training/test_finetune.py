@@ -149,3 +149,14 @@ def test_a_batch_that_does_not_divide_into_its_parts_is_refused():
     parallel.check_batch(8, 2)
     with pytest.raises(parallel.DeviceError, match="batch_size=12 is not divisible by the 4 devices, each in 2 parts"):
         parallel.check_batch(12, 2)
+
+
+def test_the_start_has_its_share_of_the_end():
+    start, end = {"w": np.array([1.0, 2.0], np.float32)}, {"w": np.array([3.0, 2.0], np.float32)}
+    found = states.blend(start, 0.25, end)
+    np.testing.assert_array_equal(found["w"], [2.5, 2.0])  # what did not move stays to the bit
+    for ema in (None, {"params": end, "batch_stats": {}}):
+        state = states.TrainState(jnp.int32(3), jnp.int32(0), end, {}, (), ema).with_weights(
+            {"params": found, "batch_stats": {}}
+        )
+        np.testing.assert_array_equal(state.weights()["params"]["w"], found["w"])

@@ -1,0 +1,45 @@
+"""The notebooks run from top to bottom on runs of seconds."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+TINY = "tests/configs/tiny.py"
+
+
+def execute(name, environment, **settings):
+    """Runs a notebook in a kernel of its own: all that its cells print."""
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells), "commit notebooks without outputs"
+    client = nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3")
+    client.execute(env=environment | settings, cwd=str(ROOT / "notebooks"))
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    pictures = sum("image/png" in output.get("data", {}) for output in outputs)
+    texts = [output.get("text", "") + output.get("data", {}).get("text/markdown", "") for output in outputs]
+    return "".join(texts), pictures
+
+
+def test_the_data(thorough, environment):
+    text, pictures = execute("data", environment, ESC_JAX_CONFIG=TINY)
+    assert "60 clips of 1 s at 16000 Hz, 12 classes" in text and "[1]" in text and pictures == 2
+
+
+def test_a_checkpoint(thorough, run, environment, tmp_path):
+    run("main", f"--config={TINY}", f"--workdir={tmp_path}/run")
+    text, pictures = execute("checkpoint", environment, ESC_JAX_RUN=f"{tmp_path}/run")
+    assert "5,476 in all" in text and "% right" in text and pictures == 3
+
+
+def test_an_ablation(thorough, environment, tmp_path):
+    command = [
+        sys.executable, "launch/ablate.py", f"--config={TINY}", "--sweep", "augment.roll=0,1", "--folds=1,2",
+        f"--runs={tmp_path}/runs", "--config.train.epochs=1",
+    ]  # fmt: skip
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=600)
+    text, pictures = execute("ablation", environment, ESC_JAX_RUNS=f"{tmp_path}/runs")
+    assert text.startswith("2 runs") and "points ahead of" in text or "equally often" in text or "beats" in text
+    assert "augment.roll" in text and pictures == 1
