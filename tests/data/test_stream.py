@@ -1,0 +1,115 @@
+"""Recordings block by block, against the whole file at once; and what the decoder makes of junk."""
+
+import pathlib
+import time
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+
+from esc_jax.data import audio
+from esc_jax.data.audio import AudioError
+from esc_jax.data.stream import AudioStream
+
+RATE = 8000
+
+
+def sound(seconds, rate, channels=1, seed=0):
+    """(time, channels): noise whose loudness changes every 0.1 s, up to 0.5."""
+    rng = np.random.default_rng(seed)
+    count = round(seconds * rate)
+    loudness = np.repeat(rng.uniform(0, 0.5, count // (rate // 10) + 1), rate // 10)[:count]
+    return (rng.uniform(-1, 1, (count, channels)) * loudness[:, None]).astype(np.float32)
+
+
+FILES = [
+    ("a.wav", 96_000, 8, "FLOAT"),
+    ("a.mp3", 44_100, 1, None),
+    ("a.mp3", 48_000, 2, None),
+    ("a.ogg", 48_000, 2, None),
+    ("a.flac", 22_050, 1, None),
+    ("a.aiff", 8_000, 2, None),
+    ("a.wav", 11_025, 1, "PCM_U8"),
+]
+
+
+@pytest.mark.parametrize("seconds", [0.05, 2.345])
+@pytest.mark.parametrize("name, rate, channels, subtype", FILES)
+def test_a_stream_is_the_whole_file(tmp_path, name, rate, channels, subtype, seconds):
+    path = tmp_path / name
+    soundfile.write(path, sound(seconds, rate, channels), rate, subtype=subtype)
+    stream = AudioStream(path, RATE)
+    blocks = list(stream)
+    samples, file_rate = soundfile.read(path, dtype="float32", always_2d=True)
+    mono = samples.mean(axis=1)
+    # The MP3 decoder rounds the last of 24 bits differently from one read to the next; all else is equal to the bit.
+    tolerance = 5e-7 if name == "a.mp3" else 0
+    resampled = soxr.resample(mono, file_rate, RATE, quality="VHQ")
+    np.testing.assert_allclose(np.concatenate(blocks), resampled, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(np.concatenate(blocks), audio.load(path, RATE), rtol=0, atol=tolerance)
+    assert stream.note == "" and stream.channels == channels and stream.rate == rate
+    assert stream.announced_s == pytest.approx(seconds, abs=1 / rate)
+    assert len(blocks) >= seconds  # it does come in pieces of a second at most
+
+
+def mutants(count, seed):
+    """(number, name, content): sound files of many formats, with bytes changed, cut out, put in, or cut off."""
+    import io
+
+    rng = np.random.default_rng(seed)
+    kinds = [
+        ("WAV", "PCM_16"), ("WAV", "FLOAT"), ("WAV", "IMA_ADPCM"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"),
+        ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III"), ("AIFF", "PCM_24"), ("AU", "ULAW"), ("CAF", "ALAC_16"),
+        ("W64", "PCM_16"), ("VOC", "PCM_16"), ("RF64", "PCM_16"), ("NIST", "PCM_16"),
+        ("MAT5", "FLOAT"),
+    ]  # fmt: skip
+    originals = []
+    for kind, subtype in kinds:
+        file = io.BytesIO()
+        soundfile.write(file, sound(0.3, 16_000, 2), 16_000, format=kind, subtype=subtype)
+        originals.append((kind, file.getvalue()))
+    for number in range(count):
+        kind, content = originals[number % len(originals)]
+        content = bytearray(content)
+        for _ in range(rng.integers(1, 9)):
+            # Most of what can go wrong is in the header.
+            reach = len(content) if rng.random() < 0.4 else min(len(content), 128)
+            place = int(rng.integers(0, max(reach, 1)))
+            match rng.integers(0, 5):
+                case 0 | 1:
+                    content[place : place + 1] = rng.integers(0, 256, 1, np.uint8).tobytes()
+                case 2:
+                    word = rng.choice([0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, int(rng.integers(0, 2**32))])
+                    content[place : place + 4] = int(word).to_bytes(4, "little" if rng.random() < 0.5 else "big")
+                case 3:
+                    content[place:place] = rng.integers(0, 256, int(rng.integers(1, 40)), np.uint8).tobytes()
+                case 4:
+                    del content[place : place + int(rng.integers(1, 40 if rng.random() < 0.8 else len(content) + 2))]
+        yield number, f"{number}-{kind}", bytes(content)
+
+
+def fuzz(folder, count, seed=0):
+    """Decodes mutants; returns how many were sound, and the longest time one took, s."""
+    whole, slowest = 0, 0.0
+    path = pathlib.Path(folder) / "mutant"
+    for _, name, content in mutants(count, seed):
+        path.write_bytes(content)
+        began = time.monotonic()
+        try:
+            stream = AudioStream(path, RATE)
+            for block in stream:
+                assert block.dtype == np.float32 and block.ndim == 1 and np.isfinite(block).all(), name
+            whole += 1
+            assert "\n" not in stream.note, name
+        except AudioError as error:
+            assert str(error).startswith(f"{path}: ") and "\n" not in str(error), name
+        slowest = max(slowest, time.monotonic() - began)
+    return whole, slowest
+
+
+@pytest.mark.filterwarnings("error")
+def test_mutated_files_are_sound_or_one_sentence(tmp_path):
+    whole, slowest = fuzz(tmp_path, 480)
+    assert 50 < whole < 400  # the mutations leave some files readable, and spoil some
+    assert slowest < 20  # hangs; a second of time is possible on a busy machine
