@@ -15,12 +15,13 @@ import ml_collections
 from esc_jax.augment import compose
 from esc_jax.data import folds
 from esc_jax.data.download import URL
+from esc_jax.errors import Problem
 from esc_jax.frontends import registry as frontends
 from esc_jax.models import registry as models
 from esc_jax.training import writers
 
 
-class ConfigError(ValueError):
+class ConfigError(Problem, ValueError):
     """A config that cannot run. The message is one sentence that names the key."""
 
 

@@ -19,11 +19,12 @@ from esc_jax import config as configs
 from esc_jax import evaluate, probe, together, train
 from esc_jax.data import clips as datasets
 from esc_jax.data.source import DataError
+from esc_jax.errors import Failure
 from esc_jax.training.checkpoint import CheckpointError
 from esc_jax.training.loop import TrainError
 
 
-class CrossvalError(RuntimeError):
+class CrossvalError(Failure, RuntimeError):
     """Folds that failed, in one sentence; the results of the others are written."""
 
 

@@ -185,18 +185,19 @@ def main(argv: list[str] | None = None) -> None:
 
     from esc_jax import classifier as classifiers
     from esc_jax.data import prepare
-    from esc_jax.data.audio import AudioError
+    from esc_jax.errors import Problem
     from esc_jax.training import checkpoint, parallel
 
     parallel.initialize(prepare.cache_root() / "compiled")
     try:
         classifier = classifiers.load_classifier(options.checkpoint)
-        offered = examples(
-            checkpoint.read_meta(*checkpoint.find(options.checkpoint))["config"]["data"], options.examples
-        )
+        data = checkpoint.read_meta(*checkpoint.find(options.checkpoint))["config"]["data"]
+        offered = examples(data, options.examples)
         made = page(classifier, offered, 60 * options.max_minutes, pathlib.Path(folder.name).resolve())
         fonts = ["system-ui", "sans-serif"]  # no font is fetched from elsewhere
-        made.launch(
+        _, address, _ = made.launch(
+            quiet=True,
+            prevent_thread_lock=True,
             server_name=options.host,
             server_port=options.port,
             max_file_size=options.max_mb << 20,
@@ -205,9 +206,12 @@ def main(argv: list[str] | None = None) -> None:
             theme=gradio.themes.Base(font=fonts, font_mono=["ui-monospace", "monospace"]),
             allowed_paths=sorted({str(pathlib.Path(path).resolve().parent) for path in offered}),
         )
-    except (AudioError, checkpoint.CheckpointError) as error:
+        sys.stdout.write(f"listening on {address}; Ctrl-C ends it\n")
+        sys.stdout.flush()
+        made.block_thread()
+    except Problem as error:
         sys.stderr.write(f"esc_jax: {error}\n")
-        sys.exit(1)
+        sys.exit(error.status)
     except OSError:
         sys.stderr.write(f"esc_jax: {options.host}:{options.port} is not free: choose another --port\n")
         sys.exit(1)

@@ -159,16 +159,11 @@ def main(argv: list[str] | None = None) -> None:
     if bool(options.files) == bool(options.data_dir):
         parser.error("give either --data_dir or files")
 
-    from esc_jax.data.audio import AudioError
-    from esc_jax.data.source import DataError
-    from esc_jax.frontends.log_mel import FrontendError
-    from esc_jax.models.registry import ModelError
-    from esc_jax.pretrained.checkpoint import PretrainedError
-    from esc_jax.training.checkpoint import CheckpointError
+    from esc_jax.errors import Problem
 
     try:
         sys.stdout.write(_embed(options))
-    except (AudioError, DataError, FrontendError, ModelError, PretrainedError, CheckpointError) as error:
+    except Problem as error:
         sys.stderr.write(f"esc_jax: {error}\n")
         sys.exit(2)
     except OSError as error:

@@ -16,11 +16,13 @@ import sys
 import tempfile
 from typing import Any
 
+from esc_jax.errors import Problem
+
 PROGRAM, DESCRIPTION, CARD = "model.stablehlo", "model.json", "README.md"
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-class ExportError(ValueError):
+class ExportError(Problem, ValueError):
     """An export that cannot be made. The message is one sentence for the user, and says what to do."""
 
 
@@ -208,20 +210,12 @@ def main(argv: list[str] | None = None) -> int:
     asked = _parser().parse_args(argv)
     # An export that is stopped unwinds like one that fails, and takes its temporary folder with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    from esc_jax.export_card import CardError
-    from esc_jax.frontends.log_mel import FrontendError
-    from esc_jax.models.registry import ModelError
-    from esc_jax.pretrained.checkpoint import PretrainedError
-    from esc_jax.training.checkpoint import CheckpointError
 
     try:
         out = export(asked.checkpoint, asked.form, asked.out)
-    except (ExportError, PretrainedError) as error:
+    except Problem as error:
         sys.stderr.write(f"esc_jax: {error}\n")
-        return 2
-    except (CardError, CheckpointError, FrontendError, ModelError) as error:
-        sys.stderr.write(f"esc_jax: {error}\n")
-        return 1
+        return error.status
     except OSError as error:
         sys.stderr.write(f"esc_jax: {error.strerror or error}: {error.filename or asked.out}\n")
         return 1

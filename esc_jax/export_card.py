@@ -5,6 +5,8 @@ import pathlib
 import re
 from typing import Any
 
+from esc_jax.errors import Failure
+
 # What is said of an accuracy, by the protocol that it was measured under.
 _PROTOCOLS = {
     "holdout": "trained for a number of epochs that was fixed beforehand and tested once, at the end",
@@ -86,7 +88,7 @@ from esc_jax.frontends import registry  # this frontend is in no other library
 spectrogram = np.array(registry.build({frontend}, {rate})(waveform))  # frames × bins"""
 
 
-class CardError(RuntimeError):
+class CardError(Failure, RuntimeError):
     """The run's results cannot be read. The message is one sentence."""
 
 

@@ -100,36 +100,21 @@ def main(argv: list[str]) -> None:
     parallel.initialize(prepare.cache_root(config.data.cache_dir) / "compiled")
     from esc_jax import config as configs
     from esc_jax import crossval, evaluate, probe, train
-    from esc_jax.data.source import DataError
-    from esc_jax.frontends.log_mel import FrontendError
-    from esc_jax.models.registry import ModelError
-    from esc_jax.pretrained.checkpoint import PretrainedError
+    from esc_jax.errors import Problem
     from esc_jax.training import loop
     from esc_jax.training.checkpoint import CheckpointError
-    from esc_jax.training.optim import OptimError
 
-    wrong = (
-        configs.ConfigError,
-        DataError,
-        FrontendError,
-        ModelError,
-        OptimError,
-        PretrainedError,
-        parallel.DeviceError,
-    )
     try:
         configs.check(config)
         method = {"train": train.train_and_evaluate, "probe": probe.probe_and_evaluate}[config.method]
         modes = {"train": method, "crossval": crossval.cross_validate, "evaluate": train.evaluate_again}
         found = modes[_MODE.value](config, workdir)
-    except wrong as error:
-        _fail(2, error)
     except CheckpointError as error:
         sys.stderr.write(f"esc_jax: {error}\n")
         sys.stderr.flush()
         os._exit(1)  # the threads of a write that failed would each print a traceback on their way out
-    except (loop.TrainError, crossval.CrossvalError) as error:
-        _fail(1, error)
+    except Problem as error:
+        _fail(error.status, error)
     except OSError as error:
         _fail(1, f"{error.strerror or error}: {error.filename or workdir}")
     except loop.Interrupted as stopped:

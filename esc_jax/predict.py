@@ -325,13 +325,11 @@ def main(argv: list[str] | None = None) -> None:
 
     import jax
 
-    from esc_jax.frontends.log_mel import FrontendError
-    from esc_jax.models.registry import ModelError
-    from esc_jax.training.checkpoint import CheckpointError
+    from esc_jax.errors import Problem
 
     try:
         problems = run(options)
-    except (CheckpointError, FrontendError, ModelError) as error:
+    except Problem as error:
         _fail(1, error)
     except jax.errors.JaxRuntimeError as error:  # above all, no memory for windows this long
         _fail(1, f"the device could not do it ({str(error).splitlines()[0][:200]})")

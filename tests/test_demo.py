@@ -108,6 +108,7 @@ SENTENCE = "return document.querySelector('#sentence strong')?.parentElement.inn
 
 
 def test_the_page_in_a_browser(browser, untrained, classifier, environment, tmp_path):
+    soundfile.write(tmp_path / "big.wav", noise(70.0), RATE)
     soundfile.write(tmp_path / "long.wav", noise(9.0), RATE)
     soundfile.write(tmp_path / "sound.wav", noise(3.0, seed=1), RATE)
     (tmp_path / "text.wav").write_text("no audio")
@@ -115,15 +116,18 @@ def test_the_page_in_a_browser(browser, untrained, classifier, environment, tmp_
     soundfile.write(tmp_path / "offered/one.wav", np.zeros(RATE), RATE)
     kept = tmp_path / "temporary"
     kept.mkdir()
-    arguments = (f"--checkpoint={untrained}", f"--examples={tmp_path}/offered", "--max_minutes=0.1")
+    arguments = (f"--checkpoint={untrained}", f"--examples={tmp_path}/offered", "--max_minutes=0.1", "--max_mb=1")
     with served(environment | {"TMPDIR": str(kept)}, *arguments) as address:
         browser.call("/url", {"url": address})
         files = "return document.querySelectorAll('input[type=file]').length"
 
-        def upload(name):
+        def choose(name):
             waited(browser, files, bool)
             field = browser.find("input[type=file]")
             browser.call(f"/element/{field}/value", {"text": str(tmp_path / name)})
+
+        def upload(name):
+            choose(name)
             return waited(browser, SENTENCE, bool)
 
         def clear():
@@ -131,9 +135,12 @@ def test_the_page_in_a_browser(browser, untrained, classifier, environment, tmp_
             waited(browser, SENTENCE, lambda words: not words)
 
         expected = classifier.timeline(tmp_path / "sound.wav").mean().labels[0].replace("_", " ")
+        choose("big.wav")
+        shown = "return document.body.innerText"
+        waited(browser, shown, lambda words: "exceed the maximum allowed size of 1.0 Mb" in words)
         assert upload("sound.wav") == f"{expected}, on average over 0:03.0."
-        shown = waited(browser, "return document.body.innerText", lambda words: f"\n{expected}\n" in words)
-        assert re.search(rf"{expected}\s+\d+%", shown)
+        words = waited(browser, shown, lambda words: f"\n{expected}\n" in words)
+        assert re.search(rf"{expected}\s+\d+%", words)
         waited(browser, "return [...document.images].some(i => i.naturalWidth > 1000)", bool)  # the timeline
         clear()
         assert upload("text.wav") == "This can't be used: not readable as audio (Format not recognised)."

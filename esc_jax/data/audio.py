@@ -8,8 +8,10 @@ import numpy as np
 import soundfile
 import soxr
 
+from esc_jax.errors import Failure
 
-class AudioError(ValueError):
+
+class AudioError(Failure, ValueError):
     """A file that cannot be used as audio. The message is one sentence that names the file."""
 
 

@@ -14,11 +14,13 @@ import os
 import pathlib
 import zipfile
 
+from esc_jax.errors import Problem
+
 COLUMNS = ("filename", "fold", "target", "category", "esc10", "src_file", "take")
 _CSV = "meta/esc50.csv"
 
 
-class DataError(ValueError):
+class DataError(Problem, ValueError):
     """A data set that cannot be used. The message is one sentence for the user."""
 
 

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from esc_jax.errors import Problem
 
-class FrontendError(ValueError):
+
+class FrontendError(Problem, ValueError):
     """Settings that make no usable frontend. The message is one sentence."""
 
 

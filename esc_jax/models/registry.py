@@ -6,6 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from esc_jax.errors import Problem
 from esc_jax.models import heads
 from esc_jax.models.beats import Beats
 from esc_jax.models.efficientat import EfficientAT
@@ -27,7 +28,7 @@ HEADS = {"linear": heads.Linear, "projected": heads.Projected, "mlp": heads.Mlp}
 _RUN_FIELDS = ("name", "parent", "dtype", "axis_name")
 
 
-class ModelError(ValueError):
+class ModelError(Problem, ValueError):
     """A description that makes no model. The message is one sentence."""
 
 

@@ -3,8 +3,10 @@
 import dataclasses
 from typing import Any
 
+from esc_jax.errors import Problem
 
-class PretrainedError(ValueError):
+
+class PretrainedError(Problem, ValueError):
     """A checkpoint that cannot be used. The message is one sentence for the user, and says what to do."""
 
 

@@ -15,6 +15,8 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING
 
+from esc_jax.errors import Problem
+
 if TYPE_CHECKING:  # --help answers before numpy is imported
     from esc_jax.report.compare import Comparison
     from esc_jax.report.runs import Run
@@ -212,9 +214,9 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         out = asked.out or asked.runs_dir / "report"
         findings = write(asked.runs_dir, out)
-    except (report_runs.RunError, report_runs.ReportError) as error:
+    except Problem as error:
         sys.stderr.write(f"esc_jax: {error}\n")
-        return 1 if isinstance(error, report_runs.RunError) else 2
+        return error.status
     except OSError as error:
         sys.stderr.write(f"esc_jax: {error.strerror or error}: {error.filename or out}\n")
         return 1

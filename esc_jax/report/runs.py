@@ -12,17 +12,18 @@ from typing import Any
 import numpy as np
 
 from esc_jax import statistics
+from esc_jax.errors import Failure, Problem
 
 # What a cross-validation keeps below itself: runs of their own, already part of its results.
 _PART = re.compile(r"(fold|seed)[-_=]?\d+.*")
 _LEADING = ("clip", "fold", "source", "seed", "true", "predicted", "predicted_tta")
 
 
-class RunError(ValueError):
+class RunError(Failure, ValueError):
     """Files of a run that cannot be read. The message is one sentence that names the file."""
 
 
-class ReportError(ValueError):
+class ReportError(Problem, ValueError):
     """A question that the runs at hand cannot answer. The message is one sentence."""
 
 

@@ -16,12 +16,13 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from esc_jax.errors import Failure
 from esc_jax.training.state import TrainState, step_of
 
 FORMAT = 1
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(Failure, RuntimeError):
     """A checkpoint that cannot be written or read. The message is one sentence."""
 
 

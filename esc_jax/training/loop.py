@@ -13,13 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
+from esc_jax.errors import Failure
 from esc_jax.training import checkpoint, writers
 from esc_jax.training import state as states
 from esc_jax.training.schedules import Schedule
 from esc_jax.training.state import TrainState
 
 
-class TrainError(RuntimeError):
+class TrainError(Failure, RuntimeError):
     """A run that cannot go on. The message is one sentence."""
 
 

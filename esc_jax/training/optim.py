@@ -6,12 +6,13 @@ import re
 import jax
 import optax
 
+from esc_jax.errors import Problem
 from esc_jax.training import schedules
 
 SCHEDULES = ("one_cycle", "linear", "cosine", "constant")
 
 
-class OptimError(ValueError):
+class OptimError(Problem, ValueError):
     """Settings that make no optimizer. The message is one sentence."""
 
 

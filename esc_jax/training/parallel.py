@@ -8,6 +8,7 @@ import pathlib
 import jax
 import jaxlib
 
+from esc_jax.errors import Problem
 from esc_jax.models.dropout import AXIS as AXIS
 from esc_jax.models.dropout import positions as positions
 
@@ -17,7 +18,7 @@ _CPU_FLAG = "xla_cpu_experimental_ynn_fusion_type"
 _CACHE_BYTES = 2 << 30
 
 
-class DeviceError(ValueError):
+class DeviceError(Problem, ValueError):
     """A batch or a machine that doesn't fit. The message is one sentence."""
 
 
