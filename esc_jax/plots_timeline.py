@@ -113,7 +113,8 @@ def _ribbon(axes, timeline: Timeline, shown: list[int]) -> None:
         if end - begin > 0.0085 * (len(name) + 1) * timeline.duration_s:
             colour = "black" if leader not in shown else "white"
             name += "?" * bool(timeline.unfamiliar[first:stop].mean() > 0.5)
-            axes.text((begin + end) / 2, 0.5, name, ha="center", va="center", fontsize=8, color=colour)
+            plain = {"facecolor": palette.get(leader, _OTHER), "edgecolor": "none", "pad": 1.5}  # no hatching behind it
+            axes.text((begin + end) / 2, 0.5, name, ha="center", va="center", fontsize=8, color=colour, bbox=plain)
 
 
 def recording(timeline: Timeline, overview: Overview, title: str, path: pathlib.Path | None = None) -> Figure:
