@@ -1,9 +1,11 @@
 """Devices: how a step is mapped over them, and how a process is set up. All of pmap is here."""
 
 from collections.abc import Callable
+import contextlib
 import mmap
 import os
 import pathlib
+import time
 
 import jax
 import jaxlib
@@ -28,9 +30,19 @@ def initialize(compilation_cache: pathlib.Path | None = None) -> None:
     if _CPU_FLAG not in flags and _knows(_CPU_FLAG):
         os.environ["XLA_FLAGS"] = f"{flags} --{_CPU_FLAG}=LIBRARY_FUSION_TYPE_DOT".strip()
     if compilation_cache:
+        _mend(compilation_cache)
         jax.config.update("jax_compilation_cache_dir", str(compilation_cache))
         jax.config.update("jax_compilation_cache_max_size", _CACHE_BYTES)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def _mend(cache: pathlib.Path) -> None:
+    """Removes programs that a killed process left without their times: JAX could store nothing beside them."""
+    for program in cache.glob("*-cache"):
+        with contextlib.suppress(OSError):  # another process is quicker
+            whole = program.with_name(f"{program.name.removesuffix('cache')}atime").exists()
+            if not whole and time.time() - program.stat().st_mtime > 10:  # not one that is being written
+                program.unlink()
 
 
 def _knows(flag: str) -> bool:

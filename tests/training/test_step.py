@@ -1,5 +1,8 @@
 """The training step: the same numbers on any number of devices, and the parts it is made of."""
 
+import os
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -142,3 +145,18 @@ def test_batches_that_do_not_divide_are_refused():
     parallel.check_batch(8)
     with pytest.raises(parallel.DeviceError, match="train.batch_size=10 is not divisible by the 4 devices: take 8"):
         parallel.check_batch(10)
+
+
+def test_a_program_without_its_time_is_removed_from_the_cache(tmp_path):
+    def entry(name, age, *suffixes):
+        for suffix in suffixes:
+            path = tmp_path / f"{name}-{suffix}"
+            path.touch()
+            os.utime(path, (time.time() - age,) * 2)
+
+    entry("whole", 100, "cache", "atime")
+    entry("killed", 100, "cache")
+    entry("being-written", 0, "cache")
+    parallel._mend(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["being-written-cache", "whole-atime", "whole-cache"]
+    parallel._mend(tmp_path / "nothing")
