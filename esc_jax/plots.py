@@ -4,10 +4,6 @@ from collections.abc import Sequence
 import pathlib
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg", force=False)
-
 from matplotlib.figure import Figure
 import numpy as np
 

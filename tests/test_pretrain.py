@@ -19,7 +19,7 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_one_command_runs_both_stages_and_reports_them(run, tmp_path):
+def test_one_command_runs_both_stages_and_reports_them(thorough, run, tmp_path):
     printed = run("main", *TINY, f"--workdir={tmp_path}").stdout
     found = json.loads((tmp_path / "results.json").read_text())
     history = lines(tmp_path / "pretrain" / "metrics.jsonl")

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from esc_jax import build, crossval, evaluate
+from esc_jax import build, crossval, evaluate, together, train
 from esc_jax import config as configs
 from esc_jax.data import clips as datasets
 from esc_jax.training import checkpoint, loop, parallel
@@ -14,7 +14,7 @@ from esc_jax.training import checkpoint, loop, parallel
 
 @pytest.fixture
 def config(noise_clips, monkeypatch):
-    """Three folds and two seeds: on the four devices of the tests, two runs on each of three."""
+    """Three folds of noise, and a network of two blocks."""
     monkeypatch.setattr(datasets, "load", lambda config: noise_clips)
     config = configs.defaults("resnet")
     config.experiment = "noise"
@@ -27,11 +27,6 @@ def config(noise_clips, monkeypatch):
     config.optim.update(schedule="constant", lr=0.01, eps=0.01, warmup_percent=0.0)
     config.train.update(batch_size=4, epochs=2, ema=0.9, start_share=0.25, tensorboard=False)
     config.eval.tta = 2
-    config.crossval.seeds = 2
-    return config
-
-
-def together(config):
     config.crossval.vectorized = True
     return config
 
@@ -40,12 +35,15 @@ def weights(workdir):
     return build.restore(workdir).variables
 
 
-def test_every_run_is_what_it_is_alone(config, noise_clips, tmp_path):
-    expected = crossval.cross_validate(config, tmp_path / "alone")
-    found = crossval.cross_validate(together(config), tmp_path / "together")
-    assert len(found["folds"]) == 6 and found["parameters"] == expected["parameters"]
-    for fold in found["folds"]:
-        name = f"fold{fold['fold']}_seed{fold['seed']}"
+def test_every_run_is_what_it_is_alone(config, noise_clips, tmp_path, monkeypatch):
+    runs = {}
+    for name, fold, seed in (("first", 1, 0), ("other fold", 2, 0), ("other seed", 2, 5)):
+        runs[name] = config.copy_and_resolve_references()
+        runs[name].data.test_fold, runs[name].seed = fold, seed
+    alone = {name: train.train_and_evaluate(own, tmp_path / "alone" / name) for name, own in runs.items()}
+    monkeypatch.setattr(parallel, "places", lambda count: (1, count))  # all on one device
+    together.train(runs, tmp_path / "together")
+    for name in runs:
         here, there = weights(tmp_path / "together" / name), weights(tmp_path / "alone" / name)
         for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(here), jax.tree.leaves(there), strict=True):
             # Four steps; sums are taken in another order, the largest weights are about 1.
@@ -56,20 +54,21 @@ def test_every_run_is_what_it_is_alone(config, noise_clips, tmp_path):
         )
         np.testing.assert_allclose(one.plain, other.plain, atol=1e-3)
         np.testing.assert_array_equal(one.indices, other.indices)
+        found = json.loads((tmp_path / "together" / name / "results.json").read_text())
+        assert found["parameters"] == alone[name]["parameters"] and found["folds"][0]["epochs"] == 2
         assert checkpoint.read_meta(*checkpoint.find(tmp_path / "together" / name))["calibration"]["energy"] > -10
-    # Seeds and folds do make a difference.
-    kernels = [np.ravel(weights(tmp_path / "together" / f"fold{f}_seed{s}")["params"]["head"]["classifier"]["kernel"])
-               for f in (1, 2) for s in (0, 1)]  # fmt: skip
-    assert all(np.abs(a - b).max() > 1e-3 for i, a in enumerate(kernels) for b in kernels[:i] if i != 2)
-    first = [json.loads(line) for line in (tmp_path / "together/together/metrics.jsonl").open()][0]
-    alone = [json.loads((tmp_path / f"alone/fold{f}_seed{s}/metrics.jsonl").open().readline())
-             for f in (1, 2, 3) for s in (0, 1)]  # fmt: skip
-    assert first["loss"] == pytest.approx(np.mean([line["loss"] for line in alone]), rel=1e-4)
+    kernels = [
+        np.ravel(weights(tmp_path / "together" / name)["params"]["head"]["classifier"]["kernel"]) for name in runs
+    ]
+    assert all(np.abs(a - b).max() > 1e-3 for i, a in enumerate(kernels) for b in kernels[:i])
+    first = json.loads((tmp_path / "together/together/metrics.jsonl").open().readline())
+    losses = [json.loads((tmp_path / "alone" / name / "metrics.jsonl").open().readline())["loss"] for name in runs]
+    assert first["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
 
 
-def test_an_interrupted_program_goes_on_to_the_same_bits(config, tmp_path, monkeypatch):
-    config.crossval.seeds, config.train.checkpoint_epochs = 1, 1
-    crossval.cross_validate(together(config), tmp_path / "whole")
+def test_an_interrupted_program_goes_on_to_the_same_bits(thorough, config, tmp_path, monkeypatch):
+    config.train.checkpoint_epochs = 1  # each fold on one of the four devices of the tests
+    crossval.cross_validate(config, tmp_path / "whole")
     opened = loop.StopSignal.__enter__
 
     def stop(self):
@@ -93,7 +92,7 @@ def test_what_cannot_be_trained_at_once_is_refused(config, tmp_path):
         ({"pretrain": {"method": "simclr"}}, "no probe and no pretraining"),
         ({"crossval": {"folds": (1, 2, 9)}}, "has no fold 9"),
     ):
-        own = together(config).copy_and_resolve_references()
+        own = config.copy_and_resolve_references()
         own.update(change)
         with pytest.raises(ValueError, match=sentence):
             crossval.cross_validate(own, tmp_path / "refused")
