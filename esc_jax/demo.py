@@ -10,6 +10,7 @@ soon as they were, and what the server holds of them goes with it. It needs requ
 import argparse
 import os
 import pathlib
+import shutil
 import signal
 import sys
 import tempfile
@@ -135,6 +136,11 @@ def page(classifier, offered: list[str], most_s: float, folder: pathlib.Path):
         table = gradio.update(value=found.rows, visible=len(found.rows) > 1)
         return found.sentence, found.top, found.picture, table
 
+    own = []  # copies: the folders that the examples come from are not served
+    for number, path in enumerate(offered):
+        own.append(folder / "examples" / str(number) / pathlib.Path(path).name)
+        own[-1].parent.mkdir(parents=True)
+        shutil.copyfile(path, own[-1])
     with gradio.Blocks(title="esc_jax", analytics_enabled=False, delete_cache=(60, 600)) as made:
         gradio.Markdown(
             f"# What do you hear?\nUpload or record a sound. The model knows {len(classifier.classes)} classes and"
@@ -145,7 +151,7 @@ def page(classifier, offered: list[str], most_s: float, folder: pathlib.Path):
             with gradio.Column():
                 sound = gradio.Audio(type="filepath", sources=["upload", "microphone"], label="Sound", buttons=[])
                 if offered:
-                    gradio.Examples([[path] for path in offered], sound, label="Examples", cache_examples=False)
+                    gradio.Examples([[path] for path in own], sound, label="Examples", cache_examples=False)
             with gradio.Column():
                 sentence = gradio.Markdown(elem_id="sentence")
                 top = gradio.Label(label="Most likely", num_top_classes=TOP)
@@ -204,7 +210,6 @@ def main(argv: list[str] | None = None) -> None:
             share=False,
             footer_links=[],
             theme=gradio.themes.Base(font=fonts, font_mono=["ui-monospace", "monospace"]),
-            allowed_paths=sorted({str(pathlib.Path(path).resolve().parent) for path in offered}),
         )
         sys.stdout.write(f"listening on {address}; Ctrl-C ends it\n")
         sys.stdout.flush()
