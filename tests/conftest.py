@@ -42,6 +42,11 @@ hypothesis.settings.load_profile("repeatable")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(items) -> None:
+    """Commands from end to end first: started last, the longest of them would run alone."""
+    items.sort(key=lambda item: item.path.parent != ROOT / "tests")
+
+
 @pytest.fixture(scope="session")
 def shared() -> pathlib.Path:
     """The folder of real material named by ESC_JAX_SHARED; the test is skipped where there is none."""
