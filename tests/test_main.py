@@ -127,7 +127,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(done, run, environment, tmp_path,
     assert one == other
 
 
-def test_a_run_that_ends_where_it_started(run, tmp_path, environment, monkeypatch):
+def test_a_run_that_ends_where_it_started(thorough, run, tmp_path, environment, monkeypatch):
     monkeypatch.setenv("ESC_JAX_CACHE", environment["ESC_JAX_CACHE"])
     run("main", TINY, f"--workdir={tmp_path}", "--config.train.start_share=1.0", "--config.train.epochs=1")
     _, _, start = build.build(configs.load(ROOT / "tests/configs/tiny.py"), 12)
@@ -141,7 +141,9 @@ def test_a_run_that_ends_where_it_started(run, tmp_path, environment, monkeypatc
 
 
 @pytest.mark.parametrize("protocol", ["oracle", "validation"])
-def test_protocols_that_select_keep_the_best_and_the_latest(run, tmp_path, protocol):
+def test_protocols_that_select_keep_the_best_and_the_latest(run, tmp_path, request, protocol):
+    if protocol == "validation":
+        request.getfixturevalue("thorough")
     run("main", TINY, f"--workdir={tmp_path}", f"--config.protocol={protocol}", "--config.optim.lr=0.01")
     found = json.loads((tmp_path / "results.json").read_text())
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
@@ -274,7 +276,7 @@ def corrupt(run, cache, tmp_path):
     return tree, [files[3].name, files[7].name]
 
 
-def test_broken_clips_are_named_or_skipped(run, corrupt, tmp_path):
+def test_broken_clips_are_named_or_skipped(thorough, run, corrupt, tmp_path):
     tree, bad = corrupt
     arguments = [TINY, f"--workdir={tmp_path}/run", "--config.data.name=esc50", f"--config.data.dir={tree}"]
     failed = run("main", *arguments, check=2)

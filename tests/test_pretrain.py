@@ -56,7 +56,7 @@ def learn(tmp_path, config, *rest):
     return pretrain.pretrain(config, tmp_path, *rest)
 
 
-def test_an_interrupted_stage_ends_in_the_same_bits(noise_clips, tmp_path, monkeypatch):
+def test_an_interrupted_stage_ends_in_the_same_bits(thorough, noise_clips, tmp_path, monkeypatch):
     whole, history = learn(tmp_path / "whole", *small(noise_clips, checkpoint_epochs=1))
     opened = loop.StopSignal.__enter__
 
