@@ -12,9 +12,10 @@ import argparse
 import json
 import pathlib
 import resource
-import subprocess
 import sys
 import time
+
+import apart
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -95,14 +96,8 @@ def main() -> None:
     if options.what:
         sys.stdout.write(json.dumps(measure(options)) + "\n")
         return
-    lines = []
-    for what in ("predict", "train"):
-        command = [sys.executable, __file__, *sys.argv[1:], f"--what={what}"]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        lines.append(json.loads(done.stdout.splitlines()[-1]))
-    sys.stdout.write(f"| {' | '.join(lines[0])} |\n|{'---|' * len(lines[0])}\n")
-    for line in lines:
-        sys.stdout.write(f"| {' | '.join(str(value) for value in line.values())} |\n")
+    lines = [apart.measure(__file__, [*sys.argv[1:], f"--what={what}"]) for what in ("predict", "train")]
+    sys.stdout.write(apart.table(lines))
 
 
 if __name__ == "__main__":

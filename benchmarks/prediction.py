@@ -15,11 +15,11 @@ import json
 import pathlib
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 
+import apart
 import numpy as np
 import soundfile
 
@@ -142,14 +142,9 @@ def main() -> None:
     if options.pipeline:
         lines = compare((options.minutes or [5])[0], options.rounds)
     else:
-        lines = []
-        for minutes in options.minutes or [1, 10, 60]:
-            command = [sys.executable, __file__, f"--checkpoint={options.checkpoint}", f"--minutes={minutes}", "--one"]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            lines.append(json.loads(done.stdout.splitlines()[-1]))
-    sys.stdout.write(f"| {' | '.join(lines[0])} |\n|{'---|' * len(lines[0])}\n")
-    for line in lines:
-        sys.stdout.write(f"| {' | '.join(str(value) for value in line.values())} |\n")
+        lengths, own = options.minutes or [1, 10, 60], f"--checkpoint={options.checkpoint}"
+        lines = [apart.measure(__file__, [own, f"--minutes={minutes}", "--one"]) for minutes in lengths]
+    sys.stdout.write(apart.table(lines))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@
 training on the other three (protocol holdout, 2026-11-23), in 8 to 10 minutes a fold on two cores of an AMD EPYC
 (Zen 3) that other work shared; the frozen encoder gives 93.56 %. The recipe was settled on folds 1 and 2 → 3, where
 learning rates of 1e-4 to 3e-4, layer-wise decay and moving BatchNorm statistics made no difference that 400 clips could
-show, mixup did, and averaging with the start (`train.start_share`) was worth 0.5 to 1.75 points.
+show, mixup did, and averaging with the start was worth 0.5 to 1.75 points: this command on a folder with folds 1 to 3,
+with --config.data.test_fold=3, --config.optim.lr and so on, once with --config.train.start_share=0.0.
 
 The checkpoint comes from github.com/fschmid56/EfficientAT (releases, `mn04_as` and its relatives, MIT).
 """

@@ -22,9 +22,7 @@ TRAINING_CLIPS = 400
 
 def energy(logits: np.ndarray) -> np.ndarray:
     """(n, classes) → (n,): ln Σᶜ exp(logitᶜ)."""
-    logits = np.asarray(logits, np.float64)
-    top = logits.max(axis=-1, keepdims=True)
-    return top[..., 0] + np.log(np.exp(logits - top).sum(axis=-1))
+    return statistics.log_sum_exp(logits)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,9 +73,9 @@ class Calibration:
 
 def for_results(found: Mapping[int, Calibration]) -> dict[str, Any]:
     """What results.json says of the calibrations of test folds; nothing where no temperature was fitted."""
-    temperatures = {str(fold): one.temperature for fold, one in found.items() if one.temperature}
-    if len(temperatures) < len(found) or not found:
+    if not found or not all(one.temperature for one in found.values()):
         return {}
-    fitted_on = next(iter(found.values())).fitted_on
-    only = next(iter(temperatures.values()))
-    return {"calibration": {"temperature": temperatures if len(found) > 1 else only, "fitted_on": fitted_on}}
+    first = next(iter(found.values()))
+    by_fold = {str(fold): one.temperature for fold, one in found.items()}
+    temperature = by_fold if len(found) > 1 else first.temperature
+    return {"calibration": {"temperature": temperature, "fitted_on": first.fitted_on}}

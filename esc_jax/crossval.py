@@ -15,8 +15,9 @@ from typing import Any
 
 from absl import logging
 
+from esc_jax import calibration, evaluate, probe, together, train
 from esc_jax import config as configs
-from esc_jax import evaluate, probe, together, train
+from esc_jax.calibration import Calibration
 from esc_jax.data import clips as datasets
 from esc_jax.data.source import DataError
 from esc_jax.errors import Failure
@@ -61,7 +62,7 @@ def cross_validate(config, workdir: pathlib.Path) -> dict[str, Any]:
     if config.crossval.vectorized:
         together.check(config)
     configs.claim(workdir, config)
-    parts, failed, single, temperatures = [], {}, {}, {}
+    parts, failed, single, calibrations = [], {}, {}, {}
     runs = _runs(config, folds)
     if config.crossval.vectorized:
         together.train(runs, workdir)  # the loop below finds every run done
@@ -74,8 +75,7 @@ def cross_validate(config, workdir: pathlib.Path) -> dict[str, Any]:
             else:
                 logging.info("%s (%d of %d)", name, number, len(runs))
                 single = train.train_and_evaluate(own, workdir / name)
-            if "calibration" in single:
-                temperatures[str(own.data.test_fold)] = single["calibration"]["temperature"]
+            calibrations[own.data.test_fold] = Calibration.read(single)
             parts.append(evaluate.read_predictions(workdir / name / "predictions.csv", clips))
         except (TrainError, CheckpointError) as error:  # of this run; a mistake in the config is that of all
             logging.error("%s failed: %s", name, error)
@@ -84,8 +84,8 @@ def cross_validate(config, workdir: pathlib.Path) -> dict[str, Any]:
         raise CrossvalError(f"every fold failed; {next(iter(failed))}: {next(iter(failed.values()))}")
     split = f"{len(folds)} folds, each tested on after training on the others"
     found = evaluate.results(config, clips, parts, split, parameters=single["parameters"]) | {"failed": failed}
-    if len(temperatures) == len(parts):  # not with several seeds, where a fold has several
-        found["calibration"] = {"temperature": temperatures, "fitted_on": single["calibration"]["fitted_on"]}
+    if config.crossval.seeds == 1:  # of several, a fold has several temperatures
+        found |= calibration.for_results(calibrations)
     evaluate.leave(workdir, found, clips, parts)
     (workdir / "report.md").write_text(evaluate.markdown(found))
     if failed:

@@ -149,7 +149,9 @@ def page(classifier, offered: list[str], most_s: float, folder: pathlib.Path):
         )
         with gradio.Row():
             with gradio.Column():
-                sound = gradio.Audio(type="filepath", sources=["upload", "microphone"], label="Sound", buttons=[])
+                sound = gradio.Audio(
+                    type="filepath", sources=["upload", "microphone"], label="Sound", editable=False, buttons=[]
+                )
                 if offered:
                     gradio.Examples([[path] for path in own], sound, label="Examples", cache_examples=False)
             with gradio.Column():

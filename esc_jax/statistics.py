@@ -198,12 +198,17 @@ def tempered(logits: np.ndarray, temperature: float) -> np.ndarray:
     return scaled / scaled.sum(axis=-1, keepdims=True)
 
 
+def log_sum_exp(logits: np.ndarray) -> np.ndarray:
+    """(…, classes) → (…): ln Σᶜ exp(logitᶜ), in double precision and without overflow."""
+    logits = np.asarray(logits, np.float64)
+    top = logits.max(axis=-1, keepdims=True)
+    return top[..., 0] + np.log(np.exp(logits - top).sum(axis=-1))
+
+
 def nll(logits: np.ndarray, labels: Sequence[int], temperature: float = 1.0) -> float:
     """Mean −ln softmax(logits / temperature)[label], in nats."""
     scaled = np.asarray(logits, np.float64) / temperature
-    top = scaled.max(axis=-1, keepdims=True)
-    log_sum = np.log(np.exp(scaled - top).sum(axis=-1)) + top[:, 0]
-    return float((log_sum - scaled[np.arange(len(scaled)), np.asarray(labels)]).mean())
+    return float((log_sum_exp(scaled) - scaled[np.arange(len(scaled)), np.asarray(labels)]).mean())
 
 
 def fit_temperature(logits: np.ndarray, labels: Sequence[int]) -> float:

@@ -69,12 +69,11 @@ def _split(config, clips: datasets.Clips) -> folds.Split:
 
 
 def prepare(config) -> Run:
-    """The run of a config before its first step; writes nothing into the workdir.
+    """The run of a checked config before its first step; writes nothing into the workdir.
 
     Raises:
         ConfigError, DataError, FrontendError, ModelError, PretrainedError: in one sentence.
     """
-    configs.check(config)
     clips = datasets.load(config.data)
     split = _split(config, clips)
     logging.info("%s", split.report())
@@ -109,9 +108,10 @@ def train_and_evaluate(config, workdir: pathlib.Path) -> dict[str, Any]:
         The object of results.json.
 
     Raises:
-        ConfigError, DataError, FrontendError, ModelError, OptimError, DeviceError, CheckpointError, TrainError: in one
-            sentence. Interrupted: SIGTERM or SIGINT came, and the state is saved.
+        ConfigError, DataError, FrontendError, ModelError, OptimError, DeviceError, OtherDataError, CheckpointError,
+            TrainError: in one sentence. Interrupted: SIGTERM or SIGINT came, and the state is saved.
     """
+    configs.check(config)
     parallel.check_batch(config.train.batch_size, config.train.accumulate)
     run = prepare(config)
     optimizer = run.optimizer()
@@ -128,8 +128,6 @@ def train_and_evaluate(config, workdir: pathlib.Path) -> dict[str, Any]:
     selects = config.protocol != "holdout"
     checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", select=selects)
     last = checkpoints.latest()
-    if last is not None and checkpoints.meta(last)["data"] != clips.fingerprint:
-        raise configs.ConfigError(f"{workdir} was trained on other data than data.dir holds: choose another --workdir")
     finish = None
     if last is None or config.train.start_share:
         variables, finish = begin(run, variables)

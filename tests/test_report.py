@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from esc_jax import config, evaluate, plots, statistics
+from esc_jax import config, evaluate, statistics
 from esc_jax.data.clips import Clips
 from esc_jax.data.source import COLUMNS, Source
 from esc_jax.report import command as report
@@ -501,31 +501,6 @@ def test_names_from_files_stay_text(clips, tree, tmp_path):
     assert hostile in texts and "<i>&amp;'\"" in texts and "“</script><b>”" in texts
     text = (tmp_path / "report/report.md").read_text()
     assert r"\<img src=x onerror=alert(1)\>\|\`\*" in text and "<b>" not in text
-
-
-def test_pictures_are_drawn_from_their_numbers():
-    figure = plots.accuracies({"data": [("a", 0.9, 0.85, 0.93), ("b", 0.5, 0.6, 0.7)]}, {"data": [("c", 0.8)]})
-    axes = figure.axes[0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "c"]
-    points, low, high = (axes.containers[0][0], *axes.containers[0][1][:2])
-    np.testing.assert_allclose(points.get_xdata(), [90, 50])
-    np.testing.assert_allclose(low.get_xdata(), [85, 50])  # an interval that misses its value is drawn from it
-    np.testing.assert_allclose(high.get_xdata(), [93, 70])
-    found = statistics.reliability([0.9, 0.9, 0.3], [1, 0, 1], bins=2)
-    panel = plots.reliability([("one", found, None), ("two", found, found)]).axes
-    np.testing.assert_allclose(panel[0].lines[1].get_xydata(), [[0.3, 1.0], [0.9, 0.5]])
-    assert len(panel[0].lines) == 2 and len(panel[1].lines) == 3
-
-
-def test_spectrogram_shows_the_pitch_where_it_is():
-    wave = np.sin(2 * np.pi * 1000 * np.arange(RATE) / RATE).astype(np.float32)
-    axes = plots.spectrogram(wave, RATE).axes[0]
-    image = axes.images[0]
-    shown, (left, right, low, high) = image.get_array(), image.get_extent()
-    peak = low + (shown[:, 50].argmax() + 0.5) / len(shown) * (high - low)
-    assert abs(peak - 15.0) <= (high - low) / len(shown)  # 1 kHz is 15 mel on Slaney's scale, within a band
-    assert (left, right) == pytest.approx((0, 1), abs=0.02)
-    assert np.isfinite(plots.spectrogram(np.zeros(RATE), RATE).axes[0].images[0].get_array()).all()
 
 
 _COLUMN = (

@@ -1,5 +1,6 @@
 """Runs trained at once are the runs that they would be alone."""
 
+import dataclasses
 import json
 
 import jax
@@ -66,7 +67,7 @@ def test_every_run_is_what_it_is_alone(config, noise_clips, tmp_path, monkeypatc
     assert first["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
 
 
-def test_an_interrupted_program_goes_on_to_the_same_bits(thorough, config, tmp_path, monkeypatch):
+def test_an_interrupted_program_goes_on_to_the_same_bits(thorough, config, noise_clips, tmp_path, monkeypatch):
     config.train.checkpoint_epochs = 1  # each fold on one of the four devices of the tests
     crossval.cross_validate(config, tmp_path / "whole")
     opened = loop.StopSignal.__enter__
@@ -79,6 +80,10 @@ def test_an_interrupted_program_goes_on_to_the_same_bits(thorough, config, tmp_p
     with monkeypatch.context() as patch:
         patch.setattr(loop.StopSignal, "__enter__", stop)
         with pytest.raises(loop.Interrupted):
+            crossval.cross_validate(config, tmp_path / "cut")
+    with monkeypatch.context() as patch:
+        patch.setattr(datasets, "load", lambda config: dataclasses.replace(noise_clips, fingerprint="other"))
+        with pytest.raises(loop.OtherDataError, match="was trained on other data than data.dir holds"):
             crossval.cross_validate(config, tmp_path / "cut")
     crossval.cross_validate(config, tmp_path / "cut")
     for fold in (1, 2, 3):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from esc_jax.errors import Failure
+from esc_jax.errors import Failure, Problem
 from esc_jax.training import checkpoint, writers
 from esc_jax.training import state as states
 from esc_jax.training.schedules import Schedule
@@ -22,6 +22,10 @@ from esc_jax.training.state import TrainState
 
 class TrainError(Failure, RuntimeError):
     """A run that cannot go on. The message is one sentence."""
+
+
+class OtherDataError(Problem, ValueError):
+    """A run that was begun on other data. The message is one sentence."""
 
 
 class Interrupted(RuntimeError):
@@ -112,14 +116,18 @@ def run(
         The last state, and the progress: `history`, a line per epoch, and `seconds`, over all restarts.
 
     Raises:
-        TrainError: the loss is not a number. CheckpointError: it could not be written or read. Interrupted: SIGTERM or
-            SIGINT came, and the state is saved.
+        OtherDataError: the checkpoint is of other data. TrainError: the loss is not a number. CheckpointError: it
+            could not be written or read. Interrupted: SIGTERM or SIGINT came, and the state is saved.
     """
     # What a resumed run needs beside the state: all of it is in the checkpoint's meta.
     progress = {"history": [], "sums": {}, "seconds": 0.0}
     if (last := checkpoints.latest()) is not None:
-        state, meta = checkpoints.restore(last, state), checkpoints.meta(last)
-        progress = meta["progress"]
+        meta = checkpoints.meta(last)
+        if meta["data"] != plan.meta(progress, None)["data"]:
+            raise OtherDataError(
+                f"{plan.workdir} was trained on other data than data.dir holds: choose another --workdir"
+            )
+        state, progress = checkpoints.restore(last, state), meta["progress"]
         batches.set_state(meta["batches"])
         logging.info("going on at step %d of %d", last, plan.total)
     before, started = progress["seconds"], time.monotonic()
