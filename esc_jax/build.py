@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from esc_jax import config as configs
 from esc_jax.frontends import registry as frontends
 from esc_jax.models import registry as models
 from esc_jax.models.encoder import Classifier
@@ -54,6 +55,24 @@ def start(config, classes: Sequence[str]):
     config = merge.adopt(config, found)
     model, frontend, variables = build(config, len(classes))
     return config, model, frontend, merge.merge(variables, found, classes)
+
+
+def published(path: str, sample_rate: int | None = None):
+    """A published checkpoint as it is: (config, model, frontend, variables), the head as drawn where it has none.
+
+    Args:
+        path: its file, folder or hub id.
+        sample_rate: Hz, for an encoder that was not trained at one.
+
+    Raises:
+        PretrainedError: it is none that is known, or was trained at another rate.
+    """
+    found = merge.identify(path)
+    config = configs.defaults(model=found.architecture)
+    config.data.sample_rate = merge.sample_rate(found, sample_rate)
+    config = merge.adopt(config, found)
+    model, frontend, variables = build(config, 1)
+    return config, model, frontend, merge.merge(variables, found)
 
 
 @dataclasses.dataclass(frozen=True)

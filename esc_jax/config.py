@@ -18,6 +18,7 @@ from esc_jax.data.download import URL
 from esc_jax.errors import Problem
 from esc_jax.frontends import registry as frontends
 from esc_jax.models import registry as models
+from esc_jax.objectives import masked
 from esc_jax.training import writers
 
 
@@ -78,8 +79,9 @@ def defaults(model: str, head: str = "linear", frontend: str = "log_mel") -> ml_
             "model": models.defaults(model, head),
             "optim": _optim(),
             "pretrain": {
-                "method": "",  # simclr; empty: none
-                "epochs": 100,
+                "method": "",  # simclr, masked; empty: none
+                "rounds": 1,  # of masked: each further one predicts clusters of what the one before has learned
+                "epochs": 100,  # of a round
                 "batch_size": 128,
                 "checkpoint_epochs": 5,
                 "watch_epochs": 10,  # from one look at the embeddings to the next
@@ -87,6 +89,17 @@ def defaults(model: str, head: str = "linear", frontend: str = "log_mel") -> ml_
                 "hidden": 512,  # of the projection head, which is thrown away
                 "width": 128,
                 "background": 0.0,  # largest share of another clip that is mixed into a view
+                "mask": {
+                    "patch": 16,  # frames and bins
+                    "share": 0.4,  # of the patches that are hidden
+                    "kind": "random",  # or "block", "time", "frequency"
+                    "block": 3,  # patches along the sides of what is hidden together; random hides single ones
+                },
+                "tokens": {
+                    "clusters": 256,
+                    "iterations": 50,  # of k-means, at most
+                    "teacher": "",  # whose features are clustered in the first round: a published checkpoint or a run
+                },
                 "augment": compose.defaults(),
                 "optim": _optim(),
             },
@@ -133,6 +146,7 @@ def load(path: str | pathlib.Path) -> ml_collections.ConfigDict:
 _RANGES = {
     "data.clip_s": (0.05, 3600),
     "data.clips_per_fold": (1, 10_000),
+    "pretrain.rounds": (1, 100),
     "pretrain.epochs": (1, 1 << 20),
     "pretrain.batch_size": (2, 1 << 20),
     "pretrain.checkpoint_epochs": (1, 1 << 20),
@@ -141,6 +155,11 @@ _RANGES = {
     "pretrain.hidden": (1, 1 << 16),
     "pretrain.width": (1, 1 << 16),
     "pretrain.background": (0, 1),
+    "pretrain.mask.patch": (1, 1024),
+    "pretrain.mask.share": (0, 1),
+    "pretrain.mask.block": (1, 1024),
+    "pretrain.tokens.clusters": (2, 1 << 20),
+    "pretrain.tokens.iterations": (1, 10_000),
     "augment.roll": (0, 1),
     "augment.crop_s": (0, 3600),
     "augment.crop_tries": (1, 100),
@@ -174,7 +193,8 @@ _RANGES = {
 _CHOICES = {
     "protocol": folds.PROTOCOLS,
     "method": ("train", "probe"),
-    "pretrain.method": ("", "simclr"),
+    "pretrain.method": ("", "simclr", "masked"),
+    "pretrain.mask.kind": masked.KINDS,
     "data.on_bad_clip": ("error", "skip"),
     "augment.mixup_on": ("waveform", "spectrogram"),
     "model.dtype": ("float32", "bfloat16"),

@@ -85,17 +85,12 @@ def of_waveform(model, frontend, variables, waveform: np.ndarray, window: int, b
 def _model(options: argparse.Namespace) -> tuple[Any, Any, Any, int, float]:
     """Model, frontend, variables, sample rate and clip length of --checkpoint or --pretrained."""
     from esc_jax import build
-    from esc_jax import config as configs
-    from esc_jax.pretrained import merge
 
     if options.checkpoint:
         run = build.restore(options.checkpoint)
         return run.model, run.frontend, run.variables, run.sample_rate, run.clip_s
-    found = merge.identify(options.pretrained)
-    config = configs.defaults(model=found.architecture)
-    config.data.sample_rate = merge.sample_rate(found, options.sample_rate)
-    model, frontend, variables = build.build(merge.adopt(config, found), 1)
-    return model, frontend, merge.merge(variables, found), config.data.sample_rate, config.data.clip_s
+    config, model, frontend, variables = build.published(options.pretrained, options.sample_rate)
+    return model, frontend, variables, config.data.sample_rate, config.data.clip_s
 
 
 def _write(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:

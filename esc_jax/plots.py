@@ -115,6 +115,41 @@ def augmentations(views: dict[str, np.ndarray], sample_rate: int, frontend, path
     return figure
 
 
+def tokens(
+    features: np.ndarray, ids: np.ndarray, names: Sequence[str], size: int, path: pathlib.Path | None = None
+) -> Figure:
+    """Spectrograms above, and below each the tokens of its patches: a number, and a colour that is the same everywhere.
+
+    Args:
+        features: (N, frames, bins).
+        ids: (N, rows, columns).
+        names: N titles.
+        size: frames and bins of a patch.
+        path: where to save it; None only returns the figure.
+    """
+    features, ids = np.asarray(features), np.asarray(ids)
+    count, rows, columns = ids.shape
+    # Numbers that differ by one are neighbours to nobody: hues are shuffled, the same way every time.
+    hues = np.random.default_rng(0).permutation(int(ids.max()) + 1)
+    figure = Figure(figsize=(3.6 * count, 4.8), layout="constrained")
+    panels = figure.subplots(2, count, squeeze=False)
+    for (top, bottom), spectrogram, own, name in zip(panels.T, features, ids, names, strict=True):
+        top.imshow(spectrogram[: rows * size, : columns * size].T, origin="lower", aspect="auto", cmap="magma")
+        top.set_title(name, fontsize=9)
+        extent = (0, rows * size, 0, columns * size)
+        bottom.imshow(hues[own].T, origin="lower", aspect="auto", cmap="hsv", alpha=0.45, extent=extent)
+        if rows * columns <= 256:
+            for row, column in np.ndindex(rows, columns):
+                place = (row + 0.5) * size, (column + 0.5) * size
+                bottom.text(*place, own[row, column], ha="center", va="center", fontsize=5)
+        bottom.set_xlabel("frame")
+    panels[0, 0].set_ylabel("bin")
+    panels[1, 0].set_ylabel("tokens of patches")
+    if path:
+        figure.savefig(path, dpi=120)
+    return figure
+
+
 def accuracies(
     panels: dict[str, Sequence[tuple[str, float, float, float]]],
     published: dict[str, Sequence[tuple[str, float]]] | None = None,

@@ -1,32 +1,94 @@
 """The self-supervised stage of a run: an encoder learns from the training folds' clips, without their labels.
 
 `train.train_and_evaluate` calls it where `config.pretrain.method` is set; it lives in WORKDIR/pretrain, with
-checkpoints, metrics.jsonl and a resumable state of its own.
+checkpoints, metrics.jsonl and a resumable state of its own (masked prediction in several rounds: the earlier ones in
+WORKDIR/pretrain/round1 and so on).
 """
 
+from collections.abc import Callable
 import functools
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import logging
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from esc_jax import build, embed, evaluate, probe
 from esc_jax import config as configs
-from esc_jax import embed, evaluate, probe
 from esc_jax.data import pipeline
-from esc_jax.models import heads
+from esc_jax.models import heads, patches
 from esc_jax.models.encoder import Classifier
+from esc_jax.models.masked import MaskedPredictor
+from esc_jax.objectives import masked
+from esc_jax.tokenizers import kmeans
+from esc_jax.tokenizers.targets import Targets
 from esc_jax.training import checkpoint, diagnostics, loop, optim, parallel, pretrain_step, step
 from esc_jax.training import state as states
 
 TRIVIAL = 0.95
+VECTORS = 1 << 19  # that a tokenizer is fitted to, at most: half a gigabyte of patches
 
 
-def pretrain(
-    config, workdir: pathlib.Path, clips, split, encoder: nn.Module, frontend, variables
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+class Learned(NamedTuple):
+    """What a stage leaves.
+
+    Attributes:
+        variables: of the model, with the pretrained encoder.
+        history: a line per epoch: `loss`, `pretext_accuracy` and what else the objective measures, and from time to
+            time `knn_accuracy` (inside the training folds) and `effective_rank`.
+        about: for results.json.
+    """
+
+    variables: dict[str, Any]
+    history: list[dict[str, Any]]
+    about: dict[str, Any]
+
+
+class _Data(NamedTuple):
+    """The data set, who trains, and what features are made of it."""
+
+    clips: Any
+    train: tuple[int, ...]
+    frontend: Any
+
+
+def check(config, split, frontend) -> None:
+    """Raises ConfigError for a stage that cannot run on these data, before it starts."""
+    own = config.pretrain
+    if len(split.train) < own.batch_size:
+        raise configs.ConfigError(
+            f"config.pretrain.batch_size={own.batch_size}, and there are {len(split.train)} training clips"
+        )
+    if own.method != "masked":
+        return
+    grids = [_grid(config, frontend, seconds) for seconds in (own.augment.crop_s or config.data.clip_s, 0.0)]
+    size, (rows, columns) = own.mask.patch, grids[0]
+    number = masked.count(rows, columns, own.mask.share)
+    if not 0 < number < rows * columns:
+        what = "hides nothing, so there is nothing to predict" if not number else "leaves nothing to predict it from"
+        raise configs.ConfigError(
+            f"config.pretrain.mask.share={own.mask.share:g} of {rows * columns} patches ({size} × {size}) {what}"
+        )
+    available = len(split.train) * grids[1][0] * grids[1][1]
+    if own.tokens.clusters > available:
+        raise configs.ConfigError(
+            f"config.pretrain.tokens.clusters={own.tokens.clusters}, and the training clips have {available} patches"
+        )
+
+
+def _grid(config, frontend, seconds: float) -> tuple[int, int]:
+    """Patches in time and in frequency of so many seconds of sound, 0 for a clip."""
+    samples = round((seconds or config.data.clip_s) * config.data.sample_rate)
+    shape = jax.eval_shape(frontend, jax.ShapeDtypeStruct((1, samples), jnp.float32)).shape
+    if len(shape) != 3:
+        raise configs.ConfigError("config.pretrain.method=masked hides patches of a spectrogram: choose a frontend")
+    return patches.grid(*shape[1:], config.pretrain.mask.patch)
+
+
+def pretrain(config, workdir: pathlib.Path, clips, split, encoder: nn.Module, frontend, variables) -> Learned:
     """Pretrains the encoder of `variables` on the clips of the training folds.
 
     Args:
@@ -34,39 +96,140 @@ def pretrain(
         workdir: of the stage.
         clips, split: the data set and who trains.
         encoder, frontend: of the model.
-        variables: of the model, head included.
-
-    Returns:
-        `variables` with the pretrained encoder, and a line per epoch: `loss`, `pretext_accuracy`, `alignment`,
-        `uniformity`, and from time to time `knn_accuracy` (inside the training folds) and `effective_rank`.
+        variables: of the model, head included; not touched.
 
     Raises:
-        ConfigError: too few clips for a batch. Those of `training.loop.run`.
+        ConfigError: as `check`. PretrainedError, CheckpointError: a teacher that cannot be read. Those of
+            `training.loop.run`.
     """
+    check(config, split, frontend)
+    data = _Data(clips, split.train, frontend)
+    stage = _contrastive if config.pretrain.method == "simclr" else _masked
+    return stage(config, workdir, data, encoder, variables)
+
+
+def _contrastive(config, workdir: pathlib.Path, data: _Data, encoder: nn.Module, variables) -> Learned:
+    """SimCLR."""
     own = config.pretrain
-    if len(split.train) < own.batch_size:
-        raise configs.ConfigError(
-            f"config.pretrain.batch_size={own.batch_size}, and there are {len(split.train)} training clips"
-        )
-    per_epoch = len(split.train) // own.batch_size
-    total = own.epochs * per_epoch
     model = Classifier(encoder=encoder, head=heads.Mlp(classes=own.width, width=own.hidden, dropout=0.0))
+    make = functools.partial(pretrain_step.simclr_step, model, data.frontend, config=config)
+    learned, history = _learn(config, workdir, data, model, variables, make)
+    return Learned(learned, history, {"method": own.method})
+
+
+def _masked(config, workdir: pathlib.Path, data: _Data, encoder: nn.Module, variables) -> Learned:
+    """Masked prediction, round after round; each starts from the weights given, only what it predicts has changed."""
+    own = config.pretrain
+    targets, weights = _teacher(config)
+    model = MaskedPredictor(encoder=encoder, tokens=own.tokens.clusters, size=own.mask.patch)
+    reports = []
+    for number in range(1, own.rounds + 1):
+        folder = workdir if number == own.rounds else workdir / f"round{number}"
+        folder.mkdir(parents=True, exist_ok=True)
+        found = _tokenizer(config, folder, data, targets, weights)
+        reports.append({"round": number} | found.report())
+        fixed = {"teacher": weights, "centroids": jnp.asarray(found.centroids)}
+        _draw(config, folder, data, targets, fixed)
+        make = functools.partial(pretrain_step.masked_step, model, data.frontend, config=config, targets=targets)
+        learned, history = _learn(config, folder, data, model, variables, make, fixed)
+        # The next round's teacher is what this one learned; its head has no say in features.
+        targets, weights = Targets(own.mask.patch, Classifier(encoder=encoder, head=heads.Linear(classes=1))), learned
+    return Learned(learned, history, {"method": own.method, "tokenizers": reports})
+
+
+def _teacher(config) -> tuple[Targets, dict[str, Any]]:
+    """What the first round's tokenizer clusters: the patches, or the features of `pretrain.tokens.teacher`."""
+    own = config.pretrain
+    if not own.tokens.teacher:
+        return Targets(own.mask.patch), {}
+    if (pathlib.Path(own.tokens.teacher) / "checkpoints").is_dir():
+        run = build.restore(own.tokens.teacher)
+        model, frontend, weights, rate = run.model, run.frontend, run.variables, run.sample_rate
+    else:
+        about, model, frontend, weights = build.published(own.tokens.teacher, config.data.sample_rate)
+        rate = about.data.sample_rate
+    if rate != config.data.sample_rate:
+        raise configs.ConfigError(
+            f"config.pretrain.tokens.teacher was trained at {rate} Hz: set config.data.sample_rate={rate}"
+        )
+    return Targets(own.mask.patch, model, frontend), weights
+
+
+def _tokenizer(config, folder: pathlib.Path, data: _Data, targets: Targets, weights) -> kmeans.Clusters:
+    """Clusters of a round, of training clips alone; kept in its folder."""
+    path, own = folder / "tokenizer.npz", config.pretrain
+    if path.exists():
+        return kmeans.Clusters.load(path)
+    rows, columns = _grid(config, data.frontend, 0.0)
+    some = data.train[:: -(-len(data.train) * rows * columns // VECTORS)]
+
+    @jax.jit
+    def vectors(weights, audio: jax.Array) -> jax.Array:
+        audio = step.to_float(audio)
+        return targets.vectors(weights, audio, data.frontend(audio))[None]
+
+    x = evaluate.each_clip(vectors, weights, data.clips, some, config.eval.batch_size)[0]
+    x = x.reshape(-1, x.shape[-1])
+    found = kmeans.fit(x, own.tokens.clusters, jax.random.key(config.seed), own.tokens.iterations)
+    logging.info(
+        "tokenizer: %d of %d tokens used for %d patches, entropy %.2f bits, mean squared distance %.4g",
+        found.used, len(found.centroids), len(x), found.entropy_bits, found.inertia,
+    )  # fmt: skip
+    found.save(path)
+    return found
+
+
+def _draw(config, folder: pathlib.Path, data: _Data, targets: Targets, fixed) -> None:
+    """tokens.png: four training clips with their tokens over the spectrogram."""
+    path, own = folder / "tokens.png", config.pretrain
+    if path.exists():
+        return
+    from esc_jax import plots  # matplotlib
+
+    @jax.jit
+    def look(fixed, audio: jax.Array) -> tuple[jax.Array, jax.Array]:
+        audio = step.to_float(audio)
+        features = data.frontend(audio)
+        return features, targets.tokens(fixed, audio, features)
+
+    some = np.asarray(data.train[:: max(1, len(data.train) // 4)][:4])
+    features, tokens = look(fixed, data.clips.read(some))
+    plots.tokens(features, tokens, [data.clips.filenames[i] for i in some], own.mask.patch, path)
+
+
+def _learn(
+    config, workdir: pathlib.Path, data: _Data, model: nn.Module, variables, make: Callable, fixed=None
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Trains `model` on the pretext task; returns `variables` with its encoder, and the epochs' lines.
+
+    Args:
+        config, workdir, data: as above.
+        model: the encoder of `variables` with what the task needs beside it.
+        variables: to start from.
+        make: (optimizer=…) → the step.
+        fixed: its third argument; None where it has two.
+    """
+    own, clips = config.pretrain, data.clips
+    per_epoch = len(data.train) // own.batch_size
+    total = own.epochs * per_epoch
     samples = round((own.augment.crop_s or config.data.clip_s) * config.data.sample_rate)
 
     @jax.jit  # which leaves out the encoder: it is there already
-    def draw(key: jax.Array) -> dict[str, Any]:
-        return model.init(key, frontend(jnp.zeros((1, samples))))["params"]["head"]
+    def beside(key: jax.Array) -> dict[str, Any]:
+        features = data.frontend(jnp.zeros((1, samples)))
+        grid = patches.grid(*features.shape[1:], own.mask.patch) if fixed else ()
+        made = model.init(key, features, *((jnp.zeros((1, *grid), bool),) if fixed else ()))["params"]
+        return {name: tree for name, tree in made.items() if name != "encoder"}
 
-    start = {
-        "params": {"encoder": variables["params"]["encoder"], "head": draw(jax.random.key(config.seed))},
-        "batch_stats": variables["batch_stats"],
-    }
+    params = {"encoder": variables["params"]["encoder"]} | beside(jax.random.key(config.seed))
+    start = jax.tree.map(jnp.copy, {"params": params, "batch_stats": variables["batch_stats"]})  # the state is donated
     optimizer = optim.build(own.optim, start["params"], total, per_epoch)
     state = states.create(start, optimizer, ema=False, seed=config.seed)
     workdir.mkdir(parents=True, exist_ok=True)
     checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")
     processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    batches = pipeline.train_batches(clips, split.train, own.batch_size, config.seed, **processes)
+    batches = pipeline.train_batches(clips, data.train, own.batch_size, config.seed, **processes)
+    embedder = step.embed_step(model, data.frontend)
     plan = loop.Plan(
         epochs=own.epochs,
         per_epoch=per_epoch,
@@ -74,22 +237,20 @@ def pretrain(
         workdir=workdir,
         tensorboard=config.train.tensorboard,
         checkpoint_epochs=own.checkpoint_epochs,
-        watch=functools.partial(
-            _watch, own, clips, split.train, step.embed_step(model, frontend), config.eval.batch_size
-        ),
+        watch=functools.partial(_watch, own, clips, data.train, embedder, config.eval.batch_size),
         meta=functools.partial(checkpoint.meta, config, clips),
     )
-    simclr = parallel.mapped(pretrain_step.simclr_step(model, frontend, optimizer, config))
-    state, progress = loop.run(plan, simclr, state, batches, checkpoints)
+    mapped = parallel.mapped(make(optimizer=optimizer), fixed=(fixed,) if fixed else ())
+    state, progress = loop.run(plan, mapped, state, batches, checkpoints)
     checkpoints.close()
     learned = {"params": dict(variables["params"]), "batch_stats": state.batch_stats}
     learned["params"]["encoder"] = state.params["encoder"]
     return learned, progress["history"]
 
 
-def _watch(own, clips, train, embed, batch_size: int, weights, line: dict[str, Any]) -> loop.Watched:
+def _watch(own, clips, train, embedder, batch_size: int, weights, line: dict[str, Any]) -> loop.Watched:
     """Diagnostics of an epoch, and a warning where the task has become too easy to teach anything."""
-    if line["pretext_accuracy"] > TRIVIAL:
+    if own.method == "simclr" and line["pretext_accuracy"] > TRIVIAL:
         logging.warning(
             "the pretext task is solved (%.1f %% of views find their partner among all others), so little more is"
             " learned from it: make the views differ more (pretrain.background, pretrain.augment.crop_s,"
@@ -99,22 +260,24 @@ def _watch(own, clips, train, embed, batch_size: int, weights, line: dict[str, A
         )
     if line["epoch"] % own.watch_epochs and line["epoch"] != own.epochs:
         return loop.Watched()
-    x, train = evaluate.each_clip(embed, weights, clips, train, batch_size)[0], list(train)
+    x, train = evaluate.each_clip(embedder, weights, clips, train, batch_size)[0], list(train)
     folds = [clips.folds[i] for i in train]
     accuracy = diagnostics.knn_accuracy(x, clips.labels[train], folds, len(clips.classes))
     return loop.Watched({"knn_accuracy": accuracy, "effective_rank": diagnostics.effective_rank(x)})
 
 
-def downstream(config, workdir: pathlib.Path, clips, split, model, frontend, learned) -> dict[str, float]:
-    """`probe_accuracy`: of a linear probe on the pretrained encoder as it is, on the test fold.
+def downstream(workdir: pathlib.Path, clips, split, model, frontend, learned: Learned) -> dict[str, Any]:
+    """What results.json says of the stage, with `probe_accuracy`: of a linear probe on the pretrained encoder as it is,
+    on the test fold.
 
     Args:
-        config, workdir, clips, split: as above.
+        workdir, clips, split: as above.
         model, frontend: of the run.
         learned: what `pretrain` returned.
     """
-    x = embed.of_clips(model, frontend, learned, clips, workdir / "embeddings")
+    x = embed.of_clips(model, frontend, learned.variables, clips, workdir / "embeddings")
     head = probe.of_split(x, clips, split)
     test = list(split.test)
     hits = probe.probabilities(x[0][test], head.kernel, head.bias).argmax(-1) == clips.labels[test]
-    return {"method": config.pretrain.method, "probe_accuracy": float(hits.mean())}
+    last = {key: learned.history[-1][key] for key in ("pretext_accuracy", "knn_accuracy", "effective_rank")}
+    return learned.about | last | {"probe_accuracy": float(hits.mean())}

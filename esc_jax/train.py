@@ -82,6 +82,8 @@ def prepare(config) -> Run:
             f"config.train.batch_size={config.train.batch_size}, and there are {len(split.train)} training clips"
         )
     config, model, frontend, variables = build.start(config, clips.classes)
+    if config.pretrain.method:
+        pretrain.check(config, split, frontend)
     return Run(config, clips, split, model, frontend, variables)
 
 
@@ -119,11 +121,11 @@ def train_and_evaluate(config, workdir: pathlib.Path) -> dict[str, Any]:
     configs.claim(workdir, config)
     config, clips, split, model, frontend = run.config, run.clips, run.split, run.model, run.frontend
 
-    variables, learned, pretext = run.variables, None, []
+    variables, learned = run.variables, None
     if config.pretrain.method:
         stage = workdir / "pretrain"
-        learned, pretext = pretrain.pretrain(config, stage, clips, split, model.encoder, frontend, variables)
-        variables = jax.tree.map(np.array, learned)  # the training's state is donated
+        learned = pretrain.pretrain(config, stage, clips, split, model.encoder, frontend, variables)
+        variables = jax.tree.map(np.array, learned.variables)  # the training's state is donated
 
     selects = config.protocol != "holdout"
     checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", select=selects)
@@ -169,10 +171,9 @@ def train_and_evaluate(config, workdir: pathlib.Path) -> dict[str, Any]:
     about = {"epochs": config.train.epochs, "seconds": progress["seconds"], "step": tested}
     found = Calibration.read(checkpoints.meta(tested))
     more = calibration.for_results({split.test_folds[0]: found})
-    if pretext:
-        stage = pretrain.downstream(config, workdir / "pretrain", clips, split, model, frontend, learned)
-        stage |= {key: pretext[-1][key] for key in ("pretext_accuracy", "knn_accuracy", "effective_rank")}
-        more["pretrain"] = stage
+    if learned:
+        more["pretrain"] = pretrain.downstream(workdir / "pretrain", clips, split, model, frontend, learned)
+    pretext = learned.history if learned else ()
     found = test(run, state.weights(), workdir, about, more, progress["history"], pretext)
     checkpoints.close()
     return found

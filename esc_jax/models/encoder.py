@@ -20,11 +20,18 @@ class Encoded:
         embedding: (B, D), pooled over the clip.
         features: what was pooled: a map (B, frames, bins, D) of a CNN or the tokens (B, tokens, D) of a transformer.
         padding: (B, tokens), true where a token is padding and was left out of the pooling; None without padding.
+        columns: tokens that share a moment: they lie side by side.
     """
 
     embedding: jax.Array
     features: jax.Array
     padding: jax.Array | None = None
+    columns: int = struct.field(pytree_node=False, default=1)
+
+    def map(self) -> jax.Array:
+        """The features as (B, moments, columns, D)."""
+        batch, width = self.features.shape[0], self.features.shape[-1]
+        return self.features if self.features.ndim == 4 else self.features.reshape(batch, -1, self.columns, width)
 
 
 class Classifier(nn.Module):

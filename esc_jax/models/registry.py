@@ -13,6 +13,7 @@ from esc_jax.models.efficientat import EfficientAT
 from esc_jax.models.efficientnet import EfficientNet
 from esc_jax.models.encoder import Classifier
 from esc_jax.models.hubert import Hubert
+from esc_jax.models.patch_transformer import PatchTransformer
 from esc_jax.models.resnet import ResNet
 
 ENCODERS = {
@@ -20,6 +21,7 @@ ENCODERS = {
     "efficientat": EfficientAT,
     "efficientnet": EfficientNet,
     "hubert": Hubert,
+    "patch_transformer": PatchTransformer,
     "resnet": ResNet,
 }
 HEADS = {"linear": heads.Linear, "projected": heads.Projected, "mlp": heads.Mlp}

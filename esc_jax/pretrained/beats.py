@@ -17,9 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from esc_jax.frontends.kaldi_fbank import KaldiFbank
-from esc_jax.models.beats import ACTIVATIONS, Beats
+from esc_jax.models.beats import Beats
 from esc_jax.models.encoder import Classifier
 from esc_jax.models.heads import Linear
+from esc_jax.models.transformer import ACTIVATIONS
 from esc_jax.pretrained.checkpoint import Pretrained, PretrainedError
 from esc_jax.pretrained.torch_file import load_torch
 

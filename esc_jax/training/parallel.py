@@ -64,18 +64,20 @@ def check_batch(batch_size: int, accumulate: int = 1) -> None:
         )
 
 
-def mapped(step: Callable, devices: int | None = None) -> Callable:
-    """`step(state, batch) → (state, metrics)` over all devices, or the first few of them, the state donated.
+def mapped(step: Callable, devices: int | None = None, fixed: tuple = ()) -> Callable:
+    """`step(state, batch, *fixed) → (state, metrics)` over all devices, or the first few of them, the state donated.
 
     The batch is split along its first axis; state and metrics are the same on all devices, and stay arrays without a
-    device axis: gradients, batch statistics and metrics meet in `step` by collectives over AXIS.
+    device axis: gradients, batch statistics and metrics meet in `step` by collectives over AXIS. `fixed` are trees of
+    arrays that every call gets as they are (a constant would be compiled in).
     """
     chosen = jax.local_devices()[:devices] if devices else None
-    run = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, None), devices=chosen, donate_argnums=(0,))
+    axes = (None, 0, *(None for _ in fixed))
+    run = jax.pmap(step, axis_name=AXIS, in_axes=axes, out_axes=(None, None), devices=chosen, donate_argnums=(0,))
     count = devices or jax.local_device_count()
 
     def call(state, batch):
-        return run(state, jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch))
+        return run(state, jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch), *fixed)
 
     return call
 

@@ -1,35 +1,54 @@
 """The compiled steps of pretraining: waveforms in, updated state and metrics out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from esc_jax.augment import compose, mix
+from esc_jax.models import patches
 from esc_jax.models.encoder import Classifier
-from esc_jax.objectives import simclr
+from esc_jax.models.masked import MaskedPredictor
+from esc_jax.objectives import masked, simclr
+from esc_jax.tokenizers.targets import Targets
 from esc_jax.training import parallel
 from esc_jax.training import state as states
 from esc_jax.training.step import to_float
 
 
-def view(config, frontend, key: jax.Array, audio: jax.Array) -> jax.Array:
-    """One view of this device's clips (rows, time) → features: augmented, with another clip in the background.
+def heard(config, key: jax.Array, audio: jax.Array) -> jax.Array:
+    """This device's clips (rows, time) → (rows, time or crop): augmented, with another clip in the background.
 
     The background is drawn from the clips of the global batch and mixed in with a share of up to
-    `pretrain.augment.background` of what is heard (`mix.waveforms`): views of one clip then differ in what else sounds.
+    `pretrain.background` of what is heard (`mix.waveforms`): views of one clip then differ in what else sounds.
     """
-    augment = config.pretrain.augment
-    wave_key, share_key, order_key, spec_key = jax.random.split(key, 4)
+    wave_key, share_key, order_key = jax.random.split(key, 3)
     place = parallel.positions(len(audio))
-    audio = compose.waveforms(augment, wave_key, place, audio, config.data.sample_rate)
-    if config.pretrain.background:
-        drawn = jax.vmap(jax.random.uniform)(compose.keys(share_key, place))
-        partner = compose.cycle(order_key, config.pretrain.batch_size)[place]
-        share = 1.0 - config.pretrain.background * drawn
-        audio = jax.vmap(mix.waveforms)(share, audio, parallel.gather(audio)[partner])
-    return compose.spectrograms(augment, spec_key, place, frontend(audio))
+    audio = compose.waveforms(config.pretrain.augment, wave_key, place, audio, config.data.sample_rate)
+    if not config.pretrain.background:
+        return audio
+    drawn = jax.vmap(jax.random.uniform)(compose.keys(share_key, place))
+    partner = compose.cycle(order_key, config.pretrain.batch_size)[place]
+    share = 1.0 - config.pretrain.background * drawn
+    return jax.vmap(mix.waveforms)(share, audio, parallel.gather(audio)[partner])
+
+
+def view(config, frontend, key: jax.Array, audio: jax.Array) -> jax.Array:
+    """One view of this device's clips (rows, time) → features: as they are `heard`, parts of the spectrogram hidden."""
+    heard_key, spec_key = jax.random.split(key)
+    place = parallel.positions(len(audio))
+    return compose.spectrograms(config.pretrain.augment, spec_key, place, frontend(heard(config, heard_key, audio)))
+
+
+def _updated(
+    state: states.TrainState, optimizer: optax.GradientTransformation, grads, batch_stats
+) -> states.TrainState:
+    """The state after a step."""
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state)
 
 
 def simclr_step(
@@ -73,7 +92,6 @@ def simclr_step(
 
         (loss, (found, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         grads = parallel.mean(grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         metrics = {
             "loss": loss,
             "pretext_accuracy": found.hit.astype(jnp.float32).mean(),
@@ -83,12 +101,55 @@ def simclr_step(
         metrics = parallel.mean(metrics)
         metrics["uniformity"] = jnp.log(metrics["uniformity"])
         metrics["grad_norm"] = optax.global_norm(grads)
-        new = state.replace(
-            step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
-            batch_stats=batch_stats,
-            opt_state=opt_state,
-        )
-        return new, metrics
+        return _updated(state, optimizer, grads, batch_stats), metrics
+
+    return step
+
+
+def masked_step(
+    model: MaskedPredictor, frontend, optimizer: optax.GradientTransformation, config, targets: Targets
+) -> Callable[..., tuple[states.TrainState, dict[str, jax.Array]]]:
+    """One step of masked prediction, to be mapped over devices.
+
+    Args:
+        model: the encoder with the head of masked prediction.
+        frontend: waveform → features.
+        optimizer: of the parameters.
+        config: of the run.
+        targets: of the patches, of the audio as it is heard: tokens follow the augmentations.
+
+    Returns:
+        step(state, {"audio": (rows, time) int16, …}, fixed) → (state, metrics), `fixed` as in `Targets.tokens`:
+        `loss`, `pretext_accuracy` (the share of hidden patches whose likeliest token is right) and `grad_norm`, over
+        the global batch.
+    """
+    how = config.pretrain.mask
+
+    def step(state: states.TrainState, batch: dict[str, jax.Array], fixed: Mapping[str, Any]):
+        key = jax.random.fold_in(jax.random.key(state.seed), state.step)
+        heard_key, mask_key, dropout_key, path_key = jax.random.split(key, 4)
+        audio = heard(config, heard_key, to_float(batch["audio"]))
+        features = frontend(audio)
+        tokens = targets.tokens(fixed, audio, features)
+        rows, columns = patches.grid(*features.shape[1:], how.patch)
+        keys = compose.keys(mask_key, parallel.positions(len(audio)))
+        hidden = jax.vmap(lambda key: masked.draw(key, rows, columns, how.share, how.kind, how.block))(keys)
+
+        def loss_of(params):
+            logits, updates = model.apply(
+                {"params": params, "batch_stats": state.batch_stats},
+                features,
+                hidden,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": dropout_key, "droppath": path_key},
+            )
+            found = masked.prediction(logits, tokens, hidden)
+            return found.loss.mean(), (found.hit.mean(), updates.get("batch_stats", {}))
+
+        (loss, (hit, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        grads, metrics = parallel.mean(grads), parallel.mean({"loss": loss, "pretext_accuracy": hit})
+        metrics["grad_norm"] = optax.global_norm(grads)
+        return _updated(state, optimizer, grads, batch_stats), metrics
 
     return step

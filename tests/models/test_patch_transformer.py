@@ -1,0 +1,165 @@
+"""The patch transformer against torch's layers, and its grid, positions and regularisation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from esc_jax.models import patches
+from esc_jax.models.masked import MaskedPredictor
+from esc_jax.models.patch_transformer import PatchTransformer, places, sine_table
+from esc_jax.models.resnet import ResNet
+
+
+def spectrograms(frames=48, bins=32, batch=3, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal((batch, frames, bins)), jnp.float32)
+
+
+def small(**options):
+    return PatchTransformer(**({"layers": 2, "width": 16, "heads": 2, "ffn": 32, "table": (3, 2)} | options))
+
+
+@pytest.mark.parametrize("stride", [8, 5, 3])
+def test_patches_equal_a_loop(stride):
+    x = np.asarray(spectrograms(37, 20))
+    rows, columns = patches.grid(37, 20, 8, stride)
+    assert (rows, columns) == (len(range(0, 37 - 7, stride)), len(range(0, 20 - 7, stride)))
+    found = patches.cut(jnp.asarray(x), 8, stride)
+    for row, column in np.ndindex(rows, columns):
+        expected = x[:, row * stride : row * stride + 8, column * stride : column * stride + 8].reshape(3, 64)
+        np.testing.assert_array_equal(found[:, row, column], expected)
+
+
+def test_spread_fills_the_patches_it_was_cut_from():
+    hidden = np.random.default_rng(0).random((2, 4, 2)) < 0.5
+    wide = np.asarray(patches.spread(jnp.asarray(hidden), 8, (37, 20)))
+    cut = np.asarray(patches.cut(jnp.asarray(wide, jnp.float32), 8))
+    np.testing.assert_array_equal(cut.all(-1), hidden)
+    np.testing.assert_array_equal(cut.any(-1), hidden)
+    assert not wide[:, 32:].any() and not wide[:, :, 16:].any()
+
+
+def test_equals_torchs_encoder():
+    torch = pytest.importorskip("torch")
+    module, x = small(), spectrograms()
+    params = jax.tree.map(
+        lambda p: np.random.default_rng(p.size).standard_normal(p.shape).astype(np.float32) * 0.2,
+        module.init(jax.random.key(0), x)["params"],
+    )
+    layer = torch.nn.TransformerEncoderLayer(
+        16, 2, 32, dropout=0.0, activation=torch.nn.GELU(approximate="tanh"), batch_first=True, norm_first=True
+    )
+    encoder = torch.nn.TransformerEncoder(layer, 2, norm=torch.nn.LayerNorm(16), enable_nested_tensor=False)
+    state = {"norm.weight": params["norm"]["scale"], "norm.bias": params["norm"]["bias"]}
+    for i in range(2):
+        own, to = params[f"layer_{i}"], f"layers.{i}."
+        qkv = [own["attention"][name] for name in ("query", "key", "value")]
+        state[f"{to}self_attn.in_proj_weight"] = np.concatenate([p["kernel"].T for p in qkv])
+        state[f"{to}self_attn.in_proj_bias"] = np.concatenate([p["bias"] for p in qkv])
+        pairs = {"self_attn.out_proj": own["attention"]["out"], "linear1": own["intermediate"]}
+        for theirs, ours in (pairs | {"linear2": own["output"]}).items():
+            state |= {f"{to}{theirs}.weight": ours["kernel"].T, f"{to}{theirs}.bias": ours["bias"]}
+        for theirs, ours in (("norm1", own["attention_norm"]), ("norm2", own["output_norm"])):
+            state |= {f"{to}{theirs}.weight": ours["scale"], f"{to}{theirs}.bias": ours["bias"]}
+    encoder.load_state_dict({name: torch.tensor(value) for name, value in state.items()})
+    tokens = np.asarray(patches.cut(x, 16)) @ params["patch_embedding"]["kernel"] + params["patch_embedding"]["bias"]
+    tokens = (tokens + params["position"]).reshape(3, 6, 16)
+    expected = encoder.eval()(torch.tensor(tokens)).detach().numpy()
+    found = module.apply({"params": params}, x)
+    # float32 through two layers on either side.
+    np.testing.assert_allclose(found.features.reshape(3, 6, 16), expected, atol=1e-4)
+    np.testing.assert_allclose(found.embedding, expected.mean(1), atol=1e-4)
+
+
+def test_positions_are_stretched_for_longer_clips_and_cut_for_shorter_ones():
+    table = sine_table(3, 2, 16)
+    np.testing.assert_allclose(np.square(table).sum(-1), 8.0, rtol=1e-5)  # sin² + cos², eight frequencies
+    ramp = jnp.broadcast_to(jnp.arange(3.0)[:, None, None], (3, 2, 16))
+    np.testing.assert_array_equal(places(ramp, 4, 3, 2)[0], ramp)
+    np.testing.assert_array_equal(places(ramp, 4, 2, 2)[0], ramp[:2])
+    longer = places(ramp, 4, 6, 2)[0]
+    assert longer.shape == (6, 2, 16)
+    np.testing.assert_allclose(longer[:, 0, 0], [0, 0.25, 0.75, 1.25, 1.75, 2], rtol=1e-6)  # half a row at the ends
+    drawn = places(ramp, 40, 1, 2, jax.random.key(1))
+    assert drawn.shape == (40, 1, 2, 16) and set(drawn[:, 0, 0, 0].tolist()) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("frames", [5, 16, 100])
+def test_any_length_gives_an_embedding(frames):
+    module = small()
+    variables = module.init(jax.random.key(0), spectrograms())
+    found = module.apply(variables, spectrograms(frames))
+    assert found.embedding.shape == (3, 16) and np.isfinite(found.embedding).all()
+
+
+def test_patchout_keeps_a_share_of_whole_patches_and_evaluation_all():
+    module = small(patchout=0.5, stride=8, layers=0, table=(5, 3))
+    x = spectrograms()
+    variables = module.init(jax.random.key(0), x)
+    whole = module.apply(variables, x)
+    some = module.apply(variables, x, train=True, rngs={"droppath": jax.random.key(1)})
+    assert whole.features.shape == (3, 5, 3, 16) and some.features.shape == (3, 8, 16)  # 15 / 2, rounded to even
+    kept = []
+    for tokens, all_tokens in zip(some.features, whole.features.reshape(3, 15, 16), strict=True):
+        same = np.abs(np.asarray(tokens)[:, None] - np.asarray(all_tokens)[None]).max(-1) < 1e-6
+        assert (same.sum(1) == 1).all() and (np.diff(same.argmax(1)) > 0).all()  # each once, in their order
+        kept.append(tuple(same.argmax(1)))
+    assert len(set(kept)) == 3
+
+
+def test_a_layer_is_skipped_more_often_the_deeper_it_is():
+    module = small(drop_path=1.0)  # the last layer always, the first half of the time
+    x = spectrograms(batch=64)
+    variables = module.init(jax.random.key(0), x)
+    without = {"params": {k: v for k, v in variables["params"].items() if k != "layer_1"}}
+    both = [small(layers=n).apply(without, x).embedding for n in (0, 1)]
+    found = module.apply(variables, x, train=True, rngs={"droppath": jax.random.key(2)}).embedding
+    skipped, kept = (np.abs(np.asarray(found - other)).max(-1) < 1e-5 for other in both)
+    assert (skipped ^ kept).all() and 16 < skipped.sum() < 48
+
+
+def test_has_the_published_size():
+    shapes = jax.eval_shape(PatchTransformer().init, jax.random.key(0), jnp.zeros((1, 496, 128)))["params"]
+    count = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    layer = 4 * (256 * 256 + 256) + 2 * 256 * 1024 + 1024 + 256 + 4 * 256
+    assert count == 6 * layer + 256 * 256 + 256 + 31 * 8 * 256 + 2 * 256 == 4_868_352
+
+
+@pytest.mark.parametrize(
+    "encoder", [small(), small(stride=8), ResNet((1, 1), 8), ResNet((1, 1, 1, 1), 4)], ids=["same", "finer", "8", "32"]
+)
+def test_hidden_patches_reach_the_encoder_as_one_patch_and_every_patch_is_predicted(encoder):
+    x = spectrograms(70, 35)  # four by two patches, and a rest
+    hidden = jnp.asarray(np.random.default_rng(0).random((3, 4, 2)) < 0.5)
+    model = MaskedPredictor(encoder=encoder, tokens=5)
+    variables = model.init(jax.random.key(0), x, hidden)
+    found = model.apply(variables, x, hidden)
+    assert found.shape == (3, 4, 2, 5)
+    # Nothing of what is hidden can be seen.
+    other = jnp.where(patches.spread(hidden, 16, (70, 35)), 7.0, x)
+    np.testing.assert_array_equal(model.apply(variables, other, hidden), found)
+    assert np.abs(np.asarray(model.apply(variables, x, ~hidden) - found)).max() > 0
+    own = {name: tree["encoder"] for name, tree in variables.items()}
+    encoded = model.apply(variables, x, method="encode").embedding
+    np.testing.assert_array_equal(encoded, encoder.apply(own, x).embedding)
+
+
+def test_a_coarse_cell_speaks_for_the_patches_it_covers():
+    # An encoder that gives means of 32 × 32, read out by a head that copies them: a patch sees its own cell.
+    class Means(ResNet):
+        def __call__(self, x, *, train=False, padding=None):
+            from esc_jax.models.encoder import Encoded
+
+            cells = patches.cut(x, 32).mean(-1, keepdims=True)
+            return Encoded(cells.mean((1, 2)), cells)
+
+    model = MaskedPredictor(encoder=Means(), tokens=2)
+    x = spectrograms(128, 64)
+    none = jnp.zeros((3, 8, 4), bool)
+    kernel = jnp.arange(1.0, 9.0).reshape(1, 8)  # of the sub-patch (2 × 2) and the token
+    params = {"hidden_patch": jnp.zeros((16, 16)), "head": {"kernel": kernel, "bias": jnp.zeros(8)}}
+    found = np.asarray(model.apply({"params": params}, x, none))
+    cells = np.asarray(patches.cut(x, 32).mean(-1))
+    for row, column, token in np.ndindex(8, 4, 2):
+        number = 4 * (row % 2) + 2 * (column % 2) + token + 1
+        np.testing.assert_allclose(found[:, row, column, token], cells[:, row // 2, column // 2] * number, rtol=1e-5)
