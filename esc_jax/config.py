@@ -19,7 +19,7 @@ from esc_jax.errors import Problem
 from esc_jax.frontends import registry as frontends
 from esc_jax.models import registry as models
 from esc_jax.objectives import masked
-from esc_jax.training import writers
+from esc_jax.training import parallel, writers
 
 
 class ConfigError(Problem, ValueError):
@@ -278,5 +278,7 @@ def claim(workdir: pathlib.Path, config) -> None:
             f"{workdir} holds a run of another config: {'; '.join(changed[:3])}{' …' if len(changed) > 3 else ''};"
             " choose another --workdir"
         )
-    workdir.mkdir(parents=True, exist_ok=True)
-    writers.write_json(path, config.to_dict())
+    if parallel.first():
+        workdir.mkdir(parents=True, exist_ok=True)
+        writers.write_json(path, config.to_dict())
+    parallel.wait(f"{workdir} is claimed")

@@ -21,6 +21,7 @@ from esc_jax.calibration import Calibration
 from esc_jax.data import clips as datasets
 from esc_jax.data.source import DataError
 from esc_jax.errors import Failure
+from esc_jax.training import parallel
 from esc_jax.training.checkpoint import CheckpointError
 from esc_jax.training.loop import TrainError
 
@@ -50,7 +51,8 @@ def cross_validate(config, workdir: pathlib.Path) -> dict[str, Any]:
         CrossvalError: folds failed. Those of `train.train_and_evaluate` where it concerns all folds alike.
     """
     configs.check(config)
-    clips = datasets.load(config.data)
+    with parallel.first_alone("the data are prepared"):
+        clips = datasets.load(config.data)
     have = sorted(set(clips.folds))
     folds = list(config.crossval.folds) or have
     if unknown := [fold for fold in folds if fold not in have]:
@@ -60,6 +62,7 @@ def cross_validate(config, workdir: pathlib.Path) -> dict[str, Any]:
         (workdir / "report.md").write_text(evaluate.markdown(found))
         return found
     if config.crossval.vectorized:
+        parallel.check_alone("config.crossval.vectorized")
         together.check(config)
     configs.claim(workdir, config)
     parts, failed, single, calibrations = [], {}, {}, {}
@@ -87,7 +90,8 @@ def cross_validate(config, workdir: pathlib.Path) -> dict[str, Any]:
     if config.crossval.seeds == 1:  # of several, a fold has several temperatures
         found |= calibration.for_results(calibrations)
     evaluate.leave(workdir, found, clips, parts)
-    (workdir / "report.md").write_text(evaluate.markdown(found))
+    if parallel.first():
+        (workdir / "report.md").write_text(evaluate.markdown(found))
     if failed:
         raise CrossvalError(
             f"{len(failed)} of {len(runs)} runs failed ({', '.join(failed)}: {next(iter(failed.values()))});"

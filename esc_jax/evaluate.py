@@ -15,7 +15,7 @@ from esc_jax import statistics
 from esc_jax.data import pipeline
 from esc_jax.data.clips import Clips
 from esc_jax.data.source import DataError
-from esc_jax.training import metrics, writers
+from esc_jax.training import metrics, parallel, writers
 
 
 def each_clip(
@@ -203,6 +203,12 @@ def leave(
     workdir: pathlib.Path, found: dict[str, Any], clips: Clips, parts: Sequence[Tested], history=(), pretext=()
 ) -> None:
     """Writes what every run leaves: results.json (last), predictions.csv, confusion_matrix.png, curves.png."""
+    with parallel.first_alone(f"{workdir} is tested"):
+        if parallel.first():
+            _leave(workdir, found, clips, parts, history, pretext)
+
+
+def _leave(workdir: pathlib.Path, found: dict[str, Any], clips: Clips, parts, history, pretext) -> None:
     write_predictions(workdir / "predictions.csv", clips, parts)
     from esc_jax import plots  # matplotlib is slow to import, and nothing before needs it
 

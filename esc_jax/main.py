@@ -26,6 +26,9 @@ _MODE = flags.DEFINE_enum(
     ["train", "crossval", "evaluate"],
     "Train and test; do so for every fold; or test the run's checkpoint again.",
 )
+_DISTRIBUTED = flags.DEFINE_boolean(
+    "distributed", False, "One of several processes that train together: see launch/slurm.sh and launch/tpu_pod.sh."
+)
 
 
 def _fail(status: int, sentence: object) -> None:
@@ -98,6 +101,13 @@ def main(argv: list[str]) -> None:
     from esc_jax.training import parallel
 
     parallel.initialize(prepare.cache_root(config.data.cache_dir) / "compiled")
+    if _DISTRIBUTED.value:
+        try:
+            parallel.join()
+        except parallel.DeviceError as error:
+            _fail(error.status, error)
+    import jax
+
     from esc_jax import config as configs
     from esc_jax import crossval, evaluate, probe, train
     from esc_jax.errors import Problem
@@ -117,10 +127,21 @@ def main(argv: list[str]) -> None:
         _fail(error.status, error)
     except OSError as error:
         _fail(1, f"{error.strerror or error}: {error.filename or workdir}")
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        sys.stderr.write(
+            f"esc_jax: another process of this run has ended or cannot be reached ({str(error).splitlines()[0][:200]});"
+            " start all of them again, and they go on from the last checkpoint\n"
+        )
+        sys.stderr.flush()
+        os._exit(1)  # a process that leaves in order would wait for the others
     except loop.Interrupted as stopped:
-        sys.stdout.write(f"{stopped}\n")
-        return
-    sys.stdout.write(f"{evaluate.summary(found)}\n  all of it is in {workdir}\n")
+        said = str(stopped)
+    else:
+        said = f"{evaluate.summary(found)}\n  all of it is in {workdir}"
+    if parallel.first():
+        sys.stdout.write(f"{said}\n")
 
 
 def cli() -> None:

@@ -126,7 +126,8 @@ def _masked(config, workdir: pathlib.Path, data: _Data, encoder: nn.Module, vari
     for number in range(1, own.rounds + 1):
         folder = workdir if number == own.rounds else workdir / f"round{number}"
         folder.mkdir(parents=True, exist_ok=True)
-        found = _tokenizer(config, folder, data, targets, weights)
+        with parallel.first_alone(f"the tokenizer of round {number} is fitted"):
+            found = _tokenizer(config, folder, data, targets, weights)
         reports.append({"round": number} | found.report())
         fixed = {"teacher": weights, "centroids": jnp.asarray(found.centroids)}
         _draw(config, folder, data, targets, fixed)
@@ -182,7 +183,7 @@ def _tokenizer(config, folder: pathlib.Path, data: _Data, targets: Targets, weig
 def _draw(config, folder: pathlib.Path, data: _Data, targets: Targets, fixed) -> None:
     """tokens.png: four training clips with their tokens over the spectrogram."""
     path, own = folder / "tokens.png", config.pretrain
-    if path.exists():
+    if path.exists() or not parallel.first():
         return
     from esc_jax import plots  # matplotlib
 

@@ -22,7 +22,7 @@ import numpy as np
 from esc_jax import calibration, statistics
 from esc_jax.calibration import Calibration
 from esc_jax.data.source import DataError
-from esc_jax.training import linear_probe
+from esc_jax.training import linear_probe, parallel
 
 L2 = (0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.003, 0.001)  # strongest first: of equals, the first is chosen
 NEIGHBOURS = (50, 20, 10, 5, 3, 1)
@@ -162,6 +162,7 @@ def probe_and_evaluate(config, workdir: pathlib.Path, tested: Sequence[int] | No
     from esc_jax.data import prepare
 
     configs.check(config)
+    parallel.check_alone("a probe")
     started = time.monotonic()
     clips = datasets.load(config.data)
     splits = {

@@ -74,7 +74,8 @@ def prepare(config) -> Run:
     Raises:
         ConfigError, DataError, FrontendError, ModelError, PretrainedError: in one sentence.
     """
-    clips = datasets.load(config.data)
+    with parallel.first_alone("the data are prepared"):
+        clips = datasets.load(config.data)
     split = _split(config, clips)
     logging.info("%s", split.report())
     if len(split.train) < config.train.batch_size:
@@ -204,6 +205,7 @@ def evaluate_again(config, workdir: pathlib.Path) -> dict[str, Any]:
         CheckpointError: there is no checkpoint. ConfigError: `config` has another seed, fold or recipe than the run.
     """
     configs.check(config)
+    parallel.check_alone("--mode=evaluate")
     restored = build.restore(workdir)
     asked, trained = configs.flatten(config), configs.flatten(json.loads((workdir / "config.json").read_text()))
     trained |= {k: v for k, v in asked.items() if k.startswith("eval.")}

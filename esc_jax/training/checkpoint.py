@@ -17,6 +17,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from esc_jax.errors import Failure
+from esc_jax.training import parallel
 from esc_jax.training.state import TrainState, step_of
 
 FORMAT = 1
@@ -56,6 +57,7 @@ class Checkpoints:
         step = step_of(state)
         if step in self._manager.all_steps():
             return
+        state = parallel.shared(state)
         items = {
             "variables": ocp.args.StandardSave({"params": state.params, "batch_stats": state.batch_stats}),
             "optimizer": ocp.args.StandardSave({"state": state.opt_state, "step": state.step}),
@@ -74,6 +76,8 @@ class Checkpoints:
                     time.sleep(2.0)
                     raise
         except Exception as error:  # tensorstore and orbax raise a dozen types for a full disk
+            if jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
+                raise  # another process is gone: no fault of the disk
             last = self.latest()
             kept = f"the last good one is step {last}" if last is not None else "there is none before it"
             reason = str(error).strip().splitlines()[0][:200]
@@ -99,6 +103,8 @@ class Checkpoints:
     def restore(self, step: int, state: TrainState) -> TrainState:
         """The state at `step`; `state` gives its structure and placement."""
 
+        state = parallel.shared(state)
+
         def like(tree):
             return ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, tree))
 
@@ -115,7 +121,7 @@ class Checkpoints:
             raise CheckpointError(
                 f"could not read the checkpoint of step {step} in {self.directory}: {reason}"
             ) from error
-        return TrainState(
+        found = TrainState(
             step=found["optimizer"]["step"],
             seed=state.seed,
             params=found["variables"]["params"],
@@ -123,6 +129,7 @@ class Checkpoints:
             opt_state=found["optimizer"]["state"],
             ema=found["ema"] if state.ema is not None else None,
         )
+        return parallel.own(found)
 
     def close(self) -> None:
         """Waits for what is being written."""

@@ -14,7 +14,7 @@ import numpy as np
 import tqdm
 
 from esc_jax.errors import Failure, Problem
-from esc_jax.training import checkpoint, writers
+from esc_jax.training import checkpoint, parallel, writers
 from esc_jax.training import state as states
 from esc_jax.training.schedules import Schedule
 from esc_jax.training.state import TrainState
@@ -33,10 +33,13 @@ class Interrupted(RuntimeError):
 
 
 class StopSignal:
-    """While it is open, SIGTERM and SIGINT set `received` instead of ending the process."""
+    """While it is open, SIGTERM and SIGINT set `received` instead of ending the process.
+
+    Several processes have to stop at the same step: `asked` agrees on it from time to time.
+    """
 
     def __enter__(self) -> "StopSignal":
-        self.received = False
+        self.received = self.asked = False
         self._previous = {s: signal.signal(s, self._set) for s in (signal.SIGTERM, signal.SIGINT)}
         return self
 
@@ -44,6 +47,12 @@ class StopSignal:
         del frame
         self.received = True
         signal.signal(number, self._previous[number])  # a second one ends the process
+
+    def agree(self, number: int, last: bool) -> bool:
+        """Whether to stop after step `number`, the `last` of its epoch or not."""
+        if jax.process_count() == 1 or last or number % 16 == 0:  # asking the others takes as long as a small step
+            self.asked = parallel.any_of(self.received)
+        return self.asked
 
     def __exit__(self, *error) -> None:
         for number, handler in self._previous.items():
@@ -131,7 +140,9 @@ def run(
         batches.set_state(meta["batches"])
         logging.info("going on at step %d of %d", last, plan.total)
     before, started = progress["seconds"], time.monotonic()
-    writer = writers.Writer(plan.workdir, progress["history"], plan.tensorboard)
+    if jax.process_count() > 1:
+        state = parallel.replicated(state)
+    writer = writers.Writer(plan.workdir, progress["history"], plan.tensorboard) if parallel.first() else None
 
     def save(watched: Watched) -> None:
         progress["seconds"] = before + time.monotonic() - started
@@ -147,15 +158,18 @@ def run(
                 line, watched = _line(plan, state, number, progress["sums"], before + time.monotonic() - started)
                 progress["sums"] = {}
                 progress["history"].append(line)
-                writer.write(line)
+                if writer:
+                    writer.write(line)
                 due = line["epoch"] % plan.checkpoint_epochs == 0 or number == plan.total
-                if due or stop.received or watched.metric is not None:
+                if due or stop.asked or watched.metric is not None:
                     save(watched)
-            if stop.received and number < plan.total:
+            if stop.asked and number < plan.total:
                 save(Watched())
-                writer.close()
+                if writer:
+                    writer.close()
                 raise Interrupted(f"stopped at step {number} of {plan.total}; the same command goes on from there")
-    writer.close()
+    if writer:
+        writer.close()
     return state, progress
 
 
@@ -177,7 +191,8 @@ def _epoch(
                 _account(sums, *pending, checkpoints)
                 bar.set_postfix_str(f"loss {sums['loss'] / (bar.n - 1):.3f}", refresh=False)
             pending = (number, metrics)
-            if number % plan.per_epoch == 0 or stop.received:
+            last = number % plan.per_epoch == 0
+            if stop.agree(number, last) or last:
                 _account(sums, *pending, checkpoints)
                 return state, number
 

@@ -1,6 +1,6 @@
-"""Devices: how a step is mapped over them, and how a process is set up. All of pmap is here."""
+"""Devices and processes: how a step is mapped over them, and how a process is set up. All of pmap is here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import contextlib
 import mmap
 import os
@@ -8,7 +8,10 @@ import pathlib
 import time
 
 import jax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import jaxlib
+import numpy as np
 
 from esc_jax.errors import Problem
 from esc_jax.models.dropout import AXIS as AXIS
@@ -53,6 +56,80 @@ def _knows(flag: str) -> bool:
     return False
 
 
+def join() -> None:
+    """Makes this process one of several that train together; before the first use of a device.
+
+    Slurm, Cloud TPU and Open MPI say themselves who is who; elsewhere JAX_COORDINATOR_ADDRESS (host:port of process 0),
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID do.
+
+    Raises:
+        DeviceError: nothing says it, or the others cannot be reached.
+    """
+    count, number = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")
+    given = {"num_processes": int(count), "process_id": int(number)} if count and number else {}
+    try:
+        jax.distributed.initialize(**given)
+    except (RuntimeError, ValueError) as error:
+        raise DeviceError(
+            f"--distributed: this process cannot join others ({str(error).strip().splitlines()[0][:200]}); start it"
+            " under Slurm or on a TPU pod, or set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID"
+        ) from None
+
+
+def first() -> bool:
+    """Whether this is the process that writes what all of them found."""
+    return jax.process_index() == 0
+
+
+def wait(where: str) -> None:
+    """Until all processes are here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(where)
+
+
+@contextlib.contextmanager
+def first_alone(what: str) -> Iterator[None]:
+    """The first process does it, then the others do, and find it done."""
+    if not first():
+        wait(what)
+    yield
+    if first():
+        wait(what)
+
+
+def any_of(flag: bool) -> bool:
+    """Whether it is true in any process; all have to ask."""
+    return flag if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(flag)).any())
+
+
+def check_alone(what: str) -> None:
+    """Raises DeviceError for what several processes cannot do together."""
+    if jax.process_count() > 1:
+        raise DeviceError(f"{what} runs in one process: leave --distributed out")
+
+
+def replicated(tree):
+    """Arrays on all devices of this process."""
+    sharding = NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec())
+    return jax.device_put(tree, sharding)
+
+
+def shared(tree):
+    """Arrays of this process, the same in all of them → arrays of them together, as orbax wants them."""
+    if jax.process_count() == 1:
+        return tree
+    mesh = Mesh(np.array(jax.devices()), (AXIS,))
+    return multihost_utils.host_local_array_to_global_array(replicated(tree), mesh, PartitionSpec())
+
+
+def own(tree):
+    """The opposite of `shared`."""
+    if jax.process_count() == 1:
+        return tree
+    mesh = Mesh(np.array(jax.devices()), (AXIS,))
+    return multihost_utils.global_array_to_host_local_array(tree, mesh, PartitionSpec())
+
+
 def check_batch(batch_size: int, accumulate: int = 1) -> None:
     """Raises DeviceError where a global batch does not divide over the devices and the parts each takes it in."""
     count = jax.device_count() * accumulate
@@ -72,6 +149,7 @@ def mapped(step: Callable, devices: int | None = None, fixed: tuple = ()) -> Cal
     arrays that every call gets as they are (a constant would be compiled in).
     """
     chosen = jax.local_devices()[:devices] if devices else None
+    fixed = fixed if devices else replicated(fixed)
     axes = (None, 0, *(None for _ in fixed))
     run = jax.pmap(step, axis_name=AXIS, in_axes=axes, out_axes=(None, None), devices=chosen, donate_argnums=(0,))
     count = devices or jax.local_device_count()

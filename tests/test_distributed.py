@@ -1,0 +1,109 @@
+"""Two processes with two devices each, on this machine: what a cluster runs."""
+
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+EPOCHS = 8
+TINY = ["--config=tests/configs/tiny.py", f"--config.train.epochs={EPOCHS}"]
+
+
+def lines(workdir):
+    path = workdir / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+class Together:
+    """Two processes of one run; killed when the block ends."""
+
+    def __init__(self, environment, workdir, *arguments):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        self.workdir, self.processes = workdir, []
+        for number in range(2):
+            own = {
+                "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(number),
+                "XLA_FLAGS": f"{environment['XLA_FLAGS']} --xla_force_host_platform_device_count=2",
+            }  # fmt: skip
+            command = [sys.executable, "-m", "esc_jax.main", "--distributed", *arguments, f"--workdir={workdir}"]
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+            self.processes.append(subprocess.Popen(command, cwd=ROOT, env=environment | own, **pipes))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        for process in self.processes:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            process.communicate()
+
+    def reach(self, epochs):
+        """Waits until so many epochs are done, and a checkpoint of them is there."""
+        while len(lines(self.workdir)) <= epochs:
+            assert all(process.poll() is None for process in self.processes), self.processes[0].communicate()[1][-3000:]
+            time.sleep(0.05)
+
+    def end(self):
+        """(exit status, stdout, stderr) of both."""
+        found = [process.communicate(timeout=300) for process in self.processes]
+        return [(process.returncode, *text) for process, text in zip(self.processes, found, strict=True)]
+
+
+def test_two_processes_equal_one_though_they_were_stopped_and_killed(thorough, run, environment, tmp_path):
+    run("main", *TINY, f"--workdir={tmp_path / 'one'}", devices=4)
+    workdir = tmp_path / "two"
+    with Together(environment, workdir, *TINY) as both:
+        both.reach(1)
+        both.processes[1].send_signal(signal.SIGTERM)  # one of them is asked: both stop at the same step
+        stopped = both.end()
+        assert [status for status, _, _ in stopped] == [0, 0], stopped
+        # One of them speaks.
+        assert ["the same command goes on from there" in text for _, text, _ in stopped] == [True, False]
+    with Together(environment, workdir, *TINY) as both:
+        both.reach(4)
+        both.processes[1].kill()
+        (status, _, said), _ = both.end()
+        assert status == 1 and "esc_jax: another process of this run has ended or cannot be reached" in said
+        assert "Traceback" not in said
+    with Together(environment, workdir, *TINY) as both:
+        (status, printed, said), (_, silent, _) = both.end()
+        assert status == 0, said[-3000:]
+        assert "all of it is in" in printed and "all of it is in" not in silent
+    expected, found = lines(tmp_path / "one"), lines(workdir)
+    assert [line["epoch"] for line in found] == list(range(1, EPOCHS + 1))
+    for key, tolerance in (("loss", 1e-4), ("accuracy", 0), ("grad_norm", 1e-3)):
+        # Sums over the batch are taken in another order: rounding grows a little with every one of 48 steps.
+        np.testing.assert_allclose([x[key] for x in found], [x[key] for x in expected], rtol=tolerance, err_msg=key)
+    one, two = (json.loads((folder / "results.json").read_text()) for folder in (tmp_path / "one", workdir))
+    assert one["accuracy"] == two["accuracy"] and one["parameters"] == two["parameters"]
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--mode=evaluate"], "--mode=evaluate runs in one process: leave --distributed out"),
+        (["--config.train.batch_size=6"], "train.batch_size=6 is not divisible by the 4 devices: take 4"),
+    ],
+)
+def test_what_several_processes_cannot_do_is_said(environment, tmp_path, arguments, said):
+    with Together(environment, tmp_path / "run", *TINY, *arguments) as both:
+        assert [(status, said in error) for status, _, error in both.end()] == [(2, True)] * 2
+
+
+def test_a_process_that_finds_no_others_says_what_to_set(run):
+    assert not {"JAX_NUM_PROCESSES", "SLURM_JOB_ID"} & os.environ.keys()
+    said = run("main", *TINY, "--distributed", check=2).stderr
+    assert "cannot join others" in said and "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID" in said
