@@ -118,7 +118,7 @@ def augmentations(views: dict[str, np.ndarray], sample_rate: int, frontend, path
 def tokens(
     features: np.ndarray, ids: np.ndarray, names: Sequence[str], size: int, path: pathlib.Path | None = None
 ) -> Figure:
-    """Spectrograms above, and below each the tokens of its patches: a number, and a colour that is the same everywhere.
+    """Spectrograms, and below them again under the tokens of their patches: a number and a colour for each token.
 
     Args:
         features: (N, frames, bins).
@@ -134,14 +134,16 @@ def tokens(
     figure = Figure(figsize=(3.6 * count, 4.8), layout="constrained")
     panels = figure.subplots(2, count, squeeze=False)
     for (top, bottom), spectrogram, own, name in zip(panels.T, features, ids, names, strict=True):
-        top.imshow(spectrogram[: rows * size, : columns * size].T, origin="lower", aspect="auto", cmap="magma")
+        seen = spectrogram[: rows * size, : columns * size].T
+        place = {"origin": "lower", "aspect": "auto", "extent": (0, rows * size, 0, columns * size)}
+        top.imshow(seen, cmap="magma", **place)
         top.set_title(name, fontsize=9)
-        extent = (0, rows * size, 0, columns * size)
-        bottom.imshow(hues[own].T, origin="lower", aspect="auto", cmap="hsv", alpha=0.45, extent=extent)
+        bottom.imshow(seen, cmap="gray", **place)
+        bottom.imshow(hues[own].T, cmap="hsv", alpha=0.4, vmin=0, vmax=len(hues), **place)
         if rows * columns <= 256:
             for row, column in np.ndindex(rows, columns):
-                place = (row + 0.5) * size, (column + 0.5) * size
-                bottom.text(*place, own[row, column], ha="center", va="center", fontsize=5)
+                middle = (row + 0.5) * size, (column + 0.5) * size
+                bottom.text(*middle, own[row, column], ha="center", va="center", fontsize=5)
         bottom.set_xlabel("frame")
     panels[0, 0].set_ylabel("bin")
     panels[1, 0].set_ylabel("tokens of patches")

@@ -121,6 +121,8 @@ def _masked(config, workdir: pathlib.Path, data: _Data, encoder: nn.Module, vari
     """Masked prediction, round after round; each starts from the weights given, only what it predicts has changed."""
     own = config.pretrain
     targets, weights = _teacher(config)
+    if hasattr(encoder, "patchout"):  # what it would leave out may have to be predicted
+        encoder = encoder.clone(patchout=0.0)
     model = MaskedPredictor(encoder=encoder, tokens=own.tokens.clusters, size=own.mask.patch)
     reports = []
     for number in range(1, own.rounds + 1):

@@ -17,6 +17,8 @@ run() { # config, options of its own, and what was handed in
 
 run resnet34 "$@"
 run simclr_writeup "$@"
+run masked_cnn "$@"
+run masked_transformer "$@"
 run efficientnet "$@"
 run distilhubert_writeup "$@"
 run distilhubert "$@"

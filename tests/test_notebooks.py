@@ -29,9 +29,16 @@ def test_the_data(thorough, environment):
 
 
 def test_a_checkpoint(thorough, run, environment, tmp_path):
-    run("main", f"--config={TINY}", f"--workdir={tmp_path}/run")
+    shape = ["data.name=synthetic", "data.clips_per_fold=1", "data.sample_rate=16000", "data.clip_s=1.0"]
+    shape += ["frontend.hop=256", "frontend.n_fft=512", "frontend.mels=32", "augment.crop_s=0.9"]
+    shape += ["model.encoder.layers=2", "model.encoder.width=16", "model.encoder.heads=2", "model.encoder.ffn=16"]
+    shape += ["train.epochs=1", "pretrain.epochs=1", "pretrain.batch_size=16", "pretrain.tokens.clusters=8"]
+    shape += ["pretrain.augment.crop_s=0.9", "train.tensorboard=False"]
+    shape = [f"--config.{option}" for option in shape]
+    run("main", "--config=configs/masked_transformer.py", *shape, f"--workdir={tmp_path}/run")
     text, pictures = execute("checkpoint", environment, ESC_JAX_RUN=f"{tmp_path}/run")
-    assert "5,476 in all" in text and "% right" in text and pictures == 3
+    assert "encoder/layer_1/attention/query/kernel" in text and "% right" in text and "tokens.png" in text
+    assert pictures == 5  # patches, embeddings, attention, tokens, energies
 
 
 def test_an_ablation(thorough, environment, tmp_path):

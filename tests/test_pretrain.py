@@ -165,7 +165,7 @@ def test_the_command_says_so_too(run, tmp_path, option, said):
 def test_steps_of_masked_prediction_are_the_same_on_one_and_four_devices(noise_clips):
     config, _, _, _, frontend, _ = small(noise_clips, method="masked", batch_size=8)
     encoder = PatchTransformer(
-        patch=8, stride=8, layers=1, width=16, heads=2, ffn=16, table=(4, 2), drop_path=0.5, dropout=0.1
+        patch=8, stride=4, layers=1, width=16, heads=2, ffn=16, table=(4, 2), drop_path=0.5, dropout=0.1
     )
     model = MaskedPredictor(encoder=encoder, tokens=6, size=8)
     fixed = {"teacher": {}, "centroids": np.random.default_rng(0).standard_normal((6, 64)).astype(np.float32)}
