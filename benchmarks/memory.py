@@ -60,7 +60,7 @@ def measure(options: argparse.Namespace) -> dict:
     if options.what == "train":
         optimizer = optim.build(config.optim, variables["params"], total=100, per_epoch=10)
         step = parallel.mapped(steps.train_step(model, frontend, optimizer, config, 50))
-        state = states.create(variables, optimizer, ema=config.train.ema > 0)
+        state = parallel.replicated(states.create(variables, optimizer, ema=config.train.ema > 0))
         batch = {"audio": audio, "label": rng.integers(0, 50, rows).astype(np.int32)}
     else:
         predict = steps.predict_step(model, frontend)

@@ -102,6 +102,7 @@ def train(runs: Mapping[str, Any], workdir: pathlib.Path) -> None:
         watch=lambda weights, line: loop.Watched(),
         meta=functools.partial(checkpoint.meta, first.config, first.clips),
         finish=finish if starts[0][1] else None,
+        place=functools.partial(parallel.apart, len(prepared)),
     )
     plan.workdir.mkdir(parents=True, exist_ok=True)
     checkpoints = checkpoint.Checkpoints(plan.workdir / "checkpoints")

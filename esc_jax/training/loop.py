@@ -87,6 +87,7 @@ class Plan:
         watch: (weights, the epoch's line) → `Watched`; called after every epoch.
         finish: what becomes of the last weights, those to evaluate with; None leaves them.
         meta: (progress, place in the data) → what a checkpoint says about itself (`checkpoint.meta`).
+        place: state → the same on the devices, as the step takes and leaves it.
     """
 
     epochs: int
@@ -98,6 +99,7 @@ class Plan:
     watch: Callable[[Any, dict[str, Any]], Watched]
     meta: Callable[[dict[str, Any], Any], dict[str, Any]]
     finish: Callable[[Any], Any] | None = None
+    place: Callable[[Any], Any] = parallel.replicated
 
     @property
     def total(self) -> int:
@@ -140,8 +142,7 @@ def run(
         batches.set_state(meta["batches"])
         logging.info("going on at step %d of %d", last, plan.total)
     before, started = progress["seconds"], time.monotonic()
-    if jax.process_count() > 1:
-        state = parallel.replicated(state)
+    state = plan.place(state)  # where a step leaves it: from elsewhere, the second step would be compiled again
     writer = writers.Writer(plan.workdir, progress["history"], plan.tensorboard) if parallel.first() else None
 
     def save(watched: Watched) -> None:

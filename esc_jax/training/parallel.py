@@ -21,6 +21,7 @@ from esc_jax.models.dropout import positions as positions
 # library than by default (jaxlib 0.10; benchmarks/ measures it).
 _CPU_FLAG = "xla_cpu_experimental_ynn_fusion_type"
 _CACHE_BYTES = 2 << 30
+_RUNS = "runs"  # the axis of devices over which whole runs are spread
 
 
 class DeviceError(Problem, ValueError):
@@ -179,7 +180,13 @@ def side_by_side(step: Callable, runs: int) -> Callable:
         return jax.tree.map(lambda x: x[0], one(*first))
 
     devices = jax.local_devices()[: places(runs)[0]]
-    return jax.pmap(jax.vmap(alone), devices=devices, donate_argnums=(0,))
+    return jax.pmap(jax.vmap(alone), axis_name=_RUNS, devices=devices, donate_argnums=(0,))
+
+
+def apart(runs: int, tree):
+    """State of runs side by side, each on its device."""
+    mesh = Mesh(np.array(jax.local_devices()[: places(runs)[0]]), (_RUNS,))
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(_RUNS)))
 
 
 def gather(x: jax.Array) -> jax.Array:

@@ -1,0 +1,250 @@
+"""What it costs when there is more of it: larger batches, more folds, longer recordings, more clips.
+
+    python benchmarks/scaling.py --checkpoint=runs/NAME
+    python benchmarks/scaling.py --what batch clips --out=DIR
+
+Every size is measured in a process of its own, whose largest resident set is the memory; seconds are medians over
+rounds after one that compiles.
+
+- batch: a training step of the config on noise, weights drawn at random, at batch sizes 1 to 64.
+- folds: `probe.probe` on random embeddings, 2,000 × 384, of 50 classes in eight folds, testing 1, 2, 4 and 8 of them:
+  heads for every fold, for every pair of it with another and for every strength of regularisation. What compiling adds
+  is beside it.
+- audio: prediction on 1 minute to 4 hours, as in prediction.py, one round; only with --checkpoint.
+- clips: one epoch of `pipeline.train_batches` over 1,000 to 16,000 clips of the config's length, batches of 32. They
+  are 60 synthesised clips that repeat, so that memory is what the pipeline holds of them; beside it what the process
+  had before the epoch.
+
+Prints Markdown tables; scaling.json, scaling.md and scaling.png, a panel each, go to --out.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+import contextlib
+import json
+import pathlib
+import resource
+import statistics
+import sys
+import time
+
+import apart
+import numpy as np
+import record
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+SIZES = {
+    "batch": (1, 2, 4, 8, 16, 32, 64),
+    "folds": (1, 2, 4, 8),
+    "audio": (1, 10, 60, 240),
+    "clips": (1_000, 2_000, 4_000, 8_000, 16_000),
+}
+TINY = {"batch": (2, 4), "folds": (1, 2), "audio": (1, 2), "clips": (32, 64)}
+DIFFERENT = 60  # clips, before they repeat
+
+# Columns that a panel shows: of time on the left, of memory on the right.
+PANELS = {
+    "batch": ("batch size", "milliseconds", ("ms per step", "ms per clip"), ("peak memory, MiB",)),
+    "folds": ("test folds", "seconds", ("seconds", "with compilation"), ("peak memory, MiB",)),
+    "audio": ("minutes of audio", "seconds", ("seconds",), ("peak memory, MiB",)),
+    "clips": ("clips", "seconds per epoch", ("seconds",), ("peak memory, MiB", "before, MiB")),
+}
+
+
+def _peak_mib() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024  # KiB on Linux
+
+
+def _seconds(call: Callable[[], object], rounds: int) -> list[float]:
+    return record.in_turn({"": call}, rounds)[""]
+
+
+def _times(seconds: Sequence[float], factor: float, name: str) -> dict[str, float]:
+    values = (statistics.median(seconds), min(seconds), max(seconds))
+    return {key: round(factor * value, 3) for key, value in zip((name, "from", "to"), values, strict=True)}
+
+
+def batch(options: argparse.Namespace, size: int) -> dict:
+    """A training step at one batch size."""
+    import jax
+
+    from esc_jax import build
+    from esc_jax import config as configs
+    from esc_jax.training import optim, parallel
+    from esc_jax.training import state as states
+    from esc_jax.training import step as steps
+
+    config = configs.load(options.config)
+    config.train.batch_size = size
+    classes = 50
+    model, frontend, variables = build.build(config, classes)
+    optimizer = optim.build(config.optim, variables["params"], total=1000, per_epoch=10)
+    step = parallel.mapped(steps.train_step(model, frontend, optimizer, config, classes))
+    # Where the step will leave it: from elsewhere, the second call would compile again.
+    state = parallel.replicated(states.create(variables, optimizer, ema=config.train.ema > 0))
+    rng = np.random.default_rng(0)
+    samples = round(config.data.clip_s * config.data.sample_rate)
+    rows = {
+        "audio": (3000 * rng.standard_normal((size, samples))).astype(np.int16),
+        "label": rng.integers(0, classes, size).astype(np.int32),
+    }
+
+    def once() -> None:
+        nonlocal state
+        state, metrics = step(state, rows)
+        jax.block_until_ready((state, metrics))
+
+    times = _times(_seconds(once, options.rounds), 1e3, "ms per step")
+    each = {"ms per clip": round(times["ms per step"] / size, 3)}
+    return {"batch": size} | times | each | {"peak memory, MiB": _peak_mib()}
+
+
+def folds(options: argparse.Namespace, count: int) -> dict:
+    """Probes of `count` of eight folds."""
+    from esc_jax import probe
+
+    number, width, classes = (160, 16, 5) if options.tiny else (2000, 384, 50)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1, number, width)).astype(np.float32)
+    labels, of = rng.integers(0, classes, number).astype(np.int32), np.arange(number) % 8 + 1
+    tested = range(1, count + 1)
+
+    def once() -> None:
+        probe.probe(x, labels, of, tested, classes)
+
+    started = time.perf_counter()
+    once()
+    first = {"with compilation": round(time.perf_counter() - started, 3)}
+    times = _times(_seconds(once, options.rounds), 1.0, "seconds")
+    return {"test folds": count} | times | first | {"peak memory, MiB": _peak_mib()}
+
+
+def audio(options: argparse.Namespace, minutes: int) -> dict:
+    """Prediction on one recording."""
+    import prediction
+
+    return prediction.measure(options.checkpoint, minutes)
+
+
+def clips(options: argparse.Namespace, count: int) -> dict:
+    """One epoch of batches."""
+    from esc_jax import config as configs
+    from esc_jax.data import audio as audio_files
+    from esc_jax.data import pipeline, synthetic
+    from esc_jax.data.clips import Clips
+
+    data = configs.load(options.config).data
+    names = tuple(synthetic.CLASSES)
+    made = [synthetic.clip(names[i % len(names)], np.random.default_rng(i)) for i in range(DIFFERENT)]
+    kept = [audio_files.to_int16(audio_files.to_mono(one[:, None], synthetic.RATE, data.sample_rate)) for one in made]
+    repeated = Clips(
+        labels=np.arange(count, dtype=np.int32) % len(names),
+        folds=(1,) * count,
+        sources=("",) * count,
+        filenames=("",) * count,
+        classes=names,
+        sample_rate=data.sample_rate,
+        length=round(data.clip_s * data.sample_rate),
+        fingerprint="repeated",
+        bad={},
+        fetch=lambda index: kept[index % DIFFERENT],
+    )
+
+    def once() -> None:
+        with contextlib.closing(pipeline.train_batches(repeated, range(count), 32, seed=0)) as batches:
+            for _ in range(count // 32):
+                next(batches)
+
+    before = _peak_mib()
+    times = _times(_seconds(once, options.rounds), 1.0, "seconds")
+    rate = {"clips per second": round(count / times["seconds"]), "audio, MiB": count * repeated.length * 2 >> 20}
+    return {"clips": count} | times | rate | {"before, MiB": before, "peak memory, MiB": _peak_mib()}
+
+
+MEASURES = {"batch": batch, "folds": folds, "audio": audio, "clips": clips}
+
+
+def draw(tables: dict[str, list[dict]], path: pathlib.Path) -> None:
+    """A panel for each table: time in full lines, memory in dotted ones, and a dashed one for what is proportional."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    columns = min(2, len(tables))
+    rows = -(-len(tables) // columns)
+    figure = Figure(figsize=(6.2 * columns, 4.2 * rows), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in panels:
+        axes.axis("off")
+    for axes, (what, lines) in zip(panels, tables.items(), strict=False):
+        size, unit, times, memories = PANELS[what]
+        axes.axis("on")
+        x = [next(iter(line.values())) for line in lines]
+        memory = axes.twinx()
+        for of, names, style, marker, colours in (
+            (axes, times, "-", "o", ("tab:blue", "tab:cyan")),
+            (memory, memories, ":", "s", ("tab:red", "tab:orange")),
+        ):
+            for name, colour in zip(names, colours, strict=False):
+                y = [max(line[name], 1e-3) for line in lines]  # a time that was rounded to nothing has no logarithm
+                of.plot(x, y, style, marker=marker, markersize=4, color=colour, label=name)
+            of.set_yscale("log")
+        last = max(lines[-1][times[0]], 1e-3)
+        axes.plot(x, [last * value / x[-1] for value in x], "--", color="0.6", linewidth=1, label="proportional")
+        axes.set_xscale("log")
+        axes.set_xticks(x, [f"{value:,g}" for value in x])
+        axes.set_xticks([], minor=True)
+        # A decade at least, so that what doesn't grow looks level.
+        values = [line[name] for line in lines for name in memories]
+        memory.set_ylim(min(values) / 3, max(max(values) * 1.5, min(values) * 4))
+        for of in (axes, memory):
+            of.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+            of.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+            of.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel(size)
+        axes.set_ylabel(unit)
+        memory.set_ylabel("resident memory, MiB")
+        axes.grid(alpha=0.3)
+        shown = [handle for of in (axes, memory) for handle in of.get_legend_handles_labels()[0]]
+        memory.legend(handles=shown, fontsize=8, loc="upper left")
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--what", nargs="+", choices=tuple(SIZES), default=tuple(SIZES), help="default: all")
+    parser.add_argument("--config", help="of batch and clips (default: configs/resnet34_cpu.py)")
+    parser.add_argument("--checkpoint", help="workdir of a finished run, for audio")
+    parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
+    parser.add_argument("--out", default=record.RESULTS, help="folder of the files (default: benchmarks/results)")
+    parser.add_argument("--tiny", action="store_true", help="two small sizes of each: for tests")
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    options.config = options.config or str(
+        ROOT / ("tests/configs/tiny.py" if options.tiny else "configs/resnet34_cpu.py")
+    )
+    if options.one:
+        from esc_jax.training import parallel
+
+        parallel.initialize()
+        what, size = options.one
+        sys.stdout.write(json.dumps(MEASURES[what](options, int(size))) + "\n")
+        return
+    chosen = [what for what in SIZES if what in options.what]
+    if "audio" in chosen and not options.checkpoint:
+        chosen.remove("audio")
+        sys.stdout.write("No --checkpoint: prediction on long recordings is left out.\n\n")
+    if not chosen:
+        parser.error("nothing is left to measure")
+    sizes = TINY if options.tiny else SIZES
+    tables = {
+        what: [apart.measure(__file__, [*sys.argv[1:], "--one", what, str(size)]) for size in sizes[what]]
+        for what in chosen
+    }
+    sys.stdout.write(record.save("scaling", tables, options.out))
+    draw(tables, pathlib.Path(options.out) / "scaling.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""The benchmarks run at a tiny size, print what they leave, and compare what is the same. No time is tested."""
+
+import json
+import math
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def benchmark(environment, tmp_path):
+    """Runs a benchmark: `benchmark("scaling", "--what=clips")` → (tables of its JSON by title, what it printed)."""
+
+    def start(name: str, *arguments: str):
+        command = [sys.executable, f"benchmarks/{name}.py", "--tiny", "--rounds=1", f"--out={tmp_path}", *arguments]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr[-4000:]}"
+        assert done.stdout.endswith((tmp_path / f"{name}.md").read_text())
+        found = json.loads((tmp_path / f"{name}.json").read_text())
+        assert found["date"] and found["machine"]["processor"] and found["versions"]["jax"]
+        assert str(tmp_path.parent) not in (tmp_path / f"{name}.json").read_text()  # nobody else has this folder
+        for title, lines in found["results"].items():
+            assert f"## {title}\n\n| {' | '.join(lines[0])} |\n" in done.stdout
+            for line in lines:
+                assert all(math.isfinite(value) for value in line.values() if not isinstance(value, str))
+        return found["results"], done.stdout
+
+    return start
+
+
+def test_frontends_compute_the_same(benchmark):
+    pytest.importorskip("torch")
+    pytest.importorskip("kaldi_native_fbank")
+    lines = benchmark("frontends")[0]["frontends"]
+    assert [line["by"].split(",")[0] for line in lines] == [
+        "esc_jax", "librosa", "torch.stft", "esc_jax", "kaldi-native-fbank",
+    ]  # fmt: skip
+    # Kaldi's logarithm has nothing added under it: one or two values in a hundred thousand are mere rounding.
+    largest = {"librosa": 1e-3, "torch.stft": 1e-3, "kaldi-native-fbank": 1e-2, "esc_jax": 0.0}
+    for line in lines:
+        assert line["largest difference"] <= largest[line["by"].split(",")[0]]
+        assert line["99.9 % below"] <= 1e-3
+
+
+def test_epochs_of_the_input_pipeline_and_of_a_torch_data_loader_have_the_same_clips(benchmark):
+    pytest.importorskip("torch")
+    ours, theirs = benchmark("input_pipeline", "--what=epoch")[0]["epoch"]
+    assert ours["clips"] == theirs["clips"] == 56 and ours["batch"] == 8
+    assert ours["batches per second"] > 0 and theirs["batches per second"] > 0
+
+
+def test_waiting_is_a_part_of_the_step(benchmark):
+    (line,) = benchmark("input_pipeline", "--what=waiting")[0]["waiting"]
+    assert line["config"] == "tiny" and line["steps"] == 3
+    assert 0 < line["of them in next"] < line["ms per step"] and 0 < line["percent"] < 100
+
+
+def test_preparation(benchmark, thorough):
+    (line,) = benchmark("input_pipeline", "--what=preparation")[0]["preparation"]
+    assert line["clips"] == 1 and line["Hz"] == "44100 to 16000" and line["seconds"] > 0
+
+
+def test_scaling_of_clips_and_its_picture(benchmark, tmp_path):
+    found, printed = benchmark("scaling", "--what", "audio", "clips")
+    assert printed.startswith("No --checkpoint: ") and list(found) == ["clips"]
+    assert [line["clips"] for line in found["clips"]] == [32, 64]
+    assert all(line["peak memory, MiB"] >= line["before, MiB"] > 0 for line in found["clips"])
+    from matplotlib import image
+
+    pixels = image.imread(tmp_path / "scaling.png")[..., :3]
+    assert pixels.min() < 0.3 < 0.9 < pixels.max()  # not an empty page
+
+
+@pytest.mark.parametrize("what, key, sizes", [("batch", "batch", [2, 4]), ("folds", "test folds", [1, 2])])
+def test_scaling_of_steps_and_probes(benchmark, tmp_path, thorough, what, key, sizes):
+    lines = benchmark("scaling", f"--what={what}")[0][what]
+    assert [line[key] for line in lines] == sizes
+    assert (tmp_path / "scaling.png").exists()
+
+
+def test_scaling_of_recordings(benchmark, tmp_path, thorough, untrained):
+    lines = benchmark("scaling", "--what=audio", f"--checkpoint={untrained}")[0]["audio"]
+    assert [line["audio, minutes"] for line in lines] == [1, 2]
+    assert (tmp_path / "scaling.png").exists()

@@ -1,0 +1,77 @@
+"""The loop with a step of one line: what is compiled, and how often."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from esc_jax.training import checkpoint, loop, parallel
+from esc_jax.training import state as states
+
+
+class Batches:
+    """Endless batches of one number a row."""
+
+    def __init__(self, shape):
+        self.shape, self.count = shape, 0
+
+    def __next__(self):
+        self.count += 1
+        return np.full(self.shape, self.count, np.float32)
+
+    def get_state(self):
+        return self.count
+
+    def set_state(self, count):
+        self.count = count
+
+
+def step(state, batch):
+    mean = jax.lax.pmean(batch.mean(), parallel.AXIS)
+    params = jax.tree.map(lambda p: p + mean, state.params)
+    return state.replace(step=state.step + 1, params=params), {"loss": mean}
+
+
+def plan(workdir, epochs, **options):
+    return loop.Plan(
+        epochs=epochs,
+        per_epoch=2,
+        rate=lambda step: 0.1,
+        workdir=workdir,
+        tensorboard=False,
+        checkpoint_epochs=1,
+        watch=lambda weights, line: loop.Watched(),
+        meta=lambda progress, batches: {"data": "numbers", "progress": progress, "batches": batches},
+        **options,
+    )
+
+
+@pytest.mark.parametrize("runs", [None, 2])
+def test_a_step_is_compiled_once_and_after_a_resume_once(tmp_path, caplog, runs):
+    variables = {"params": {"w": jnp.zeros(3)}, "batch_stats": {}}
+    state = states.create(variables, optax.sgd(0.1), ema=False)
+    if runs:
+        devices, each = parallel.places(runs)
+        state = jax.tree.map(lambda x: jnp.broadcast_to(x[None, None], (devices, each, *x.shape)), state)
+        program, shape = parallel.side_by_side(step, runs), (devices, each, 8)
+        options = {"place": lambda state: parallel.apart(runs, state)}
+
+        def run(state, batch):
+            state, metrics = program(state, batch)
+            return state, {key: value.mean() for key, value in metrics.items()}
+    else:
+        run, shape, options = parallel.mapped(step), (8,), {}
+    batches = Batches(shape)
+    for epochs in (2, 4):
+        caplog.clear()
+        checkpoints = checkpoint.Checkpoints(tmp_path / "checkpoints")
+        with jax.log_compiles():
+            found, progress = loop.run(plan(tmp_path, epochs, **options), run, state, batches, checkpoints)
+        checkpoints.close()
+        steps = [r.message for r in caplog.records if r.message.startswith("Compiling jit(_fun)")]  # what pmap makes
+        assert len(steps) == (1 if epochs == 2 else 0), steps
+        state = jax.tree.map(jnp.zeros_like, found)  # to be filled by what the checkpoint holds
+        jax.block_until_ready(state)
+    assert [line["epoch"] for line in progress["history"]] == [1, 2, 3, 4]
+    np.testing.assert_array_equal(np.unique(found.params["w"]), sum(range(1, 9)))
