@@ -190,7 +190,8 @@ def _epoch(
             # Reading a step's metrics after the next one was dispatched keeps the device busy.
             if pending:
                 _account(sums, *pending, checkpoints)
-                bar.set_postfix_str(f"loss {sums['loss'] / (bar.n - 1):.3f}", refresh=False)
+                seen = pending[0] - plan.per_epoch * (epoch - 1)  # not bar.n, which stands still where it is not shown
+                bar.set_postfix_str(f"loss {sums['loss'] / seen:.3f}", refresh=False)
             pending = (number, metrics)
             last = number % plan.per_epoch == 0
             if stop.agree(number, last) or last:

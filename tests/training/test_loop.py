@@ -33,10 +33,10 @@ def step(state, batch):
     return state.replace(step=state.step + 1, params=params), {"loss": mean}
 
 
-def plan(workdir, epochs, **options):
+def plan(workdir, epochs, per_epoch=2, **options):
     return loop.Plan(
         epochs=epochs,
-        per_epoch=2,
+        per_epoch=per_epoch,
         rate=lambda step: 0.1,
         workdir=workdir,
         tensorboard=False,
@@ -75,3 +75,31 @@ def test_a_step_is_compiled_once_and_after_a_resume_once(tmp_path, caplog, runs)
         jax.block_until_ready(state)
     assert [line["epoch"] for line in progress["history"]] == [1, 2, 3, 4]
     np.testing.assert_array_equal(np.unique(found.params["w"]), sum(range(1, 9)))
+
+
+@pytest.mark.parametrize("stop_after", range(1, 8))
+def test_a_run_goes_on_from_every_step(tmp_path, monkeypatch, stop_after):
+    variables = {"params": {"w": jnp.zeros(3)}, "batch_stats": {}}
+
+    def run(limit=None):
+        asked = loop.StopSignal.agree
+
+        def agree(self, number, last):
+            self.received = self.received or number == limit
+            return asked(self, number, last)
+
+        monkeypatch.setattr(loop.StopSignal, "agree", agree)
+        checkpoints = checkpoint.Checkpoints(tmp_path / "checkpoints")
+        state = states.create(jax.tree.map(jnp.copy, variables), optax.sgd(0.1), ema=False)
+        try:
+            return loop.run(plan(tmp_path, 2, per_epoch=4), parallel.mapped(step), state, Batches((8,)), checkpoints)
+        finally:
+            checkpoints.close()
+            monkeypatch.undo()
+
+    with pytest.raises(loop.Interrupted, match=f"stopped at step {stop_after} of 8"):
+        run(stop_after)
+    found, progress = run()
+    # Batch n is full of n: the sum of the first eight, and the mean of each epoch's four, counted once.
+    np.testing.assert_array_equal(found.params["w"], 36.0)
+    assert [line["loss"] for line in progress["history"]] == [2.5, 6.5]
