@@ -53,7 +53,7 @@ def test_epochs_of_the_input_pipeline_and_of_a_torch_data_loader_have_the_same_c
     assert ours["batches per second"] > 0 and theirs["batches per second"] > 0
 
 
-def test_waiting_is_a_part_of_the_step(benchmark):
+def test_waiting_is_a_part_of_the_step(benchmark, thorough):
     (line,) = benchmark("input_pipeline", "--what=waiting")[0]["waiting"]
     assert line["config"] == "tiny" and line["steps"] == 3
     assert 0 < line["of them in next"] < line["ms per step"] and 0 < line["percent"] < 100
@@ -64,7 +64,7 @@ def test_preparation(benchmark, thorough):
     assert line["clips"] == 1 and line["Hz"] == "44100 to 16000" and line["seconds"] > 0
 
 
-def test_scaling_of_clips_and_its_picture(benchmark, tmp_path):
+def test_scaling_of_clips_and_its_picture(benchmark, tmp_path, thorough):
     found, printed = benchmark("scaling", "--what", "audio", "clips")
     assert printed.startswith("No --checkpoint: ") and list(found) == ["clips"]
     assert [line["clips"] for line in found["clips"]] == [32, 64]

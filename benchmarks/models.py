@@ -1,0 +1,407 @@
+"""Training steps and predictions of the package and of PyTorch, side by side.
+
+    python benchmarks/models.py
+    python benchmarks/models.py --models resnet34 mn04 --what train predict --rounds 5 --out=OUTDIR
+
+One process has both sides of a model: the same configuration, the same batch (noise, on the device), 50 classes,
+weights drawn at random, as many parameters to the last one. Three calls of each side come first, in which everything
+is compiled and which are not counted; then rounds alternate. A round is as many calls, one after the other, as take
+half a second, and gives seconds per call. The table has medians over rounds, their extremes, and PyTorch's median over
+ours: above 1, esc_jax is faster. Nothing else should run: PyTorch's threads wait for each other after every operation,
+so that another process costs it more than it costs us. The load at the start is written down.
+
+`train` is forward, cross-entropy, backward and AdamW's update, BatchNorm and dropout in training mode. Ours is the step
+that a run takes (`training.step.train_step` under `parallel.mapped`, on one device, after `parallel.initialize`, which
+sets XLA's flags), metrics included, without augmentation. PyTorch's is AdamW(fused=True), the loss alone. `predict` is
+the forward pass to probabilities in evaluation mode: `training.step.predict_step`, and `torch.inference_mode`. Both are
+fed what frontends give (spectrograms; DistilHuBERT the waveform): decoding, resampling, augmentation and frontend are
+not measured, nor is the copy of a batch from the host.
+
+PyTorch is eager unless --compile, has its images in channels_last and as many threads as there are cores, and on a GPU
+TF32 and cuDNN's search for the fastest convolution, as XLA has. --dtype=bfloat16 is `model.dtype` here and
+`torch.autocast` there, over weights in float32. The networks are those of `torch_models.py`; EfficientNet-B0 (one
+channel, as ours) and DistilHuBERT are the classes of transformers. Stochastic depth (EfficientNet) and layer drop
+(BEATs, HuBERT) are off on both sides: implementations do not agree on what they drop. All dropout is on.
+
+Where JAX finds a GPU, both sides run on it, and the table has the share of the card's peak: FLOPs of our forward pass,
+counted by XLA before optimisation (three times that for training), over time, over dense bfloat16 FLOP/s. A card that
+is not known, and float32, have no share unless --peak_tflops says what it is.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+import datetime
+import gc
+from importlib import metadata
+import json
+import math
+import os
+import pathlib
+import platform
+import statistics
+import sys
+import time
+from typing import Any
+
+import apart
+import numpy as np
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+CLASSES = 50
+WARM_UP = 3
+ROUND_S = 0.5
+MOST_CALLS = 200  # in a round
+LR = 1e-4
+
+# Dense bfloat16 FLOP/s, by what the name of a card contains.
+PEAKS = {"H200": 989e12, "H100 80GB HBM3": 989e12, "A100": 312e12}
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What is measured under one name.
+
+    Attributes:
+        architecture: key of `models.registry.ENCODERS`.
+        batch: examples, on two cores.
+        shape: features of an example: (frames, bins), or (samples,).
+        encoder: options that are not the defaults.
+        head: name of the head, and its options.
+        tiny: further options of --tiny.
+        tiny_shape: features of --tiny.
+    """
+
+    architecture: str
+    batch: int
+    shape: tuple[int, ...]
+    encoder: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    head: tuple[str, Mapping[str, Any]] = ("linear", {})
+    tiny: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    tiny_shape: tuple[int, ...] = (64, 32)
+
+    def config(self, tiny: bool):
+        """A whole config, augmentation off, AdamW at a constant rate."""
+        from esc_jax import config as configs
+
+        name, options = self.head
+        config = configs.defaults(self.architecture, name)
+        config.model.encoder.update(dict(self.encoder) | (dict(self.tiny) if tiny else {}))
+        config.model.head.update(dict(options))
+        config.optim.schedule, config.optim.lr = "constant", LR
+        return config
+
+
+_SMALL = {"encoder_layers": 2, "encoder_embed_dim": 48, "encoder_ffn_embed_dim": 96, "embed_dim": 32}
+MODELS = {
+    "resnet34": Model("resnet", 32, (256, 128), tiny={"stage_sizes": (1, 1), "width": 8}),
+    "mn04": Model("efficientat", 16, (500, 128), {"width_mult": 0.4}, ("mlp", {"width": 512}), {"width_mult": 0.1}),
+    "mn10": Model("efficientat", 16, (500, 128), {"width_mult": 1.0}, ("mlp", {"width": 1280}), {"width_mult": 0.1}),
+    "efficientnet_b0": Model(
+        "efficientnet",
+        16,
+        (500, 128),
+        # transformers pads as it does, and its dropout of a block is not the paper's stochastic depth.
+        {"same_padding": "transformers", "drop_connect_rate": 0.0},
+        ("linear", {"dropout": 0.2}),
+        {"width_coefficient": 0.25},
+    ),
+    "distilhubert": Model(
+        "hubert",
+        4,
+        (80_000,),
+        {"layerdrop": 0.0},
+        ("projected", {}),
+        {"hidden_size": 48, "intermediate_size": 96, "conv_dim": (32,) * 7},
+        (4000,),
+    ),
+    "beats": Model("beats", 2, (498, 128), {"encoder_layerdrop": 0.0}, tiny=_SMALL),
+}
+
+
+def drawn(config, shape: tuple[int, ...]):
+    """Our model and its variables, drawn at random."""
+    import jax
+    import jax.numpy as jnp
+
+    from esc_jax.models import registry
+    from esc_jax.training import parallel
+
+    model = registry.build(config.model, CLASSES, axis_name=parallel.AXIS)
+    # It runs once: there is nothing to gain from optimising it.
+    draw = jax.jit(model.init, compiler_options={"xla_backend_optimization_level": 0})
+    made = draw(jax.random.key(0), jnp.zeros((1, *shape)))
+    return model, {"params": made["params"], "batch_stats": made.get("batch_stats", {})}
+
+
+def ours(what: str, config, model, variables, x: np.ndarray, labels: np.ndarray) -> Callable[[int], None]:
+    """A function that makes so many calls and waits for the last one."""
+    import jax
+    import jax.numpy as jnp
+
+    from esc_jax.training import optim, parallel
+    from esc_jax.training import state as states
+    from esc_jax.training import step as steps
+
+    # The steps take 16-bit waveforms (rows, time) and divide by 32768: a power of two, so that features which were
+    # multiplied by it, and laid out flat, come back to the bit.
+    audio = jnp.asarray(32768 * x.reshape(len(x), -1))
+
+    def frontend(audio: jax.Array) -> jax.Array:
+        return audio.reshape(-1, *x.shape[1:])
+
+    # XLA's CPU client may run calls beside one another that do not depend on each other; PyTorch never does.
+    settle = jax.block_until_ready if jax.default_backend() == "cpu" else lambda found: found
+    if what == "predict":
+        predict = steps.predict_step(model, frontend)
+
+        def call(calls: int) -> None:
+            for _ in range(calls):
+                found = settle(predict(variables, audio))
+            jax.block_until_ready(found)
+
+        return call
+
+    optimizer = optim.build(config.optim, variables["params"], total=1000, per_epoch=100)
+    step = parallel.mapped(steps.train_step(model, frontend, optimizer, config, CLASSES), devices=1)
+    state = states.create(jax.tree.map(jnp.copy, variables), optimizer, ema=False)  # which the first step consumes
+    batch = {"audio": audio, "label": jnp.asarray(labels)}
+
+    def call(calls: int) -> None:
+        nonlocal state
+        for _ in range(calls):
+            state, metrics = step(state, batch)
+            settle(metrics)
+        jax.block_until_ready((state, metrics))
+
+    return call
+
+
+def theirs(
+    what: str, config, x: np.ndarray, labels: np.ndarray, parameters: int, compiled: bool, device: str
+) -> Callable[[int], None]:
+    """The same of PyTorch, where it must find as many parameters."""
+    import torch
+    import torch_models
+
+    torch.manual_seed(0)
+    network = torch_models.build(config.model, CLASSES).to(device, memory_format=torch.channels_last)
+    network.train(what == "train")
+    if (count := sum(p.numel() for p in network.parameters())) != parameters:
+        sys.exit(f"{config.model.name}: {parameters} parameters here and {count} in PyTorch: not the same network")
+    features, target = torch.from_numpy(x).to(device), torch.from_numpy(labels).long().to(device)
+    forward = torch.compile(network) if compiled else network
+
+    def logits() -> torch.Tensor:
+        with torch.autocast(device, torch.bfloat16, enabled=config.model.dtype == "bfloat16"):
+            return forward(features).float()
+
+    def wait() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    if what == "predict":
+
+        @torch.inference_mode()
+        def call(calls: int) -> None:
+            for _ in range(calls):
+                logits().softmax(-1)
+            wait()
+
+        return call
+
+    optimizer = torch.optim.AdamW(network.parameters(), lr=LR, weight_decay=config.optim.weight_decay, fused=True)
+
+    def call(calls: int) -> None:
+        for _ in range(calls):
+            optimizer.zero_grad(set_to_none=True)
+            torch.nn.functional.cross_entropy(logits(), target).backward()
+            optimizer.step()
+        wait()
+
+    return call
+
+
+def alternate(sides: Mapping[str, Callable[[int], None]], rounds: int, least_s: float) -> dict[str, list[float]]:
+    """Seconds per call in each round, of each side, after a warm-up."""
+
+    def seconds(call: Callable[[int], None], calls: int) -> float:
+        started = time.perf_counter()
+        call(calls)
+        return (time.perf_counter() - started) / calls
+
+    warm = {name: [seconds(call, 1) for _ in range(WARM_UP)][-1] for name, call in sides.items()}
+    calls = {name: min(MOST_CALLS, max(1, math.ceil(least_s / warm[name]))) for name in sides}
+    taken = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, call in sides.items():
+            taken[name].append(seconds(call, calls[name]))
+    return taken
+
+
+def forward_flops(model, variables, shape: tuple[int, ...]) -> float | None:
+    """Of our forward pass, as XLA counts them in the program it is given; None where there is no CPU to ask."""
+    import jax
+    import jax.numpy as jnp
+
+    described = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype), variables)
+    features = jax.ShapeDtypeStruct(shape, jnp.float32)
+    try:
+        # A GPU's client counts compiled programs only, in which convolutions are calls of libraries. The program is a
+        # GPU's all the same: some layers have another form on CPU, with another count.
+        with jax.default_device(jax.devices("cpu")[0]):
+            lowered = jax.jit(model.apply).trace(described, features).lower(lowering_platforms=("cuda",))
+            return float(lowered.cost_analysis()["flops"])
+    except RuntimeError:  # NotImplementedError is one
+        return None
+
+
+def measured(name: str, options: argparse.Namespace, device: str) -> Iterator[dict]:
+    """One model on both sides, one thing after the other that it can do: the figures."""
+    import jax
+    import torch
+
+    made = MODELS[name]
+    config = made.config(options.tiny)
+    config.model.dtype = options.dtype
+    shape = made.tiny_shape if options.tiny else made.shape
+    batch = options.batch or (2 if options.tiny else made.batch)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((batch, *shape), np.float32)
+    labels = rng.integers(0, CLASSES, batch).astype(np.int32)
+    model, variables = drawn(config, shape)
+    parameters = sum(p.size for p in jax.tree.leaves(variables["params"]))
+    flops = forward_flops(model, variables, x.shape)
+    for what in options.what:
+        sides = {
+            "esc_jax": ours(what, config, model, variables, x, labels),
+            "PyTorch": theirs(what, config, x, labels, parameters, options.compile, device),
+        }
+        yield {
+            "model": name,
+            "what": what,
+            "batch": batch,
+            "features": shape,
+            "parameters": parameters,
+            "flops": flops and flops * (3 if what == "train" else 1),
+            "seconds": alternate(sides, options.rounds, 0.0 if options.tiny else ROUND_S),
+        }
+        # What this leaves behind is not to be in the next one's way.
+        del sides
+        jax.clear_caches()
+        if options.compile:
+            torch.compiler.reset()
+        gc.collect()
+        if device == "cuda":
+            torch.cuda.empty_cache()
+
+
+def row(line: dict, peak: float | None) -> dict:
+    """A line of the table."""
+    medians = {side: statistics.median(seconds) for side, seconds in line["seconds"].items()}
+    shown = {
+        "model": line["model"],
+        "what": line["what"],
+        "batch": f"{line['batch']} × {' × '.join(map(str, line['features']))}",
+    }
+    for side, seconds in line["seconds"].items():
+        low, median, high = (f"{1000 * s:.4g}" for s in (min(seconds), medians[side], max(seconds)))
+        shown[f"{side}, ms"] = f"{median} ({low}–{high})"
+    shown["PyTorch / esc_jax"] = f"{medians['PyTorch'] / medians['esc_jax']:.2f}"
+    if peak:
+        for side, median in medians.items():
+            shown[f"{side}, share of peak"] = f"{line['flops'] / median / peak:.1%}" if line["flops"] else ""
+    return shown
+
+
+def _card(options: argparse.Namespace) -> tuple[str, float | None]:
+    """Name of the processor that is measured, and its peak FLOP/s where it is known."""
+    import jax
+
+    peak = options.peak_tflops * 1e12 or None
+    if jax.default_backend() == "gpu":
+        name = jax.devices()[0].device_kind
+        known = (flops for part, flops in PEAKS.items() if part in name and options.dtype == "bfloat16")
+        return name, peak or next(known, None)
+    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines() if platform.system() == "Linux" else ()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine()), peak
+
+
+def _start() -> tuple[str, int]:
+    """Both sides on the same processor: PyTorch's name for it, and its threads."""
+    # Both sides share the card: JAX is not to claim most of its memory at the start.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    from esc_jax.training import parallel
+
+    parallel.initialize()
+    import jax
+    import torch
+
+    if jax.default_backend() not in ("cpu", "gpu"):
+        sys.exit(f"JAX is on {jax.default_backend()}, where PyTorch is not: set JAX_PLATFORMS=cpu")
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    torch.set_num_threads(threads)
+    if jax.default_backend() == "cpu":
+        return "cpu", threads
+    if not torch.cuda.is_available():
+        sys.exit("JAX has a GPU and PyTorch has not: install its CUDA build, or set JAX_PLATFORMS=cpu")
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
+    return "cuda", threads
+
+
+def write(out: pathlib.Path, found: dict, peak: float | None) -> str:
+    """models.json, with the seconds of every round, and models.md; the table."""
+    out.mkdir(parents=True, exist_ok=True)
+    table = apart.table([row(line, peak) for line in found["lines"]])
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    load = "unknown" if found["load"] is None else f"{found['load']:.1f}"
+    head = (
+        f"{found['device']}, {found['threads']} threads, load at the start {load}, {found['dtype']},"
+        f" PyTorch {'compiled' if found['compiled'] else 'eager'}, {found['rounds']} rounds, {found['date']}"
+    )
+    (out / "models.json").write_text(json.dumps(found, indent=1) + "\n")
+    (out / "models.md").write_text(f"{head}; {versions}\n\n{table}")
+    return table
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="all of them by default")
+    parser.add_argument("--what", nargs="+", choices=("train", "predict"), default=["train", "predict"])
+    parser.add_argument("--rounds", type=int, default=5, help="that are counted (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=0, help="examples; by default what suits two cores")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--compile", action="store_true", help="torch.compile on PyTorch's side")
+    parser.add_argument("--peak_tflops", type=float, default=0.0, help="of the processor, for the share of its peak")
+    parser.add_argument("--tiny", action="store_true", help="see that everything runs: the times mean nothing")
+    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "benchmarks/results", help="folder of the results")
+    options = parser.parse_args()
+    device, threads = _start()
+    name, peak = _card(options)
+    found = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "device": name,
+        "threads": threads,
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "versions": {package: metadata.version(package) for package in ("jax", "jaxlib", "torch", "transformers")},
+        "dtype": options.dtype,
+        "compiled": options.compile,
+        "rounds": options.rounds,
+        "tiny": options.tiny,
+        "peak": peak,
+        "lines": [],
+    }
+    for model in options.models:
+        sys.stderr.write(f"{model}\n")
+        for line in measured(model, options, device):
+            found["lines"].append(line)
+            table = write(options.out, found, peak)  # after each, so that one that breaks takes no other with it
+    sys.stdout.write(table)
+
+
+if __name__ == "__main__":
+    main()
