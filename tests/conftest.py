@@ -64,6 +64,13 @@ def thorough() -> None:
 
 
 @pytest.fixture(scope="session")
+def patient() -> None:
+    """For tests as long of what is tested in another way too: CI does without them."""
+    if not os.environ.get("ESC_JAX_THOROUGH"):
+        pytest.skip("half a minute more: set ESC_JAX_THOROUGH=1")
+
+
+@pytest.fixture(scope="session")
 def cache(tmp_path_factory) -> pathlib.Path:
     """One cache folder for all tests of a session: data are prepared and programs compiled once."""
     path = tmp_path_factory.mktemp("cache")

@@ -105,7 +105,7 @@ def wait_for_epoch(workdir, epochs, process):
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_a_killed_run_goes_on_to_the_same_bits(done, run, environment, tmp_path, request, how):
     if how == signal.SIGTERM:  # the kinder of the two
-        request.getfixturevalue("thorough")
+        request.getfixturevalue("patient")
     whole, _ = done
     workdir = tmp_path / "killed"
     process = start(environment, workdir)
@@ -143,7 +143,7 @@ def test_a_run_that_ends_where_it_started(thorough, run, tmp_path, environment, 
 @pytest.mark.parametrize("protocol", ["oracle", "validation"])
 def test_protocols_that_select_keep_the_best_and_the_latest(run, tmp_path, request, protocol):
     if protocol == "validation":
-        request.getfixturevalue("thorough")
+        request.getfixturevalue("patient")
     run("main", TINY, f"--workdir={tmp_path}", f"--config.protocol={protocol}", "--config.optim.lr=0.01")
     found = json.loads((tmp_path / "results.json").read_text())
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]

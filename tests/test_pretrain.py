@@ -68,7 +68,7 @@ def learn(tmp_path, config, *rest):
     return pretrain.pretrain(config, tmp_path, *rest)
 
 
-def test_an_interrupted_stage_ends_in_the_same_bits(thorough, noise_clips, tmp_path, monkeypatch):
+def test_an_interrupted_stage_ends_in_the_same_bits(patient, noise_clips, tmp_path, monkeypatch):
     whole, history, _ = learn(tmp_path / "whole", *small(noise_clips, checkpoint_epochs=1))
     opened = loop.StopSignal.__enter__
 
@@ -180,6 +180,7 @@ def test_steps_of_masked_prediction_are_the_same_on_one_and_four_devices(noise_c
         params = model.init(jax.random.key(0), np.zeros((1, 26, 16), np.float32), np.zeros((1, *grid), bool))["params"]
         optimizer = optim.build(config.pretrain.optim, params, 6, 1)
         state = states.create({"params": params, "batch_stats": {}}, optimizer, ema=False)
+        state = parallel.replicated(state, devices)
         step = pretrain_step.masked_step(model, frontend, optimizer, config, Targets(8))
         step = parallel.mapped(step, devices, fixed=(fixed,))
         batches = pipeline.train_batches(noise_clips, range(12), 8, seed=0)
@@ -236,7 +237,7 @@ def test_simclr_lifts_the_probe_above_that_of_the_encoder_as_it_was_drawn(thorou
     assert accuracy["learned"] >= accuracy["drawn"] + 0.1, accuracy  # 33 and 63 % when it was written
 
 
-def test_masked_prediction_learns_more_than_how_frequent_tokens_are(thorough, synthetic_clips, tmp_path):
+def test_masked_prediction_learns_more_than_how_frequent_tokens_are(patient, synthetic_clips, tmp_path):
     parts = longer(synthetic_clips, method="masked", tokens={"clusters": 24})
     learned = pretrain.pretrain(parts[0], tmp_path, *parts[1:])
     # Who looks at nothing does no better than the entropy of the tokens.

@@ -67,7 +67,7 @@ def test_every_run_is_what_it_is_alone(config, noise_clips, tmp_path, monkeypatc
     assert first["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
 
 
-def test_an_interrupted_program_goes_on_to_the_same_bits(thorough, config, noise_clips, tmp_path, monkeypatch):
+def test_an_interrupted_program_goes_on_to_the_same_bits(patient, config, noise_clips, tmp_path, monkeypatch):
     config.train.checkpoint_epochs = 1  # each fold on one of the four devices of the tests
     crossval.cross_validate(config, tmp_path / "whole")
     opened = loop.StopSignal.__enter__

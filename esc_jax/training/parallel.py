@@ -109,9 +109,9 @@ def check_alone(what: str) -> None:
         raise DeviceError(f"{what} runs in one process: leave --distributed out")
 
 
-def replicated(tree):
-    """Arrays on all devices of this process."""
-    sharding = NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec())
+def replicated(tree, devices: int | None = None):
+    """Arrays on all devices of this process, or the first few of them: where a mapped step takes and leaves them."""
+    sharding = NamedSharding(Mesh(np.array(jax.local_devices()[:devices]), (AXIS,)), PartitionSpec())
     return jax.device_put(tree, sharding)
 
 
@@ -150,7 +150,7 @@ def mapped(step: Callable, devices: int | None = None, fixed: tuple = ()) -> Cal
     arrays that every call gets as they are (a constant would be compiled in).
     """
     chosen = jax.local_devices()[:devices] if devices else None
-    fixed = fixed if devices else replicated(fixed)
+    fixed = replicated(fixed, devices)
     axes = (None, 0, *(None for _ in fixed))
     run = jax.pmap(step, axis_name=AXIS, in_axes=axes, out_axes=(None, None), devices=chosen, donate_argnums=(0,))
     count = devices or jax.local_device_count()

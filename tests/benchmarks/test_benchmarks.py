@@ -53,18 +53,18 @@ def test_epochs_of_the_input_pipeline_and_of_a_torch_data_loader_have_the_same_c
     assert ours["batches per second"] > 0 and theirs["batches per second"] > 0
 
 
-def test_waiting_is_a_part_of_the_step(benchmark, thorough):
+def test_waiting_is_a_part_of_the_step(benchmark, patient):
     (line,) = benchmark("input_pipeline", "--what=waiting")[0]["waiting"]
     assert line["config"] == "tiny" and line["steps"] == 3
     assert 0 < line["of them in next"] < line["ms per step"] and 0 < line["percent"] < 100
 
 
-def test_preparation(benchmark, thorough):
+def test_preparation(benchmark, patient):
     (line,) = benchmark("input_pipeline", "--what=preparation")[0]["preparation"]
     assert line["clips"] == 1 and line["Hz"] == "44100 to 16000" and line["seconds"] > 0
 
 
-def test_scaling_of_clips_and_its_picture(benchmark, tmp_path, thorough):
+def test_scaling_of_clips_and_its_picture(benchmark, tmp_path, patient):
     found, printed = benchmark("scaling", "--what", "audio", "clips")
     assert printed.startswith("No --checkpoint: ") and list(found) == ["clips"]
     assert [line["clips"] for line in found["clips"]] == [32, 64]
@@ -76,13 +76,13 @@ def test_scaling_of_clips_and_its_picture(benchmark, tmp_path, thorough):
 
 
 @pytest.mark.parametrize("what, key, sizes", [("batch", "batch", [2, 4]), ("folds", "test folds", [1, 2])])
-def test_scaling_of_steps_and_probes(benchmark, tmp_path, thorough, what, key, sizes):
+def test_scaling_of_steps_and_probes(benchmark, tmp_path, patient, what, key, sizes):
     lines = benchmark("scaling", f"--what={what}")[0][what]
     assert [line[key] for line in lines] == sizes
     assert (tmp_path / "scaling.png").exists()
 
 
-def test_scaling_of_recordings(benchmark, tmp_path, thorough, untrained):
+def test_scaling_of_recordings(benchmark, tmp_path, patient, untrained):
     lines = benchmark("scaling", "--what=audio", f"--checkpoint={untrained}")[0]["audio"]
     assert [line["audio, minutes"] for line in lines] == [1, 2]
     assert (tmp_path / "scaling.png").exists()

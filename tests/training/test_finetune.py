@@ -39,8 +39,8 @@ def train(config, clips, count, devices=1):
     """(variables before, state after, losses) of `count` steps."""
     model, frontend, variables = build.build(config, len(clips.classes))
     optimizer = optim.build(config.optim, variables["params"], total=count, per_epoch=2)
-    state = states.create(variables, optimizer, ema=config.train.ema > 0)
     before = jax.tree.map(np.array, variables)
+    state = parallel.replicated(states.create(before, optimizer, ema=config.train.ema > 0), devices)
     step = parallel.mapped(steps.train_step(model, frontend, optimizer, config, len(clips.classes)), devices)
     batches = pipeline.train_batches(clips, range(len(clips)), config.train.batch_size, seed=0)
     losses = []

@@ -41,8 +41,8 @@ def run_steps(config, clips, devices, count, groups=()):
     config.optim.groups = groups
     model, frontend, variables = build.build(config, len(clips.classes))
     optimizer = optim.build(config.optim, variables["params"], total=count, per_epoch=1)
-    state = states.create(variables, optimizer, ema=True)
     variables = jax.tree.map(np.array, variables)  # a copy: the state's own is donated
+    state = parallel.replicated(states.create(variables, optimizer, ema=True), devices)
     step = parallel.mapped(steps.train_step(model, frontend, optimizer, config, len(clips.classes)), devices)
     batches = pipeline.train_batches(clips, range(len(clips)), config.train.batch_size, seed=0)
     losses = []
