@@ -46,39 +46,21 @@ def measure(options: argparse.Namespace) -> dict:
 
     parallel.initialize()
     import jax
-    import numpy as np
+    import noise
 
-    from esc_jax import build
-    from esc_jax.training import optim
-    from esc_jax.training import state as states
-    from esc_jax.training import step as steps
-
-    model, frontend, variables = build.build(config, 50)
-    rng = np.random.default_rng(0)
-    rows, samples = config.train.batch_size, round(config.data.clip_s * config.data.sample_rate)
-    audio = (3000 * rng.standard_normal((rows, samples))).astype(np.int16)
-    if options.what == "train":
-        optimizer = optim.build(config.optim, variables["params"], total=100, per_epoch=10)
-        step = parallel.mapped(steps.train_step(model, frontend, optimizer, config, 50))
-        state = parallel.replicated(states.create(variables, optimizer, ema=config.train.ema > 0))
-        batch = {"audio": audio, "label": rng.integers(0, 50, rows).astype(np.int32)}
-    else:
-        predict = steps.predict_step(model, frontend)
+    once, parameters = (noise.training if options.what == "train" else noise.prediction)(config)
     seconds = []
     for _ in range(2):
         started = time.perf_counter()
-        if options.what == "train":
-            state, found = step(state, batch)
-        else:
-            found = predict(variables, audio)
-        jax.block_until_ready(found)
+        jax.block_until_ready(once())
         seconds.append(time.perf_counter() - started)
+    parts = f" in {config.train.accumulate} parts" if config.train.accumulate > 1 else ""
     return {
         "config": pathlib.Path(options.config).stem,
         "what": options.what,
         "dtype": options.dtype,
-        "batch": f"{rows}" + (f" in {config.train.accumulate} parts" if config.train.accumulate > 1 else ""),
-        "parameters": sum(p.size for p in jax.tree.leaves(variables["params"])),
+        "batch": f"{config.train.batch_size}{parts}",
+        "parameters": parameters,
         "peak_gib": round(_peak_gib(), 2),
         "seconds": round(seconds[1], 2),
     }

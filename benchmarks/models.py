@@ -33,12 +33,10 @@ from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import datetime
 import gc
-from importlib import metadata
 import json
 import math
 import os
 import pathlib
-import platform
 import statistics
 import sys
 import time
@@ -46,6 +44,7 @@ from typing import Any
 
 import apart
 import numpy as np
+import record
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -324,9 +323,7 @@ def _card(options: argparse.Namespace) -> tuple[str, float | None]:
         name = jax.devices()[0].device_kind
         known = (flops for part, flops in PEAKS.items() if part in name and options.dtype == "bfloat16")
         return name, peak or next(known, None)
-    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines() if platform.system() == "Linux" else ()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine()), peak
+    return record.processor(), peak
 
 
 def _start() -> tuple[str, int]:
@@ -387,7 +384,7 @@ def main() -> None:
         "device": name,
         "threads": threads,
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        "versions": {package: metadata.version(package) for package in ("jax", "jaxlib", "torch", "transformers")},
+        "versions": record.versions(),
         "dtype": options.dtype,
         "compiled": options.compile,
         "rounds": options.rounds,

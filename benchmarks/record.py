@@ -50,7 +50,7 @@ def save(name: str, lines: Sequence[dict] | Mapping[str, Sequence[dict]], out: s
     """
     tables = lines if isinstance(lines, Mapping) else {name: lines}
     about = {"name": name, "date": datetime.date.today().isoformat(), "command": _command()}
-    about |= {"machine": _machine(), "versions": _versions()}
+    about |= {"machine": _machine(), "versions": versions()}
     machine = about["machine"]
     text = (
         f"# {name}\n\n    {about['command']}\n\n{about['date']}, {machine['processor']}, {machine['cores']} cores"
@@ -73,15 +73,19 @@ def _command() -> str:
     return f"{before}python benchmarks/{pathlib.Path(sys.argv[0]).name} {shlex.join(arguments)}".strip()
 
 
+def processor() -> str:
+    """Its name, as far as the system knows it."""
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    if cpuinfo.exists() and (found := re.search(r"^model name\s*: (.+)$", cpuinfo.read_text(), re.MULTILINE)):
+        return found[1].strip()
+    return platform.processor() or platform.machine()
+
+
 def _machine() -> dict:
     import jax
 
-    processor = platform.processor() or platform.machine()
-    cpuinfo = pathlib.Path("/proc/cpuinfo")
-    if cpuinfo.exists() and (found := re.search(r"^model name\s*: (.+)$", cpuinfo.read_text(), re.MULTILINE)):
-        processor = found[1].strip()
     return {
-        "processor": processor,
+        "processor": processor(),
         "cores": os.cpu_count(),
         "load": round(_LOAD, 1),
         "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}",
@@ -90,7 +94,8 @@ def _machine() -> dict:
     }
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of Python, and of PACKAGES that are installed."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

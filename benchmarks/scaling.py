@@ -68,34 +68,14 @@ def _times(seconds: Sequence[float], factor: float, name: str) -> dict[str, floa
 def batch(options: argparse.Namespace, size: int) -> dict:
     """A training step at one batch size."""
     import jax
+    import noise
 
-    from esc_jax import build
     from esc_jax import config as configs
-    from esc_jax.training import optim, parallel
-    from esc_jax.training import state as states
-    from esc_jax.training import step as steps
 
     config = configs.load(options.config)
     config.train.batch_size = size
-    classes = 50
-    model, frontend, variables = build.build(config, classes)
-    optimizer = optim.build(config.optim, variables["params"], total=1000, per_epoch=10)
-    step = parallel.mapped(steps.train_step(model, frontend, optimizer, config, classes))
-    # Where the step will leave it: from elsewhere, the second call would compile again.
-    state = parallel.replicated(states.create(variables, optimizer, ema=config.train.ema > 0))
-    rng = np.random.default_rng(0)
-    samples = round(config.data.clip_s * config.data.sample_rate)
-    rows = {
-        "audio": (3000 * rng.standard_normal((size, samples))).astype(np.int16),
-        "label": rng.integers(0, classes, size).astype(np.int32),
-    }
-
-    def once() -> None:
-        nonlocal state
-        state, metrics = step(state, rows)
-        jax.block_until_ready((state, metrics))
-
-    times = _times(_seconds(once, options.rounds), 1e3, "ms per step")
+    once, _ = noise.training(config)
+    times = _times(_seconds(lambda: jax.block_until_ready(once()), options.rounds), 1e3, "ms per step")
     each = {"ms per clip": round(times["ms per step"] / size, 3)}
     return {"batch": size} | times | each | {"peak memory, MiB": _peak_mib()}
 

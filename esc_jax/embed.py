@@ -11,12 +11,13 @@ a row for every window of the clip length that the encoder was trained on, the l
 
 import argparse
 import hashlib
-import os
 import pathlib
 import sys
 from typing import Any
 
 import numpy as np
+
+from esc_jax import files
 
 
 def digest(frontend, variables, clips, views: int) -> str:
@@ -63,10 +64,8 @@ def of_clips(
     for start in tqdm.tqdm(missing, desc="embedding", unit="batch", leave=False, disable=None):
         batch = next(batches)
         found = np.asarray(encode(variables, batch["audio"]))[:, batch["mask"]]
-        partial = part(start).with_suffix(f".{os.getpid()}.partial")
-        with open(partial, "wb") as file:
+        with files.replacing(part(start)) as file:
             np.save(file, found)
-        os.replace(partial, part(start))
     return np.concatenate([np.load(part(start)) for start in starts], axis=1)
 
 
@@ -91,13 +90,6 @@ def _model(options: argparse.Namespace) -> tuple[Any, Any, Any, int, float]:
         return run.model, run.frontend, run.variables, run.sample_rate, run.clip_s
     config, model, frontend, variables = build.published(options.pretrained, options.sample_rate)
     return model, frontend, variables, config.data.sample_rate, config.data.clip_s
-
-
-def _write(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    with open(partial, "wb") as file:
-        np.savez(file, **arrays)
-    os.replace(partial, path)
 
 
 def _embed(options: argparse.Namespace) -> str:
@@ -133,7 +125,8 @@ def _embed(options: argparse.Namespace) -> str:
             starts += [clip_s * i for i in range(len(rows[-1]))]
         found = np.concatenate(rows)
         arrays = {"filename": np.array(names), "start_s": np.array(starts)}
-    _write(out, {"embeddings": found} | arrays)
+    with files.replacing(out) as file:
+        np.savez(file, embeddings=found, **arrays)
     return f"{out}: {found.shape[0]} embeddings of {found.shape[1]} numbers\n"
 
 

@@ -203,9 +203,9 @@ def leave(
     workdir: pathlib.Path, found: dict[str, Any], clips: Clips, parts: Sequence[Tested], history=(), pretext=()
 ) -> None:
     """Writes what every run leaves: results.json (last), predictions.csv, confusion_matrix.png, curves.png."""
-    with parallel.first_alone(f"{workdir} is tested"):
-        if parallel.first():
-            _leave(workdir, found, clips, parts, history, pretext)
+    if parallel.first():
+        _leave(workdir, found, clips, parts, history, pretext)
+    parallel.wait(f"{workdir} is tested")
 
 
 def _leave(workdir: pathlib.Path, found: dict[str, Any], clips: Clips, parts, history, pretext) -> None:

@@ -64,7 +64,7 @@ def check(config, split, frontend) -> None:
         )
     if own.method != "masked":
         return
-    grids = [_grid(config, frontend, seconds) for seconds in (own.augment.crop_s or config.data.clip_s, 0.0)]
+    grids = [_grid(config, frontend, seconds) for seconds in (own.augment.crop_s, 0.0)]
     size, (rows, columns) = own.mask.patch, grids[0]
     number = masked.count(rows, columns, own.mask.share)
     if not 0 < number < rows * columns:
@@ -124,6 +124,7 @@ def _masked(config, workdir: pathlib.Path, data: _Data, encoder: nn.Module, vari
     if hasattr(encoder, "patchout"):  # what it would leave out may have to be predicted
         encoder = encoder.clone(patchout=0.0)
     model = MaskedPredictor(encoder=encoder, tokens=own.tokens.clusters, size=own.mask.patch)
+    nothing = jnp.zeros((1, *_grid(config, data.frontend, own.augment.crop_s)), bool)  # hidden
     reports = []
     for number in range(1, own.rounds + 1):
         folder = workdir if number == own.rounds else workdir / f"round{number}"
@@ -134,7 +135,7 @@ def _masked(config, workdir: pathlib.Path, data: _Data, encoder: nn.Module, vari
         fixed = {"teacher": weights, "centroids": jnp.asarray(found.centroids)}
         _draw(config, folder, data, targets, fixed)
         make = functools.partial(pretrain_step.masked_step, model, data.frontend, config=config, targets=targets)
-        learned, history = _learn(config, folder, data, model, variables, make, fixed)
+        learned, history = _learn(config, folder, data, model, variables, make, (nothing,), (fixed,))
         # The next round's teacher is what this one learned; its head has no say in features.
         targets, weights = Targets(own.mask.patch, Classifier(encoder=encoder, head=heads.Linear(classes=1))), learned
     return Learned(learned, history, {"method": own.method, "tokenizers": reports})
@@ -201,7 +202,7 @@ def _draw(config, folder: pathlib.Path, data: _Data, targets: Targets, fixed) ->
 
 
 def _learn(
-    config, workdir: pathlib.Path, data: _Data, model: nn.Module, variables, make: Callable, fixed=None
+    config, workdir: pathlib.Path, data: _Data, model: nn.Module, variables, make: Callable, more=(), fixed=()
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Trains `model` on the pretext task; returns `variables` with its encoder, and the epochs' lines.
 
@@ -210,7 +211,8 @@ def _learn(
         model: the encoder of `variables` with what the task needs beside it.
         variables: to start from.
         make: (optimizer=…) → the step.
-        fixed: its third argument; None where it has two.
+        more: inputs of `model` beside the features, for the shapes of its parameters.
+        fixed: arguments of the step beside state and batch, as in `parallel.mapped`.
     """
     own, clips = config.pretrain, data.clips
     per_epoch = len(data.train) // own.batch_size
@@ -219,9 +221,7 @@ def _learn(
 
     @jax.jit  # which leaves out the encoder: it is there already
     def beside(key: jax.Array) -> dict[str, Any]:
-        features = data.frontend(jnp.zeros((1, samples)))
-        grid = patches.grid(*features.shape[1:], own.mask.patch) if fixed else ()
-        made = model.init(key, features, *((jnp.zeros((1, *grid), bool),) if fixed else ()))["params"]
+        made = model.init(key, data.frontend(jnp.zeros((1, samples))), *more)["params"]
         return {name: tree for name, tree in made.items() if name != "encoder"}
 
     params = {"encoder": variables["params"]["encoder"]} | beside(jax.random.key(config.seed))
@@ -243,7 +243,7 @@ def _learn(
         watch=functools.partial(_watch, own, clips, data.train, embedder, config.eval.batch_size),
         meta=functools.partial(checkpoint.meta, config, clips),
     )
-    mapped = parallel.mapped(make(optimizer=optimizer), fixed=(fixed,) if fixed else ())
+    mapped = parallel.mapped(make(optimizer=optimizer), fixed=fixed)
     state, progress = loop.run(plan, mapped, state, batches, checkpoints)
     checkpoints.close()
     learned = {"params": dict(variables["params"]), "batch_stats": state.batch_stats}

@@ -4,16 +4,17 @@ The one type between the data sets (esc50, esc10, gtzan, synthetic, and what com
 """
 
 from collections.abc import Callable, Sequence
+import contextlib
 import dataclasses
 import difflib
 import functools
 import json
-import os
 import pathlib
 
 import numpy as np
 import soundfile
 
+from esc_jax import files
 from esc_jax.data import download, gtzan, prepare, synthetic
 from esc_jax.data.source import DataError, Source
 
@@ -133,12 +134,9 @@ def _index(folder: pathlib.Path, builder) -> list[dict]:
                 found.append({**texts, **numbers, "samples": samples, "split": name, "place": place})
     # Records lie shuffled by their key's hash: an order of our own does not depend on how they were written.
     found.sort(key=lambda record: record["filename"])
-    partial = path.with_name(f"index.json.{os.getpid()}.partial")
-    try:
-        partial.write_text(json.dumps(found))
-        os.replace(partial, path)
-    except OSError:  # a folder that may not be written to: the next start reads the records again
-        partial.unlink(missing_ok=True)
+    # A folder that may not be written to: the next start reads the records again.
+    with contextlib.suppress(OSError), files.replacing(path, "w") as file:
+        json.dump(found, file)
     return found
 
 

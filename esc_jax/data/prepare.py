@@ -69,6 +69,7 @@ def _prepare(source: AnySource, sample_rate: int, cache_dir: str, on_bad_clip: s
         raise DataError(
             "preparing a data set needs TensorFlow (pip install tensorflow-cpu); training and prediction do not"
         ) from None
+    import filelock
     import tensorflow_datasets as tfds
 
     from esc_jax.data.esc50 import esc50_dataset_builder
@@ -78,14 +79,20 @@ def _prepare(source: AnySource, sample_rate: int, cache_dir: str, on_bad_clip: s
         raise DataError(f"data.sample_rate={sample_rate}: a data set can be prepared at {rates} Hz")
     target = _tfds_dir(source, cache_dir, on_bad_clip)
     name = esc50_dataset_builder.config_name(sample_rate)
-    for leftover in (target / "esc50" / name).glob("incomplete.*"):  # of a preparation that was killed
-        shutil.rmtree(leftover, ignore_errors=True)
-    builder = esc50_dataset_builder.Builder(config=name, data_dir=target, source=source, on_bad_clip=on_bad_clip)
-    sys.stderr.write(f"Preparing {len(source.rows)} clips at {sample_rate} Hz in {builder.data_path}\n")
     try:
-        builder.download_and_prepare(
-            download_config=tfds.download.DownloadConfig(try_download_gcs=False, compute_stats="skip")
-        )
+        target.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(target / f"{name}.lock"):  # of several that start at once, one prepares
+            builder = esc50_dataset_builder.Builder(
+                config=name, data_dir=target, source=source, on_bad_clip=on_bad_clip
+            )
+            if builder.data_path.exists():
+                return
+            for leftover in builder.data_path.parent.glob("incomplete.*"):  # of a preparation that was killed
+                shutil.rmtree(leftover, ignore_errors=True)
+            sys.stderr.write(f"Preparing {len(source.rows)} clips at {sample_rate} Hz in {builder.data_path}\n")
+            builder.download_and_prepare(
+                download_config=tfds.download.DownloadConfig(try_download_gcs=False, compute_stats="skip")
+            )
     except esc50_dataset_builder.BadClipsError as error:
         raise DataError(str(error)) from None
     except OSError as error:

@@ -16,6 +16,11 @@ def positions(rows: int) -> jax.Array:
     return first + jnp.arange(rows)
 
 
+def example_keys(key: jax.Array, rows: int) -> jax.Array:
+    """(rows,) a key for each of this device's examples, from its position in the global batch."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, positions(rows))
+
+
 class Dropout(nn.Module):
     """Each element of (B, …) is 0 with probability `rate`, else divided by 1 − rate.
 
@@ -29,13 +34,13 @@ class Dropout(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         if not train or not self.rate:
             return x
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), positions(len(x)))
+        keys = example_keys(self.make_rng("dropout"), len(x))
         keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - self.rate, x.shape[1:]))(keys)
         return jnp.where(keep, x / (1.0 - self.rate), jnp.zeros_like(x))
 
 
 def skip_rows(key: jax.Array, rate: float, x: jax.Array, y: jax.Array) -> jax.Array:
     """`y`, but `x` for each row of the batch that a layer is skipped for, with probability `rate` (layer drop)."""
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, positions(len(x)))
+    keys = example_keys(key, len(x))
     skip = jax.vmap(lambda key: jax.random.bernoulli(key, rate, (1,) * (x.ndim - 1)))(keys)
     return jnp.where(skip, x, y)

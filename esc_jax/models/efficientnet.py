@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from esc_jax.models.batch_norm import BatchNorm
 from esc_jax.models.depthwise import depthwise_conv, pointwise_conv
-from esc_jax.models.dropout import positions
+from esc_jax.models.dropout import example_keys
 from esc_jax.models.efficientat import round_channels
 from esc_jax.models.encoder import Encoded
 
@@ -199,8 +199,7 @@ class MBConv(nn.Module):
         if not spec.residual:
             return y
         if train and self.drop_rate > 0:
-            # A key per example, from its position in the global batch: the same on any number of devices.
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("droppath"), positions(len(x)))
+            keys = example_keys(self.make_rng("droppath"), len(x))
             keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.drop_rate, (1, 1, 1)))(keys)
             y = jnp.where(keep, y / (1 - self.drop_rate), jnp.zeros((), y.dtype))
         return x + y

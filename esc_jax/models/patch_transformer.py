@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from esc_jax.models import patches
-from esc_jax.models.dropout import Dropout, positions, skip_rows
+from esc_jax.models.dropout import Dropout, example_keys, skip_rows
 from esc_jax.models.encoder import Encoded
 from esc_jax.models.transformer import Layer, layer_norm
 
@@ -42,7 +42,7 @@ def places(table: jax.Array, batch: int, rows: int, columns: int, key: jax.Array
     table = patches.resample(table[None], max(rows, table.shape[0]), columns)
     if key is None or table.shape[1] == rows:
         return table[:, :rows]
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, positions(batch))
+    keys = example_keys(key, batch)
     starts = jax.vmap(lambda key: jax.random.randint(key, (), 0, table.shape[1] - rows + 1))(keys)
     return jax.vmap(lambda start: jax.lax.dynamic_slice_in_dim(table[0], start, rows))(starts)
 
@@ -116,6 +116,6 @@ class PatchTransformer(nn.Module):
     def _some(self, x: jax.Array) -> jax.Array:
         """The same number of tokens of every example, each drawn without replacement, in their order."""
         count = max(1, round(x.shape[1] * (1.0 - self.patchout)))
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("droppath"), positions(len(x)))
+        keys = example_keys(self.make_rng("droppath"), len(x))
         kept = jax.vmap(lambda key: jnp.sort(jax.random.permutation(key, x.shape[1])[:count]))(keys)
         return jnp.take_along_axis(x, kept[..., None], axis=1)

@@ -7,13 +7,13 @@ centroids.
 
 import dataclasses
 import functools
-import os
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from esc_jax import files
 from esc_jax.errors import Problem
 
 # Vectors that starting points are chosen among, and that an iteration takes at most.
@@ -50,10 +50,8 @@ class Clusters:
 
     def save(self, path: pathlib.Path) -> None:
         """Writes an .npz in one rename."""
-        partial = path.with_name(f"{path.name}.partial")
-        with open(partial, "wb") as file:
+        with files.replacing(path) as file:
             np.savez(file, **dataclasses.asdict(self))
-        os.replace(partial, path)
 
     @classmethod
     def load(cls, path: pathlib.Path) -> "Clusters":
@@ -159,15 +157,15 @@ def fit(x: np.ndarray, clusters: int, key: jax.Array, iterations: int = 50, batc
     order = np.random.default_rng(np.asarray(jax.random.key_data(batch_key)))
     few = order.permutation(len(x))[: max(SEEDING, 8 * clusters)]
     centroids = seed(seed_key, jnp.asarray(x[few]), clusters)
+    whole = jnp.asarray(x) if len(x) <= batch else None
     seen, before, done = jnp.zeros(clusters), np.inf, 0
     while done < iterations:
-        if len(x) <= batch:
-            centroids, _, inertia = _step(centroids, jnp.zeros(clusters), jnp.asarray(x))
+        if whole is not None:
+            centroids, _, inertia = _step(centroids, jnp.zeros(clusters), whole)
         else:
-            rows = order.integers(0, len(x), batch)
-            centroids, seen, inertia = _step(centroids, seen, jnp.asarray(x[rows]))
+            centroids, seen, inertia = _step(centroids, seen, jnp.asarray(x[order.integers(0, len(x), batch)]))
         done += 1
-        if len(x) <= batch and before - float(inertia) < 1e-4 * before < np.inf:
+        if whole is not None and before - float(inertia) < 1e-4 * before < np.inf:
             break
         before = float(inertia)
     centroids = np.asarray(centroids)

@@ -10,12 +10,13 @@ from typing import Any
 
 from absl import logging
 
+from esc_jax import files
+
 
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes a JSON file in one rename, so that no reader ever sees half of it."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(partial, path)
+    with files.replacing(path, "w") as file:
+        file.write(json.dumps(value, indent=1) + "\n")
 
 
 class Writer:
@@ -30,9 +31,8 @@ class Writer:
 
     def __init__(self, workdir: pathlib.Path, history: Sequence[dict[str, Any]], tensorboard: bool):
         path = workdir / "metrics.jsonl"
-        partial = path.with_name(f"{path.name}.partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in history))
-        os.replace(partial, path)
+        with files.replacing(path, "w") as file:
+            file.writelines(json.dumps(line) + "\n" for line in history)
         self._file = open(path, "a", buffering=1)
         self._queued: list[tuple[int, dict[str, float]]] = []
         self._summary = None

@@ -69,6 +69,17 @@ def test_a_killed_preparation_is_done_again(tree, tmp_path):
     np.testing.assert_array_equal(again.read(range(len(again))), found.read(range(len(found))))
 
 
+def test_two_preparations_at_once(tree, tmp_path):
+    command = [sys.executable, "-m", "esc_jax.data.prepare", f"--source={tree.path}", "--sample_rate=32000"]
+    environment = os.environ | {"ESC_JAX_CACHE": str(tmp_path)}
+    both = [subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert sum("Preparing" in text for text in said) == 1  # the other one waited, and found it done
+    (folder,) = tmp_path.glob("prepared/*/esc50/32000hz/*")
+    assert len(clips._open_prepared(folder, 32_000, "x")) == len(tree.rows)
+
+
 def test_a_rate_that_is_not_offered(tree, tmp_path):
     from esc_jax.data.source import DataError
 
