@@ -276,7 +276,7 @@ def corrupt(run, cache, tmp_path):
     return tree, [files[3].name, files[7].name]
 
 
-def test_broken_clips_are_named_or_skipped(thorough, run, corrupt, tmp_path):
+def test_broken_clips_are_named_or_skipped(patient, run, corrupt, tmp_path):
     tree, bad = corrupt
     arguments = [TINY, f"--workdir={tmp_path}/run", "--config.data.name=esc50", f"--config.data.dir={tree}"]
     failed = run("main", *arguments, check=2)

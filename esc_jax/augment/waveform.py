@@ -69,8 +69,12 @@ def crop(key: jax.Array, waveform: jax.Array, samples: int, octaves: float = 0.0
         return jax.lax.dynamic_slice_in_dim(waveform, start, samples)
     rate = 2.0 ** jax.random.uniform(rate_key, minval=-octaves, maxval=octaves)
     rate = jnp.minimum(rate, (time - 1) / samples)
-    start = _loudest_start(place_key, waveform, rate * samples, tries)
-    position = start + rate * jnp.arange(samples, dtype=jnp.float32)
-    left = jnp.clip(position.astype(jnp.int32), 0, time - 2)
-    share = jnp.clip(position - left.astype(jnp.float32), 0.0, 1.0)
+    start = _loudest_start(place_key, waveform, rate * samples + 1.0, tries).astype(jnp.uint32)
+    # Places are whole multiples of 2^-bits. In floating point, a long clip's would be rounded to some hundredths of a
+    # sample, differently with every way of fusing the operations: other numbers on another number of devices.
+    bits = 32 - time.bit_length()
+    one = 1 << bits
+    places = start * one + (rate * one).astype(jnp.uint32) * jnp.arange(samples, dtype=jnp.uint32)
+    left = (places >> bits).astype(jnp.int32)
+    share = (places & (one - 1)).astype(jnp.float32) / one
     return waveform[left] * (1.0 - share) + waveform[left + 1] * share

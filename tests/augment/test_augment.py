@@ -66,6 +66,24 @@ def test_speed_changes_the_pitch_of_a_tone():
     assert np.abs(octaves).max() <= 0.51 and octaves.min() < -0.3 and octaves.max() > 0.3
 
 
+@pytest.mark.parametrize("time, samples", [(16_000, 8000), (240_000, 200_000), (9000, 8999)])
+def test_speed_equals_numpy_interpolation(time, samples):
+    ramp = np.arange(time, dtype=np.float32)
+    x = np.random.default_rng(0).standard_normal(time).astype(np.float32)
+    for key in jax.random.split(KEY, 5):
+        # Of a ramp, the crop is the places themselves.
+        places = np.asarray(waveform.crop(key, ramp, samples, 0.3), np.float64)
+        assert places[0] >= 0 and places[-1] < time - 1
+        rate = (places[-1] - places[0]) / (samples - 1)
+        assert 2**-0.301 < rate < 2**0.301
+        exact = places[0] + rate * np.arange(samples)
+        # The ramp itself is in float32: 1/64 of a sample at 240,000.
+        np.testing.assert_allclose(places, exact, atol=1 / 64)
+        expected = np.interp(exact, np.arange(time), x)
+        # Rates are known to 2⁻¹⁴ of a sample by then, noise changes by several from one to the next.
+        np.testing.assert_allclose(waveform.crop(key, x, samples, 0.3), expected, atol=0.1)
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 def test_mask_covers_whole_rows_no_wider_than_asked(axis):
     x = np.random.default_rng(1).standard_normal((50, 40)).astype(np.float32)
