@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from esc_jax.models.batch_norm import BatchNorm
 from esc_jax.models.encoder import Encoded
+from esc_jax.models.max_pool import max_pool
 
 # He et al. 2015, fan out: the variance of the gradients stays the same through the blocks.
 _he_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -66,7 +67,7 @@ class ResNet(nn.Module):
         )(x)
         norm = BatchNorm(momentum=0.9, dtype=self.dtype, axis_name=self.axis_name, name="bn_stem")
         x = nn.relu(norm(x, train))
-        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        x = max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         for stage, blocks in enumerate(self.stage_sizes):
             for block in range(blocks):
                 x = BasicBlock(
