@@ -5,6 +5,7 @@ import pathlib
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 import numpy as np
 
 
@@ -143,7 +144,8 @@ def tokens(
         if rows * columns <= 256:
             for row, column in np.ndindex(rows, columns):
                 middle = (row + 0.5) * size, (column + 0.5) * size
-                bottom.text(*middle, own[row, column], ha="center", va="center", fontsize=5)
+                number = bottom.text(*middle, own[row, column], ha="center", va="center", fontsize=6, color="white")
+                number.set_path_effects([withStroke(linewidth=1, foreground="black")])  # on bright and dark patches
         bottom.set_xlabel("frame")
     panels[0, 0].set_ylabel("bin")
     panels[1, 0].set_ylabel("tokens of patches")
