@@ -59,6 +59,13 @@ def test_waiting_is_a_part_of_the_step(benchmark, patient):
     assert 0 < line["of them in next"] < line["ms per step"] and 0 < line["percent"] < 100
 
 
+def test_starts(benchmark, patient):
+    helped, first, again = benchmark("startup")[0]["startup"]
+    assert helped["start"] == "--help" and first["start"] == "tiny, nothing prepared or compiled"
+    assert helped["starts"] == first["starts"] == again["starts"] == 1
+    assert all(line["seconds"] > 0 for line in (helped, first, again))
+
+
 def test_preparation(benchmark, patient):
     (line,) = benchmark("input_pipeline", "--what=preparation")[0]["preparation"]
     assert line["clips"] == 1 and line["Hz"] == "44100 to 16000" and line["seconds"] > 0
