@@ -6,6 +6,48 @@ from jax import lax
 import jax.numpy as jnp
 
 
+@jax.custom_vjp
+def channel_sums(x: jax.Array) -> jax.Array:
+    """(…, C) → (C,): the sum over every axis but the last.
+
+    XLA's CPU compiler walks through such a sum channel by channel, in one thread; as a product with a row of ones it
+    takes a fifth of the time.
+    """
+    return lax.platform_dependent(x, cpu=_product_with_ones, default=_sums)
+
+
+def _sums(x: jax.Array) -> jax.Array:
+    return x.sum(tuple(range(x.ndim - 1)))
+
+
+def _product_with_ones(x: jax.Array) -> jax.Array:
+    rows = x.reshape(-1, x.shape[-1])
+    return jnp.matmul(jnp.ones((1, len(rows)), x.dtype), rows)[0]
+
+
+channel_sums.defvjp(
+    lambda x: (channel_sums(x), x.shape), lambda shape, g: (jnp.broadcast_to(_row(g, len(shape)), shape),)
+)
+
+
+def _row(of_channels: jax.Array, rank: int) -> jax.Array:
+    return of_channels.reshape((1,) * (rank - 1) + of_channels.shape)
+
+
+@jax.custom_vjp
+def scaled(x: jax.Array, factor: jax.Array, offset: jax.Array) -> jax.Array:
+    """x · factor + offset, for each channel: (…, C), (C,), (C,) → (…, C)."""
+    return x * _row(factor, x.ndim) + _row(offset, x.ndim)
+
+
+def _scaled_backward(residuals, g):
+    x, factor = residuals
+    return g * _row(factor, x.ndim), channel_sums(g * x), channel_sums(g)
+
+
+scaled.defvjp(lambda x, factor, offset: (scaled(x, factor, offset), (x, factor)), _scaled_backward)
+
+
 class BatchNorm(nn.Module):
     """y = a x + b,  a = γ / √(σ² + ε),  b = β − a μ;  μ, σ² over every axis but the last.
 
@@ -46,13 +88,12 @@ class BatchNorm(nn.Module):
         else:
             mean, var = mean_of_all.value, var_of_all.value
         factor = scale * lax.rsqrt(var + self.epsilon)
-        shape = (1,) * (x.ndim - 1) + channels
-        return (x * factor.reshape(shape) + (bias - factor * mean).reshape(shape)).astype(self.dtype)
+        return scaled(x, factor, bias - factor * mean).astype(self.dtype)
 
     def _statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Mean and variance (C,) of the batch, over all devices of the axis."""
-        axes = tuple(range(x.ndim - 1))
-        moments = x.mean(axes), (x * x).mean(axes)
+        count = x.size // x.shape[-1]
+        moments = channel_sums(x) / count, channel_sums(x * x) / count
         if self.axis_name is not None and not self.is_initializing():
             moments = lax.pmean(moments, self.axis_name)
         mean, square = moments

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from esc_jax.models.batch_norm import BatchNorm
+from esc_jax.models.convolution import Conv
 from esc_jax.models.encoder import Encoded
 from esc_jax.models.max_pool import max_pool
 
@@ -26,12 +27,12 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        conv = functools.partial(nn.Conv, use_bias=False, kernel_init=_he_init, dtype=self.dtype)
+        conv = functools.partial(Conv, kernel_init=_he_init, dtype=self.dtype)
         norm = functools.partial(BatchNorm, momentum=0.9, dtype=self.dtype, axis_name=self.axis_name)
         strides = (self.strides, self.strides)
-        y = conv(self.features, (3, 3), strides, padding=1, name="conv1")(x)
+        y = conv(self.features, (3, 3), strides, pad=1, name="conv1")(x)
         y = nn.relu(norm(name="bn1")(y, train))
-        y = conv(self.features, (3, 3), padding=1, name="conv2")(y)
+        y = conv(self.features, (3, 3), pad=1, name="conv2")(y)
         # A last scale of zero makes every block the identity at the start (Goyal et al. 2017).
         scale_init = nn.initializers.zeros if self.zero_init else nn.initializers.ones
         y = norm(name="bn2", scale_init=scale_init)(y, train)
@@ -62,9 +63,7 @@ class ResNet(nn.Module):
         """(B, frames, bins) → embedding (B, 8 · width) and map (B, frames / 32, bins / 32, 8 · width)."""
         del padding
         x = x[..., None].astype(self.dtype)
-        x = nn.Conv(
-            self.width, (7, 7), (2, 2), padding=3, use_bias=False, kernel_init=_he_init, dtype=self.dtype, name="stem"
-        )(x)
+        x = Conv(self.width, (7, 7), (2, 2), pad=3, kernel_init=_he_init, dtype=self.dtype, name="stem")(x)
         norm = BatchNorm(momentum=0.9, dtype=self.dtype, axis_name=self.axis_name, name="bn_stem")
         x = nn.relu(norm(x, train))
         x = max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
