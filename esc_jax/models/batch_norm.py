@@ -10,8 +10,8 @@ import jax.numpy as jnp
 def channel_sums(x: jax.Array) -> jax.Array:
     """(…, C) → (C,): the sum over every axis but the last.
 
-    XLA's CPU compiler walks through such a sum channel by channel, in one thread; as a product with a row of ones it
-    takes a fifth of the time.
+    XLA's CPU compiler walks through such a sum channel by channel, in one thread. As products with a row of ones, those
+    of ResNet-34's training step (two cores, batch 32) take 0.3 s instead of 0.7.
     """
     return lax.platform_dependent(x, cpu=_product_with_ones, default=_sums)
 

