@@ -6,7 +6,7 @@ On GPU and TPU this is XLA's grouped convolution. On CPU XLA runs that one chann
 written out: the K² shifted products fuse into one vectorized loop. Automatic differentiation of that sum would be
 slow again (K² padded additions, K² strided reductions), hence the rule of its own:
 
-- input gradient: the same sum over the output's gradient, one for each of the s·t residues of a row and column index;
+- input gradient: the same sum over the output's gradient, one for each of the s·t residues (`residues`);
 - kernel gradient: a loop over output rows, in which K vectorized accumulators stay in cache; the reduction to one
   number a channel comes once, at the end.
 
@@ -21,8 +21,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-Pair = tuple[int, int]
-Pads = tuple[Pair, Pair]
+from esc_jax.models.residues import Pads, Pair, input_gradient
 
 
 def depthwise_conv(x: jax.Array, kernel: jax.Array, strides: Pair, padding: str | Sequence[Sequence[int]]) -> jax.Array:
@@ -127,33 +126,14 @@ def _shifted_sum(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> 
 
 
 def _input_gradient(kernel: jax.Array, gradient: jax.Array, size: Pair, strides: Pair, pads: Pads) -> jax.Array:
-    """dx̃[s·m + a] = Σ_q k[s·q + a] · g[m − q] along each axis: a sum with stride 1 for every residue a.
+    """(K, L, 1, C), (B, H', W', C) → (B, H, W, C), `size` being (H, W)."""
 
-    Args:
-        kernel: (K, L, 1, C).
-        gradient: (B, H', W', C).
-        size: (H, W) of the input.
-    Returns:
-        (B, H, W, C).
-    """
-    batch, _, _, channels = gradient.shape
-    # Rows m to compute, so that the residues interleaved cover the padded input (the last rows may touch no window).
-    counts = [-(-(n + sum(pad)) // s) for n, pad, s in zip(size, pads, strides, strict=True)]
-    columns = []
-    for a in range(strides[0]):
-        row = []
-        for b in range(strides[1]):
-            taps = jnp.flip(kernel[a :: strides[0], b :: strides[1]], (0, 1))
-            if 0 in taps.shape[:2]:  # a stride longer than the kernel skips this residue
-                row.append(jnp.zeros((batch, *counts, channels), gradient.dtype))
-                continue
-            _, have_h, have_w, _ = gradient.shape
-            reach = ((taps.shape[0] - 1, counts[0] - have_h), (taps.shape[1] - 1, counts[1] - have_w))
-            row.append(_shifted_sum(gradient, taps, (1, 1), reach))
-        columns.append(jnp.stack(row, axis=3))
-    padded = jnp.stack(columns, axis=2).reshape(batch, counts[0] * strides[0], counts[1] * strides[1], channels)
-    (top, _), (left, _) = pads
-    return padded[:, top : top + size[0], left : left + size[1]]
+    def part(rows: slice, columns: slice, reach: Pads) -> jax.Array:
+        return _shifted_sum(gradient, jnp.flip(kernel[rows, columns], (0, 1)), (1, 1), reach)
+
+    batch, *outputs, channels = gradient.shape
+    shape = (batch, *size, channels)
+    return input_gradient(part, shape, kernel.shape[:2], tuple(outputs), strides, pads, gradient.dtype)
 
 
 def _kernel_gradient(x: jax.Array, gradient: jax.Array, size: Pair, strides: Pair, pads: Pads) -> jax.Array:

@@ -1,8 +1,9 @@
-"""Maximum over windows, with a gradient that each platform computes fast.
+"""Maximum over windows, in forms that each platform computes fast.
 
-XLA's own gradient (select and scatter) runs one element at a time on CPU. There the place of each window's maximum is
-found again, and every input collects from the few windows that it lies in: one vectorized loop for each residue of a
-row and column index, as in `depthwise`. Of a map of 16 × 128 × 64 × 64 that takes 36 ms on one core instead of 195.
+XLA's own gradient (select and scatter) runs one element at a time on CPU, and its maximum in one thread. There the
+maximum is one of shifted slices; for the gradient, the place of each window's maximum is found again, and every input
+collects from the few windows that it lies in, residue by residue (`residues`). Of a map of 16 × 128 × 64 × 64 the
+gradient takes 36 ms on one core instead of 195.
 """
 
 import functools
@@ -12,7 +13,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from esc_jax.models.depthwise import Pads, Pair
+from esc_jax.models.residues import Pads, Pair, input_gradient
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
@@ -29,7 +30,11 @@ def max_pool(x: jax.Array, window: Pair, strides: Pair, pads: Pads) -> jax.Array
     Returns:
         (B, H', W', C).
     """
-    return nn.max_pool(x, window, strides, pads)
+
+    def shifted(x):
+        return _largest(x, window, strides, pads)[0]
+
+    return lax.platform_dependent(x, cpu=shifted, default=lambda x: nn.max_pool(x, window, strides, pads))
 
 
 def _forward(x, window, strides, pads):
@@ -41,7 +46,7 @@ def _backward(window, strides, pads, x, gradient):
         return jax.vjp(lambda x: nn.max_pool(x, window, strides, pads), x)[1](gradient)[0]
 
     def collected(x, gradient):
-        return _collect(_places(x, window, strides, pads), gradient, x.shape[1:3], window, strides, pads)
+        return _collect(_largest(x, window, strides, pads)[1], gradient, x.shape[1:3], window, strides, pads)
 
     return (lax.platform_dependent(x, gradient, cpu=collected, default=scattered),)
 
@@ -49,8 +54,8 @@ def _backward(window, strides, pads, x, gradient):
 max_pool.defvjp(_forward, _backward)
 
 
-def _places(x: jax.Array, window: Pair, strides: Pair, pads: Pads) -> jax.Array:
-    """(B, H', W', C): i · columns + j of each window's first largest element."""
+def _largest(x: jax.Array, window: Pair, strides: Pair, pads: Pads) -> tuple[jax.Array, jax.Array]:
+    """(B, H', W', C) twice: each window's first largest element, and its place, i · columns + j."""
     lowest = jnp.array(-jnp.inf, x.dtype)
     padded = lax.pad(x, lowest, ((0, 0, 0), (*pads[0], 0), (*pads[1], 0), (0, 0, 0)))
     batch, height, width, channels = padded.shape
@@ -66,40 +71,35 @@ def _places(x: jax.Array, window: Pair, strides: Pair, pads: Pads) -> jax.Array:
             else:
                 place = jnp.where(one > largest, i * columns + j, place)
                 largest = jnp.maximum(largest, one)
-    return place
+    return largest, place
 
 
 def _collect(place: jax.Array, gradient: jax.Array, size: Pair, window: Pair, strides: Pair, pads: Pads) -> jax.Array:
-    """dx[s·m + a] = Σ_p g[m − p] where the largest of window m − p is its element s·p + a, along each axis.
+    """What every input gets of the windows whose largest element it is.
 
     Args:
-        place: (B, H', W', C), of `_places`.
+        place: (B, H', W', C), of `_largest`.
         gradient: (B, H', W', C).
         size: (H, W) of the input.
     Returns:
         (B, H, W, C).
     """
-    batch, out_h, out_w, channels = gradient.shape
-    (s, t), (rows, columns) = strides, window
-    counts = [-(-(n + sum(pad)) // stride) for n, pad, stride in zip(size, pads, strides, strict=True)]
-    before = (rows - 1) // s, (columns - 1) // t
-    around = ((0, 0, 0), (before[0], counts[0] - out_h, 0), (before[1], counts[1] - out_w, 0), (0, 0, 0))
-    place = lax.pad(place, jnp.array(-1, place.dtype), around)
-    gradient = lax.pad(gradient, jnp.zeros((), gradient.dtype), around)
     none = jnp.zeros((), gradient.dtype)
+    batch, *outputs, channels = gradient.shape
+    shape = (batch, *size, channels)
 
-    def of(a: int, b: int) -> jax.Array:
-        total = jnp.zeros((batch, *counts, channels), gradient.dtype)
-        for i in range(a, rows, s):
-            for j in range(b, columns, t):
-                first = (0, before[0] - i // s, before[1] - j // t, 0)
-                last = (batch, first[1] + counts[0], first[2] + counts[1], channels)
-                hit = lax.slice(place, first, last) == i * columns + j
-                total += jnp.where(hit, lax.slice(gradient, first, last), none)
+    def part(rows: slice, columns: slice, reach: Pads) -> jax.Array:
+        around = ((0, 0, 0), (*reach[0], 0), (*reach[1], 0), (0, 0, 0))
+        placed, given = lax.pad(place, jnp.array(-1, place.dtype), around), lax.pad(gradient, none, around)
+        rows, columns = range(window[0])[rows], range(window[1])[columns]
+        size = (batch, given.shape[1] - len(rows) + 1, given.shape[2] - len(columns) + 1, channels)
+        total = jnp.zeros(size, gradient.dtype)
+        for p, i in enumerate(reversed(rows)):
+            for q, j in enumerate(reversed(columns)):
+                first = (0, p, q, 0)
+                last = tuple(low + count for low, count in zip(first, size, strict=True))
+                hit = lax.slice(placed, first, last) == i * window[1] + j
+                total += jnp.where(hit, lax.slice(given, first, last), none)
         return total
 
-    # Side by side along their axes, the residues are the rows and columns of the padded input.
-    planes = jnp.stack([jnp.stack([of(a, b) for b in range(t)], axis=3) for a in range(s)], axis=2)
-    padded = planes.reshape(batch, counts[0] * s, counts[1] * t, channels)
-    (top, _), (left, _) = pads
-    return padded[:, top : top + size[0], left : left + size[1]]
+    return input_gradient(part, shape, window, tuple(outputs), strides, pads, gradient.dtype)
