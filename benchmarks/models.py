@@ -17,11 +17,12 @@ the forward pass to probabilities in evaluation mode: `training.step.predict_ste
 fed what frontends give (spectrograms; DistilHuBERT the waveform): decoding, resampling, augmentation and frontend are
 not measured, nor is the copy of a batch from the host.
 
-PyTorch is eager unless --compile, has its images in channels_last and as many threads as there are cores, and on a GPU
-TF32 and cuDNN's search for the fastest convolution, as XLA has. --dtype=bfloat16 is `model.dtype` here and
-`torch.autocast` there, over weights in float32. The networks are those of `torch_models.py`; EfficientNet-B0 (one
-channel, as ours) and DistilHuBERT are the classes of transformers. Stochastic depth (EfficientNet) and layer drop
-(BEATs, HuBERT) are off on both sides: implementations do not agree on what they drop. All dropout is on.
+PyTorch is eager unless --compile, has its images in channels_last (--channels_first: as it has them by default, and as
+the published code of EfficientAT does) and as many threads as there are cores, and on a GPU TF32 and cuDNN's search for
+the fastest convolution, as XLA has. --dtype=bfloat16 is `model.dtype` here and `torch.autocast` there, over weights in
+float32. The networks are those of `torch_models.py`; EfficientNet-B0 (one channel, as ours) and DistilHuBERT are the
+classes of transformers. Stochastic depth (EfficientNet) and layer drop (BEATs, HuBERT) are off on both sides:
+implementations do not agree on what they drop. All dropout is on.
 
 Where JAX finds a GPU, both sides run on it, and the table has the share of the card's peak: FLOPs of our forward pass,
 counted by XLA before optimisation (three times that for training), over time, over dense bfloat16 FLOP/s. A card that
@@ -178,19 +179,20 @@ def ours(what: str, config, model, variables, x: np.ndarray, labels: np.ndarray)
 
 
 def theirs(
-    what: str, config, x: np.ndarray, labels: np.ndarray, parameters: int, compiled: bool, device: str
+    what: str, config, x: np.ndarray, labels: np.ndarray, parameters: int, options: argparse.Namespace, device: str
 ) -> Callable[[int], None]:
     """The same of PyTorch, where it must find as many parameters."""
     import torch
     import torch_models
 
     torch.manual_seed(0)
-    network = torch_models.build(config.model, CLASSES).to(device, memory_format=torch.channels_last)
+    layout = torch.contiguous_format if options.channels_first else torch.channels_last
+    network = torch_models.build(config.model, CLASSES, layout).to(device, memory_format=layout)
     network.train(what == "train")
     if (count := sum(p.numel() for p in network.parameters())) != parameters:
         sys.exit(f"{config.model.name}: {parameters} parameters here and {count} in PyTorch: not the same network")
     features, target = torch.from_numpy(x).to(device), torch.from_numpy(labels).long().to(device)
-    forward = torch.compile(network) if compiled else network
+    forward = torch.compile(network) if options.compile else network
 
     def logits() -> torch.Tensor:
         with torch.autocast(device, torch.bfloat16, enabled=config.model.dtype == "bfloat16"):
@@ -275,7 +277,7 @@ def measured(name: str, options: argparse.Namespace, device: str) -> Iterator[di
     for what in options.what:
         sides = {
             "esc_jax": ours(what, config, model, variables, x, labels),
-            "PyTorch": theirs(what, config, x, labels, parameters, options.compile, device),
+            "PyTorch": theirs(what, config, x, labels, parameters, options, device),
         }
         yield {
             "model": name,
@@ -357,7 +359,8 @@ def write(out: pathlib.Path, found: dict, peak: float | None) -> str:
     load = "unknown" if found["load"] is None else f"{found['load']:.1f}"
     head = (
         f"{found['device']}, {found['threads']} threads, load at the start {load}, {found['dtype']},"
-        f" PyTorch {'compiled' if found['compiled'] else 'eager'}, {found['rounds']} rounds, {found['date']}"
+        f" PyTorch {'compiled' if found['compiled'] else 'eager'}, {found['layout']}, {found['rounds']} rounds,"
+        f" {found['date']}"
     )
     (out / "models.json").write_text(json.dumps(found, indent=1) + "\n")
     (out / "models.md").write_text(f"{head}; {versions}\n\n{table}")
@@ -373,6 +376,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=0, help="examples; by default what suits two cores")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--compile", action="store_true", help="torch.compile on PyTorch's side")
+    parser.add_argument("--channels_first", action="store_true", help="the layout of images on PyTorch's side")
     parser.add_argument("--peak_tflops", type=float, default=0.0, help="of the processor, for the share of its peak")
     parser.add_argument("--tiny", action="store_true", help="see that everything runs: the times mean nothing")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "benchmarks/results", help="folder of the results")
@@ -387,6 +391,7 @@ def main() -> None:
         "versions": record.versions(),
         "dtype": options.dtype,
         "compiled": options.compile,
+        "layout": "channels_first" if options.channels_first else "channels_last",
         "rounds": options.rounds,
         "tiny": options.tiny,
         "peak": peak,

@@ -42,8 +42,9 @@ class BasicBlock(nn.Module):
 class ResNet(nn.Module):
     """ResNet of basic blocks; (B, frames, bins) → (B, embedding)."""
 
-    def __init__(self, stage_sizes: Sequence[int], width: int):
+    def __init__(self, stage_sizes: Sequence[int], width: int, layout: torch.memory_format):
         super().__init__()
+        self.layout = layout
         self.stem = nn.Conv2d(1, width, 7, 2, padding=3, bias=False)
         self.bn_stem = nn.BatchNorm2d(width)
         self.blocks, self.size = [], width
@@ -56,7 +57,7 @@ class ResNet(nn.Module):
                 self.size = features
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = F.relu(self.bn_stem(self.stem(image(x))), inplace=True)
+        x = F.relu(self.bn_stem(self.stem(image(x, self.layout))), inplace=True)
         x = F.max_pool2d(x, 3, 2, padding=1)
         for name in self.blocks:
             x = getattr(self, name)(x)
@@ -109,8 +110,9 @@ class InvertedResidual(nn.Module):
 class EfficientAT(nn.Module):
     """EfficientAT's MobileNetV3; (B, frames, bins) → (B, embedding)."""
 
-    def __init__(self, width_mult: float):
+    def __init__(self, width_mult: float, layout: torch.memory_format):
         super().__init__()
+        self.layout = layout
         specs = efficientat.layout(width_mult)
         self.stem = ConvNorm(1, specs[0].inputs, 3, 2, activation=F.hardswish)
         self.blocks = [f"block{number}" for number in range(1, len(specs) + 1)]
@@ -120,7 +122,7 @@ class EfficientAT(nn.Module):
         self.last = ConvNorm(specs[-1].outputs, self.size, activation=F.hardswish)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.stem(image(x))
+        x = self.stem(image(x, self.layout))
         for name in self.blocks:
             x = getattr(self, name)(x)
         return self.last(x).mean((2, 3))
@@ -236,35 +238,37 @@ class Classifier(nn.Module):
 class Published(nn.Module):
     """A classifier of transformers; features → logits."""
 
-    def __init__(self, network: nn.Module, pictures: bool):
+    def __init__(self, network: nn.Module, layout: torch.memory_format | None):
         super().__init__()
-        self.network, self.pictures = network, pictures
+        self.network, self.layout = network, layout
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.network(image(x) if self.pictures else x).logits
+        return self.network(image(x, self.layout) if self.layout else x).logits
 
 
-def image(x: torch.Tensor) -> torch.Tensor:
-    """(B, H, W) → (B, 1, H, W), channels last: of one channel, but the layers that follow keep the format."""
+def image(x: torch.Tensor, layout: torch.memory_format) -> torch.Tensor:
+    """(B, H, W) → (B, 1, H, W): of one channel, but the layers that follow keep the layout."""
     # Not `contiguous`, to which both layouts are the same where there is one channel.
-    return x[:, None].to(memory_format=torch.channels_last)
+    return x[:, None].to(memory_format=layout)
 
 
-def build(model: Mapping[str, Any], classes: int) -> nn.Module:
+def build(model: Mapping[str, Any], classes: int, layout: torch.memory_format = torch.channels_last) -> nn.Module:
     """The network of a config's `model`, initialised as PyTorch does: features → logits (B, classes).
+
+    `layout` is that of images in memory.
 
     Raises:
         ValueError: the config asks for what this network has not.
     """
     options, head = dict(model["encoder"]), model["head"]
     if model["name"] == "efficientnet":
-        return _efficientnet(options, head, classes)
+        return _efficientnet(options, head, classes, layout)
     if model["name"] == "hubert":
         return _hubert(options, head, classes)
     if model["name"] == "resnet":
-        encoder = ResNet(options["stage_sizes"], options["width"])
+        encoder = ResNet(options["stage_sizes"], options["width"], layout)
     elif model["name"] == "efficientat":
-        encoder = EfficientAT(options["width_mult"])
+        encoder = EfficientAT(options["width_mult"], layout)
     elif model["name"] == "beats":
         refused = [name for name in ("layer_norm_first", "encoder_layerdrop", "dropout") if options[name]]
         refused += [name for name in ("deep_norm", "relative_position_embedding", "gru_rel_pos") if not options[name]]
@@ -280,7 +284,9 @@ def build(model: Mapping[str, Any], classes: int) -> nn.Module:
     return Classifier(encoder, Mlp(encoder.size, classes, head["width"], head["dropout"]))
 
 
-def _efficientnet(options: Mapping[str, Any], head: Mapping[str, Any], classes: int) -> nn.Module:
+def _efficientnet(
+    options: Mapping[str, Any], head: Mapping[str, Any], classes: int, layout: torch.memory_format
+) -> nn.Module:
     import transformers
 
     names = ("width_coefficient", "depth_coefficient", "drop_connect_rate")
@@ -291,7 +297,7 @@ def _efficientnet(options: Mapping[str, Any], head: Mapping[str, Any], classes: 
         num_labels=classes,
         **{name: options[name] for name in names},
     )
-    return Published(transformers.EfficientNetForImageClassification(description), pictures=True)
+    return Published(transformers.EfficientNetForImageClassification(description), layout)
 
 
 def _hubert(options: Mapping[str, Any], head: Mapping[str, Any], classes: int) -> nn.Module:
@@ -306,7 +312,7 @@ def _hubert(options: Mapping[str, Any], head: Mapping[str, Any], classes: int) -
         classifier_proj_size=head["width"],
         num_labels=classes,
     )
-    return Published(transformers.HubertForSequenceClassification(description), pictures=False)
+    return Published(transformers.HubertForSequenceClassification(description), None)
 
 
 _NAMES = {

@@ -234,6 +234,17 @@ def test_what_a_user_can_get_wrong_is_one_sentence(mistakes, number):
     assert said.strip().splitlines()[-1].startswith("esc_jax: ")
 
 
+def test_eight_devices_give_the_numbers_of_one(done, run, tmp_path):
+    run("main", TINY, f"--workdir={tmp_path}/run", devices=8)
+    found = [pathlib.Path(folder, "metrics.jsonl").read_text().splitlines() for folder in (done[0], tmp_path / "run")]
+    for one, eight in zip(*[map(json.loads, lines) for lines in found], strict=True):
+        # Sums over the batch are taken in another order.
+        np.testing.assert_allclose(eight["loss"], one["loss"], rtol=1e-5)
+        assert eight["accuracy"] == one["accuracy"]
+    results = [json.loads(pathlib.Path(folder, "results.json").read_text()) for folder in (done[0], tmp_path / "run")]
+    assert results[0]["confusion"] == results[1]["confusion"]
+
+
 def test_a_batch_that_does_not_divide_over_the_devices(run, tmp_path):
     failed = run("main", TINY, f"--workdir={tmp_path}/run", "--config.train.batch_size=9", devices=2, check=2)
     assert "train.batch_size=9 is not divisible by the 2 devices: take 8" in failed.stderr

@@ -1,7 +1,7 @@
 """A convolution whose gradients XLA's CPU compiler computes fast.
 
-The gradient of a strided convolution's input is taken residue by residue (`residues`): XLA's own multiplies s·t times as
-much, nearly all of it zeros. The gradient of a kernel is a convolution over the batch:
+The gradient of a strided convolution's input is taken residue by residue (`residues`): XLA's own multiplies s·t times
+as much, nearly all of it zeros. The gradient of a kernel is a convolution over the batch:
 
     dk[i, j, c, o] = Σ_bhw x̃[b, h·s + i, w·t + j, c] g[b, h, w, o],    x̃ = x padded with zeros
 
