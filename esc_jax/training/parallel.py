@@ -5,6 +5,7 @@ import contextlib
 import mmap
 import os
 import pathlib
+import re
 import time
 
 import jax
@@ -72,6 +73,7 @@ def join() -> None:
     """
     count, number = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")
     given = {"num_processes": int(count), "process_id": int(number)} if count and number else {}
+    _more_threads()
     try:
         jax.distributed.initialize(**given)
     except (RuntimeError, ValueError) as error:
@@ -79,6 +81,17 @@ def join() -> None:
             f"--distributed: this process cannot join others ({str(error).strip().splitlines()[0][:200]}); start it"
             " under Slurm or on a TPU pod, or set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID"
         ) from None
+
+
+def _more_threads() -> None:
+    """Threads for XLA on CPU beyond one a core, before it counts them.
+
+    With several processes, JAX 0.11 runs the programs of CPU devices in the very threads that their Fourier transforms
+    wait for: where each core's is taken by a device, all of them wait for good.
+    """
+    found = re.search(r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
+    devices = int(found[1]) if found else 1
+    os.environ.setdefault("NPROC", str((os.cpu_count() or 1) + 2 * devices))
 
 
 def first() -> bool:
