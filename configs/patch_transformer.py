@@ -5,7 +5,9 @@ r"""A small transformer over patches of the spectrogram, from scratch, with what
 
 Six layers of width 256 (4.9 M parameters) over overlapping patches of 16 × 16, half of which every example leaves out
 in training (patchout); mixup, crops with a change of speed, frequency warp, SpecAugment, stochastic depth, a long
-schedule and the average of the weights. masked_transformer.py pretrains the same network without labels first.
+schedule and the average of the weights. masked_transformer.py pretrains the same network without labels first. Of
+half this width, with patches that do not overlap, it gave 70.50 % (74.00 with five views) on fold 4 after 320 epochs on
+folds 1 to 3, 36 minutes on one core: see the README.
 """
 
 from esc_jax import config as base
