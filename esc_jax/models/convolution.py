@@ -1,6 +1,6 @@
 """A convolution whose gradients XLA's CPU compiler computes fast.
 
-The gradient of a strided convolution's input is taken residue by residue (`residues`): XLA's own multiplies s·t times
+The gradient of a strided convolution's input is taken residue by residue (`windows`): XLA's own multiplies s·t times
 as much, nearly all of it zeros. The gradient of a kernel is a convolution over the batch:
 
     dk[i, j, c, o] = Σ_bhw x̃[b, h·s + i, w·t + j, c] g[b, h, w, o],    x̃ = x padded with zeros
@@ -20,7 +20,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from esc_jax.models.residues import Pads, Pair, input_gradient
+from esc_jax.models.windows import Pads, Pair, input_gradient
 
 
 def _xla(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> jax.Array:

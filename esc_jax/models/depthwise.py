@@ -6,7 +6,7 @@ On GPU and TPU this is XLA's grouped convolution. On CPU XLA runs that one chann
 written out: the K² shifted products fuse into one vectorized loop. Automatic differentiation of that sum would be
 slow again (K² padded additions, K² strided reductions), hence the rule of its own:
 
-- input gradient: the same sum over the output's gradient, one for each of the s·t residues (`residues`);
+- input gradient: the same sum over the output's gradient, one for each of the s·t residues (`windows`);
 - kernel gradient: a loop over output rows, in which K vectorized accumulators stay in cache; the reduction to one
   number a channel comes once, at the end.
 
@@ -21,7 +21,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from esc_jax.models.residues import Pads, Pair, input_gradient
+from esc_jax.models import windows
+from esc_jax.models.windows import Pads, Pair
 
 
 def depthwise_conv(x: jax.Array, kernel: jax.Array, strides: Pair, padding: str | Sequence[Sequence[int]]) -> jax.Array:
@@ -111,17 +112,9 @@ def _grouped(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> jax.
 
 def _shifted_sum(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
     """The sum over taps, each a strided slice of the padded input; pads may be negative, which crops."""
-    padded = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (*pads[0], 0), (*pads[1], 0), (0, 0, 0)))
-    batch, height, width, inputs = padded.shape
-    (rows, columns), (s, t) = kernel.shape[:2], strides
-    out_h, out_w = (height - rows) // s + 1, (width - columns) // t + 1
-    taps = kernel.astype(jnp.float32)
-    total = jnp.zeros((batch, out_h, out_w, kernel.shape[-1]), jnp.float32)
-    for i in range(rows):
-        for j in range(columns):
-            last = (batch, i + (out_h - 1) * s + 1, j + (out_w - 1) * t + 1, inputs)
-            shifted = lax.slice(padded, (0, i, j, 0), last, (1, s, t, 1)).astype(jnp.float32)
-            total += shifted * taps[i, j, 0].reshape(1, 1, 1, -1)
+    taps, total = kernel.astype(jnp.float32), 0.0
+    for i, j, shifted in windows.shifts(windows.pad(x, pads), kernel.shape[:2], strides):
+        total += shifted.astype(jnp.float32) * taps[i, j, 0].reshape(1, 1, 1, -1)
     return total.astype(x.dtype)
 
 
@@ -133,7 +126,7 @@ def _input_gradient(kernel: jax.Array, gradient: jax.Array, size: Pair, strides:
 
     batch, *outputs, channels = gradient.shape
     shape = (batch, *size, channels)
-    return input_gradient(part, shape, kernel.shape[:2], tuple(outputs), strides, pads, gradient.dtype)
+    return windows.input_gradient(part, shape, kernel.shape[:2], tuple(outputs), strides, pads, gradient.dtype)
 
 
 def _kernel_gradient(x: jax.Array, gradient: jax.Array, size: Pair, strides: Pair, pads: Pads) -> jax.Array:
@@ -154,7 +147,7 @@ def _kernel_gradient(x: jax.Array, gradient: jax.Array, size: Pair, strides: Pai
     high, wide = out_h + (rows - 1) // s, out_w + (columns - 1) // t
     (top, _), (left, _) = pads
     bottom, right = high * s - top - x.shape[1], wide * t - left - x.shape[2]
-    padded = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (top, bottom, 0), (left, right, 0), (0, 0, 0)))
+    padded = windows.pad(x, ((top, bottom), (left, right)))
     residues = [[padded[:, a::s, b::t] for b in range(t)] for a in range(s)]
     groups = [(a, j, len(range(a, rows, s))) for a in range(min(s, rows)) for j in range(columns)]
 

@@ -2,7 +2,7 @@
 
 XLA's own gradient (select and scatter) runs one element at a time on CPU, and its maximum takes longer than one of
 slices. There the maximum is one of shifted slices; for the gradient, the place of each window's maximum is found again,
-and every input collects from the few windows that it lies in, residue by residue (`residues`).
+and every input collects from the few windows that it lies in, residue by residue (`windows`).
 """
 
 import functools
@@ -12,7 +12,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from esc_jax.models.residues import Pads, Pair, input_gradient
+from esc_jax.models import windows
+from esc_jax.models.windows import Pads, Pair
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
@@ -55,21 +56,13 @@ max_pool.defvjp(_forward, _backward)
 
 def _largest(x: jax.Array, window: Pair, strides: Pair, pads: Pads) -> tuple[jax.Array, jax.Array]:
     """(B, H', W', C) twice: each window's first largest element, and its place, i · columns + j."""
-    lowest = jnp.array(-jnp.inf, x.dtype)
-    padded = lax.pad(x, lowest, ((0, 0, 0), (*pads[0], 0), (*pads[1], 0), (0, 0, 0)))
-    batch, height, width, channels = padded.shape
-    (rows, columns), (s, t) = window, strides
-    out_h, out_w = (height - rows) // s + 1, (width - columns) // t + 1
     largest = place = None
-    for i in range(rows):
-        for j in range(columns):
-            last = (batch, i + (out_h - 1) * s + 1, j + (out_w - 1) * t + 1, channels)
-            one = lax.slice(padded, (0, i, j, 0), last, (1, s, t, 1))
-            if place is None:
-                largest, place = one, jnp.zeros(one.shape, jnp.int32)
-            else:
-                place = jnp.where(one > largest, i * columns + j, place)
-                largest = jnp.maximum(largest, one)
+    for i, j, one in windows.shifts(windows.pad(x, pads, -jnp.inf), window, strides):
+        if place is None:
+            largest, place = one, jnp.zeros(one.shape, jnp.int32)
+        else:
+            place = jnp.where(one > largest, i * window[1] + j, place)
+            largest = jnp.maximum(largest, one)
     return largest, place
 
 
@@ -83,22 +76,18 @@ def _collect(place: jax.Array, gradient: jax.Array, size: Pair, window: Pair, st
     Returns:
         (B, H, W, C).
     """
-    none = jnp.zeros((), gradient.dtype)
     batch, *outputs, channels = gradient.shape
     shape = (batch, *size, channels)
+    none = jnp.zeros((), gradient.dtype)
 
     def part(rows: slice, columns: slice, reach: Pads) -> jax.Array:
-        around = ((0, 0, 0), (*reach[0], 0), (*reach[1], 0), (0, 0, 0))
-        placed, given = lax.pad(place, jnp.array(-1, place.dtype), around), lax.pad(gradient, none, around)
-        rows, columns = range(window[0])[rows], range(window[1])[columns]
-        size = (batch, given.shape[1] - len(rows) + 1, given.shape[2] - len(columns) + 1, channels)
-        total = jnp.zeros(size, gradient.dtype)
-        for p, i in enumerate(reversed(rows)):
-            for q, j in enumerate(reversed(columns)):
-                first = (0, p, q, 0)
-                last = tuple(low + count for low, count in zip(first, size, strict=True))
-                hit = lax.slice(placed, first, last) == i * window[1] + j
-                total += jnp.where(hit, lax.slice(given, first, last), none)
+        # The window that sees an input through its last tap is the first that sees it.
+        rows, columns = range(window[0])[rows][::-1], range(window[1])[columns][::-1]
+        taps, total = (len(rows), len(columns)), none
+        placed = windows.shifts(windows.pad(place, reach, -1), taps)
+        given = windows.shifts(windows.pad(gradient, reach), taps)
+        for (p, q, at), (_, _, value) in zip(placed, given, strict=True):
+            total += jnp.where(at == rows[p] * window[1] + columns[q], value, none)
         return total
 
-    return input_gradient(part, shape, window, tuple(outputs), strides, pads, gradient.dtype)
+    return windows.input_gradient(part, shape, window, tuple(outputs), strides, pads, gradient.dtype)

@@ -1,18 +1,43 @@
-"""Gradients of strided windows with respect to what they look at, in a form that CPUs run fast.
+"""Windows that move over rows and columns, as slices: a form that CPUs run fast.
 
-Output m of a window of K taps, s apart, sees the inputs h = s·m + i − top, i < K. So input h = s·n + a is seen only
-through the taps i ≡ a + top (mod s): each of the s residues a has a gradient of stride 1 over every s-th tap, and the
-residues side by side are the whole. The usual form instead puts s − 1 zeros between the outputs and multiplies them by
-all taps.
+Tap (i, j) of every window at once is one strided slice of the padded input (`shifts`), so what is done with the taps
+fuses into one vectorized loop.
+
+The gradient of the input (`input_gradient`) goes the same way. Output m of a window of K taps, s apart, sees
+the inputs h = s·m + i − top, i < K. So input h = s·n + a is seen only through the taps i ≡ a + top (mod s): each of the
+s residues a has a gradient of stride 1 over every s-th tap, and the residues side by side are the whole. The usual form
+instead puts s − 1 zeros between the outputs and multiplies them by all taps.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 
 Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]
+
+
+def pad(x: jax.Array, pads: Pads, value: float = 0.0) -> jax.Array:
+    """(B, H, W, C) with `value` around its rows and columns; less than none of it cuts some off."""
+    return lax.pad(x, jnp.array(value, x.dtype), ((0, 0, 0), (*pads[0], 0), (*pads[1], 0), (0, 0, 0)))
+
+
+def shifts(x: jax.Array, window: Pair, strides: Pair = (1, 1)) -> Iterator[tuple[int, int, jax.Array]]:
+    """i, j and what tap (i, j) of every window sees, x[:, i::s, j::t] of (B, H', W', C), row by row.
+
+    Args:
+        x: (B, H, W, C), padded.
+        window: rows and columns of taps.
+        strides: (s, t).
+    """
+    batch, height, width, channels = x.shape
+    (rows, columns), (s, t) = window, strides
+    high, wide = (height - rows) // s * s + 1, (width - columns) // t * t + 1
+    for i in range(rows):
+        for j in range(columns):
+            yield i, j, lax.slice(x, (0, i, j, 0), (batch, i + high, j + wide, channels), (1, s, t, 1))
 
 
 def input_gradient(
