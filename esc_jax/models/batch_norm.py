@@ -1,33 +1,60 @@
 """Batch normalisation as one multiplication and one addition for each channel."""
 
+import functools
+import math
+
 from flax import linen as nn
 import jax
 from jax import lax
 import jax.numpy as jnp
 
+# Runs of rows that are added to one another first: 8 of them take a third of the time of none, 16 no less.
+_RUNS = 8
+
 
 @jax.custom_vjp
+def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """E[x] and E[x²] of every channel: (…, C) → (C,) twice.
+
+    XLA's CPU compiler walks through such a sum channel by channel, in one thread. There, equal runs of rows are added
+    to one another first, in one vectorized loop over all cores that stores no x².
+    """
+
+    def by_runs(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        rows = x.reshape(-1, x.shape[-1])
+        size = len(rows) // math.gcd(len(rows), _RUNS)
+        runs = [lax.slice_in_dim(rows, first, first + size) for first in range(0, len(rows), size)]
+        added = functools.reduce(jnp.add, runs), functools.reduce(jnp.add, [run * run for run in runs])
+        return _sums_by_product(added[0]), _sums_by_product(added[1])
+
+    sums = lax.platform_dependent(x, cpu=by_runs, default=lambda x: (_sums(x), _sums(x * x)))
+    return tuple(of_channels / (x.size // x.shape[-1]) for of_channels in sums)
+
+
+def _moments_backward(x: jax.Array, g: tuple[jax.Array, jax.Array]) -> tuple[jax.Array]:
+    to_mean, to_square = (_row(of_channels / (x.size // x.shape[-1]), x.ndim) for of_channels in g)
+    return (to_mean + 2.0 * to_square * x,)
+
+
+moments.defvjp(lambda x: (moments(x), x), _moments_backward)
+
+
 def channel_sums(x: jax.Array) -> jax.Array:
     """(…, C) → (C,): the sum over every axis but the last.
 
-    XLA's CPU compiler walks through such a sum channel by channel, in one thread. As products with a row of ones, those
-    of ResNet-34's training step (two cores, batch 32) take 0.3 s instead of 0.7.
+    A product with a row of ones on CPU: not in runs, as what comes before it in a backward pass would be computed again
+    for each of them.
     """
-    return lax.platform_dependent(x, cpu=_product_with_ones, default=_sums)
+    return lax.platform_dependent(x, cpu=_sums_by_product, default=_sums)
 
 
 def _sums(x: jax.Array) -> jax.Array:
     return x.sum(tuple(range(x.ndim - 1)))
 
 
-def _product_with_ones(x: jax.Array) -> jax.Array:
+def _sums_by_product(x: jax.Array) -> jax.Array:
     rows = x.reshape(-1, x.shape[-1])
     return jnp.matmul(jnp.ones((1, len(rows)), x.dtype), rows)[0]
-
-
-channel_sums.defvjp(
-    lambda x: (channel_sums(x), x.shape), lambda shape, g: (jnp.broadcast_to(_row(g, len(shape)), shape),)
-)
 
 
 def _row(of_channels: jax.Array, rank: int) -> jax.Array:
@@ -92,9 +119,7 @@ class BatchNorm(nn.Module):
 
     def _statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Mean and variance (C,) of the batch, over all devices of the axis."""
-        count = x.size // x.shape[-1]
-        moments = channel_sums(x) / count, channel_sums(x * x) / count
+        mean, square = moments(x)
         if self.axis_name is not None and not self.is_initializing():
-            moments = lax.pmean(moments, self.axis_name)
-        mean, square = moments
+            mean, square = lax.pmean((mean, square), self.axis_name)
         return mean, jnp.maximum(0.0, square - mean * mean)
