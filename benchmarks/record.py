@@ -24,11 +24,17 @@ PACKAGES = (
 _LOAD = os.getloadavg()[0]
 
 
-def in_turn(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every call in every round, one after the other, after a round that isn't counted."""
+def in_turn(calls: Mapping[str, Callable[[], object]], rounds: int, settle: bool = False) -> dict[str, list[float]]:
+    """Seconds of every call in every round, one after the other, after a round that isn't counted.
+
+    With `settle`, each is called once before it is measured: PyTorch's threads spin for a while after its calls, and
+    whoever comes next would share the cores with them.
+    """
     taken = {name: [] for name in calls}
     for _ in range(rounds + 1):
         for name, call in calls.items():
+            if settle:
+                call()
             started = time.perf_counter()
             call()
             taken[name].append(time.perf_counter() - started)

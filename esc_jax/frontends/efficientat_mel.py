@@ -9,11 +9,12 @@ F. Schmid et al., ICASSP 2023 (github.com/fschmid56/EfficientAT).
 """
 
 import dataclasses
-import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from esc_jax.frontends.log_mel import frame
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,14 +72,9 @@ class EfficientATMel:
         frames = 1 + signal.shape[-1] // self.hop
         edges = [(0, 0)] * (signal.ndim - 1)
         signal = jnp.pad(signal, [*edges, (self.fft // 2, self.fft // 2)], mode="reflect")
-        # Zeros around the window turn the spectrum's phase and leave its power: take the window alone, cut into
-        # frames as whole hops side by side, which needs no gather.
-        signal = signal[..., (self.fft - self.window) // 2 :]
-        hops = math.ceil(self.window / self.hop)
-        length = (frames - 1 + hops) * self.hop
-        signal = jnp.pad(signal, [*edges, (0, max(0, length - signal.shape[-1]))])[..., :length]
-        blocks = signal.reshape(*signal.shape[:-1], frames - 1 + hops, self.hop)
-        framed = jnp.concatenate([blocks[..., i : i + frames, :] for i in range(hops)], axis=-1)[..., : self.window]
+        # Zeros around the window turn the spectrum's phase and leave its power: take the window alone.
+        first = (self.fft - self.window) // 2
+        framed = frame(signal[..., first : first + (frames - 1) * self.hop + self.window], self.window, self.hop)
         window = jnp.asarray(np.hanning(self.window), jnp.float32)
         spectrum = jnp.fft.rfft(framed * window.reshape((1,) * (framed.ndim - 1) + (-1,)), n=self.fft)
         return (spectrum.real**2 + spectrum.imag**2)[..., :-1]
