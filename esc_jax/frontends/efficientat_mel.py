@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from esc_jax.frontends.log_mel import frame
+from esc_jax.frontends.framing import frame
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,11 +2,12 @@
 
 import dataclasses
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from esc_jax.frontends.framing import frame
 
 _FLOOR = float(np.finfo(np.float32).eps)  # Kaldi's floor under the logarithm: silence is log(eps) = -15.94
 
@@ -86,12 +87,7 @@ class KaldiFbank:
             count, before = (time + hop // 2) // hop, length // 2 - hop // 2
         after = max(0, (count - 1) * hop + length - before - time)
         waveform = jnp.pad(waveform, [*lead, (max(0, before), after)], mode="symmetric")[..., max(0, -before) :]
-        # Frame i is rows i, i + 1, … of one hop each, cut to its length: slices, which every platform does fast.
-        rows = math.ceil(length / hop)
-        total = (count + rows - 1) * hop
-        waveform = jnp.pad(waveform, [*lead, (0, max(0, total - waveform.shape[-1]))])[..., :total]
-        waveform = waveform.reshape(*waveform.shape[:-1], count + rows - 1, hop)
-        return jnp.concatenate([waveform[..., i : i + count, :] for i in range(rows)], axis=-1)[..., :length]
+        return frame(waveform[..., : (count - 1) * hop + length], length, hop)
 
 
 def _window(name: str, length: int) -> np.ndarray:

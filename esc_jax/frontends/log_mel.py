@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from esc_jax.errors import Problem
+from esc_jax.frontends.framing import frame
 
 
 class FrontendError(Problem, ValueError):
@@ -64,12 +65,6 @@ def mel_bank(sample_rate: int, n_fft: int, mels: int, fmin: float, fmax: float, 
         f"frontend: {int((~filters.any(axis=0)).sum())} of the {mels} mel filters between {fmin:g} and {fmax:g} Hz"
         f" cover no FFT bin at n_fft={n_fft} and {sample_rate} Hz; the smallest n_fft that works is {size}"
     )
-
-
-def frame(waveform: jax.Array, size: int, hop: int) -> jax.Array:
-    """(..., time) → (..., frames, size): every window of `size` samples that fits, `hop` apart."""
-    frames = 1 + (waveform.shape[-1] - size) // hop
-    return waveform[..., hop * jnp.arange(frames)[:, None] + jnp.arange(size)[None, :]]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from esc_jax.data import audio
-from esc_jax.frontends.log_mel import FrontendError, LogMel, frame, mel_bank
+from esc_jax.frontends.framing import frame
+from esc_jax.frontends.log_mel import FrontendError, LogMel, mel_bank
 
 
 def reference(waveform, frontend):

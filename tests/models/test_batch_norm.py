@@ -6,13 +6,14 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from esc_jax.models.batch_norm import BatchNorm
 
 
-def example():
+def example(rows=(4, 6, 5)):
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(2.0, 3.0, size=(4, 6, 5, 3)), jnp.float32)
+    x = jnp.asarray(rng.normal(2.0, 3.0, size=(*rows, 3)), jnp.float32)
     variables = {
         "params": {"scale": jnp.array([0.5, 1.0, 2.0]), "bias": jnp.array([1.0, 0.0, -1.0])},
         "batch_stats": {"mean": jnp.array([1.0, 2.0, 3.0]), "var": jnp.array([1.0, 4.0, 9.0])},
@@ -20,8 +21,9 @@ def example():
     return x, variables
 
 
-def test_value_gradient_and_statistics_equal_flax():
-    x, variables = example()
+@pytest.mark.parametrize("rows", [(4, 6, 5), (2, 3, 5), (3, 5, 7), (1,)])  # 8 runs of rows, 2, 1; a single row
+def test_value_gradient_and_statistics_equal_flax(rows):
+    x, variables = example(rows)
     weights = jnp.cos(jnp.arange(x.size, dtype=jnp.float32)).reshape(x.shape)
 
     def run(apply):
