@@ -24,11 +24,11 @@ def get_config():
     config.augment.gain_db = 6.0
     config.augment.mixup_alpha = 0.3
     config.optim.lr = 2e-4
-    config.optim.schedule = "cosine"
+    config.optim.schedule = "constant"
     config.optim.warmup_percent = 10.0
     config.optim.clip_norm = 1.0
-    config.train.epochs = 12
+    config.train.epochs = 24
     config.train.head_from_probe = True
-    config.train.start_share = 0.5
-    config.train.ema = 0.99
+    config.train.start_share = 0.7
+    config.train.ema = 0.998
     return config
