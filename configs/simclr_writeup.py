@@ -4,7 +4,7 @@
 
 ResNet-34, head 512 → 512 → 128, temperature 0.5; then fine-tuning on the labels, and a linear probe beside it. The
 write-up reports 98 % on the pretext task and 82.50 % after fine-tuning (one fold, epoch chosen on it). For a GPU; not
-run here at that size; with a quarter of the width and half the epochs it is in the README, beside ours.
+run here at that size; with a quarter of the width, for 80 and 200 epochs, it is in the README.
 """
 
 from configs import resnet34
