@@ -17,6 +17,8 @@ import urllib.request
 FLAGS = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] = f"{FLAGS} --xla_force_host_platform_device_count=4"
 os.environ["JAX_PLATFORMS"] = "cpu"
+# As `parallel.initialize` does, which tests in this process don't call: without it, JAX 0.11 waits for itself.
+os.environ["NPROC"] = str((os.cpu_count() or 1) + 8)
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
@@ -81,7 +83,8 @@ def cache(tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope="session")
 def environment(cache) -> dict[str, str]:
     """Environment of commands that a test starts: this session's cache, one device."""
-    return os.environ | {
+    own = {name: value for name, value in os.environ.items() if name != "NPROC"}
+    return own | {
         "ESC_JAX_CACHE": str(cache),
         "XLA_FLAGS": f"{FLAGS} --xla_force_host_platform_device_count=1",
     }

@@ -37,6 +37,8 @@ def initialize(compilation_cache: pathlib.Path | None = None) -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if _CPU_FLAG not in flags and _knows(_CPU_FLAG, _CPU_CHOICE):
         os.environ["XLA_FLAGS"] = f"{flags} --{_CPU_FLAG}={_CPU_CHOICE}".strip()
+    if _virtual_devices() > 1:
+        _more_threads()
     if compilation_cache:
         _mend(compilation_cache)
         jax.config.update("jax_compilation_cache_dir", str(compilation_cache))
@@ -86,12 +88,16 @@ def join() -> None:
 def _more_threads() -> None:
     """Threads for XLA on CPU beyond one a core, before it counts them.
 
-    With several processes, JAX 0.11 runs the programs of CPU devices in the very threads that their Fourier transforms
-    wait for: where each core's is taken by a device, all of them wait for good.
+    With several processes, or several devices in one, JAX 0.11 runs the programs of CPU devices in the very threads that
+    their Fourier transforms wait for: where each core's is taken by a device, all of them wait for good.
     """
-    found = re.search(r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
-    devices = int(found[1]) if found else 1
-    os.environ.setdefault("NPROC", str((os.cpu_count() or 1) + 2 * devices))
+    os.environ.setdefault("NPROC", str((os.cpu_count() or 1) + 2 * _virtual_devices()))
+
+
+def _virtual_devices() -> int:
+    """Devices that the processor is to be shown as."""
+    found = re.findall(r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
+    return int(found[-1]) if found else 1
 
 
 def first() -> bool:
