@@ -88,8 +88,8 @@ def join() -> None:
 def _more_threads() -> None:
     """Threads for XLA on CPU beyond one a core, before it counts them.
 
-    With several processes, or several devices in one, JAX 0.11 runs the programs of CPU devices in the very threads that
-    their Fourier transforms wait for: where each core's is taken by a device, all of them wait for good.
+    With several processes, or several devices in one, JAX 0.11 runs the programs of CPU devices in the very threads
+    that their Fourier transforms wait for: where each core's is taken by a device, all of them wait for good.
     """
     os.environ.setdefault("NPROC", str((os.cpu_count() or 1) + 2 * _virtual_devices()))
 
