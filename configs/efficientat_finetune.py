@@ -8,7 +8,7 @@ training on the other three (protocol holdout, 2026-11-24), in 8 to 9 minutes a 
 the frozen encoder gives 93.56 %. The recipe was settled on folds 1 to 3, two of them to train on and the third to test:
 fine-tuning by itself gave 91.3 % there (a mean of eight runs), the frozen encoder 92.25, and weights 70 to 80 % of the
 way back to those that training started from 92.8 to 92.9. At a constant rate with a long average a single run did as
-well as the mean of four runs with a falling one. What made no difference that so few clips could show: learning rates of
+well as the mean of four runs with a falling one. What made no difference that so few clips could show: rates from
 1e-4 to 3e-4, layer-wise decay, moving BatchNorm statistics, the published recipe (batches of 128, 80 epochs at 6e-5),
 a head trained on augmented clips alone.
 
