@@ -3,10 +3,10 @@
 Tap (i, j) of every window at once is one strided slice of the padded input (`shifts`), so what is done with the taps
 fuses into one vectorized loop.
 
-The gradient of the input (`input_gradient`) goes the same way. Output m of a window of K taps, s apart, sees
-the inputs h = s·m + i − top, i < K. So input h = s·n + a is seen only through the taps i ≡ a + top (mod s): each of the
-s residues a has a gradient of stride 1 over every s-th tap, and the residues side by side are the whole. The usual form
-instead puts s − 1 zeros between the outputs and multiplies them by all taps.
+The gradient of the input (`input_gradient`) goes the same way. Output m of a window of K taps, s apart, sees the inputs
+h = s·m + i − top, i < K. So input h = s·n + a is seen only through the taps i ≡ a + top (mod s): each of the s residues
+a has a gradient of stride 1 over every s-th tap, and the residues side by side are the whole. The usual form instead
+puts s − 1 zeros between the outputs and multiplies them by all taps.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,0 +1,136 @@
+"""A model on two sides, ours and PyTorch's, as functions of a number of calls, and rounds in which they alternate."""
+
+import argparse
+from collections.abc import Callable, Mapping
+import math
+import sys
+import time
+
+import numpy as np
+
+CLASSES = 50
+WARM_UP = 3
+MOST_CALLS = 200  # in a round
+
+
+def drawn(config, shape: tuple[int, ...]):
+    """Our model and its variables, drawn at random."""
+    import jax
+    import jax.numpy as jnp
+
+    from esc_jax.models import registry
+    from esc_jax.training import parallel
+
+    model = registry.build(config.model, CLASSES, axis_name=parallel.AXIS)
+    # It runs once: there is nothing to gain from optimising it.
+    draw = jax.jit(model.init, compiler_options={"xla_backend_optimization_level": 0})
+    made = draw(jax.random.key(0), jnp.zeros((1, *shape)))
+    return model, {"params": made["params"], "batch_stats": made.get("batch_stats", {})}
+
+
+def ours(what: str, config, model, variables, x: np.ndarray, labels: np.ndarray) -> Callable[[int], None]:
+    """A function that makes so many calls and waits for the last one."""
+    import jax
+    import jax.numpy as jnp
+
+    from esc_jax.training import optim, parallel
+    from esc_jax.training import state as states
+    from esc_jax.training import step as steps
+
+    # The steps take 16-bit waveforms (rows, time) and divide by 32768: a power of two, so that features which were
+    # multiplied by it, and laid out flat, come back to the bit.
+    audio = jnp.asarray(32768 * x.reshape(len(x), -1))
+
+    def frontend(audio: jax.Array) -> jax.Array:
+        return audio.reshape(-1, *x.shape[1:])
+
+    # XLA's CPU client may run calls beside one another that do not depend on each other; PyTorch never does.
+    settle = jax.block_until_ready if jax.default_backend() == "cpu" else lambda found: found
+    if what == "predict":
+        predict = steps.predict_step(model, frontend)
+
+        def call(calls: int) -> None:
+            for _ in range(calls):
+                found = settle(predict(variables, audio))
+            jax.block_until_ready(found)
+
+        return call
+
+    optimizer = optim.build(config.optim, variables["params"], total=1000, per_epoch=100)
+    step = parallel.mapped(steps.train_step(model, frontend, optimizer, config, CLASSES), devices=1)
+    state = states.create(jax.tree.map(jnp.copy, variables), optimizer, ema=False)  # which the first step consumes
+    batch = {"audio": audio, "label": jnp.asarray(labels)}
+
+    def call(calls: int) -> None:
+        nonlocal state
+        for _ in range(calls):
+            state, metrics = step(state, batch)
+            settle(metrics)
+        jax.block_until_ready((state, metrics))
+
+    return call
+
+
+def theirs(
+    what: str, config, x: np.ndarray, labels: np.ndarray, parameters: int, options: argparse.Namespace, device: str
+) -> Callable[[int], None]:
+    """The same of PyTorch, where it must find as many parameters."""
+    import torch
+    import torch_models
+
+    torch.manual_seed(0)
+    layout = torch.contiguous_format if options.channels_first else torch.channels_last
+    network = torch_models.build(config.model, CLASSES, layout).to(device, memory_format=layout)
+    network.train(what == "train")
+    if (count := sum(p.numel() for p in network.parameters())) != parameters:
+        sys.exit(f"{config.model.name}: {parameters} parameters here and {count} in PyTorch: not the same network")
+    features, target = torch.from_numpy(x).to(device), torch.from_numpy(labels).long().to(device)
+    forward = torch.compile(network) if options.compile else network
+
+    def logits() -> torch.Tensor:
+        with torch.autocast(device, torch.bfloat16, enabled=config.model.dtype == "bfloat16"):
+            return forward(features).float()
+
+    def wait() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    if what == "predict":
+
+        @torch.inference_mode()
+        def call(calls: int) -> None:
+            for _ in range(calls):
+                logits().softmax(-1)
+            wait()
+
+        return call
+
+    optim = config.optim
+    optimizer = torch.optim.AdamW(network.parameters(), lr=optim.lr, weight_decay=optim.weight_decay, fused=True)
+
+    def call(calls: int) -> None:
+        for _ in range(calls):
+            optimizer.zero_grad(set_to_none=True)
+            torch.nn.functional.cross_entropy(logits(), target).backward()
+            optimizer.step()
+        wait()
+
+    return call
+
+
+def alternate(sides: Mapping[str, Callable[[int], None]], rounds: int, least_s: float) -> dict[str, list[float]]:
+    """Seconds per call in each round, of each side, after a warm-up."""
+
+    def seconds(call: Callable[[int], None], calls: int) -> float:
+        started = time.perf_counter()
+        call(calls)
+        return (time.perf_counter() - started) / calls
+
+    warm = {name: [seconds(call, 1) for _ in range(WARM_UP)][-1] for name, call in sides.items()}
+    calls = {name: min(MOST_CALLS, max(1, math.ceil(least_s / warm[name]))) for name in sides}
+    taken = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, call in sides.items():
+            call(1)
+            taken[name].append(seconds(call, calls[name]))
+    return taken
