@@ -1,0 +1,122 @@
+"""Paired comparisons: on the same clips, in words, and refused where there are none."""
+
+import csv
+import io
+import json
+import re
+import shutil
+
+import pytest
+
+from esc_jax import statistics
+from esc_jax.report import command as report
+from esc_jax.report import compare as report_compare
+from esc_jax.report import runs as report_runs
+from tests.report.made import GOOD, PER_FOLD, POOR, labels_of, leave, views_of
+
+
+def test_comparison_is_paired_and_in_words(runs_dir):
+    good, poor = (report_runs.read(runs_dir / name) for name in ("good", "deep/poor"))
+    found = report_compare.compare(poor, good)
+    only_good, only_poor = len(POOR.keys() - GOOD.keys()), len(GOOD.keys() - POOR.keys())
+    assert (found.ahead, found.only_ahead, found.only_behind) == ("good", only_good, only_poor) == ("good", 7, 2)
+    assert found.p == statistics.mcnemar(7, 2)
+    difference = [(p in POOR) - (p in GOOD) for p in range(PER_FOLD)]
+    expected = statistics.difference_interval(difference, [0] * PER_FOLD, [p // 2 for p in range(PER_FOLD)])
+    assert found.difference.value == expected.value == 5 / 24
+    # The recordings come in another order here: the same draws up to Monte Carlo error.
+    assert (found.difference.low, found.difference.high) == pytest.approx((expected.low, expected.high), abs=0.02)
+    assert re.fullmatch(
+        r"good (beats poor by 20\.8 points|is 20\.8 points ahead of poor), 95 % interval −?\d+\.\d to \d+\.\d"
+        r"(: too close to call)?, McNemar p=0\.18",
+        found.sentence,
+    )
+    same = report_compare.compare(good, good)
+    assert same.sentence == "good and good are right equally often, 95 % interval 0.0 to 0.0, McNemar p=1.00"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (0.002, 0.024, "a beats b by 1.3 points, 95 % interval 0.2 to 2.4, McNemar p=0.021"),
+        (-0.0001, 0.024, "a is 1.3 points ahead of b, 95 % interval 0.0 to 2.4: too close to call, McNemar p=0.021"),
+        (-0.004, 0.024, "a is 1.3 points ahead of b, 95 % interval −0.4 to 2.4: too close to call, McNemar p=0.021"),
+    ],
+)
+def test_beats_is_said_where_the_interval_is_above_zero(low, high, words):
+    interval = statistics.Interval(0.013, low, high, 300)
+    assert report_compare.Comparison("a", "b", interval, 400, 8, 3, 0.0214).sentence == words
+
+
+def test_a_run_is_compared_on_the_clips_that_both_have(written):
+    findings, _ = written
+    told = {one.behind: one for one in findings.comparisons}
+    assert set(told) == {"cv", "good", "deep/poor"} and all(one.ahead == "lucky †" for one in told.values())
+    assert told["cv"].clips == PER_FOLD and told["cv"].difference.value == 1 / 24  # of 48: those of fold 1
+
+
+def broken(root, clips, tree, how):
+    """Two runs' folders, the second one damaged or of something else."""
+    labels = labels_of(clips, 1)
+    made = [leave(root / name, clips, tree, [(1, 0, views_of(labels, GOOD, 0.9))]) for name in ("a", "b")]
+    results, predictions = made[1] / "results.json", made[1] / "predictions.csv"
+    found = json.loads(results.read_text())
+    if how == "half":
+        results.write_text(results.read_text()[:200])
+    elif how == "not an object":
+        results.write_text("[1, 2]")
+    elif how == "no folds":
+        results.write_text(json.dumps({k: v for k, v in found.items() if k != "folds"}))
+    elif how == "other type":
+        results.write_text(json.dumps(found | {"accuracy": 0.9}))
+    elif how == "cut csv":
+        predictions.write_text(predictions.read_text()[:-40])
+    elif how == "short csv":
+        predictions.write_text("".join(predictions.read_text().splitlines(keepends=True)[:-2]))
+    elif how == "no csv":
+        predictions.unlink()
+    elif how == "probability":
+        predictions.write_text(predictions.read_text().replace("0.0333333", "a lot", 1))
+    elif how == "other data":
+        results.write_text(json.dumps(found | {"data": found["data"] | {"fingerprint": "another"}}))
+    elif how == "class order":
+        turned = [found["data"]["classes"][i] for i in (1, 0, 2, 3)]
+        results.write_text(json.dumps(found | {"data": found["data"] | {"classes": turned}}))
+        rows = list(csv.reader(io.StringIO(predictions.read_text())))
+        rows[0][7:11] = turned
+        predictions.write_text("".join(",".join(row) + "\n" for row in rows))
+    elif how == "other fold":
+        shutil.rmtree(made[1])
+        leave(made[1], clips, tree, [(2, 0, views_of(labels_of(clips, 2), GOOD, 0.9))])
+    elif how == "no run":
+        shutil.rmtree(made[1])
+        made[1].mkdir()
+    elif how == "nowhere":
+        shutil.rmtree(made[1])
+    return made
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "words"),
+    [
+        ("half", 1, r"b/results\.json is not whole: its JSON breaks off or goes wrong in line \d+"),
+        ("not an object", 1, r"b/results\.json is not the object that a run writes"),
+        ("no folds", 1, r"b/results\.json is not whole: it has no 'folds'"),
+        ("other type", 1, r"b/results\.json is not the results of a run: a value is of another type"),
+        ("cut csv", 1, r"b/predictions\.csv is not whole: line 25 is cut short"),
+        ("short csv", 1, r"predictions\.csv has \d+ of 22 clips right and results\.json 21 of 24"),
+        ("no csv", 1, r"b/predictions\.csv cannot be read: No such file"),
+        ("probability", 1, r"b/predictions\.csv holds a fold or a probability that is not a number"),
+        ("other data", 2, r"a and b cannot be compared: they are of different data"),
+        ("class order", 2, r"cannot be compared: .* different order \(class 0 is rain; sea_waves\)"),
+        ("other fold", 2, r"cannot be compared: they were tested on different clips \(fold 1; fold 2\)"),
+        ("no run", 2, r"b is not a finished run: it holds no results\.json"),
+        ("nowhere", 2, r"b does not exist"),
+    ],
+)
+def test_two_that_cannot_be_compared(how, status, words, clips, tree, tmp_path, capsys):
+    pair = broken(tmp_path, clips, tree, how)
+    assert report.main(["--compare", *map(str, pair)]) == status
+    said = capsys.readouterr()
+    assert said.out == "" and re.fullmatch(rf"esc_jax: .*{words}.*\n", said.err), said.err
+    assert said.err.count("\n") == 1
