@@ -123,7 +123,7 @@ def compare(features: str, calls: Calls, clips: int, rounds: int) -> list[dict]:
     ours = next(iter(calls))
     found = {name: call() for name, call in calls.items()}
     apart = {name: np.abs(values - found[ours]) for name, values in found.items()}
-    taken = record.in_turn(calls, rounds, settle=True)
+    taken = record.in_turn(calls, rounds, before=calls)
     return [
         {
             "features": features,

@@ -4,13 +4,11 @@
     python benchmarks/models.py --models resnet34 mn04 --what train predict --rounds 5 --out=OUTDIR
 
 One process has both sides of a model: the same configuration, the same batch (noise, on the device), 50 classes,
-weights drawn at random, as many parameters to the last one. Three calls of each side come first, in which everything
-is compiled and which are not counted; then rounds alternate. A round is as many calls, one after the other, as take
-two seconds, and gives seconds per call. A call before it is not counted: memory that the other side has held is not at
-hand at once (a step of 0.4 s in a run, where steps follow one another, took up to 0.8 s). The table has medians over
-rounds, their extremes, and PyTorch's median over ours: above 1, esc_jax is faster. Nothing else should run: PyTorch's
-threads wait for each other after every operation, so that another process costs it more than it costs us. The load at
-the start is written down.
+weights drawn at random, as many parameters to the last one. Everything is compiled first; then rounds alternate. A
+round is as many calls, one after the other, as take two seconds, and gives seconds per call; the first round is not
+counted, nor is the first call of any (see `record.in_turn`). The table has medians over rounds, their extremes, and
+PyTorch's median over ours: above 1, esc_jax is faster. Nothing else should run: PyTorch's threads wait for each other
+after every operation, so that another process costs it more than it costs us. The load at the start is written down.
 
 `train` is forward, cross-entropy, backward and AdamW's update, BatchNorm and dropout in training mode. Ours is the step
 that a run takes (`training.step.train_step` under `parallel.mapped`, on one device, after `parallel.initialize`, which

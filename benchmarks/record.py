@@ -24,17 +24,21 @@ PACKAGES = (
 _LOAD = os.getloadavg()[0]
 
 
-def in_turn(calls: Mapping[str, Callable[[], object]], rounds: int, settle: bool = False) -> dict[str, list[float]]:
+def in_turn(
+    calls: Mapping[str, Callable[[], object]], rounds: int, before: Mapping[str, Callable[[], object]] | None = None
+) -> dict[str, list[float]]:
     """Seconds of every call in every round, one after the other, after a round that isn't counted.
 
-    With `settle`, each is called once before it is measured: PyTorch's threads spin for a while after its calls, and
-    whoever comes next would share the cores with them.
+    `before` has what each does first, uncounted, in every round: where others have their turn in between, PyTorch's
+    threads still spin for a while after its calls and share the cores with whoever comes next, and memory that the
+    other side has held is not at hand at once (a step of 0.4 s in a run, where steps follow one another, took up to
+    0.8 s).
     """
     taken = {name: [] for name in calls}
     for _ in range(rounds + 1):
         for name, call in calls.items():
-            if settle:
-                call()
+            if before:
+                before[name]()
             started = time.perf_counter()
             call()
             taken[name].append(time.perf_counter() - started)

@@ -2,14 +2,15 @@
 
 import argparse
 from collections.abc import Callable, Mapping
+import functools
 import math
 import sys
 import time
 
 import numpy as np
+import record
 
 CLASSES = 50
-WARM_UP = 3
 MOST_CALLS = 200  # in a round
 
 
@@ -119,18 +120,16 @@ def theirs(
 
 
 def alternate(sides: Mapping[str, Callable[[int], None]], rounds: int, least_s: float) -> dict[str, list[float]]:
-    """Seconds per call in each round, of each side, after a warm-up."""
-
-    def seconds(call: Callable[[int], None], calls: int) -> float:
+    """Seconds per call in each round, of each side; a round is as many calls as take `least_s`."""
+    calls = {}
+    for name, call in sides.items():
+        call(1)  # compiles
         started = time.perf_counter()
-        call(calls)
-        return (time.perf_counter() - started) / calls
-
-    warm = {name: [seconds(call, 1) for _ in range(WARM_UP)][-1] for name, call in sides.items()}
-    calls = {name: min(MOST_CALLS, max(1, math.ceil(least_s / warm[name]))) for name in sides}
-    taken = {name: [] for name in sides}
-    for _ in range(rounds):
-        for name, call in sides.items():
-            call(1)
-            taken[name].append(seconds(call, calls[name]))
-    return taken
+        call(1)
+        calls[name] = min(MOST_CALLS, max(1, math.ceil(least_s / (time.perf_counter() - started))))
+    taken = record.in_turn(
+        {name: functools.partial(call, calls[name]) for name, call in sides.items()},
+        rounds,
+        before={name: functools.partial(call, 1) for name, call in sides.items()},
+    )
+    return {name: [seconds / calls[name] for seconds in found] for name, found in taken.items()}

@@ -17,14 +17,15 @@ import urllib.request
 FLAGS = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] = f"{FLAGS} --xla_force_host_platform_device_count=4"
 os.environ["JAX_PLATFORMS"] = "cpu"
-# As `parallel.initialize` does, which tests in this process don't call: without it, JAX 0.11 waits for itself.
-os.environ["NPROC"] = str((os.cpu_count() or 1) + 8)
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
+from esc_jax.training import parallel  # noqa: E402
+
+parallel.more_threads()  # as `parallel.initialize` does, which tests in this process don't call
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

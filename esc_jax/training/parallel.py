@@ -38,7 +38,7 @@ def initialize(compilation_cache: pathlib.Path | None = None) -> None:
     if _CPU_FLAG not in flags and _knows(_CPU_FLAG, _CPU_CHOICE):
         os.environ["XLA_FLAGS"] = f"{flags} --{_CPU_FLAG}={_CPU_CHOICE}".strip()
     if _virtual_devices() > 1:
-        _more_threads()
+        more_threads()
     if compilation_cache:
         _mend(compilation_cache)
         jax.config.update("jax_compilation_cache_dir", str(compilation_cache))
@@ -75,7 +75,7 @@ def join() -> None:
     """
     count, number = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")
     given = {"num_processes": int(count), "process_id": int(number)} if count and number else {}
-    _more_threads()
+    more_threads()
     try:
         jax.distributed.initialize(**given)
     except (RuntimeError, ValueError) as error:
@@ -85,7 +85,7 @@ def join() -> None:
         ) from None
 
 
-def _more_threads() -> None:
+def more_threads() -> None:
     """Threads for XLA on CPU beyond one a core, before it counts them.
 
     With several processes, or several devices in one, JAX 0.11 runs the programs of CPU devices in the very threads
