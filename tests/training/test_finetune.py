@@ -7,10 +7,10 @@ import pytest
 
 from esc_jax import build
 from esc_jax import config as configs
-from esc_jax.data import pipeline
 from esc_jax.training import optim, parallel
 from esc_jax.training import state as states
 from esc_jax.training import step as steps
+from tests.training import few
 
 
 def resnet():
@@ -35,21 +35,6 @@ def hubert():
     return config
 
 
-def train(config, clips, count, devices=1):
-    """(variables before, state after, losses) of `count` steps."""
-    model, frontend, variables = build.build(config, len(clips.classes))
-    optimizer = optim.build(config.optim, variables["params"], total=count, per_epoch=2)
-    before = jax.tree.map(np.array, variables)
-    state = parallel.replicated(states.create(before, optimizer, ema=config.train.ema > 0), devices)
-    step = parallel.mapped(steps.train_step(model, frontend, optimizer, config, len(clips.classes)), devices)
-    batches = pipeline.train_batches(clips, range(len(clips)), config.train.batch_size, seed=0)
-    losses = []
-    for _ in range(count):
-        state, metrics = step(state, next(batches))
-        losses.append(float(metrics["loss"]))
-    return before, state, losses
-
-
 def moved(before, after):
     """Largest change by path, over parameters or statistics."""
     flat = zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True)
@@ -59,7 +44,7 @@ def moved(before, after):
 def test_frozen_is_frozen_to_the_bit_statistics_and_average_included(noise_clips):
     config = resnet()
     config.optim.groups = (("encoder/(stem|bn_stem|stage1).*", 0.0),)
-    before, state, _ = train(config, noise_clips, 3)
+    before, state, _ = few.train(config, noise_clips, 3)
     for kind, now in (("params", state.params), ("batch_stats", state.batch_stats)):
         for found in (moved(before[kind], now), moved(before[kind], state.ema[kind])):
             for path, change in found.items():
@@ -89,7 +74,7 @@ def test_a_frozen_layer_has_no_dropout(noise_clips):
 def test_evaluating_modules_train_their_parameters_on_the_running_statistics(noise_clips):
     config = resnet()
     config.model.evaluating = "encoder/.*bn.*|encoder/.*norm"
-    before, state, _ = train(config, noise_clips, 3)
+    before, state, _ = few.train(config, noise_clips, 3)
     assert set(moved(before["batch_stats"], state.batch_stats).values()) == {0.0}
     assert min(moved(before["params"], state.params).values()) > 0
 
@@ -114,7 +99,7 @@ def test_layer_decay_and_groups_multiply(noise_clips):
     config = resnet()
     config.optim.update(schedule="constant", warmup_percent=-1.0, weight_decay=0.0, lr=1e-3, layer_decay=0.5)
     config.optim.groups = (("encoder/stage2.*", 0.1),)
-    before, state, _ = train(config, noise_clips, 1)
+    before, state, _ = few.train(config, noise_clips, 1)
     found = moved(before["params"], state.params)
     for path, factor in (("head/classifier/kernel", 1), ("encoder/stage2_block1/conv1/kernel", 0.05),
                          ("encoder/stage1_block1/conv1/kernel", 0.25), ("encoder/stem/kernel", 0.125)):  # fmt: skip
@@ -126,7 +111,7 @@ def test_unfreezing_waits_for_its_epoch(noise_clips):
     config.optim.update(schedule="constant", warmup_percent=-1.0, lr=1e-2)
     config.optim.unfreeze = (("encoder/stem/.*", 1.0), ("encoder/.*", 2.0))
     for count, awake in ((2, ()), (4, ("encoder/stem/kernel",)), (5, None)):  # two steps are an epoch
-        before, state, _ = train(config, noise_clips, count)
+        before, state, _ = few.train(config, noise_clips, count)
         for path, change in moved(before["params"], state.params).items():
             expected = path.startswith("head") or awake is None or path in awake
             assert (change > 0) == expected, (count, path)
@@ -135,10 +120,10 @@ def test_unfreezing_waits_for_its_epoch(noise_clips):
 def test_accumulated_gradients_are_those_of_the_whole_batch(noise_clips):
     config = hubert()
     config.model.encoder.update(hidden_dropout=0.0, attention_dropout=0.0, activation_dropout=0.0)
-    _, whole, losses = train(config, noise_clips, 3)
+    _, whole, losses = few.train(config, noise_clips, 3)
     for parts, devices in ((4, 1), (2, 2)):
         config.train.accumulate = parts
-        _, state, found = train(config, noise_clips, 3, devices)
+        _, state, found = few.train(config, noise_clips, 3, devices)
         np.testing.assert_allclose(found, losses, rtol=1e-5)  # sums in another order
         # Adam divides by the root of a mean of squares that is next to nothing for some weights.
         for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(state.params), strict=True):

@@ -10,12 +10,12 @@ import optax
 import pytest
 
 from esc_jax import config as configs
-from esc_jax.data import pipeline
 from esc_jax.models.dropout import Dropout
 from esc_jax.objectives import supervised
 from esc_jax.training import optim, parallel
 from esc_jax.training import state as states
 from esc_jax.training import step as steps
+from tests.training import few
 
 
 @pytest.fixture
@@ -35,29 +35,12 @@ def config():
     return config
 
 
-def run_steps(config, clips, devices, count, groups=()):
-    from esc_jax import build
-
-    config.optim.groups = groups
-    model, frontend, variables = build.build(config, len(clips.classes))
-    optimizer = optim.build(config.optim, variables["params"], total=count, per_epoch=1)
-    variables = jax.tree.map(np.array, variables)  # a copy: the state's own is donated
-    state = parallel.replicated(states.create(variables, optimizer, ema=True), devices)
-    step = parallel.mapped(steps.train_step(model, frontend, optimizer, config, len(clips.classes)), devices)
-    batches = pipeline.train_batches(clips, range(len(clips)), config.train.batch_size, seed=0)
-    losses = []
-    for _ in range(count):
-        state, metrics = step(state, next(batches))
-        losses.append(float(metrics["loss"]))
-    return losses, state, variables
-
-
 @pytest.mark.parametrize("mixup_on", ["waveform", "spectrogram"])
 def test_any_number_of_devices_gives_the_same_run(config, noise_clips, mixup_on):
     config.augment.mixup_on = mixup_on
-    one, state_one, _ = run_steps(config, noise_clips, 1, 20)
+    _, state_one, one = few.train(config, noise_clips, 20)
     for devices in (2, 4):
-        other, state, _ = run_steps(config, noise_clips, devices, 20)
+        _, state, other = few.train(config, noise_clips, 20, devices)
         # Sums over the batch are taken in another order: rounding grows a little with every step.
         np.testing.assert_allclose(one, other, rtol=1e-5)
         for a, b in zip(jax.tree.leaves(state_one.ema), jax.tree.leaves(state.ema), strict=True):
@@ -66,7 +49,8 @@ def test_any_number_of_devices_gives_the_same_run(config, noise_clips, mixup_on)
 
 
 def test_a_frozen_part_keeps_its_bits_and_a_slow_one_moves_less(config, noise_clips):
-    _, state, before = run_steps(config, noise_clips, 1, 3, groups=(("encoder/stem/.*", 0.0), ("encoder/.*", 0.01)))
+    config.optim.groups = (("encoder/stem/.*", 0.0), ("encoder/.*", 0.01))
+    before, state, _ = few.train(config, noise_clips, 3)
 
     def moved(path):
         one, other = before["params"], state.params

@@ -1,0 +1,25 @@
+"""A training of a few steps, for tests of what the step does."""
+
+import jax
+import numpy as np
+
+from esc_jax import build
+from esc_jax.data import pipeline
+from esc_jax.training import optim, parallel
+from esc_jax.training import state as states
+from esc_jax.training import step as steps
+
+
+def train(config, clips, count, devices=1):
+    """(variables before, state after, losses) of `count` steps; two are an epoch."""
+    model, frontend, variables = build.build(config, len(clips.classes))
+    optimizer = optim.build(config.optim, variables["params"], total=count, per_epoch=2)
+    before = jax.tree.map(np.array, variables)  # a copy: the state's own is donated
+    state = parallel.replicated(states.create(before, optimizer, ema=config.train.ema > 0), devices)
+    step = parallel.mapped(steps.train_step(model, frontend, optimizer, config, len(clips.classes)), devices)
+    batches = pipeline.train_batches(clips, range(len(clips)), config.train.batch_size, seed=0)
+    losses = []
+    for _ in range(count):
+        state, metrics = step(state, next(batches))
+        losses.append(float(metrics["loss"]))
+    return before, state, losses
