@@ -30,7 +30,7 @@ is not known, and float32, have no share unless --peak_tflops says what it is.
 """
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import datetime
 import gc
@@ -133,8 +133,10 @@ def forward_flops(model, variables, shape: tuple[int, ...]) -> float | None:
         return None
 
 
-def measured(name: str, options: argparse.Namespace, device: str) -> Iterator[dict]:
-    """One model on both sides, one thing after the other that it can do: the figures."""
+def prepared(
+    name: str, options: argparse.Namespace, device: str
+) -> Iterator[tuple[dict, dict[str, Callable[[int], None]]]]:
+    """One model, for one thing after the other that it can do: what is measured, and the two sides of it."""
     import jax
     import torch
 
@@ -154,23 +156,29 @@ def measured(name: str, options: argparse.Namespace, device: str) -> Iterator[di
             "esc_jax": ours(what, config, model, variables, x, labels),
             "PyTorch": theirs(what, config, x, labels, parameters, options, device),
         }
-        yield {
+        about = {
             "model": name,
             "what": what,
             "batch": batch,
             "features": shape,
             "parameters": parameters,
             "flops": flops and flops * (3 if what == "train" else 1),
-            "seconds": alternate(sides, options.rounds, 0.0 if options.tiny else ROUND_S),
         }
+        yield about, sides
         # What this leaves behind is not to be in the next one's way.
-        del sides
+        sides.clear()
         jax.clear_caches()
         if options.compile:
             torch.compiler.reset()
         gc.collect()
         if device == "cuda":
             torch.cuda.empty_cache()
+
+
+def measured(name: str, options: argparse.Namespace, device: str) -> Iterator[dict]:
+    """The figures of one model, a line for each thing that it can do."""
+    for about, sides in prepared(name, options, device):
+        yield about | {"seconds": alternate(sides, options.rounds, 0.0 if options.tiny else ROUND_S)}
 
 
 def row(line: dict, peak: float | None) -> dict:
@@ -203,7 +211,7 @@ def _card(options: argparse.Namespace) -> tuple[str, float | None]:
     return record.processor(), peak
 
 
-def _start() -> tuple[str, int]:
+def start() -> tuple[str, int]:
     """Both sides on the same processor: PyTorch's name for it, and its threads."""
     # Both sides share the card: JAX is not to claim most of its memory at the start.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -242,21 +250,27 @@ def write(out: pathlib.Path, found: dict, peak: float | None) -> str:
     return table
 
 
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What `prepared` needs to know, and where results go."""
+    add = parser.add_argument
+    add("--models", nargs="+", choices=MODELS, default=list(MODELS), help="all of them by default")
+    add("--what", nargs="+", choices=("train", "predict"), default=["train", "predict"])
+    add("--batch", type=int, default=0, help="examples; by default what suits two cores")
+    add("--dtype", choices=("float32", "bfloat16"), default="float32")
+    add("--compile", action="store_true", help="torch.compile on PyTorch's side")
+    add("--channels_first", action="store_true", help="the layout of images on PyTorch's side")
+    add("--tiny", action="store_true", help="see that everything runs: the times mean nothing")
+    add("--out", type=pathlib.Path, default=ROOT / "benchmarks/results", help="folder of the results")
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="all of them by default")
-    parser.add_argument("--what", nargs="+", choices=("train", "predict"), default=["train", "predict"])
+    arguments(parser)
     parser.add_argument("--rounds", type=int, default=5, help="that are counted (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=0, help="examples; by default what suits two cores")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--compile", action="store_true", help="torch.compile on PyTorch's side")
-    parser.add_argument("--channels_first", action="store_true", help="the layout of images on PyTorch's side")
     parser.add_argument("--peak_tflops", type=float, default=0.0, help="of the processor, for the share of its peak")
-    parser.add_argument("--tiny", action="store_true", help="see that everything runs: the times mean nothing")
-    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "benchmarks/results", help="folder of the results")
     options = parser.parse_args()
-    device, threads = _start()
+    device, threads = start()
     name, peak = _card(options)
     found = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -15,8 +15,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 def benchmark(environment, tmp_path):
     """Runs a benchmark: `benchmark("scaling", "--what=clips")` → (tables of its JSON by title, what it printed)."""
 
-    def start(name: str, *arguments: str):
-        command = [sys.executable, f"benchmarks/{name}.py", "--tiny", "--rounds=1", f"--out={tmp_path}", *arguments]
+    def start(name: str, *arguments: str, rounds: tuple[str, ...] = ("--rounds=1",)):
+        command = [sys.executable, f"benchmarks/{name}.py", "--tiny", *rounds, f"--out={tmp_path}", *arguments]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr[-4000:]}"
         assert done.stdout.endswith((tmp_path / f"{name}.md").read_text())
@@ -51,6 +51,40 @@ def test_epochs_of_the_input_pipeline_and_of_a_torch_data_loader_have_the_same_c
     ours, theirs = benchmark("input_pipeline", "--what=epoch")[0]["epoch"]
     assert ours["clips"] == theirs["clips"] == 56 and ours["batch"] == 8
     assert ours["batches per second"] > 0 and theirs["batches per second"] > 0
+
+
+def test_hotspots_name_what_each_side_does(benchmark):
+    pytest.importorskip("torch")
+    ours, theirs = benchmark("hotspots", "--models=resnet34", "--what=train", rounds=())[0]["hotspots"]
+    assert [ours["by"], theirs["by"]] == ["esc_jax", "PyTorch"] and ours["of"] == "resnet34, train"
+    for line in (ours, theirs):
+        assert line["convolutions, ms"] > 0 and line["a call, ms"] > 0
+    # BatchNorm is an operation of PyTorch's, and several of ours; neither transforms anything.
+    assert theirs["normalisation, ms"] > 0 == ours["normalisation, ms"] and ours["fft, ms"] == theirs["fft, ms"] == 0
+
+
+@pytest.mark.parametrize(
+    ("operation", "kind"),
+    [
+        ("conv_general_dilated.20", "convolutions"),
+        ("aten::convolution_backward", "convolutions"),
+        ("convert_power_fusion.1", "elementwise"),
+        ("ynn_fusion.4", "products"),
+        ("aten::addmm", "products"),
+        ("aten::add_", "elementwise"),
+        ("aten::native_batch_norm", "normalisation"),
+        ("multiply_reduce_fusion.clone", "reductions"),
+        ("aten::sum", "reductions"),
+        ("transpose_copy_fusion.19", "copies"),
+        ("add_transpose_fusion", "elementwise"),
+        ("aten::copy_", "copies"),
+    ],
+)
+def test_kinds_of_operations(operation, kind, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import hotspots
+
+    assert hotspots.kind(operation) == kind
 
 
 def test_waiting_is_a_part_of_the_step(benchmark, patient):

@@ -1,0 +1,112 @@
+"""Where the time of a training step or a prediction goes, in the package and in PyTorch, by kind of operation.
+
+    python benchmarks/hotspots.py --models resnet34 mn04 --what train
+
+The sides are those of models.py, measured by the profilers of JAX and PyTorch; the kinds go by the names of
+operations:
+
+- convolutions: depthwise ones too in PyTorch; ours are sums of shifted products, so elementwise;
+- products: of matrices. Ours are also the sums of BatchNorm (rows times ones) and 1×1 convolutions, which PyTorch has
+  among its convolutions;
+- normalisation: PyTorch's own operation; ours is products, reductions and elementwise;
+- reductions, copies (and transposed, padded, cut and joined arrays), fft; elementwise is the rest, the optimizer too.
+
+Milliseconds are those of operations, added up. XLA runs some beside one another, so that they may add up to more than
+the call takes, which is the last column; what is missing from it is spent between operations. Prints a Markdown table;
+hotspots.json and hotspots.md go to --out. It needs torch, and a CPU: on a GPU, the profilers name other things.
+"""
+
+import argparse
+from collections.abc import Callable
+import pathlib
+import re
+import sys
+import tempfile
+import time
+
+import models
+import record
+
+CALLS = 5
+KINDS = ("convolutions", "products", "normalisation", "fft", "reductions", "copies", "elementwise")
+_MOVED = "copy|copy_|transpose|bitcast|pad|slice|concatenate|reshape|broadcast|cat|contiguous|clone|constant_pad_nd"
+_MOVES = re.compile(rf"(wrapped_)?({_MOVED})(_({_MOVED}|fusion))*")
+_PATTERNS = (
+    ("convolutions", re.compile(r"conv(?!ert)")),
+    ("products", re.compile(r"dot|ynn|\b(addmm|mm|bmm|baddbmm)\b|linear|attention")),
+    ("normalisation", re.compile(r"_norm")),
+    ("fft", re.compile("fft")),
+    ("reductions", re.compile(r"reduce|\b(sum|mean|amax|max_pool2d\w*)\b")),
+)
+
+
+def kind(operation: str) -> str:
+    """Of an operation of XLA (`multiply_reduce_fusion.3`) or of PyTorch (`aten::mm`)."""
+    name = re.sub(r"^aten::|(\.(\d+|clone))+$", "", operation)
+    if _MOVES.fullmatch(name):
+        return "copies"
+    return next((one for one, pattern in _PATTERNS if pattern.search(name)), "elementwise")
+
+
+def by_xla(call: Callable[[int], None]) -> dict[str, float]:
+    """Seconds per call of every operation of our side."""
+    import jax
+
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0
+    taken = {}
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder, profiler_options=options):
+            call(CALLS)
+        (path,) = pathlib.Path(folder).rglob("*.xplane.pb")
+        for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
+            for event in (event for line in plane.lines for event in line.events):
+                if "hlo_op" in dict(event.stats) and not event.name.startswith("end: "):
+                    taken[event.name] = taken.get(event.name, 0.0) + event.duration_ns / 1e9 / CALLS
+    return taken
+
+
+def by_torch(call: Callable[[int], None]) -> dict[str, float]:
+    """The same of PyTorch, each without what it calls."""
+    import torch
+
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        call(CALLS)
+    return {event.key: event.self_cpu_time_total / 1e6 / CALLS for event in profile.key_averages()}
+
+
+def seconds(call: Callable[[int], None]) -> float:
+    """Per call, without a profiler."""
+    started = time.perf_counter()
+    call(CALLS)
+    return (time.perf_counter() - started) / CALLS
+
+
+def row(what: str, side: str, call: Callable[[int], None], profile: Callable) -> dict:
+    """A line of the table: milliseconds of every kind, and of the call as a whole."""
+    call(2)  # compiles, and what the other side left behind is over
+    whole, sums = seconds(call), dict.fromkeys(KINDS, 0.0)
+    for operation, taken in profile(call).items():
+        sums[kind(operation)] += taken
+    milliseconds = {f"{name}, ms": round(1e3 * taken, 1) for name, taken in (sums | {"a call": whole}).items()}
+    return {"of": what, "by": side} | milliseconds
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    models.arguments(parser)
+    options = parser.parse_args()
+    device, _ = models.start()
+    if device != "cpu":
+        sys.exit("hotspots.py knows the operations of a CPU alone: set JAX_PLATFORMS=cpu")
+    lines = []
+    for name in options.models:
+        for about, sides in models.prepared(name, options, device):
+            for side, profile in (("esc_jax", by_xla), ("PyTorch", by_torch)):
+                lines.append(row(f"{name}, {about['what']}", side, sides[side], profile))
+    sys.stdout.write(record.save("hotspots", lines, options.out))
+
+
+if __name__ == "__main__":
+    main()
