@@ -11,13 +11,14 @@ operations:
 - normalisation: PyTorch's own operation; ours is products, reductions and elementwise;
 - reductions, copies (and transposed, padded, cut and joined arrays), fft; elementwise is the rest, the optimizer too.
 
-Milliseconds are those of operations, added up. XLA runs some beside one another, so that they may add up to more than
-the call takes, which is the last column; what is missing from it is spent between operations. Prints a Markdown table;
+Milliseconds are of PyTorch's operations from begin to end, and of ours likewise, where XLA has several under way each
+with its part; what is missing from the call, the last column, is spent between operations. Prints a Markdown table;
 hotspots.json and hotspots.md go to --out. It needs torch, and a CPU: on a GPU, the profilers name other things.
 """
 
 import argparse
-from collections.abc import Callable
+import collections
+from collections.abc import Callable, Iterable
 import pathlib
 import re
 import sys
@@ -49,20 +50,36 @@ def kind(operation: str) -> str:
 
 
 def by_xla(call: Callable[[int], None]) -> dict[str, float]:
-    """Seconds per call of every operation of our side."""
+    """Seconds per call of every operation of our side; where several are under way at once, each has its part."""
     import jax
 
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0
-    taken = {}
+    begun, ended = [], []
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder, profiler_options=options):
             call(CALLS)
         (path,) = pathlib.Path(folder).rglob("*.xplane.pb")
         for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
             for event in (event for line in plane.lines for event in line.events):
-                if "hlo_op" in dict(event.stats) and not event.name.startswith("end: "):
-                    taken[event.name] = taken.get(event.name, 0.0) + event.duration_ns / 1e9 / CALLS
+                # An operation's event is over once it is handed out; some go on until the one that is called their end.
+                if event.name.startswith("end: "):
+                    ended.append((event.start_ns, event.name.removeprefix("end: "), False))
+                elif "hlo_op" in dict(event.stats):
+                    begun.append(event)
+    told = {name for _, name, _ in ended}
+    ended += [(event.end_ns, event.name, False) for event in begun if event.name not in told]
+    return shared([(event.start_ns, event.name, True) for event in begun] + ended)
+
+
+def shared(moments: Iterable[tuple[float, str, bool]]) -> dict[str, float]:
+    """Seconds per call of each operation, from the nanoseconds at which they begin and end."""
+    taken, active, before = {}, collections.Counter(), 0.0
+    for moment, operation, begins in sorted(moments, key=lambda of: (of[0], not of[2])):
+        for name in active.elements():
+            taken[name] = taken.get(name, 0.0) + (moment - before) / active.total() / 1e9 / CALLS
+        active[operation] += 1 if begins else -1
+        active, before = +active, moment
     return taken
 
 

@@ -87,6 +87,16 @@ def test_kinds_of_operations(operation, kind, monkeypatch):
     assert hotspots.kind(operation) == kind
 
 
+def test_operations_that_are_under_way_at_once_share_the_time(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import hotspots
+
+    # a from 0 to 4 s and from 9 to 10, b from 2 to 8: both from 2 to 4, neither from 8 to 9.
+    moments = [(0, "a", True), (4, "a", False), (2, "b", True), (8, "b", False), (9, "a", True), (10, "a", False)]
+    found = hotspots.shared([(second * 1e9, name, begins) for second, name, begins in moments])
+    assert found == pytest.approx({"a": (2 + 1 + 1) / hotspots.CALLS, "b": (1 + 4) / hotspots.CALLS})
+
+
 def test_waiting_is_a_part_of_the_step(benchmark, patient):
     (line,) = benchmark("input_pipeline", "--what=waiting")[0]["waiting"]
     assert line["config"] == "tiny" and line["steps"] == 3
