@@ -19,11 +19,11 @@ hotspots.json and hotspots.md go to --out. It needs torch, and a CPU: on a GPU, 
 import argparse
 import collections
 from collections.abc import Callable, Iterable
+import functools
 import pathlib
 import re
 import sys
 import tempfile
-import time
 
 import models
 import record
@@ -92,20 +92,13 @@ def by_torch(call: Callable[[int], None]) -> dict[str, float]:
     return {event.key: event.self_cpu_time_total / 1e6 / CALLS for event in profile.key_averages()}
 
 
-def seconds(call: Callable[[int], None]) -> float:
-    """Per call, without a profiler."""
-    started = time.perf_counter()
-    call(CALLS)
-    return (time.perf_counter() - started) / CALLS
-
-
 def row(what: str, side: str, call: Callable[[int], None], profile: Callable) -> dict:
     """A line of the table: milliseconds of every kind, and of the call as a whole."""
-    call(2)  # compiles, and what the other side left behind is over
-    whole, sums = seconds(call), dict.fromkeys(KINDS, 0.0)
+    (whole,) = record.in_turn({side: functools.partial(call, CALLS)}, 1)[side]  # after a round that compiles
+    sums = dict.fromkeys(KINDS, 0.0)
     for operation, taken in profile(call).items():
         sums[kind(operation)] += taken
-    milliseconds = {f"{name}, ms": round(1e3 * taken, 1) for name, taken in (sums | {"a call": whole}).items()}
+    milliseconds = {f"{name}, ms": round(1e3 * taken, 1) for name, taken in (sums | {"a call": whole / CALLS}).items()}
     return {"of": what, "by": side} | milliseconds
 
 
