@@ -253,12 +253,12 @@ class SoundClassifier:
             starts.append(start)
             level.append(float(np.mean(np.square(samples, dtype=np.float64))))
             if row == rows - 1:
-                running.append(self._logits(self._variables, batch))
+                running.append(self._logits(self._variables, parallel.ready(batch)))
                 batch = np.zeros((rows, shape), np.int16)  # the device may still read the other
                 if len(running) > 1:  # the device computes one while the host decodes the next
                     done.append(np.asarray(running.popleft()[0]))
         if len(starts) % rows:
-            running.append(self._logits(self._variables, batch))
+            running.append(self._logits(self._variables, parallel.ready(batch)))
         done += [np.asarray(found[0]) for found in running]
         if not starts:
             raise AudioError(f"{name}: holds no samples")
@@ -294,7 +294,7 @@ def load_classifier(path: str | os.PathLike) -> SoundClassifier:
     Raises:
         CheckpointError: there is none, it is of another version of the format, or it cannot be read.
     """
-    parallel.initialize()
+    parallel.initialize(guest=True)
     try:
         return SoundClassifier(build.restore(pathlib.Path(path)))
     except (AttributeError, KeyError, TypeError) as error:

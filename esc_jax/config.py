@@ -94,6 +94,7 @@ def defaults(model: str, head: str = "linear", frontend: str = "log_mel") -> ml_
                     "share": 0.4,  # of the patches that are hidden
                     "kind": "random",  # or "block", "time", "frequency"
                     "block": 3,  # patches along the sides of what is hidden together; random hides single ones
+                    "predictor": 0,  # layers that guess from what the encoder sees, the visible; 0: it sees and guesses
                 },
                 "tokens": {
                     "clusters": 256,
@@ -158,6 +159,7 @@ _RANGES = {
     "pretrain.mask.patch": (1, 1024),
     "pretrain.mask.share": (0, 1),
     "pretrain.mask.block": (1, 1024),
+    "pretrain.mask.predictor": (0, 100),
     "pretrain.tokens.clusters": (2, 1 << 20),
     "pretrain.tokens.iterations": (1, 10_000),
     "augment.roll": (0, 1),

@@ -47,6 +47,7 @@ def of_clips(
     import tqdm
 
     from esc_jax.data import pipeline
+    from esc_jax.training import parallel
     from esc_jax.training import step as steps
 
     folder = folder / digest(frontend, variables, clips, views)
@@ -63,7 +64,7 @@ def of_clips(
     batches = pipeline.eval_batches(clips, indices, batch_size)
     for start in tqdm.tqdm(missing, desc="embedding", unit="batch", leave=False, disable=None):
         batch = next(batches)
-        found = np.asarray(encode(variables, batch["audio"]))[:, batch["mask"]]
+        found = np.asarray(encode(variables, parallel.ready(batch["audio"])))[:, batch["mask"]]
         with files.replacing(part(start)) as file:
             np.save(file, found)
     return np.concatenate([np.load(part(start)) for start in starts], axis=1)
@@ -71,13 +72,15 @@ def of_clips(
 
 def of_waveform(model, frontend, variables, waveform: np.ndarray, window: int, batch_size: int = 20) -> np.ndarray:
     """(windows, D) embeddings of a mono waveform at the encoder's rate, cut into windows of `window` samples."""
+    from esc_jax.training import parallel
     from esc_jax.training import step as steps
 
     encode = steps.embed_step(model, frontend)
     count = max(1, -(-len(waveform) // window))
     padded = np.zeros((-(-count // batch_size) * batch_size, window), np.float32)
     padded.reshape(-1)[: len(waveform)] = waveform
-    found = [np.asarray(encode(variables, rows))[0] for rows in np.split(padded, len(padded) // batch_size)]
+    batches = np.split(padded, len(padded) // batch_size)
+    found = [np.asarray(encode(variables, parallel.ready(batch)))[0] for batch in batches]
     return np.concatenate(found)[:count]
 
 

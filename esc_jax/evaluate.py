@@ -32,7 +32,7 @@ def each_clip(
     """
     done = []
     for batch in pipeline.eval_batches(clips, indices, batch_size):
-        done.append(np.asarray(predict(variables, batch["audio"]))[:, batch["mask"]])
+        done.append(np.asarray(predict(variables, parallel.ready(batch["audio"])))[:, batch["mask"]])
     return np.concatenate(done, axis=1)
 
 

@@ -21,7 +21,7 @@ from esc_jax import config as configs
 from esc_jax.data import pipeline
 from esc_jax.models import heads, patches
 from esc_jax.models.encoder import Classifier
-from esc_jax.models.masked import MaskedPredictor
+from esc_jax.models.masked import MaskedPredictor, VisiblePredictor
 from esc_jax.objectives import masked
 from esc_jax.tokenizers import kmeans
 from esc_jax.tokenizers.targets import Targets
@@ -71,6 +71,13 @@ def check(config, split, frontend) -> None:
         what = "hides nothing, so there is nothing to predict" if not number else "leaves nothing to predict it from"
         raise configs.ConfigError(
             f"config.pretrain.mask.share={own.mask.share:g} of {rows * columns} patches ({size} × {size}) {what}"
+        )
+    encoder = config.model.encoder
+    cut = (encoder.patch, encoder.stride) if config.model.name == "patch_transformer" else ()
+    if own.mask.predictor and cut != (size, size):
+        raise configs.ConfigError(
+            f"config.pretrain.mask.predictor={own.mask.predictor} needs an encoder that sees the visible patches alone:"
+            f" model.name=patch_transformer with model.encoder.patch and stride both {size}, as pretrain.mask.patch"
         )
     available = len(split.train) * grids[1][0] * grids[1][1]
     if own.tokens.clusters > available:
@@ -123,8 +130,12 @@ def _masked(config, workdir: pathlib.Path, data: _Data, encoder: nn.Module, vari
     targets, weights = _teacher(config)
     if hasattr(encoder, "patchout"):  # what it would leave out may have to be predicted
         encoder = encoder.clone(patchout=0.0)
+    grid = _grid(config, data.frontend, own.augment.crop_s)
     model = MaskedPredictor(encoder=encoder, tokens=own.tokens.clusters, size=own.mask.patch)
-    nothing = jnp.zeros((1, *_grid(config, data.frontend, own.augment.crop_s)), bool)  # hidden
+    if own.mask.predictor:
+        number = masked.count(*grid, own.mask.share)
+        model = VisiblePredictor(encoder=encoder, tokens=own.tokens.clusters, hidden=number, layers=own.mask.predictor)
+    nothing = jnp.zeros((1, *grid), bool)  # hidden
     reports = []
     for number in range(1, own.rounds + 1):
         folder = workdir if number == own.rounds else workdir / f"round{number}"

@@ -15,7 +15,7 @@ from esc_jax.data.clips import Clips
 from esc_jax.frontends import registry as frontends
 from esc_jax.models import heads, patches
 from esc_jax.models.encoder import Classifier
-from esc_jax.models.masked import MaskedPredictor
+from esc_jax.models.masked import MaskedPredictor, VisiblePredictor
 from esc_jax.models.patch_transformer import PatchTransformer
 from esc_jax.tokenizers import kmeans
 from esc_jax.tokenizers.targets import Targets
@@ -142,6 +142,7 @@ def test_a_run_of_ours_can_teach(noise_clips, untrained, tmp_path):
         ),
         ({"mask": {"share": 0.99}}, "mask.share=0.99 of 6 patches .8 × 8. leaves nothing to predict it from"),
         ({"mask": {"patch": 64}}, "of 0 patches"),
+        ({"mask": {"predictor": 1}}, "mask.predictor=1 needs an encoder that sees the visible patches alone: model.na"),
         ({"tokens": {"clusters": 200}}, "tokens.clusters=200, and the training clips have 64 patches"),
     ],
 )
@@ -179,14 +180,25 @@ def predictive(config, encoder, frontend):
     encoder = PatchTransformer(
         patch=8, stride=4, layers=1, width=16, heads=2, ffn=16, table=(4, 2), drop_path=0.5, dropout=0.1
     )
-    model = MaskedPredictor(encoder=encoder, tokens=6, size=8)
+    return guessing(config, frontend, MaskedPredictor(encoder=encoder, tokens=6, size=8))
+
+
+def visible(config, encoder, frontend):
+    """The same where the encoder sees the visible patches alone, here one of six."""
+    config.pretrain.mask.share = 0.8
+    encoder = PatchTransformer(patch=8, stride=8, layers=1, width=16, heads=2, ffn=16, table=(4, 2), drop_path=0.5)
+    return guessing(config, frontend, VisiblePredictor(encoder=encoder, tokens=6, hidden=5, layers=1))
+
+
+def guessing(config, frontend, model):
+    """A model of masked prediction with what it needs."""
     inputs = np.zeros((1, 26, 16), np.float32), np.zeros((1, *patches.grid(26, 16, 8)), bool)
     make = functools.partial(pretrain_step.masked_step, model, frontend, config=config, targets=Targets(8))
     centroids = np.random.default_rng(0).standard_normal((6, 64)).astype(np.float32)
     return model, inputs, make, ({"teacher": {}, "centroids": centroids},)
 
 
-@pytest.mark.parametrize("task", [contrastive, predictive])
+@pytest.mark.parametrize("task", [contrastive, predictive, visible])
 def test_steps_are_the_same_on_any_number_of_devices(noise_clips, task):
     config, _, _, encoder, frontend, _ = small(noise_clips, batch_size=8)
     model, inputs, make, fixed = task(config, encoder, frontend)

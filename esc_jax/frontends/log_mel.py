@@ -110,7 +110,9 @@ class LogMel:
         window[begin : begin + size] = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
         if self.center:
             pad = self.n_fft // 2
-            waveform = jnp.pad(waveform, [(0, 0)] * (waveform.ndim - 1) + [(pad, pad)])
+            # Not jnp.pad: XLA would compute what made the waveform (a crop, say) in every frame that holds it.
+            ends = jnp.zeros((*waveform.shape[:-1], pad), waveform.dtype)
+            waveform = jnp.concatenate([ends, waveform, ends], -1)
         frames = frame(waveform, self.n_fft, self.hop)
         frames = frames * jnp.broadcast_to(jnp.asarray(window), frames.shape)
         spectrum = jnp.fft.rfft(frames)

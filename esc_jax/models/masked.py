@@ -1,4 +1,4 @@
-"""An encoder with the head of masked prediction: what tokens do the hidden patches have?"""
+"""Encoders with the head of masked prediction: what tokens do the hidden patches have?"""
 
 from flax import linen as nn
 import jax
@@ -6,6 +6,8 @@ import jax.numpy as jnp
 
 from esc_jax.models import patches
 from esc_jax.models.encoder import Encoded
+from esc_jax.models.patch_transformer import PatchTransformer, sine_table
+from esc_jax.models.transformer import Layer, layer_norm
 
 
 class MaskedPredictor(nn.Module):
@@ -45,6 +47,51 @@ class MaskedPredictor(nn.Module):
         logits = logits.reshape(*x.shape[:3], down, across, self.tokens).swapaxes(2, 3)
         logits = logits.reshape(len(x), x.shape[1] * down, x.shape[2] * across, self.tokens)
         return logits[:, :rows, :columns]
+
+    def encode(self, features: jax.Array, *, train: bool = False, padding: jax.Array | None = None) -> Encoded:
+        """The encoder alone, nothing hidden."""
+        return self.encoder(features, train=train, padding=padding)
+
+
+class VisiblePredictor(nn.Module):
+    """The encoder sees the patches that are not hidden, and no others; a few layers behind it guess the rest.
+
+    One learned vector stands for every hidden patch; with sines for the positions, it and what the encoder made of the
+    visible ones go through `layers` transformer layers and a linear one. The encoder never meets that vector, which no
+    later task will show it, and has the less to compute the more is hidden. He et al., "Masked autoencoders" (2022);
+    Chen et al., "BEATs" (2022), whose label predictor this is.
+
+    Attributes:
+        encoder: of patches that lie side by side, as those that are hidden.
+        tokens: K.
+        hidden: how many patches of an example are hidden.
+        layers: behind the encoder, of its width, heads and feed-forward width.
+    """
+
+    encoder: PatchTransformer
+    tokens: int
+    hidden: int
+    layers: int
+
+    @nn.compact
+    def __call__(self, features: jax.Array, hidden: jax.Array, *, train: bool = False) -> jax.Array:
+        """Logits (B, rows, columns, K); the arguments are MaskedPredictor's, `hidden` true in `self.hidden` places."""
+        batch, rows, columns = hidden.shape
+        own = self.encoder
+        flat = hidden.reshape(batch, -1)
+        visible = jnp.argsort(flat, axis=1, stable=True)[:, : flat.shape[1] - self.hidden]
+        seen = nn.Dense(own.width, dtype=own.dtype, name="seen")(own(features, train=train, visible=visible).features)
+        unseen = self.param("hidden_patch", nn.initializers.normal(0.02), (own.width,)).astype(own.dtype)
+        x = jnp.broadcast_to(unseen, (batch, rows * columns, own.width))
+        x = jax.vmap(lambda x, where, what: x.at[where].set(what))(x, visible, seen)
+        x = x + sine_table(rows, columns, own.width).reshape(1, -1, own.width).astype(own.dtype)
+        for i in range(self.layers):
+            x = Layer(
+                own.heads, own.ffn, self.layers, "gelu_fast", True, False, False, 0.0, 0.0, 0.0, own.dtype,
+                name=f"layer_{i}",
+            )(x, None, None, train)  # fmt: skip
+        x = layer_norm(own.dtype, "norm")(x).astype(jnp.float32)
+        return nn.Dense(self.tokens, name="head")(x).reshape(batch, rows, columns, self.tokens)
 
     def encode(self, features: jax.Array, *, train: bool = False, padding: jax.Array | None = None) -> Encoded:
         """The encoder alone, nothing hidden."""

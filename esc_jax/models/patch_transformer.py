@@ -66,7 +66,7 @@ class PatchTransformer(nn.Module):
         dtype: of the computation; parameters, softmax and norm statistics stay float32.
         remat: recompute the layers in the backward pass, to save memory.
 
-    `Encoded.features` are tokens in training with patchout, else a map (B, rows, columns, width). Sows each layer's
+    `Encoded.features` are tokens where some are left out, else a map (B, rows, columns, width). Sows each layer's
     `attention` (B, heads, tokens, tokens).
     """
 
@@ -85,8 +85,22 @@ class PatchTransformer(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, features: jax.Array, *, train: bool = False, padding: jax.Array | None = None) -> Encoded:
-        """Tokens and their mean. Padding is silence to it, as to a CNN: `padding` is ignored."""
+    def __call__(
+        self,
+        features: jax.Array,
+        *,
+        train: bool = False,
+        padding: jax.Array | None = None,
+        visible: jax.Array | None = None,
+    ) -> Encoded:
+        """Tokens and their mean. Padding is silence to it, as to a CNN: `padding` is ignored.
+
+        Args:
+            features: (B, frames, bins).
+            train: whether it drops what it may drop.
+            padding: ignored.
+            visible: (B, N) numbers of the patches that are looked at, counted along the bins first; None: all.
+        """
         del padding
         short = [max(0, self.patch - size) for size in features.shape[1:]]
         features = jnp.pad(features, ((0, 0), (0, short[0]), (0, short[1])), mode="edge")
@@ -97,6 +111,8 @@ class PatchTransformer(nn.Module):
         key = self.make_rng("droppath") if train and rows < self.table[0] else None
         x = x + places(table, batch, rows, columns, key).astype(self.dtype)
         x = x.reshape(batch, rows * columns, self.width)
+        if visible is not None:
+            x = jnp.take_along_axis(x, visible[..., None], axis=1)
         if train and self.patchout:
             x = self._some(x)
         x = Dropout(self.dropout)(x, train=train)
@@ -110,7 +126,7 @@ class PatchTransformer(nn.Module):
                 y = skip_rows(self.make_rng("droppath"), self.drop_path * (i + 1) / self.layers, x, y)
             x = y
         x = layer_norm(self.dtype, "norm")(x).astype(jnp.float32)
-        whole = x.shape[1] == rows * columns
+        whole = visible is None and x.shape[1] == rows * columns
         return Encoded(x.mean(1), x.reshape(batch, rows, columns, self.width) if whole else x)
 
     def _some(self, x: jax.Array) -> jax.Array:

@@ -17,6 +17,7 @@ import numpy as np
 from esc_jax.errors import Problem
 from esc_jax.models.dropout import AXIS as AXIS
 from esc_jax.models.dropout import positions as positions
+from esc_jax.training import heap
 
 # XLA on CPU runs matrix products faster through this library than by default: two to twenty times on a processor
 # without AVX-512, in bfloat16 by a tenth on one with it. Products alone: where the library takes their neighbours along
@@ -32,8 +33,16 @@ class DeviceError(Problem, ValueError):
     """A batch or a machine that doesn't fit. The message is one sentence."""
 
 
-def initialize(compilation_cache: pathlib.Path | None = None) -> None:
-    """Sets XLA's flags and the persistent compilation cache; before the first use of a device."""
+def initialize(compilation_cache: pathlib.Path | None = None, *, guest: bool = False) -> None:
+    """Sets up the process for XLA on CPU, and the persistent compilation cache; before the first use of a device.
+
+    Args:
+        compilation_cache: its folder; None: programs are compiled anew.
+        guest: the process is somebody else's, so its memory is left as it is (see `training.heap`).
+    """
+    if not guest:
+        heap.keep()
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
     flags = os.environ.get("XLA_FLAGS", "")
     if _CPU_FLAG not in flags and _knows(_CPU_FLAG, _CPU_CHOICE):
         os.environ["XLA_FLAGS"] = f"{flags} --{_CPU_FLAG}={_CPU_CHOICE}".strip()
@@ -154,6 +163,16 @@ def own(tree):
     return multihost_utils.global_array_to_host_local_array(tree, mesh, PartitionSpec())
 
 
+def ready(tree):
+    """Arrays of the host → arrays that a program finds on the device.
+
+    On CPU they are there when this returns: a program whose inputs are on their way runs in a thread of its own, and
+    such a thread's memory is not kept (see `training.heap`).
+    """
+    placed = jax.device_put(tree)
+    return jax.block_until_ready(placed) if jax.default_backend() == "cpu" else placed
+
+
 def check_batch(batch_size: int, accumulate: int = 1) -> None:
     """Raises DeviceError where a global batch does not divide over the devices and the parts each takes it in."""
     count = jax.device_count() * accumulate
@@ -179,7 +198,8 @@ def mapped(step: Callable, devices: int | None = None, fixed: tuple = ()) -> Cal
     count = devices or jax.local_device_count()
 
     def call(state, batch):
-        return run(state, jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch), *fixed)
+        batch = jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch)
+        return run(state, ready(batch) if count == 1 else batch, *fixed)
 
     return call
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from esc_jax.models import patches
-from esc_jax.models.masked import MaskedPredictor
+from esc_jax.models.masked import MaskedPredictor, VisiblePredictor
 from esc_jax.models.patch_transformer import PatchTransformer, places, sine_table
 from esc_jax.models.resnet import ResNet
 
@@ -163,3 +163,49 @@ def test_a_coarse_cell_speaks_for_the_patches_it_covers():
     for row, column, token in np.ndindex(8, 4, 2):
         number = 4 * (row % 2) + 2 * (column % 2) + token + 1
         np.testing.assert_allclose(found[:, row, column, token], cells[:, row // 2, column // 2] * number, rtol=1e-5)
+
+
+def visible_predictor():
+    """A model, its variables, spectrograms with a grid of four by two patches, and three hidden ones in each."""
+    x = spectrograms(70, 35)
+    hidden = np.zeros((3, 8), bool)
+    for row, which in enumerate([(0, 3, 7), (1, 2, 4), (5, 6, 7)]):
+        hidden[row, list(which)] = True
+    model = VisiblePredictor(encoder=small(), tokens=5, hidden=3, layers=1)
+    hidden = jnp.asarray(hidden.reshape(3, 4, 2))
+    return model, model.init(jax.random.key(0), x, hidden), x, hidden
+
+
+def test_an_encoder_of_visible_patches_never_meets_the_others():
+    model, variables, x, hidden = visible_predictor()
+    found = np.asarray(model.apply(variables, x, hidden))
+    assert found.shape == (3, 4, 2, 5)
+    # Nothing of what is hidden can be seen, and all of what is not.
+    other = jnp.where(patches.spread(hidden, 16, (70, 35)), 7.0, x)
+    np.testing.assert_array_equal(model.apply(variables, other, hidden), found)
+    for row, column in np.ndindex(4, 2):
+        one = np.zeros((1, 4, 2), bool)
+        one[0, row, column] = True
+        changed = jnp.where(patches.spread(jnp.asarray(one), 16, (70, 35)), 7.0, x)
+        same = (np.asarray(model.apply(variables, changed, hidden)) == found).all((1, 2, 3))
+        np.testing.assert_array_equal(same, np.asarray(hidden)[:, row, column])
+    own = {name: tree["encoder"] for name, tree in variables.items()}
+    encoded = model.apply(variables, x, method="encode").embedding
+    np.testing.assert_array_equal(encoded, small().apply(own, x).embedding)
+
+
+def test_visible_patches_are_encoded_as_a_clip_of_them_alone():
+    _, variables, x, hidden = visible_predictor()
+    own = {"params": variables["params"]["encoder"]}
+    visible = jnp.asarray([np.flatnonzero(~row) for row in np.asarray(hidden).reshape(3, 8)])
+    found = small().apply(own, x, visible=visible).features
+    everything = small().apply(own, x, visible=jnp.tile(jnp.arange(8), (3, 1)))
+    assert found.shape == (3, 5, small().width)
+    # All of them named is the map, in its order; none of them changes with what is not named.
+    whole = small().apply(own, x).features.reshape(3, 8, -1)
+    np.testing.assert_array_equal(everything.features, whole)
+    assert np.abs(np.asarray(found - jnp.take_along_axis(whole, visible[..., None], 1))).max() > 1e-3
+    for example, which in enumerate(np.asarray(visible)):
+        turned = small().apply(own, x[example : example + 1], visible=jnp.asarray(which[::-1][None])).features
+        # Attention knows tokens by their positions alone; sums are taken in another order.
+        np.testing.assert_allclose(turned[0, ::-1], found[example], atol=1e-5)
