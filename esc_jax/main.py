@@ -130,12 +130,7 @@ def main(argv: list[str]) -> None:
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
-        sys.stderr.write(
-            f"esc_jax: another process of this run has ended or cannot be reached ({str(error).splitlines()[0][:200]});"
-            " start all of them again, and they go on from the last checkpoint\n"
-        )
-        sys.stderr.flush()
-        os._exit(1)  # a process that leaves in order would wait for the others
+        parallel.lost(str(error).splitlines()[0][:200])
     except loop.Interrupted as stopped:
         said = str(stopped)
     else:

@@ -72,13 +72,14 @@ def test_two_processes_equal_one_though_they_were_stopped_and_killed(thorough, r
         assert [status for status, _, _ in stopped] == [0, 0], stopped
         # One of them speaks.
         assert ["the same command goes on from there" in text for _, text, _ in stopped] == [True, False]
-    with Together(environment, workdir, *TINY) as both:
-        both.reach(4)
-        both.processes[1].kill()
-        (status, _, said), _ = both.end()
-        sentence = "esc_jax: another process of this run has ended or cannot be reached"
-        assert status == 1 and sentence in said, f"status {status}: {said[-3000:]}"
-        assert "Traceback" not in said
+    for epochs, killed in ((3, 1), (5, 0)):  # the first process is the one by which they find one another
+        with Together(environment, workdir, *TINY) as both:
+            both.reach(epochs)
+            both.processes[killed].kill()
+            status, _, said = both.end()[1 - killed]
+            sentence = "esc_jax: another process of this run has ended or cannot be reached"
+            assert status == 1 and sentence in said, f"status {status}: {said[-3000:]}"
+            assert "Traceback" not in said
     with Together(environment, workdir, *TINY) as both:
         (status, printed, said), (_, silent, _) = both.end()
         assert status == 0, said[-3000:]

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Iterator
 import contextlib
+import ctypes
 import mmap
 import os
 import pathlib
 import re
+import signal
 import time
+from typing import NoReturn
 
 import jax
 from jax.experimental import multihost_utils
@@ -26,6 +29,10 @@ from esc_jax.training import heap
 _CPU_FLAG = "xla_cpu_experimental_ynn_fusion_type"
 _CPU_CHOICE = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
 _CACHE_BYTES = 2 << 30
+_LOST = (
+    "esc_jax: another process of this run has ended or cannot be reached ({}); start all of them again, and they go on"
+    " from the last checkpoint\n"
+)
 _RUNS = "runs"  # the axis of devices over which whole runs are spread
 
 
@@ -82,6 +89,9 @@ def join() -> None:
     Raises:
         DeviceError: nothing says it, or the others cannot be reached.
     """
+    global _aborted
+    _aborted = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: lost("JAX says why, above"))
+    ctypes.CDLL(None).signal(signal.SIGABRT, _aborted)
     count, number = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")
     given = {"num_processes": int(count), "process_id": int(number)} if count and number else {}
     more_threads()
@@ -92,6 +102,17 @@ def join() -> None:
             f"--distributed: this process cannot join others ({str(error).strip().splitlines()[0][:200]}); start it"
             " under Slurm or on a TPU pod, or set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID"
         ) from None
+
+
+# JAX aborts a process, from a thread of its own, once the first one is out of reach: no exception comes of it, and
+# Python's handlers of signals wait for the main thread. A handler of C's is kept here, as C knows its address alone.
+_aborted = None
+
+
+def lost(why: str) -> NoReturn:
+    """Ends this process, with a sentence: another one is gone."""
+    os.write(2, _LOST.format(why).encode())  # sys.stderr may be in the middle of something
+    os._exit(1)  # a process that leaves in order would wait for the others
 
 
 def more_threads() -> None:
