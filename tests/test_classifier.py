@@ -322,7 +322,7 @@ def test_a_checkpoint_is_all_it_takes(untrained, monkeypatch):
     import esc_jax
     from esc_jax.training.step import predict_step
 
-    monkeypatch.setattr(parallel, "initialize", lambda: None)  # other tests of this process want XLA as it is
+    monkeypatch.setattr(parallel, "initialize", lambda *_, **__: None)  # other tests of this process want XLA as it is
     classifier = esc_jax.load_classifier(str(untrained))
     assert (classifier.classes, classifier.sample_rate, classifier.window_s) == (
         ("rain", "sea_waves", "dog"),
@@ -347,7 +347,7 @@ def test_a_checkpoint_is_all_it_takes(untrained, monkeypatch):
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_one_sentence(untrained, tmp_path, monkeypatch, change, sentence):
-    monkeypatch.setattr(parallel, "initialize", lambda: None)
+    monkeypatch.setattr(parallel, "initialize", lambda *_, **__: None)
     shutil.copytree(untrained, tmp_path / "run")
     path = tmp_path / "run/checkpoints/0/meta/metadata"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))

@@ -38,7 +38,7 @@ def loaded(untrained):
 @pytest.fixture
 def command(loaded, monkeypatch, capsys):
     """The command in this process, with the model in memory: `command("a.wav")` → (status, stdout, stderr)."""
-    monkeypatch.setattr(parallel, "initialize", lambda cache=None: None)
+    monkeypatch.setattr(parallel, "initialize", lambda *_, **__: None)
     monkeypatch.setattr(classifiers, "load_classifier", lambda path: loaded)
 
     def call(*arguments):
@@ -199,7 +199,7 @@ def test_a_wrong_command_line_is_one_sentence(command, arguments, sentence):
 
 
 def test_a_checkpoint_that_is_none_is_one_sentence(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(parallel, "initialize", lambda cache=None: None)
+    monkeypatch.setattr(parallel, "initialize", lambda *_, **__: None)
     with pytest.raises(SystemExit) as stopped:
         predict.main([f"--checkpoint={tmp_path}", "a.wav"])
     assert stopped.value.code == 1
