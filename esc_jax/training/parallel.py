@@ -244,7 +244,8 @@ def side_by_side(step: Callable, runs: int) -> Callable:
         return jax.tree.map(lambda x: x[0], one(*first))
 
     devices = jax.local_devices()[: places(runs)[0]]
-    return jax.pmap(jax.vmap(alone), axis_name=_RUNS, devices=devices, donate_argnums=(0,))
+    run = jax.pmap(jax.vmap(alone), axis_name=_RUNS, devices=devices, donate_argnums=(0,))
+    return run if len(devices) > 1 else lambda state, batch: run(state, ready(batch))
 
 
 def apart(runs: int, tree):
