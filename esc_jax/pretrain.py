@@ -131,10 +131,11 @@ def _masked(config, workdir: pathlib.Path, data: _Data, encoder: nn.Module, vari
     if hasattr(encoder, "patchout"):  # what it would leave out may have to be predicted
         encoder = encoder.clone(patchout=0.0)
     grid = _grid(config, data.frontend, own.augment.crop_s)
-    model = MaskedPredictor(encoder=encoder, tokens=own.tokens.clusters, size=own.mask.patch)
     if own.mask.predictor:
-        number = masked.count(*grid, own.mask.share)
-        model = VisiblePredictor(encoder=encoder, tokens=own.tokens.clusters, hidden=number, layers=own.mask.predictor)
+        count = masked.count(*grid, own.mask.share)
+        model = VisiblePredictor(encoder=encoder, tokens=own.tokens.clusters, hidden=count, layers=own.mask.predictor)
+    else:
+        model = MaskedPredictor(encoder=encoder, tokens=own.tokens.clusters, size=own.mask.patch)
     nothing = jnp.zeros((1, *grid), bool)  # hidden
     reports = []
     for number in range(1, own.rounds + 1):

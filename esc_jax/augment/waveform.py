@@ -13,16 +13,21 @@ def gain(key: jax.Array, waveform: jax.Array, decibels: float) -> jax.Array:
     return waveform * 10.0 ** (drawn / 20.0)
 
 
-def roll(key: jax.Array, waveform: jax.Array, fraction: float) -> jax.Array:
-    """Rotated in time by up to ± `fraction` / 2 of the clip: 1 is any rotation. What leaves at one end comes in at the
-    other."""
+def rotate(waveform: jax.Array, shift: jax.Array) -> jax.Array:
+    """(…, time) turned in time by `shift` samples, as jnp.roll does. What leaves at one end comes in at the other.
+
+    jnp.roll copies the clip twice over before it cuts it; on CPU that took up to forty times as long.
+    """
     waveform = jnp.asarray(waveform)
     time = waveform.shape[-1]
-    most = round(fraction * time / 2)
-    shift = jax.random.randint(key, (), -most, most + 1)
-    # jnp.roll copies the clip twice over before it cuts it; on CPU that took up to forty times as long.
     places = (jnp.arange(time) - shift) % time
-    return waveform[places]
+    return waveform[..., places]
+
+
+def roll(key: jax.Array, waveform: jax.Array, fraction: float) -> jax.Array:
+    """Rotated in time by up to ± `fraction` / 2 of the clip: 1 is any rotation."""
+    most = round(fraction * waveform.shape[-1] / 2)
+    return rotate(waveform, jax.random.randint(key, (), -most, most + 1))
 
 
 def noise(key: jax.Array, waveform: jax.Array, amount: float) -> jax.Array:

@@ -34,7 +34,17 @@ class Encoded:
         return self.features if self.features.ndim == 4 else self.features.reshape(batch, -1, self.columns, width)
 
 
-class Classifier(nn.Module):
+class Encoding(nn.Module):
+    """A module around an encoder, which can be asked for it alone."""
+
+    encoder: nn.Module
+
+    def encode(self, features: jax.Array, *, train: bool = False, padding: jax.Array | None = None) -> Encoded:
+        """The encoder alone, on all of its input; a head is not touched."""
+        return self.encoder(features, train=train, padding=padding)
+
+
+class Classifier(Encoding):
     """An encoder with a head: frontend features in, logits out.
 
     Every encoder is called as `encoder(features, train=…, padding=…)` and returns `Encoded`. `features` is what its
@@ -44,16 +54,11 @@ class Classifier(nn.Module):
     patch dropping from "droppath"; running statistics are in the collection "batch_stats".
     """
 
-    encoder: nn.Module
     head: nn.Module
 
     def __call__(self, features: jax.Array, *, train: bool = False, padding: jax.Array | None = None) -> jax.Array:
         """Logits (B, classes)."""
         return self.head(self.encoder(features, train=train, padding=padding).embedding, train=train)
-
-    def encode(self, features: jax.Array, *, train: bool = False, padding: jax.Array | None = None) -> Encoded:
-        """The encoder alone; the head is not touched."""
-        return self.encoder(features, train=train, padding=padding)
 
 
 @contextlib.contextmanager

@@ -5,12 +5,12 @@ import jax
 import jax.numpy as jnp
 
 from esc_jax.models import patches
-from esc_jax.models.encoder import Encoded
+from esc_jax.models.encoder import Encoding
 from esc_jax.models.patch_transformer import PatchTransformer, sine_table
 from esc_jax.models.transformer import Layer, layer_norm
 
 
-class MaskedPredictor(nn.Module):
+class MaskedPredictor(Encoding):
     """Hidden patches are overwritten in the spectrogram by one learned patch: any encoder of spectrograms will do.
 
     A linear layer reads the tokens' logits from the encoder's features. Where these are coarser than the patches, each
@@ -48,12 +48,8 @@ class MaskedPredictor(nn.Module):
         logits = logits.reshape(len(x), x.shape[1] * down, x.shape[2] * across, self.tokens)
         return logits[:, :rows, :columns]
 
-    def encode(self, features: jax.Array, *, train: bool = False, padding: jax.Array | None = None) -> Encoded:
-        """The encoder alone, nothing hidden."""
-        return self.encoder(features, train=train, padding=padding)
 
-
-class VisiblePredictor(nn.Module):
+class VisiblePredictor(Encoding):
     """The encoder sees the patches that are not hidden, and no others; a few layers behind it guess the rest.
 
     One learned vector stands for every hidden patch; with sines for the positions, it and what the encoder made of the
@@ -92,7 +88,3 @@ class VisiblePredictor(nn.Module):
             )(x, None, None, train)  # fmt: skip
         x = layer_norm(own.dtype, "norm")(x).astype(jnp.float32)
         return nn.Dense(self.tokens, name="head")(x).reshape(batch, rows, columns, self.tokens)
-
-    def encode(self, features: jax.Array, *, train: bool = False, padding: jax.Array | None = None) -> Encoded:
-        """The encoder alone, nothing hidden."""
-        return self.encoder(features, train=train, padding=padding)

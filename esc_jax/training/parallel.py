@@ -89,9 +89,7 @@ def join() -> None:
     Raises:
         DeviceError: nothing says it, or the others cannot be reached.
     """
-    global _aborted
-    _aborted = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: lost("JAX says why, above"))
-    ctypes.CDLL(None).signal(signal.SIGABRT, _aborted)
+    ctypes.CDLL(None).signal(signal.SIGABRT, _ABORTED)
     count, number = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")
     given = {"num_processes": int(count), "process_id": int(number)} if count and number else {}
     more_threads()
@@ -104,15 +102,15 @@ def join() -> None:
         ) from None
 
 
-# JAX aborts a process, from a thread of its own, once the first one is out of reach: no exception comes of it, and
-# Python's handlers of signals wait for the main thread. A handler of C's is kept here, as C knows its address alone.
-_aborted = None
-
-
 def lost(why: str) -> NoReturn:
     """Ends this process, with a sentence: another one is gone."""
     os.write(2, _LOST.format(why).encode())  # sys.stderr may be in the middle of something
     os._exit(1)  # a process that leaves in order would wait for the others
+
+
+# JAX aborts a process, from a thread of its own, once the first one is out of reach: no exception comes of it, and
+# Python's handlers of signals wait for the main thread. So it is a handler of C's.
+_ABORTED = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: lost("JAX says why, above"))
 
 
 def more_threads() -> None:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from esc_jax.augment import compose, mix
+from esc_jax.augment import compose, mix, waveform
 from esc_jax.models.encoder import Classifier, evaluating
 from esc_jax.objectives import supervised
 from esc_jax.training import optim, parallel
@@ -133,7 +133,7 @@ def tta_views(audio: jax.Array, views: int) -> jax.Array:
     """(B, time) → (views, B, time): the clip as it is, then rotated in time by 1/views, 2/views, … of its length."""
     samples = audio.shape[-1]
     shifts = jnp.arange(views) * (samples // views)
-    return jax.vmap(lambda shift: jnp.roll(audio, shift, axis=-1))(shifts)
+    return jax.vmap(lambda shift: waveform.rotate(audio, shift))(shifts)
 
 
 def logits_step(model: Classifier, frontend, views: int = 1) -> Callable[..., jax.Array]:

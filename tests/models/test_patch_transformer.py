@@ -201,7 +201,7 @@ def test_visible_patches_are_encoded_as_a_clip_of_them_alone():
     found = small().apply(own, x, visible=visible).features
     everything = small().apply(own, x, visible=jnp.tile(jnp.arange(8), (3, 1)))
     assert found.shape == (3, 5, small().width)
-    # All of them named is the map, in its order; none of them changes with what is not named.
+    # All of them named is the map, in its order; some alone are not what they are among all.
     whole = small().apply(own, x).features.reshape(3, 8, -1)
     np.testing.assert_array_equal(everything.features, whole)
     assert np.abs(np.asarray(found - jnp.take_along_axis(whole, visible[..., None], 1))).max() > 1e-3
