@@ -2,8 +2,8 @@
 
     python benchmarks/hotspots.py --models resnet34 mn04 --what train
 
-The sides are those of models.py, measured by the profilers of JAX and PyTorch; the kinds go by the names of
-operations:
+The sides are those of models.py, a process each, as the profilers of JAX and PyTorch measure them; the kinds go by the
+names of operations:
 
 - convolutions: depthwise ones too in PyTorch; ours are sums of shifted products, so elementwise;
 - products: of matrices. Ours are also the sums of BatchNorm (rows times ones) and 1×1 convolutions, which PyTorch has
@@ -20,11 +20,14 @@ import argparse
 import collections
 from collections.abc import Callable, Iterable
 import functools
+import itertools
+import json
 import pathlib
 import re
 import sys
 import tempfile
 
+import apart
 import models
 import record
 
@@ -107,14 +110,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     models.arguments(parser)
     options = parser.parse_args()
-    device, _ = models.start()
-    if device != "cpu":
-        sys.exit("hotspots.py knows the operations of a CPU alone: set JAX_PLATFORMS=cpu")
-    lines = []
-    for name in options.models:
-        for about, sides in models.prepared(name, options, device):
-            for side, profile in (("esc_jax", by_xla), ("PyTorch", by_torch)):
-                lines.append(row(f"{name}, {about['what']}", side, sides[side], profile))
+    if options.side:
+        (name,), (what,) = options.models, options.what
+        about, call = models.prepared(name, what, options.side, options)
+        if about["device"] != "cpu":
+            sys.exit("hotspots.py knows the operations of a CPU alone: set JAX_PLATFORMS=cpu")
+        profile = by_xla if options.side == "esc_jax" else by_torch
+        sys.stdout.write(json.dumps(row(f"{name}, {what}", options.side, call, profile)) + "\n")
+        return
+    lines = [
+        apart.measure(__file__, [*sys.argv[1:], f"--models={name}", f"--what={what}", f"--side={side}"])
+        for name, what, side in itertools.product(options.models, options.what, models.SIDES)
+    ]
     sys.stdout.write(record.save("hotspots", lines, options.out))
 
 

@@ -3,23 +3,25 @@
     python benchmarks/models.py
     python benchmarks/models.py --models resnet34 mn04 --what train predict --rounds 5 --out=OUTDIR
 
-One process has both sides of a model: the same configuration, the same batch (noise, on the device), 50 classes,
-weights drawn at random, as many parameters to the last one. Everything is compiled first; then rounds alternate. A
-round is as many calls, one after the other, as take two seconds, and gives seconds per call; the first round is not
-counted, nor is the first call of any (see `record.in_turn`). The table has medians over rounds, their extremes, and
-PyTorch's median over ours: above 1, esc_jax is faster. Nothing else should run: PyTorch's threads wait for each other
-after every operation, so that another process costs it more than it costs us. The load at the start is written down.
+Each side has a process of its own, as its users have it: the same configuration, the same batch (noise, on the device),
+50 classes, weights drawn at random, as many parameters to the last one. Everything is compiled first; then rounds
+alternate. A round is as many calls, one after the other, as take two seconds, and gives seconds per call; the first
+round is not counted, nor is the first call of any (see `record.in_turn`). The table has medians over rounds, their
+extremes, and PyTorch's median over ours: above 1, esc_jax is faster. Nothing else should run: PyTorch's threads wait
+for each other after every operation, so that another process costs it more than it costs us. The load at the start is
+written down.
 
 `train` is forward, cross-entropy, backward and AdamW's update, BatchNorm and dropout in training mode. Ours is the step
 that a run takes (`training.step.train_step` under `parallel.mapped`, on one device, after `parallel.initialize`, which
-sets XLA's flags), metrics included, without augmentation. PyTorch's is AdamW(fused=True), the loss alone. `predict` is
-the forward pass to probabilities in evaluation mode: `training.step.predict_step`, and `torch.inference_mode`. Both are
-fed what frontends give (spectrograms; DistilHuBERT the waveform): decoding, resampling, augmentation and frontend are
-not measured, nor is the copy of a batch from the host.
+sets XLA's flags and keeps memory), metrics included, without augmentation. PyTorch's is AdamW(fused=True), the loss
+alone. `predict` is the forward pass to probabilities in evaluation mode: `training.step.predict_step`, and
+`torch.inference_mode`. Both are fed what frontends give (spectrograms; DistilHuBERT the waveform): decoding,
+resampling, augmentation and frontend are not measured, nor is the copy of a batch from the host.
 
-PyTorch is eager unless --compile, has its images in channels_last (--channels_first: as it has them by default, and as
-the published code of EfficientAT does) and as many threads as there are cores, and on a GPU TF32 and cuDNN's search for
-the fastest convolution, as XLA has. --dtype=bfloat16 is `model.dtype` here and `torch.autocast` there, over weights in
+PyTorch is eager unless --compile, has memory as malloc gives it (--keep_memory: in a heap like ours, see
+`training.heap`), its images in channels_last (--channels_first: as it has them by default, and as the published code of
+EfficientAT does) and as many threads as there are cores, and on a GPU TF32 and cuDNN's search for the fastest
+convolution, as XLA has. --dtype=bfloat16 is `model.dtype` here and `torch.autocast` there, over weights in
 float32. The networks are those of `torch_models.py`; EfficientNet-B0 (one channel, as ours) and DistilHuBERT are the
 classes of transformers. Stochastic depth (EfficientNet) and layer drop (BEATs, HuBERT) are off on both sides:
 implementations do not agree on what they drop. All dropout is on.
@@ -30,10 +32,12 @@ is not known, and float32, have no share unless --peak_tflops says what it is.
 """
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+import contextlib
 import dataclasses
 import datetime
-import gc
+import functools
+import itertools
 import json
 import os
 import pathlib
@@ -44,10 +48,11 @@ from typing import Any
 import apart
 import numpy as np
 import record
-from sides import CLASSES, alternate, drawn, ours, theirs
+from sides import CLASSES, Elsewhere, alternate, drawn, ours, serve, theirs
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+SIDES = ("esc_jax", "PyTorch")
 ROUND_S = 2.0
 LR = 1e-4
 
@@ -133,13 +138,8 @@ def forward_flops(model, variables, shape: tuple[int, ...]) -> float | None:
         return None
 
 
-def prepared(
-    name: str, options: argparse.Namespace, device: str
-) -> Iterator[tuple[dict, dict[str, Callable[[int], None]]]]:
-    """One model, for one thing after the other that it can do: what is measured, and the two sides of it."""
-    import jax
-    import torch
-
+def prepared(name: str, what: str, side: str, options: argparse.Namespace) -> tuple[dict, Callable[[int], None]]:
+    """One side of a model, in this process: what is measured, and a function of so many calls."""
     made = MODELS[name]
     config = made.config(options.tiny)
     config.model.dtype = options.dtype
@@ -148,37 +148,35 @@ def prepared(
     rng = np.random.default_rng(0)
     x = rng.standard_normal((batch, *shape), np.float32)
     labels = rng.integers(0, CLASSES, batch).astype(np.int32)
+    device, threads = start(side, options)
+    about = {"model": name, "what": what, "batch": batch, "features": shape, "device": device, "threads": threads}
+    if side == "PyTorch":
+        call, parameters = theirs(what, config, x, labels, options, device)
+        return about | {"parameters": parameters}, call
+    import jax
+
     model, variables = drawn(config, shape)
     parameters = sum(p.size for p in jax.tree.leaves(variables["params"]))
     flops = forward_flops(model, variables, x.shape)
-    for what in options.what:
-        sides = {
-            "esc_jax": ours(what, config, model, variables, x, labels),
-            "PyTorch": theirs(what, config, x, labels, parameters, options, device),
-        }
-        about = {
-            "model": name,
-            "what": what,
-            "batch": batch,
-            "features": shape,
-            "parameters": parameters,
-            "flops": flops and flops * (3 if what == "train" else 1),
-        }
-        yield about, sides
-        # What this leaves behind is not to be in the next one's way.
-        sides.clear()
-        jax.clear_caches()
-        if options.compile:
-            torch.compiler.reset()
-        gc.collect()
-        if device == "cuda":
-            torch.cuda.empty_cache()
+    about |= {"parameters": parameters, "flops": flops and flops * (3 if what == "train" else 1)}
+    about["processor"] = record.processor() if device == "cpu" else jax.devices()[0].device_kind
+    return about, ours(what, config, model, variables, x, labels)
 
 
-def measured(name: str, options: argparse.Namespace, device: str) -> Iterator[dict]:
-    """The figures of one model, a line for each thing that it can do."""
-    for about, sides in prepared(name, options, device):
-        yield about | {"seconds": alternate(sides, options.rounds, 0.0 if options.tiny else ROUND_S)}
+def measured(name: str, what: str, options: argparse.Namespace) -> dict:
+    """The figures of one model, for one thing that it can do."""
+    with contextlib.ExitStack() as processes:
+        sides = {side: processes.enter_context(Elsewhere(_command(name, what, side))) for side in SIDES}
+        about, other = (side.about() for side in sides.values())
+        for key in ("parameters", "device"):
+            if about[key] != other[key]:
+                sys.exit(f"{name}: {key} here {about[key]}, in PyTorch {other[key]}: these cannot be compared")
+        seconds = alternate(sides, options.rounds, 0.0 if options.tiny else ROUND_S)
+    return about | {"seconds": seconds}
+
+
+def _command(name: str, what: str, side: str) -> list[str]:
+    return [sys.executable, __file__, *sys.argv[1:], f"--models={name}", f"--what={what}", f"--side={side}"]
 
 
 def row(line: dict, peak: float | None) -> dict:
@@ -199,51 +197,48 @@ def row(line: dict, peak: float | None) -> dict:
     return shown
 
 
-def _card(options: argparse.Namespace) -> tuple[str, float | None]:
-    """Name of the processor that is measured, and its peak FLOP/s where it is known."""
-    import jax
-
-    peak = options.peak_tflops * 1e12 or None
-    if jax.default_backend() == "gpu":
-        name = jax.devices()[0].device_kind
-        known = (flops for part, flops in PEAKS.items() if part in name and options.dtype == "bfloat16")
-        return name, peak or next(known, None)
-    return record.processor(), peak
+def _peak(processor: str, options: argparse.Namespace) -> float | None:
+    """FLOP/s of a processor, where they are known."""
+    known = (flops for part, flops in PEAKS.items() if part in processor and options.dtype == "bfloat16")
+    return options.peak_tflops * 1e12 or next(known, None)
 
 
-def start() -> tuple[str, int]:
-    """Both sides on the same processor: PyTorch's name for it, and its threads."""
-    # Both sides share the card: JAX is not to claim most of its memory at the start.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    from esc_jax.training import parallel
+def start(side: str, options: argparse.Namespace) -> tuple[str, int]:
+    """Sets a side's process up: the device that it runs on, as PyTorch calls it, and its threads."""
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if side == "esc_jax":
+        from esc_jax.training import parallel
 
-    parallel.initialize()
-    import jax
+        # Both sides share the card: JAX is not to claim most of its memory at the start.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+        parallel.initialize()
+        import jax
+
+        return "cuda" if jax.default_backend() == "gpu" else jax.default_backend(), threads
     import torch
 
-    if jax.default_backend() not in ("cpu", "gpu"):
-        sys.exit(f"JAX is on {jax.default_backend()}, where PyTorch is not: set JAX_PLATFORMS=cpu")
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if options.keep_memory:
+        from esc_jax.training import heap
+
+        heap.keep()
     torch.set_num_threads(threads)
-    if jax.default_backend() == "cpu":
+    if "cpu" in os.environ.get("JAX_PLATFORMS", "") or not torch.cuda.is_available():
         return "cpu", threads
-    if not torch.cuda.is_available():
-        sys.exit("JAX has a GPU and PyTorch has not: install its CUDA build, or set JAX_PLATFORMS=cpu")
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
     return "cuda", threads
 
 
-def write(out: pathlib.Path, found: dict, peak: float | None) -> str:
+def write(out: pathlib.Path, found: dict) -> str:
     """models.json, with the seconds of every round, and models.md; the table."""
     out.mkdir(parents=True, exist_ok=True)
-    table = apart.table([row(line, peak) for line in found["lines"]])
+    table = apart.table([row(line, found["peak"]) for line in found["lines"]])
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     load = "unknown" if found["load"] is None else f"{found['load']:.1f}"
     head = (
         f"{found['device']}, {found['threads']} threads, load at the start {load}, {found['dtype']},"
-        f" PyTorch {'compiled' if found['compiled'] else 'eager'}, {found['layout']}, {found['rounds']} rounds,"
-        f" {found['date']}"
+        f" PyTorch {'compiled' if found['compiled'] else 'eager'}, {found['layout']}, its memory {found['memory']},"
+        f" {found['rounds']} rounds, {found['date']}"
     )
     (out / "models.json").write_text(json.dumps(found, indent=1) + "\n")
     (out / "models.md").write_text(f"{head}; {versions}\n\n{table}")
@@ -259,8 +254,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--dtype", choices=("float32", "bfloat16"), default="float32")
     add("--compile", action="store_true", help="torch.compile on PyTorch's side")
     add("--channels_first", action="store_true", help="the layout of images on PyTorch's side")
+    add("--keep_memory", action="store_true", help="in PyTorch's process too")
     add("--tiny", action="store_true", help="see that everything runs: the times mean nothing")
     add("--out", type=pathlib.Path, default=ROOT / "benchmarks/results", help="folder of the results")
+    add("--side", choices=SIDES, help=argparse.SUPPRESS)
 
 
 def main() -> None:
@@ -270,27 +267,29 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="that are counted (default: %(default)s)")
     parser.add_argument("--peak_tflops", type=float, default=0.0, help="of the processor, for the share of its peak")
     options = parser.parse_args()
-    device, threads = start()
-    name, peak = _card(options)
+    if options.side:
+        (name,), (what,) = options.models, options.what
+        serve(functools.partial(prepared, name, what, options.side, options))
+        return
     found = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "device": name,
-        "threads": threads,
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "versions": record.versions(),
         "dtype": options.dtype,
         "compiled": options.compile,
         "layout": "channels_first" if options.channels_first else "channels_last",
+        "memory": "kept" if options.keep_memory else "as malloc gives it",
         "rounds": options.rounds,
         "tiny": options.tiny,
-        "peak": peak,
         "lines": [],
     }
-    for model in options.models:
-        sys.stderr.write(f"{model}\n")
-        for line in measured(model, options, device):
-            found["lines"].append(line)
-            table = write(options.out, found, peak)  # after each, so that one that breaks takes no other with it
+    for model, what in itertools.product(options.models, options.what):
+        sys.stderr.write(f"{model}, {what}\n")
+        line = measured(model, what, options)
+        found |= {"device": line["processor"], "threads": line["threads"]}
+        found["peak"] = _peak(line["processor"], options)
+        found["lines"].append(line)
+        table = write(options.out, found)  # after each, so that one that breaks takes no other with it
     sys.stdout.write(table)
 
 

@@ -1,9 +1,13 @@
 """A model on two sides, ours and PyTorch's, as functions of a number of calls, and rounds in which they alternate."""
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import functools
+import json
 import math
+import os
+import shlex
+import subprocess
 import sys
 import time
 
@@ -73,9 +77,9 @@ def ours(what: str, config, model, variables, x: np.ndarray, labels: np.ndarray)
 
 
 def theirs(
-    what: str, config, x: np.ndarray, labels: np.ndarray, parameters: int, options: argparse.Namespace, device: str
-) -> Callable[[int], None]:
-    """The same of PyTorch, where it must find as many parameters."""
+    what: str, config, x: np.ndarray, labels: np.ndarray, options: argparse.Namespace, device: str
+) -> tuple[Callable[[int], None], int]:
+    """The same of PyTorch, and the number of its network's parameters."""
     import torch
     import torch_models
 
@@ -83,8 +87,7 @@ def theirs(
     layout = torch.contiguous_format if options.channels_first else torch.channels_last
     network = torch_models.build(config.model, CLASSES, layout).to(device, memory_format=layout)
     network.train(what == "train")
-    if (count := sum(p.numel() for p in network.parameters())) != parameters:
-        sys.exit(f"{config.model.name}: {parameters} parameters here and {count} in PyTorch: not the same network")
+    parameters = sum(p.numel() for p in network.parameters())
     features, target = torch.from_numpy(x).to(device), torch.from_numpy(labels).long().to(device)
     forward = torch.compile(network) if options.compile else network
 
@@ -104,7 +107,7 @@ def theirs(
                 logits().softmax(-1)
             wait()
 
-        return call
+        return call, parameters
 
     optim = config.optim
     optimizer = torch.optim.AdamW(network.parameters(), lr=optim.lr, weight_decay=optim.weight_decay, fused=True)
@@ -116,7 +119,7 @@ def theirs(
             optimizer.step()
         wait()
 
-    return call
+    return call, parameters
 
 
 def alternate(sides: Mapping[str, Callable[[int], None]], rounds: int, least_s: float) -> dict[str, list[float]]:
@@ -133,3 +136,52 @@ def alternate(sides: Mapping[str, Callable[[int], None]], rounds: int, least_s: 
         before={name: functools.partial(call, 1) for name, call in sides.items()},
     )
     return {name: [seconds / calls[name] for seconds in found] for name, found in taken.items()}
+
+
+class Elsewhere:
+    """A side in a process of its own; called with a number of calls, it returns once they are made.
+
+    The process runs `serve`. It ends with the `with` statement.
+
+    Args:
+        command: that starts it.
+    """
+
+    def __init__(self, command: Sequence[str]):
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def about(self) -> dict:
+        """What the process says about its side, once it is ready."""
+        return json.loads(self._answer())
+
+    def __call__(self, calls: int) -> None:
+        self._process.stdin.write(f"{calls}\n")
+        self._process.stdin.flush()
+        self._answer()
+
+    def _answer(self) -> str:
+        line = self._process.stdout.readline()
+        if not line:
+            sys.exit(f"a side ended with status {self._process.wait()}: {shlex.join(self._process.args)}")
+        return line
+
+    def __enter__(self) -> "Elsewhere":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def serve(prepare: Callable[[], tuple[dict, Callable[[int], None]]]) -> None:
+    """Makes calls as `Elsewhere` asks for them, until it ends; `prepare` gives what is said about them first."""
+    # What libraries print is not to be taken for an answer.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    about, call = prepare()
+    answers.write(json.dumps(about) + "\n")
+    answers.flush()
+    for line in sys.stdin:
+        call(int(line))
+        answers.write("done\n")
+        answers.flush()
