@@ -88,6 +88,7 @@ def defaults(model: str, head: str = "linear", frontend: str = "log_mel") -> ml_
                 "temperature": 0.5,
                 "hidden": 512,  # of the projection head, which is thrown away
                 "width": 128,
+                "clip_weight": 0.0,  # of masked: that what is seen tells the clip's mean too, of what is clustered
                 "background": 0.0,  # largest share of another clip that is mixed into a view
                 "mask": {
                     "patch": 16,  # frames and bins
@@ -155,6 +156,7 @@ _RANGES = {
     "pretrain.temperature": (0.001, 100),
     "pretrain.hidden": (1, 1 << 16),
     "pretrain.width": (1, 1 << 16),
+    "pretrain.clip_weight": (0, 1e6),
     "pretrain.background": (0, 1),
     "pretrain.mask.patch": (1, 1024),
     "pretrain.mask.share": (0, 1),

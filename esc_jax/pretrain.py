@@ -146,6 +146,8 @@ def _masked(config, workdir: pathlib.Path, data: _Data, encoder: nn.Module, vari
         reports.append({"round": number} | found.report())
         fixed = {"teacher": weights, "centroids": jnp.asarray(found.centroids)}
         _draw(config, folder, data, targets, fixed)
+        if own.clip_weight:
+            model = model.clone(clip=found.centroids.shape[1])
         make = functools.partial(pretrain_step.masked_step, model, data.frontend, config=config, targets=targets)
         learned, history = _learn(config, folder, data, model, variables, make, (nothing,), (fixed,))
         # The next round's teacher is what this one learned; its head has no say in features.
@@ -206,7 +208,7 @@ def _draw(config, folder: pathlib.Path, data: _Data, targets: Targets, fixed) ->
     def look(fixed, audio: jax.Array) -> tuple[jax.Array, jax.Array]:
         audio = step.to_float(audio)
         features = data.frontend(audio)
-        return features, targets.tokens(fixed, audio, features)
+        return features, targets(fixed, audio, features)[0]
 
     some = np.asarray(data.train[:: max(1, len(data.train) // 4)][:4])
     features, tokens = look(fixed, data.clips.read(some))

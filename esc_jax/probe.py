@@ -241,6 +241,8 @@ def _save(config, clips, workdir: pathlib.Path, variables, head: Probed) -> None
     checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")
     if checkpoints.latest() is None:
         progress = {"history": [], "sums": {}, "seconds": 0.0}
+        config = config.copy_and_resolve_references()
+        config.data.test_fold = head.fold
         meta = checkpoint.meta(config, clips, progress) | {"calibration": head.calibration.to_dict()}
         checkpoints.save(state, meta)
     checkpoints.close()

@@ -123,8 +123,9 @@ def test_rounds_predict_what_the_one_before_has_learned(thorough, noise_clips, t
 
 
 def test_a_run_of_ours_can_teach(noise_clips, untrained, tmp_path):
-    config, *rest = small(noise_clips, method="masked", epochs=1, tokens={"teacher": str(untrained)})
-    _, _, about = learn(tmp_path, config, *rest)
+    config, *rest = small(noise_clips, method="masked", epochs=1, tokens={"teacher": str(untrained)}, clip_weight=1.0)
+    _, history, about = learn(tmp_path, config, *rest)
+    assert 0 < history[-1]["clip_error"] < 10
     assert kmeans.Clusters.load(tmp_path / "tokenizer.npz").centroids.shape == (6, 16)
     assert about["tokenizers"][0]["used"] > 1
     config.data.sample_rate = 8000
@@ -185,9 +186,9 @@ def predictive(config, encoder, frontend):
 
 def visible(config, encoder, frontend):
     """The same where the encoder sees the visible patches alone, here one of six."""
-    config.pretrain.mask.share = 0.8
+    config.pretrain.mask.share, config.pretrain.clip_weight = 0.8, 2.0
     encoder = PatchTransformer(patch=8, stride=8, layers=1, width=16, heads=2, ffn=16, table=(4, 2), drop_path=0.5)
-    return guessing(config, frontend, VisiblePredictor(encoder=encoder, tokens=6, hidden=5, layers=1))
+    return guessing(config, frontend, VisiblePredictor(encoder=encoder, tokens=6, hidden=5, layers=1, clip=64))
 
 
 def guessing(config, frontend, model):
@@ -212,12 +213,13 @@ def test_steps_are_the_same_on_any_number_of_devices(noise_clips, task):
         lines = []
         for _ in range(20):
             state, metrics = step(state, next(batches))
-            lines.append([float(metrics["loss"]), float(metrics["pretext_accuracy"])])
+            shown = ("loss", "pretext_accuracy", "clip_error")
+            lines.append([float(metrics[name]) for name in shown if name in metrics])
         found.append(lines)
     # Sums over the batch are taken in another order: rounding grows a little with every step.
     np.testing.assert_allclose(found[1], found[0], rtol=1e-5)
     np.testing.assert_allclose(found[2], found[0], rtol=1e-5)
-    assert len({loss for loss, _ in found[0]}) == 20
+    assert len({line[0] for line in found[0]}) == 20
 
 
 @pytest.fixture(scope="module")

@@ -42,6 +42,7 @@ def test_the_checkpoint_of_a_fold_predicts_what_was_reported(probed, environment
     workdir, _ = probed
     monkeypatch.setenv("ESC_JAX_CACHE", environment["ESC_JAX_CACHE"])
     run = build.restore(workdir / "fold2")
+    assert run.config.data.test_fold == 2
     clips = datasets.load(run.config.data)
     rows = [row for row in predictions(workdir) if row["fold"] == "2"]
     indices = [clips.filenames.index(row["clip"]) for row in rows]

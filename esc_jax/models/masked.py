@@ -1,13 +1,27 @@
 """Encoders with the head of masked prediction: what tokens do the hidden patches have?"""
 
 from flax import linen as nn
+from flax import struct
 import jax
 import jax.numpy as jnp
 
 from esc_jax.models import patches
-from esc_jax.models.encoder import Encoding
+from esc_jax.models.encoder import Encoded, Encoding
 from esc_jax.models.patch_transformer import PatchTransformer, sine_table
 from esc_jax.models.transformer import Layer, layer_norm
+
+
+@struct.dataclass
+class Guess:
+    """What is made of a spectrogram with hidden patches.
+
+    Attributes:
+        logits: (B, rows, columns, K) of every patch's token.
+        clip: (B, D) of the clip as a whole, by a linear layer on the encoder's embedding; None where that isn't asked.
+    """
+
+    logits: jax.Array
+    clip: jax.Array | None
 
 
 class MaskedPredictor(Encoding):
@@ -20,15 +34,17 @@ class MaskedPredictor(Encoding):
         encoder: features (B, frames, bins) → Encoded.
         tokens: K.
         size: frames and bins of a patch.
+        clip: D of the guess of the clip; 0: none is made.
     """
 
     encoder: nn.Module
     tokens: int
     size: int = 16
+    clip: int = 0
 
     @nn.compact
-    def __call__(self, features: jax.Array, hidden: jax.Array, *, train: bool = False) -> jax.Array:
-        """Logits (B, rows, columns, K).
+    def __call__(self, features: jax.Array, hidden: jax.Array, *, train: bool = False) -> Guess:
+        """What it guesses.
 
         Args:
             features: (B, frames, bins).
@@ -40,13 +56,14 @@ class MaskedPredictor(Encoding):
         tile = self.param("hidden_patch", nn.initializers.zeros, (self.size, self.size))
         tiled = jnp.tile(tile, (-(-frames // self.size), -(-bins // self.size)))[:frames, :bins]
         masked = jnp.where(patches.spread(hidden, self.size, (frames, bins)), tiled[None], features)
-        x = self.encoder(masked, train=train).map()
+        encoded = self.encoder(masked, train=train)
+        x = encoded.map()
         x = patches.resample(x, min(x.shape[1], rows), min(x.shape[2], columns))
         down, across = -(-rows // x.shape[1]), -(-columns // x.shape[2])
         logits = nn.Dense(down * across * self.tokens, name="head")(x.astype(jnp.float32))
         logits = logits.reshape(*x.shape[:3], down, across, self.tokens).swapaxes(2, 3)
         logits = logits.reshape(len(x), x.shape[1] * down, x.shape[2] * across, self.tokens)
-        return logits[:, :rows, :columns]
+        return Guess(logits[:, :rows, :columns], _of_clip(self.clip, encoded))
 
 
 class VisiblePredictor(Encoding):
@@ -62,29 +79,36 @@ class VisiblePredictor(Encoding):
         tokens: K.
         hidden: how many patches of an example are hidden.
         layers: behind the encoder, of its width, heads and feed-forward width.
+        clip: D of the guess of the clip; 0: none is made.
     """
 
     encoder: PatchTransformer
     tokens: int
     hidden: int
     layers: int
+    clip: int = 0
 
     @nn.compact
-    def __call__(self, features: jax.Array, hidden: jax.Array, *, train: bool = False) -> jax.Array:
-        """Logits (B, rows, columns, K); the arguments are MaskedPredictor's, `hidden` true in `self.hidden` places."""
+    def __call__(self, features: jax.Array, hidden: jax.Array, *, train: bool = False) -> Guess:
+        """What it guesses; the arguments are MaskedPredictor's, `hidden` true in `self.hidden` places."""
         batch, rows, columns = hidden.shape
         own = self.encoder
         flat = hidden.reshape(batch, -1)
         visible = jnp.argsort(flat, axis=1, stable=True)[:, : flat.shape[1] - self.hidden]
-        seen = nn.Dense(own.width, dtype=own.dtype, name="seen")(own(features, train=train, visible=visible).features)
+        encoded = own(features, train=train, visible=visible)
+        seen = nn.Dense(own.width, dtype=own.dtype, name="seen")(encoded.features)
         unseen = self.param("hidden_patch", nn.initializers.normal(0.02), (own.width,)).astype(own.dtype)
         x = jnp.broadcast_to(unseen, (batch, rows * columns, own.width))
         x = jax.vmap(lambda x, where, what: x.at[where].set(what))(x, visible, seen)
         x = x + sine_table(rows, columns, own.width).reshape(1, -1, own.width).astype(own.dtype)
         for i in range(self.layers):
-            x = Layer(
-                own.heads, own.ffn, self.layers, "gelu_fast", True, False, False, 0.0, 0.0, 0.0, own.dtype,
-                name=f"layer_{i}",
-            )(x, None, None, train)  # fmt: skip
+            layer = Layer(own.heads, own.ffn, self.layers, dtype=own.dtype, name=f"layer_{i}")
+            x = layer(x, None, None, train)
         x = layer_norm(own.dtype, "norm")(x).astype(jnp.float32)
-        return nn.Dense(self.tokens, name="head")(x).reshape(batch, rows, columns, self.tokens)
+        logits = nn.Dense(self.tokens, name="head")(x).reshape(batch, rows, columns, self.tokens)
+        return Guess(logits, _of_clip(self.clip, encoded))
+
+
+def _of_clip(width: int, encoded: Encoded) -> jax.Array | None:
+    """The guess of the clip; only within a compact method, whose module gets the layer."""
+    return nn.Dense(width, name="clip_head")(encoded.embedding.astype(jnp.float32)) if width else None

@@ -119,8 +119,8 @@ class PatchTransformer(nn.Module):
         layer = nn.remat(Layer, static_argnums=(4,)) if self.remat else Layer
         for i in range(self.layers):
             y = layer(
-                self.heads, self.ffn, self.layers, "gelu_fast", True, False, False, self.dropout,
-                self.attention_dropout, 0.0, self.dtype, name=f"layer_{i}",
+                self.heads, self.ffn, self.layers, dropout=self.dropout, attention_dropout=self.attention_dropout,
+                dtype=self.dtype, name=f"layer_{i}",
             )(x, None, None, train)  # fmt: skip
             if train and self.drop_path:
                 y = skip_rows(self.make_rng("droppath"), self.drop_path * (i + 1) / self.layers, x, y)

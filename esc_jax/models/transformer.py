@@ -73,14 +73,14 @@ class Layer(nn.Module):
     heads: int
     width: int
     layers: int
-    activation: str
-    norm_first: bool
-    deep_norm: bool
-    gated: bool
-    dropout: float
-    attention_dropout: float
-    activation_dropout: float
-    dtype: jnp.dtype
+    activation: str = "gelu_fast"
+    norm_first: bool = True
+    deep_norm: bool = False
+    gated: bool = False
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    activation_dropout: float = 0.0
+    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, bias: jax.Array | None, padding: jax.Array | None, train: bool) -> jax.Array:

@@ -75,3 +75,19 @@ def prediction(logits: jax.Array, tokens: jax.Array, hidden: jax.Array) -> Guess
         return jnp.where(hidden, x, 0.0).sum((1, 2)) / number
 
     return Guessed(loss=mean(losses), hit=mean(hits))
+
+
+def clip_error(guess: jax.Array, vectors: jax.Array) -> jax.Array:
+    """(B,) how far a guess of the clip is from the mean of its patches' vectors, normalised:
+
+        ‖g − (v − mean v) / std v‖² / D,   v = mean over patches
+
+    1 for a guess of zero. Chen et al., "EAT: Self-supervised pre-training with efficient audio transformer" (2024),
+    whose utterance-level objective this is.
+
+    Args:
+        guess: (B, D).
+        vectors: (B, rows, columns, D).
+    """
+    target = jax.nn.standardize(vectors.mean((1, 2)), epsilon=1e-6)
+    return jnp.square(guess - jax.lax.stop_gradient(target)).mean(-1)

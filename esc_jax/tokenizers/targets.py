@@ -44,6 +44,7 @@ class Targets:
         found = self.teacher.apply(weights, seen, method="encode")
         return jax.lax.stop_gradient(patches.resample(found.map(), rows, columns))
 
-    def tokens(self, fixed: Mapping[str, Any], audio: jax.Array, features: jax.Array) -> jax.Array:
-        """(B, rows, columns) ids; `fixed` is {"teacher": weights, "centroids": (K, D)}."""
-        return kmeans.assign(fixed["centroids"], self.vectors(fixed["teacher"], audio, features))
+    def __call__(self, fixed: Mapping[str, Any], audio: jax.Array, features: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Ids (B, rows, columns), and the vectors; `fixed` is {"teacher": weights, "centroids": (K, D)}."""
+        vectors = self.vectors(fixed["teacher"], audio, features)
+        return kmeans.assign(fixed["centroids"], vectors), vectors

@@ -119,24 +119,24 @@ def masked_step(
         targets: of the patches, of the audio as it is heard: tokens follow the augmentations.
 
     Returns:
-        step(state, {"audio": (rows, time) int16, …}, fixed) → (state, metrics), `fixed` as in `Targets.tokens`:
-        `loss`, `pretext_accuracy` (the share of hidden patches whose likeliest token is right) and `grad_norm`, over
-        the global batch.
+        step(state, {"audio": (rows, time) int16, …}, fixed) → (state, metrics), `fixed` as `Targets` take it: `loss`
+        (of the tokens), `pretext_accuracy` (the share of hidden patches whose likeliest token is right), `clip_error`
+        where `pretrain.clip_weight` asks for it, and `grad_norm`, over the global batch.
     """
-    how = config.pretrain.mask
+    how, weight = config.pretrain.mask, config.pretrain.clip_weight
 
     def step(state: states.TrainState, batch: dict[str, jax.Array], fixed: Mapping[str, Any]):
         key = jax.random.fold_in(jax.random.key(state.seed), state.step)
         heard_key, mask_key, dropout_key, path_key = jax.random.split(key, 4)
         audio = heard(config, heard_key, to_float(batch["audio"]))
         features = frontend(audio)
-        tokens = targets.tokens(fixed, audio, features)
+        tokens, vectors = targets(fixed, audio, features)
         rows, columns = patches.grid(*features.shape[1:], how.patch)
         keys = compose.keys(mask_key, parallel.positions(len(audio)))
         hidden = jax.vmap(lambda key: masked.draw(key, rows, columns, how.share, how.kind, how.block))(keys)
 
         def loss_of(params):
-            logits, updates = model.apply(
+            guess, updates = model.apply(
                 {"params": params, "batch_stats": state.batch_stats},
                 features,
                 hidden,
@@ -144,11 +144,16 @@ def masked_step(
                 mutable=["batch_stats"],
                 rngs={"dropout": dropout_key, "droppath": path_key},
             )
-            found = masked.prediction(logits, tokens, hidden)
-            return found.loss.mean(), (found.hit.mean(), updates.get("batch_stats", {}))
+            found = masked.prediction(guess.logits, tokens, hidden)
+            loss = found.loss.mean()
+            metrics = {"loss": loss, "pretext_accuracy": found.hit.mean()}
+            if weight:
+                metrics["clip_error"] = masked.clip_error(guess.clip, vectors).mean()
+                loss += weight * metrics["clip_error"]
+            return loss, (metrics, updates.get("batch_stats", {}))
 
-        (loss, (hit, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        grads, metrics = parallel.mean(grads), parallel.mean({"loss": loss, "pretext_accuracy": hit})
+        grads, (metrics, batch_stats) = jax.grad(loss_of, has_aux=True)(state.params)
+        grads, metrics = parallel.mean((grads, metrics))
         metrics["grad_norm"] = optax.global_norm(grads)
         return _updated(state, optimizer, grads, batch_stats), metrics
 

@@ -131,14 +131,15 @@ def test_has_the_published_size():
 def test_hidden_patches_reach_the_encoder_as_one_patch_and_every_patch_is_predicted(encoder):
     x = spectrograms(70, 35)  # four by two patches, and a rest
     hidden = jnp.asarray(np.random.default_rng(0).random((3, 4, 2)) < 0.5)
-    model = MaskedPredictor(encoder=encoder, tokens=5)
+    model = MaskedPredictor(encoder=encoder, tokens=5, clip=7)
     variables = model.init(jax.random.key(0), x, hidden)
     found = model.apply(variables, x, hidden)
-    assert found.shape == (3, 4, 2, 5)
+    assert found.logits.shape == (3, 4, 2, 5) and found.clip.shape == (3, 7)
     # Nothing of what is hidden can be seen.
     other = jnp.where(patches.spread(hidden, 16, (70, 35)), 7.0, x)
-    np.testing.assert_array_equal(model.apply(variables, other, hidden), found)
-    assert np.abs(np.asarray(model.apply(variables, x, ~hidden) - found)).max() > 0
+    jax.tree.map(np.testing.assert_array_equal, model.apply(variables, other, hidden), found)
+    unlike = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), model.apply(variables, x, ~hidden), found)
+    assert unlike.logits > 0 and unlike.clip > 0
     own = {name: tree["encoder"] for name, tree in variables.items()}
     encoded = model.apply(variables, x, method="encode").embedding
     np.testing.assert_array_equal(encoded, encoder.apply(own, x).embedding)
@@ -158,7 +159,7 @@ def test_a_coarse_cell_speaks_for_the_patches_it_covers():
     none = jnp.zeros((3, 8, 4), bool)
     kernel = jnp.arange(1.0, 9.0).reshape(1, 8)  # of the sub-patch (2 × 2) and the token
     params = {"hidden_patch": jnp.zeros((16, 16)), "head": {"kernel": kernel, "bias": jnp.zeros(8)}}
-    found = np.asarray(model.apply({"params": params}, x, none))
+    found = np.asarray(model.apply({"params": params}, x, none).logits)
     cells = np.asarray(patches.cut(x, 32).mean(-1))
     for row, column, token in np.ndindex(8, 4, 2):
         number = 4 * (row % 2) + 2 * (column % 2) + token + 1
@@ -171,23 +172,23 @@ def visible_predictor():
     hidden = np.zeros((3, 8), bool)
     for row, which in enumerate([(0, 3, 7), (1, 2, 4), (5, 6, 7)]):
         hidden[row, list(which)] = True
-    model = VisiblePredictor(encoder=small(), tokens=5, hidden=3, layers=1)
+    model = VisiblePredictor(encoder=small(), tokens=5, hidden=3, layers=1, clip=7)
     hidden = jnp.asarray(hidden.reshape(3, 4, 2))
     return model, model.init(jax.random.key(0), x, hidden), x, hidden
 
 
 def test_an_encoder_of_visible_patches_never_meets_the_others():
     model, variables, x, hidden = visible_predictor()
-    found = np.asarray(model.apply(variables, x, hidden))
+    found = np.asarray(model.apply(variables, x, hidden).logits)
     assert found.shape == (3, 4, 2, 5)
     # Nothing of what is hidden can be seen, and all of what is not.
     other = jnp.where(patches.spread(hidden, 16, (70, 35)), 7.0, x)
-    np.testing.assert_array_equal(model.apply(variables, other, hidden), found)
+    np.testing.assert_array_equal(model.apply(variables, other, hidden).logits, found)
     for row, column in np.ndindex(4, 2):
         one = np.zeros((1, 4, 2), bool)
         one[0, row, column] = True
         changed = jnp.where(patches.spread(jnp.asarray(one), 16, (70, 35)), 7.0, x)
-        same = (np.asarray(model.apply(variables, changed, hidden)) == found).all((1, 2, 3))
+        same = (np.asarray(model.apply(variables, changed, hidden).logits) == found).all((1, 2, 3))
         np.testing.assert_array_equal(same, np.asarray(hidden)[:, row, column])
     own = {name: tree["encoder"] for name, tree in variables.items()}
     encoded = model.apply(variables, x, method="encode").embedding
@@ -195,10 +196,14 @@ def test_an_encoder_of_visible_patches_never_meets_the_others():
 
 
 def test_visible_patches_are_encoded_as_a_clip_of_them_alone():
-    _, variables, x, hidden = visible_predictor()
-    own = {"params": variables["params"]["encoder"]}
+    model, variables, x, hidden = visible_predictor()
+    own, head = {"params": variables["params"]["encoder"]}, variables["params"]["clip_head"]
     visible = jnp.asarray([np.flatnonzero(~row) for row in np.asarray(hidden).reshape(3, 8)])
-    found = small().apply(own, x, visible=visible).features
+    encoded = small().apply(own, x, visible=visible)
+    found = encoded.features
+    # What is seen tells the clip as well.
+    guess = model.apply(variables, x, hidden).clip
+    np.testing.assert_allclose(guess, encoded.embedding @ head["kernel"] + head["bias"][None], atol=1e-6)
     everything = small().apply(own, x, visible=jnp.tile(jnp.arange(8), (3, 1)))
     assert found.shape == (3, 5, small().width)
     # All of them named is the map, in its order; some alone are not what they are among all.

@@ -71,3 +71,17 @@ def test_only_hidden_patches_count():
         np.testing.assert_allclose(found.hit[b], np.mean(hits), rtol=1e-6)
     gradient = jax.grad(lambda x: masked.prediction(x, jnp.asarray(tokens), jnp.asarray(hidden)).loss.sum())(logits)
     assert (np.abs(gradient).sum(-1) > 0).tolist() == hidden.tolist()
+
+
+def test_the_error_of_a_clip_is_that_of_its_normalised_mean():
+    rng = np.random.default_rng(0)
+    guess, vectors = rng.standard_normal((2, 7)), 3.0 + 2.0 * rng.standard_normal((2, 3, 4, 7))
+    found = masked.clip_error(jnp.float32(guess), jnp.float32(vectors))
+    for b in range(2):
+        mean = vectors[b].reshape(12, 7).mean(0)
+        target = (mean - mean.mean()) / mean.std()
+        np.testing.assert_allclose(found[b], ((guess[b] - target) ** 2).mean(), rtol=1e-5)
+    np.testing.assert_allclose(masked.clip_error(jnp.zeros((2, 7)), jnp.float32(vectors)), 1.0, rtol=1e-5)
+    # A teacher does not learn from it.
+    slope = jax.grad(lambda vectors: masked.clip_error(jnp.float32(guess), vectors).sum())(jnp.float32(vectors))
+    assert not np.asarray(slope).any()
