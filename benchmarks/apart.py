@@ -8,7 +8,9 @@ import sys
 
 def measure(script: str, arguments: Iterable[str]) -> dict:
     """The JSON object that `python SCRIPT ARGUMENTS` prints last."""
-    done = subprocess.run([sys.executable, script, *arguments], stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run([sys.executable, script, *arguments], stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(done.returncode)  # it has said why
     return json.loads(done.stdout.splitlines()[-1])
 
 

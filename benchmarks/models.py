@@ -222,7 +222,7 @@ def start(side: str, options: argparse.Namespace) -> tuple[str, int]:
 
         heap.keep()
     torch.set_num_threads(threads)
-    if "cpu" in os.environ.get("JAX_PLATFORMS", "") or not torch.cuda.is_available():
+    if os.environ.get("JAX_PLATFORMS", "").split(",")[0] == "cpu" or not torch.cuda.is_available():
         return "cpu", threads
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
