@@ -55,68 +55,99 @@ def test_a_run_is_compared_on_the_clips_that_both_have(written):
     assert told["cv"].clips == PER_FOLD and told["cv"].difference.value == 1 / 24  # of 48: those of fold 1
 
 
-def broken(root, clips, tree, how):
-    """Two runs' folders, the second one damaged or of something else."""
-    labels = labels_of(clips, 1)
-    made = [leave(root / name, clips, tree, [(1, 0, views_of(labels, GOOD, 0.9))]) for name in ("a", "b")]
-    results, predictions = made[1] / "results.json", made[1] / "predictions.csv"
-    found = json.loads(results.read_text())
-    if how == "half":
-        results.write_text(results.read_text()[:200])
-    elif how == "not an object":
-        results.write_text("[1, 2]")
-    elif how == "no folds":
-        results.write_text(json.dumps({k: v for k, v in found.items() if k != "folds"}))
-    elif how == "other type":
-        results.write_text(json.dumps(found | {"accuracy": 0.9}))
-    elif how == "cut csv":
-        predictions.write_text(predictions.read_text()[:-40])
-    elif how == "short csv":
-        predictions.write_text("".join(predictions.read_text().splitlines(keepends=True)[:-2]))
-    elif how == "no csv":
-        predictions.unlink()
-    elif how == "probability":
-        predictions.write_text(predictions.read_text().replace("0.0333333", "a lot", 1))
-    elif how == "other data":
-        results.write_text(json.dumps(found | {"data": found["data"] | {"fingerprint": "another"}}))
-    elif how == "class order":
-        turned = [found["data"]["classes"][i] for i in (1, 0, 2, 3)]
-        results.write_text(json.dumps(found | {"data": found["data"] | {"classes": turned}}))
-        rows = list(csv.reader(io.StringIO(predictions.read_text())))
-        rows[0][7:11] = turned
-        predictions.write_text("".join(",".join(row) + "\n" for row in rows))
-    elif how == "other fold":
-        shutil.rmtree(made[1])
-        leave(made[1], clips, tree, [(2, 0, views_of(labels_of(clips, 2), GOOD, 0.9))])
-    elif how == "no run":
-        shutil.rmtree(made[1])
-        made[1].mkdir()
-    elif how == "nowhere":
-        shutil.rmtree(made[1])
-    return made
+def half(run):
+    path = run / "results.json"
+    path.write_text(path.read_text()[:200])
+
+
+def an_array(run):
+    (run / "results.json").write_text("[1, 2]")
+
+
+def without_folds(run):
+    found = json.loads((run / "results.json").read_text())
+    (run / "results.json").write_text(json.dumps({k: v for k, v in found.items() if k != "folds"}))
+
+
+def accuracy_a_number(run):
+    found = json.loads((run / "results.json").read_text())
+    (run / "results.json").write_text(json.dumps(found | {"accuracy": 0.9}))
+
+
+def line_cut(run):
+    path = run / "predictions.csv"
+    path.write_text(path.read_text()[:-40])
+
+
+def lines_missing(run):
+    path = run / "predictions.csv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-2]))
+
+
+def no_predictions(run):
+    (run / "predictions.csv").unlink()
+
+
+def a_word_for_a_probability(run):
+    path = run / "predictions.csv"
+    path.write_text(path.read_text().replace("0.0333333", "a lot", 1))
+
+
+def other_data(run):
+    found = json.loads((run / "results.json").read_text())
+    (run / "results.json").write_text(json.dumps(found | {"data": found["data"] | {"fingerprint": "another"}}))
+
+
+def classes_in_another_order(run):
+    found = json.loads((run / "results.json").read_text())
+    turned = [found["data"]["classes"][i] for i in (1, 0, 2, 3)]
+    (run / "results.json").write_text(json.dumps(found | {"data": found["data"] | {"classes": turned}}))
+    rows = list(csv.reader(io.StringIO((run / "predictions.csv").read_text())))
+    rows[0][7:11] = turned
+    (run / "predictions.csv").write_text("".join(",".join(row) + "\n" for row in rows))
+
+
+def nothing_in_it(run):
+    shutil.rmtree(run)
+    run.mkdir()
 
 
 @pytest.mark.parametrize(
-    ("how", "status", "words"),
+    ("damage", "status", "words"),
     [
-        ("half", 1, r"b/results\.json is not whole: its JSON breaks off or goes wrong in line \d+"),
-        ("not an object", 1, r"b/results\.json is not the object that a run writes"),
-        ("no folds", 1, r"b/results\.json is not whole: it has no 'folds'"),
-        ("other type", 1, r"b/results\.json is not the results of a run: a value is of another type"),
-        ("cut csv", 1, r"b/predictions\.csv is not whole: line 25 is cut short"),
-        ("short csv", 1, r"predictions\.csv has \d+ of 22 clips right and results\.json 21 of 24"),
-        ("no csv", 1, r"b/predictions\.csv cannot be read: No such file"),
-        ("probability", 1, r"b/predictions\.csv holds a fold or a probability that is not a number"),
-        ("other data", 2, r"a and b cannot be compared: they are of different data"),
-        ("class order", 2, r"cannot be compared: .* different order \(class 0 is rain; sea_waves\)"),
-        ("other fold", 2, r"cannot be compared: they were tested on different clips \(fold 1; fold 2\)"),
-        ("no run", 2, r"b is not a finished run: it holds no results\.json"),
-        ("nowhere", 2, r"b does not exist"),
+        (half, 1, r"b/results\.json is not whole: its JSON breaks off or goes wrong in line \d+"),
+        (an_array, 1, r"b/results\.json is not the object that a run writes"),
+        (without_folds, 1, r"b/results\.json is not whole: it has no 'folds'"),
+        (accuracy_a_number, 1, r"b/results\.json is not the results of a run: a value is of another type"),
+        (line_cut, 1, r"b/predictions\.csv is not whole: line 25 is cut short"),
+        (lines_missing, 1, r"predictions\.csv has \d+ of 22 clips right and results\.json 21 of 24"),
+        (no_predictions, 1, r"b/predictions\.csv cannot be read: No such file"),
+        (a_word_for_a_probability, 1, r"b/predictions\.csv holds a fold or a probability that is not a number"),
+        (other_data, 2, r"a and b cannot be compared: they are of different data"),
+        (classes_in_another_order, 2, r"cannot be compared: .* different order \(class 0 is rain; sea_waves\)"),
+        (nothing_in_it, 2, r"b is not a finished run: it holds no results\.json"),
+        (shutil.rmtree, 2, r"b does not exist"),
     ],
 )
-def test_two_that_cannot_be_compared(how, status, words, clips, tree, tmp_path, capsys):
-    pair = broken(tmp_path, clips, tree, how)
+def test_a_damaged_run_is_not_compared(damage, status, words, clips, tree, tmp_path, capsys):
+    right = views_of(labels_of(clips, 1), GOOD, 0.9)
+    pair = [leave(tmp_path / name, clips, tree, [(1, 0, right)]) for name in ("a", "b")]
+    damage(pair[1])
     assert report.main(["--compare", *map(str, pair)]) == status
-    said = capsys.readouterr()
+    one_sentence(capsys.readouterr(), words)
+
+
+def test_runs_of_different_test_clips_are_not_compared(clips, tree, tmp_path, capsys):
+    pair = [
+        leave(tmp_path / name, clips, tree, [(fold, 0, views_of(labels_of(clips, fold), GOOD, 0.9))])
+        for name, fold in (("a", 1), ("b", 2))
+    ]
+    assert report.main(["--compare", *map(str, pair)]) == 2
+    words = r"cannot be compared: they were tested on different clips \(fold 1; fold 2\)"
+    one_sentence(capsys.readouterr(), words)
+
+
+def one_sentence(said, words):
+    """A command said this on standard error, and nothing else anywhere."""
     assert said.out == "" and re.fullmatch(rf"esc_jax: .*{words}.*\n", said.err), said.err
     assert said.err.count("\n") == 1
