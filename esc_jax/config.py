@@ -8,6 +8,7 @@ import difflib
 import importlib.util
 import json
 import pathlib
+import re
 from typing import Any
 
 import ml_collections
@@ -30,20 +31,20 @@ def _optim() -> dict[str, Any]:
     return {
         "lr": 1e-3,
         "weight_decay": 0.01,
-        "b1": 0.9,
+        "b1": 0.9,  # unless cycle_momentum says otherwise
         "b2": 0.999,
         "eps": 1e-8,
         "clip_norm": 0.0,  # 0: no clipping
         "schedule": "one_cycle",
-        "warmup_steps": -1,  # one of these three, or none
+        "warmup_steps": -1,  # the first of these three that is not negative; none: no warm-up
         "warmup_epochs": -1.0,
         "warmup_percent": 30.0,
         "div": 25.0,  # one_cycle: peak over first
         "final_div": 1e4,  # one_cycle: first over last
-        "cycle_momentum": True,
+        "cycle_momentum": True,  # one_cycle: β₁ falls from 0.95 to 0.85 while the rate rises, and rises again
         "groups": (),  # ((regular expression of parameter paths, factor of lr; 0 freezes), …)
         "layer_decay": 0.0,  # factor of lr from each layer of the encoder to the one before it; 0: off
-        "unfreeze": (),  # ((regular expression of parameter paths, epoch until which they stay), …)
+        "unfreeze": (),  # ((regular expression of parameter paths, epochs that they stay), …)
     }
 
 
@@ -146,6 +147,7 @@ def load(path: str | pathlib.Path) -> ml_collections.ConfigDict:
 
 # Key: (lowest, highest) allowed.
 _RANGES = {
+    "seed": (0, (1 << 31) - 2000),  # crossval.seeds counts on from it
     "data.clip_s": (0.05, 3600),
     "data.clips_per_fold": (1, 10_000),
     "pretrain.rounds": (1, 100),
@@ -180,6 +182,9 @@ _RANGES = {
     "optim.weight_decay": (0, 10),
     "optim.b1": (0, 0.9999),
     "optim.b2": (0, 0.999999),
+    "optim.eps": (1e-12, 1),
+    "optim.div": (1, 1e9),
+    "optim.final_div": (1, 1e12),
     "optim.clip_norm": (0, 1e6),
     "optim.layer_decay": (0, 1),
     "train.batch_size": (1, 1 << 20),
@@ -245,6 +250,10 @@ def check(config: ml_collections.ConfigDict) -> None:
             raise ConfigError(f"config.{key}={flat[key]}: choose one of {', '.join(choices)}{hint}")
     if (config.train.head_from_probe or config.method == "probe") and config.model.head.name != "linear":
         raise ConfigError(f"config.model.head.name={config.model.head.name}: a probe fits a linear head")
+    if config.method == "probe":
+        for key, usual in (("protocol", "holdout"), ("pretrain.method", ""), ("crossval.seeds", 1)):
+            if flat[key] != usual:
+                raise ConfigError(f"config.{key}={flat[key]}: a probe does not do that (config.method=probe)")
     if config.train.start_share and config.protocol != "holdout":
         raise ConfigError(
             f"config.train.start_share is of the last weights, and config.protocol={config.protocol} selects others"
@@ -261,17 +270,34 @@ def check(config: ml_collections.ConfigDict) -> None:
             raise ConfigError(
                 f"config.{prefix}augment.speed_octaves needs a crop to stretch: set config.{prefix}augment.crop_s"
             )
-    if config.pretrain.augment.mixup_alpha:
+    own = config.pretrain.augment
+    if own.mixup_alpha:
         raise ConfigError("config.pretrain.augment.mixup_alpha mixes labels: set config.pretrain.background")
+    unused = ("frequency_warp", "time_mask", "freq_mask") if config.pretrain.method == "masked" else ()
+    for key in (*unused, "mel_jitter"):
+        if own[key]:
+            raise ConfigError(f"config.pretrain.augment.{key}={own[key]} has no part in this pretraining")
+    if config.augment.mel_jitter and config.frontend.name != "efficientat_mel":
+        raise ConfigError(f"config.augment.mel_jitter: frontend.name={config.frontend.name} has none to move")
+    try:
+        re.compile(config.model.evaluating)
+    except re.error as error:
+        raise ConfigError(
+            f"config.model.evaluating={config.model.evaluating} is not a regular expression ({error})"
+        ) from None
     if config.augment.mixup_alpha and config.train.batch_size < 2:
         raise ConfigError("config.augment.mixup_alpha mixes pairs: config.train.batch_size must be at least 2")
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Keys in which two flat configs differ, as "key (old, now new)"; LOCATION_KEYS may."""
+    """Keys in which two flat configs differ, as "key (old, now new)"; LOCATION_KEYS may.
+
+    One that only one of them has is a later version's, and is off (0, empty) where it makes no difference.
+    """
     old, new = json.loads(json.dumps(old)), json.loads(json.dumps(new))  # a tuple is a list once it was on disk
     keys = sorted((set(old) | set(new)) - set(LOCATION_KEYS))
-    return [f"{k} ({old.get(k)}, now {new.get(k)})" for k in keys if old.get(k) != new.get(k)]
+    off = {k for k in keys if not (old.get(k) or new.get(k)) and (k not in old or k not in new)}
+    return [f"{k} ({old.get(k)}, now {new.get(k)})" for k in keys if k not in off and old.get(k) != new.get(k)]
 
 
 def claim(workdir: pathlib.Path, config) -> None:

@@ -51,6 +51,8 @@ def cross_validate(config, workdir: pathlib.Path) -> dict[str, Any]:
         CrossvalError: folds failed. Those of `train.train_and_evaluate` where it concerns all folds alike.
     """
     configs.check(config)
+    if (workdir / "checkpoints").is_dir():
+        raise configs.ConfigError(f"{workdir} holds the run of one fold: choose another --workdir")
     with parallel.first_alone("the data are prepared"):
         clips = datasets.load(config.data)
     have = sorted(set(clips.folds))

@@ -20,13 +20,14 @@ import numpy as np
 from esc_jax import files
 
 
-def digest(frontend, variables, clips, views: int) -> str:
-    """Name of what `of_clips` gives: it changes with the encoder's weights, the frontend, the clips and the views."""
+def digest(encoder, frontend, variables, clips, views: int) -> str:
+    """Name of what `of_clips` gives: it changes with the encoder, its weights, the frontend, the clips, the views."""
     import jax
 
-    found = hashlib.sha256(repr((frontend, clips.fingerprint, clips.length, clips.sample_rate, views)).encode())
-    encoder = {name: tree.get("encoder", {}) for name, tree in variables.items()}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(encoder):
+    parts = (encoder, frontend, clips.fingerprint, clips.length, clips.sample_rate, views)
+    found = hashlib.sha256(repr(parts).encode())
+    weights = {name: tree.get("encoder", {}) for name, tree in variables.items()}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(weights):
         found.update(jax.tree_util.keystr(path).encode() + np.ascontiguousarray(leaf).tobytes())
     return found.hexdigest()[:16]
 
@@ -50,7 +51,7 @@ def of_clips(
     from esc_jax.training import parallel
     from esc_jax.training import step as steps
 
-    folder = folder / digest(frontend, variables, clips, views)
+    folder = folder / digest(model.encoder, frontend, variables, clips, views)
     folder.mkdir(parents=True, exist_ok=True)
 
     encode = steps.embed_step(model, frontend, views)

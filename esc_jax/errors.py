@@ -15,3 +15,8 @@ class Failure(Problem):
     """What was asked for is right, and could not be done."""
 
     status = 1
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what another library's error says, or its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

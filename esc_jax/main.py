@@ -8,6 +8,8 @@ Any key of the config can be given on the command line, as --config.part.key=val
 goes on where it was interrupted.
 """
 
+from collections.abc import Iterable
+import hashlib
 import os
 import pathlib
 import re
@@ -15,6 +17,8 @@ import sys
 
 from absl import app, flags, logging
 from ml_collections import config_flags
+
+from esc_jax.errors import Problem, reason
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file in configs/.", lock_config=True)
 _WORKDIR = flags.DEFINE_string(
@@ -40,14 +44,34 @@ def _overrides(argv: list[str]) -> list[str]:
     return [a.removeprefix("--config.") for a in argv if a.startswith("--config.")]
 
 
-def default_workdir(config_path: str, overrides: list[str]) -> pathlib.Path:
-    """runs/NAME, followed by what is overridden, where the data lie aside."""
+def default_workdir(config_path: str, overrides: dict[str, object], keys: Iterable[str], mode: str) -> pathlib.Path:
+    """runs/NAME, followed by what is overridden (where the data lie aside), and by crossval in that mode.
+
+    Args:
+        config_path: of the config.
+        overrides: key → value.
+        keys: all that the config has.
+        mode: of the command. `evaluate` looks for the run that was trained, whatever `eval` it was to be tested with.
+    """
     from esc_jax.config import LOCATION_KEYS
 
-    kept = sorted(o for o in overrides if o.split("=")[0] not in LOCATION_KEYS)
-    # data.test_fold=4 → test_fold=4, with nothing in it that a file name cannot hold.
-    parts = [re.sub(r"[^\w.=+-]", "_", re.sub(r"^[\w.]*\.", "", o, count=1)) for o in kept]
-    return pathlib.Path("runs") / ",".join([pathlib.Path(config_path).stem, *parts])[:200]
+    own = [key for key in keys if not key.startswith("pretrain.")]
+
+    def short(key: str) -> str:  # data.test_fold → test_fold, where nothing else is called that
+        leaf = key.rsplit(".", 1)[-1]
+        return leaf if [k for k in own if k.rsplit(".", 1)[-1] == leaf] == [key] else key
+
+    def path(left_out: str = " ") -> pathlib.Path:
+        kept = sorted(k for k in overrides if k not in LOCATION_KEYS and not k.startswith(left_out))
+        parts = [f"{short(k)}={overrides[k]}".replace(" ", "") for k in kept] + ["crossval"] * (mode == "crossval")
+        # With nothing in it that a file name cannot hold, and no more than it can.
+        name = re.sub(r"[^\w.,=+-]", "_", ",".join([pathlib.Path(config_path).stem, *parts]))
+        if len(name) > 200:
+            name = f"{name[:190]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        return pathlib.Path("runs") / name
+
+    found = path()
+    return path("eval.") if mode == "evaluate" and not found.exists() else found
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -58,7 +82,7 @@ def _parse(argv: list[str]) -> list[str]:
         path = next((a.split("=", 1)[1] for a in argv if a.startswith("--config=")), None)
         if path and _overrides(argv):
             _explain(path, argv)
-        _fail(2, str(error).strip().splitlines()[0])
+        _fail(2, reason(error))
 
 
 def _explain(path: str, argv: list[str]) -> None:
@@ -95,11 +119,12 @@ def main(argv: list[str]) -> None:
     if not pathlib.Path(config_path).is_file():  # the flag has tried, and keeps its error until the first key is read
         _fail(2, f"--config={config_path} does not exist")
     config.experiment = config.experiment or pathlib.Path(config_path).stem
-    workdir = pathlib.Path(_WORKDIR.value or default_workdir(config_path, _overrides(sys.argv[1:])))
-
+    from esc_jax import config as configs
     from esc_jax.data import prepare
     from esc_jax.training import parallel
 
+    overrides, keys = config_flags.get_override_values(flag), configs.flatten(config)
+    workdir = pathlib.Path(_WORKDIR.value or default_workdir(config_path, overrides, keys, _MODE.value))
     parallel.initialize(prepare.cache_root(config.data.cache_dir) / "compiled")
     if _DISTRIBUTED.value:
         try:
@@ -108,9 +133,7 @@ def main(argv: list[str]) -> None:
             _fail(error.status, error)
     import jax
 
-    from esc_jax import config as configs
     from esc_jax import crossval, evaluate, probe, train
-    from esc_jax.errors import Problem
     from esc_jax.training import loop
     from esc_jax.training.checkpoint import CheckpointError
 
@@ -130,7 +153,7 @@ def main(argv: list[str]) -> None:
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
-        parallel.lost(str(error).splitlines()[0][:200])
+        parallel.lost(reason(error))
     except loop.Interrupted as stopped:
         said = str(stopped)
     else:
@@ -148,7 +171,10 @@ def cli() -> None:
     logging.get_absl_handler().addFilter(
         lambda r: ours in r.pathname or (r.levelname in ("WARNING", "ERROR") and "orbax" not in r.pathname)
     )
-    app.run(main, flags_parser=_parse)
+    try:
+        app.run(main, flags_parser=_parse)
+    except KeyboardInterrupt:  # while nothing was under way that could be saved
+        _fail(130, "stopped; the same command begins again, or goes on from the last checkpoint")
 
 
 if __name__ == "__main__":

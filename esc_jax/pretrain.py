@@ -39,7 +39,7 @@ class Learned(NamedTuple):
         variables: of the model, with the pretrained encoder.
         history: a line per epoch: `loss`, `pretext_accuracy` and what else the objective measures, and from time to
             time `knn_accuracy` (inside the training folds) and `effective_rank`.
-        about: for results.json.
+        about: for results.json, `seconds` over all rounds and restarts among it.
     """
 
     variables: dict[str, Any]
@@ -55,9 +55,14 @@ class _Data(NamedTuple):
     frontend: Any
 
 
-def check(config, split, frontend) -> None:
+def check(config, clips, split, frontend) -> None:
     """Raises ConfigError for a stage that cannot run on these data, before it starts."""
     own = config.pretrain
+    if len({clips.folds[i] for i in split.train}) < 2:
+        raise configs.ConfigError(
+            "config.pretrain.method: the pretrained encoder is probed and watched inside the training folds, and"
+            " there is one; it takes two"
+        )
     if len(split.train) < own.batch_size:
         raise configs.ConfigError(
             f"config.pretrain.batch_size={own.batch_size}, and there are {len(split.train)} training clips"
@@ -109,7 +114,7 @@ def pretrain(config, workdir: pathlib.Path, clips, split, encoder: nn.Module, fr
         ConfigError: as `check`. PretrainedError, CheckpointError: a teacher that cannot be read. Those of
             `training.loop.run`.
     """
-    check(config, split, frontend)
+    check(config, clips, split, frontend)
     data = _Data(clips, split.train, frontend)
     stage = _contrastive if config.pretrain.method == "simclr" else _masked
     return stage(config, workdir, data, encoder, variables)
@@ -120,8 +125,8 @@ def _contrastive(config, workdir: pathlib.Path, data: _Data, encoder: nn.Module,
     own = config.pretrain
     model = Classifier(encoder=encoder, head=heads.Mlp(classes=own.width, width=own.hidden, dropout=0.0))
     make = functools.partial(pretrain_step.simclr_step, model, data.frontend, config=config)
-    learned, history = _learn(config, workdir, data, model, variables, make)
-    return Learned(learned, history, {"method": own.method})
+    learned, progress = _learn(config, workdir, data, model, variables, make)
+    return Learned(learned, progress["history"], {"method": own.method, "seconds": round(progress["seconds"], 1)})
 
 
 def _masked(config, workdir: pathlib.Path, data: _Data, encoder: nn.Module, variables) -> Learned:
@@ -137,7 +142,7 @@ def _masked(config, workdir: pathlib.Path, data: _Data, encoder: nn.Module, vari
     else:
         model = MaskedPredictor(encoder=encoder, tokens=own.tokens.clusters, size=own.mask.patch)
     nothing = jnp.zeros((1, *grid), bool)  # hidden
-    reports = []
+    reports, seconds = [], 0.0
     for number in range(1, own.rounds + 1):
         folder = workdir if number == own.rounds else workdir / f"round{number}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -149,10 +154,12 @@ def _masked(config, workdir: pathlib.Path, data: _Data, encoder: nn.Module, vari
         if own.clip_weight:
             model = model.clone(clip=found.centroids.shape[1])
         make = functools.partial(pretrain_step.masked_step, model, data.frontend, config=config, targets=targets)
-        learned, history = _learn(config, folder, data, model, variables, make, (nothing,), (fixed,))
+        learned, progress = _learn(config, folder, data, model, variables, make, (nothing,), (fixed,))
+        seconds += progress["seconds"]
         # The next round's teacher is what this one learned; its head has no say in features.
         targets, weights = Targets(own.mask.patch, Classifier(encoder=encoder, head=heads.Linear(classes=1))), learned
-    return Learned(learned, history, {"method": own.method, "tokenizers": reports})
+    about = {"method": own.method, "seconds": round(seconds, 1), "tokenizers": reports}
+    return Learned(learned, progress["history"], about)
 
 
 def _teacher(config) -> tuple[Targets, dict[str, Any]]:
@@ -217,8 +224,8 @@ def _draw(config, folder: pathlib.Path, data: _Data, targets: Targets, fixed) ->
 
 def _learn(
     config, workdir: pathlib.Path, data: _Data, model: nn.Module, variables, make: Callable, more=(), fixed=()
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Trains `model` on the pretext task; returns `variables` with its encoder, and the epochs' lines.
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Trains `model` on the pretext task; returns `variables` with its encoder, and the progress of the loop.
 
     Args:
         config, workdir, data: as above.
@@ -262,7 +269,7 @@ def _learn(
     checkpoints.close()
     learned = {"params": dict(variables["params"]), "batch_stats": state.batch_stats}
     learned["params"]["encoder"] = state.params["encoder"]
-    return learned, progress["history"]
+    return learned, progress
 
 
 def _watch(own, clips, train, embedder, batch_size: int, weights, line: dict[str, Any]) -> loop.Watched:

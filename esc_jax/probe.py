@@ -85,6 +85,8 @@ def probe(
         )
     allowed = np.ones(len(folds), bool) if left_out is None else ~left_out
     masks = {out: mask & allowed for out, mask in linear_probe.splits(folds, tested).items()}
+    if not all(mask.any() for mask in masks.values()):
+        raise DataError("a probe chooses its regularisation inside the training folds: it needs two of them")
     names, weights = list(masks), np.stack(list(masks.values())).astype(np.float32)
     heads = linear_probe.fit(x[0], labels, weights, np.float32(l2), np.arange(1), classes=classes, steps=steps)
     kernel, bias = np.asarray(heads.kernel)[:, :, 0], np.asarray(heads.bias)[:, :, 0]
@@ -239,7 +241,9 @@ def _save(config, clips, workdir: pathlib.Path, variables, head: Probed) -> None
     params = variables["params"] | {"head": _head(head)}
     state = states.create(variables | {"params": params}, optax.identity(), ema=False)
     checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")
-    if checkpoints.latest() is None:
+    if (last := checkpoints.latest()) is not None:
+        checkpoint.check_data(checkpoints.meta(last), clips.fingerprint, workdir)
+    else:
         progress = {"history": [], "sums": {}, "seconds": 0.0}
         config = config.copy_and_resolve_references()
         config.data.test_fold = head.fold

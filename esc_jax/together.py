@@ -1,7 +1,7 @@
 """Runs of one config that differ in test fold and seed, trained at once: one program with an axis of runs.
 
 Every run sees the batches, random keys and steps that it would see alone, and leaves a workdir like any other. The
-state of all of them is in WORKDIR/together until they are done, and resumed from there.
+state of all of them is in WORKDIR/together, and resumed from there.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,6 +25,11 @@ def check(config) -> None:
     """Raises ConfigError for what runs at once cannot do."""
     if config.pretrain.method:  # a probe has all folds in one program in any case
         raise configs.ConfigError("config.crossval.vectorized trains on labels: no probe and no pretraining")
+    if config.train.batch_size % config.train.accumulate:
+        raise configs.ConfigError(
+            f"config.train.batch_size={config.train.batch_size} does not divide into"
+            f" config.train.accumulate={config.train.accumulate} parts"
+        )
     if config.protocol != "holdout":
         raise configs.ConfigError(
             f"config.crossval.vectorized takes the last weights of all runs, and config.protocol={config.protocol}"

@@ -84,7 +84,7 @@ def prepare(config) -> Run:
         )
     config, model, frontend, variables = build.start(config, clips.classes)
     if config.pretrain.method:
-        pretrain.check(config, split, frontend)
+        pretrain.check(config, clips, split, frontend)
     return Run(config, clips, split, model, frontend, variables)
 
 
@@ -115,7 +115,9 @@ def train_and_evaluate(config, workdir: pathlib.Path) -> dict[str, Any]:
             TrainError: in one sentence. Interrupted: SIGTERM or SIGINT came, and the state is saved.
     """
     configs.check(config)
-    parallel.check_batch(config.train.batch_size, config.train.accumulate)
+    parallel.check_batch("train.batch_size", config.train.batch_size, config.train.accumulate)
+    if config.pretrain.method:
+        parallel.check_batch("pretrain.batch_size", config.pretrain.batch_size)
     run = prepare(config)
     optimizer = run.optimizer()
     # Everything that can be wrong with the config has shown itself by now: only now is anything written.
@@ -169,7 +171,8 @@ def train_and_evaluate(config, workdir: pathlib.Path) -> dict[str, Any]:
     tested = checkpoints.best() if selects else run.total
     if tested != run.total:
         state = checkpoints.restore(tested, state)
-    about = {"epochs": config.train.epochs, "seconds": progress["seconds"], "step": tested}
+    seconds = progress["seconds"] + (learned.about["seconds"] if learned else 0.0)
+    about = {"epochs": config.train.epochs, "seconds": seconds, "step": tested}
     found = Calibration.read(checkpoints.meta(tested))
     more = calibration.for_results({split.test_folds[0]: found})
     if learned:
@@ -202,7 +205,8 @@ def evaluate_again(config, workdir: pathlib.Path) -> dict[str, Any]:
     """Tests the checkpoint of an existing run again, with the config's `eval`, and writes its results anew.
 
     Raises:
-        CheckpointError: there is no checkpoint. ConfigError: `config` has another seed, fold or recipe than the run.
+        CheckpointError: there is no checkpoint. ConfigError: `config` has another seed, fold or recipe than the run, or
+            that is not done. OtherDataError: it was trained on other data.
     """
     configs.check(config)
     parallel.check_alone("--mode=evaluate")
@@ -214,9 +218,13 @@ def evaluate_again(config, workdir: pathlib.Path) -> dict[str, Any]:
     with restored.config.unlocked():
         restored.config.data, restored.config.eval = config.data, config.eval
     clips = datasets.load(config.data)
+    checkpoint.check_data(restored.meta, clips.fingerprint, workdir)
     model, frontend = restored.model, restored.frontend
     run = Run(restored.config, clips, _split(config, clips), model, frontend, restored.variables)
-    progress = restored.meta["progress"]
+    last = checkpoint.newest(restored.folder)  # a protocol may have selected an earlier one
+    if config.method == "train" and last < run.total:
+        raise configs.ConfigError(f"{workdir} stopped at step {last} of {run.total}: let the run come to its end first")
+    progress = checkpoint.read_meta(restored.folder, last)["progress"]
     about = {"epochs": len(progress["history"]), "seconds": progress["seconds"], "step": restored.step}
     more, pretext = {}, ()
     with contextlib.suppress(OSError, ValueError):  # a run that was never tested
@@ -224,5 +232,6 @@ def evaluate_again(config, workdir: pathlib.Path) -> dict[str, Any]:
         kept = ("calibration", "probe", "seconds_embedding", "pretrain")
         more = {key: written[key] for key in kept if key in written}
     if "pretrain" in more:
+        about["seconds"] += more["pretrain"].get("seconds", 0.0)
         pretext = checkpoint.read_meta(*checkpoint.find(workdir / "pretrain"))["progress"]["history"]
     return test(run, run.variables, workdir, about, more, progress["history"], pretext)

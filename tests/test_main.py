@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from esc_jax import build
+from esc_jax import build, main
 from esc_jax import config as configs
 from esc_jax.training import checkpoint
 
@@ -140,6 +140,28 @@ def test_a_run_that_ends_where_it_started(thorough, run, tmp_path, environment, 
     assert moved  # what the training itself left is kept beside
 
 
+@pytest.mark.parametrize(
+    ("overrides", "mode", "name"),
+    [
+        ({"train.epochs": 5, "data.dir": "x"}, "train", "simclr,epochs=5"),
+        ({"pretrain.epochs": 5}, "train", "simclr,pretrain.epochs=5"),
+        ({"eval.batch_size": 8, "train.batch_size": 4}, "train", "simclr,eval.batch_size=8,train.batch_size=4"),
+        ({"optim.groups": (("encoder/.*", 0.1),)}, "train", "simclr,groups=___encoder_.__,0.1_,_"),
+        ({"data.test_fold": 2}, "crossval", "simclr,test_fold=2,crossval"),
+        ({"eval.tta": 10, "data.test_fold": 2}, "evaluate", "simclr,test_fold=2"),
+    ],
+)
+def test_a_run_is_named_by_what_is_overridden(overrides, mode, name):
+    keys = configs.flatten(configs.load(ROOT / "configs/simclr.py"))
+    assert main.default_workdir("configs/simclr.py", overrides, keys, mode) == pathlib.Path("runs") / name
+
+
+def test_long_names_are_cut_and_stay_different():
+    keys = ["optim.groups"]
+    names = {main.default_workdir("a.py", {"optim.groups": "x" * 300 + y}, keys, "train").name for y in "yz"}
+    assert len(names) == 2 and all(len(name) < 205 for name in names)
+
+
 @pytest.mark.parametrize("protocol", ["oracle", "validation"])
 def test_protocols_that_select_keep_the_best_and_the_latest(run, tmp_path, request, protocol):
     if protocol == "validation":
@@ -149,6 +171,10 @@ def test_protocols_that_select_keep_the_best_and_the_latest(run, tmp_path, reque
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
     best = max(lines, key=lambda line: (line["val_accuracy"], line["step"]))
     assert found["checkpoint_step"] == best["step"]
+    if protocol == "oracle":  # tested again, it is what it was
+        arguments = ("--mode=evaluate", f"--config.protocol={protocol}", "--config.optim.lr=0.01")
+        run("main", TINY, f"--workdir={tmp_path}", *arguments)
+        assert json.loads((tmp_path / "results.json").read_text()) == found
     kept = {int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()}
     last = lines[-1]["step"]
     assert {best["step"], last} <= kept <= {line["step"] for line in lines}
@@ -181,6 +207,14 @@ MISTAKES = [
     (["--config=configs/nothing.py"], 2, "configs/nothing.py does not exist"),
     (["--mode=evaluate"], 1, "no such folder"),
     (["--config.model.pretrained=weights.pt"], 2, "no published checkpoints are known for model.name=resnet"),
+    (["--config.optim.groups=('encoder/.*',0.1)"], 2, "must be pairs of a regular expression and a number"),
+    (["--config.optim.warmup_steps=1000"], 2, "the rate rises for 1000 steps, and the training has 18"),
+    (["--config.optim.div=0"], 2, "config.optim.div=0.0 is out of range"),
+    (["--config.model.evaluating=("], 2, "config.model.evaluating=( is not a regular expression"),
+    (["--config.seed=-1"], 2, "config.seed=-1 is out of range"),
+    (["--config.augment.mel_jitter=True"], 2, "frontend.name=log_mel has none to move"),
+    (["--config.method=probe", "--config.protocol=oracle"], 2, "config.protocol=oracle: a probe does not do that"),
+    (["--config.crossval.vectorized=True", "--config.train.accumulate=3", "--mode=crossval"], 2, "does not divide"),
 ]
 
 # One process imports, then forks for every mistake: each is a whole run of the command without its start-up.

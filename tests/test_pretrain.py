@@ -37,7 +37,7 @@ def test_one_command_runs_both_stages_and_reports_them(thorough, run, tmp_path):
     assert [line["epoch"] for line in history] == [1, 2, 3, 4] and [line["step"] for line in history][-1] == 12
     assert ["knn_accuracy" in line for line in history] == [False, True, False, True]
     assert set(found["pretrain"]) == {
-        "method", "probe_accuracy", "pretext_accuracy", "knn_accuracy", "effective_rank"
+        "method", "seconds", "probe_accuracy", "pretext_accuracy", "knn_accuracy", "effective_rank"
     }  # fmt: skip
     assert found["pretrain"]["pretext_accuracy"] == history[-1]["pretext_accuracy"]
     assert "pretrained (simclr)" in printed and (tmp_path / "curves.png").exists()

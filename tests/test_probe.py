@@ -108,7 +108,7 @@ def test_an_interrupted_pass_goes_on_and_a_finished_one_is_not_repeated(noise_cl
     np.testing.assert_allclose(again[:, :10], whole[:, :10], atol=1e-6)
     np.testing.assert_array_equal(again[:, 10:], kept)
     other = {"params": {**variables["params"], "encoder": variables["params"]["encoder"]}, "batch_stats": {}}
-    assert embed.digest(frontend, other, noise_clips, 2) != folder.name
+    assert embed.digest(model.encoder, frontend, other, noise_clips, 2) != folder.name
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from esc_jax import build, crossval, evaluate, together, train
+from esc_jax import build, crossval, evaluate, probe, together, train
 from esc_jax import config as configs
 from esc_jax.data import clips as datasets
 from esc_jax.training import checkpoint, loop, parallel
@@ -83,12 +83,41 @@ def test_an_interrupted_program_goes_on_to_the_same_bits(patient, config, noise_
             crossval.cross_validate(config, tmp_path / "cut")
     with monkeypatch.context() as patch:
         patch.setattr(datasets, "load", lambda config: dataclasses.replace(noise_clips, fingerprint="other"))
-        with pytest.raises(loop.OtherDataError, match="was trained on other data than data.dir holds"):
+        with pytest.raises(checkpoint.OtherDataError, match="was trained on other data than data.dir holds"):
             crossval.cross_validate(config, tmp_path / "cut")
     crossval.cross_validate(config, tmp_path / "cut")
     for fold in (1, 2, 3):
         one, other = (weights(tmp_path / name / f"fold{fold}") for name in ("cut", "whole"))
         jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_a_run_is_tested_again_when_it_is_done_and_on_its_own_data(config, noise_clips, tmp_path, monkeypatch):
+    config.crossval.vectorized, config.data.test_fold = False, 1
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.StopSignal, "agree", lambda self, number, last: setattr(self, "asked", True) or True)
+        with pytest.raises(loop.Interrupted):
+            train.train_and_evaluate(config, tmp_path)
+    with pytest.raises(configs.ConfigError, match="stopped at step 1 of 4: let the run come to its end first"):
+        train.evaluate_again(config, tmp_path)
+    train.train_and_evaluate(config, tmp_path)
+    with pytest.raises(configs.ConfigError, match="holds the run of one fold"):
+        crossval.cross_validate(config, tmp_path)
+    before = (tmp_path / "results.json").read_text()
+    monkeypatch.setattr(datasets, "load", lambda config: dataclasses.replace(noise_clips, fingerprint="other"))
+    with pytest.raises(checkpoint.OtherDataError, match="was trained on other data than data.dir holds"):
+        train.evaluate_again(config, tmp_path)
+    assert (tmp_path / "results.json").read_text() == before
+
+
+def test_a_probe_of_other_data_takes_no_workdir(config, noise_clips, tmp_path, monkeypatch):
+    config.crossval.vectorized, config.data.test_fold, config.method = False, 1, "probe"
+    config.data.cache_dir = str(tmp_path / "cache")
+    probe.probe_and_evaluate(config, tmp_path / "run")
+    before = (tmp_path / "run/results.json").read_text()
+    monkeypatch.setattr(datasets, "load", lambda config: dataclasses.replace(noise_clips, fingerprint="other"))
+    with pytest.raises(checkpoint.OtherDataError, match="was trained on other data than data.dir holds"):
+        probe.probe_and_evaluate(config, tmp_path / "run")
+    assert (tmp_path / "run/results.json").read_text() == before
 
 
 def test_what_cannot_be_trained_at_once_is_refused(config, tmp_path):

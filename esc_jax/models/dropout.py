@@ -1,19 +1,35 @@
 """Dropout that draws the same mask for an example on any number of devices."""
 
+from collections.abc import Iterator
+import contextlib
+import contextvars
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
 AXIS = "batch"  # the mapped axis of training steps
+_PART = contextvars.ContextVar("part", default=(0, 1))
+
+
+@contextlib.contextmanager
+def part(number: jax.Array, parts: int) -> Iterator[None]:
+    """Inside, a device's examples are the `number`-th of as many equal parts of its batch."""
+    token = _PART.set((number, parts))
+    try:
+        yield
+    finally:
+        _PART.reset(token)
 
 
 def positions(rows: int) -> jax.Array:
     """(rows,) positions of this device's examples in the global batch; 0 … rows − 1 outside a mapped step."""
+    number, parts = _PART.get()
     try:
-        first = jax.lax.axis_index(AXIS) * rows
+        first = jax.lax.axis_index(AXIS) * rows * parts
     except NameError:  # no such axis: not mapped
         first = 0
-    return first + jnp.arange(rows)
+    return first + number * rows + jnp.arange(rows)
 
 
 def example_keys(key: jax.Array, rows: int) -> jax.Array:

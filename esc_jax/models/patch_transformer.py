@@ -125,7 +125,7 @@ class PatchTransformer(nn.Module):
             if train and self.drop_path:
                 y = skip_rows(self.make_rng("droppath"), self.drop_path * (i + 1) / self.layers, x, y)
             x = y
-        x = layer_norm(self.dtype, "norm")(x).astype(jnp.float32)
+        x = layer_norm(self.dtype, "last")(x).astype(jnp.float32)
         whole = visible is None and x.shape[1] == rows * columns
         return Encoded(x.mean(1), x.reshape(batch, rows, columns, self.width) if whole else x)
 

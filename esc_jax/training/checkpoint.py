@@ -16,7 +16,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from esc_jax.errors import Failure
+from esc_jax.errors import Failure, Problem, reason
 from esc_jax.training import parallel
 from esc_jax.training.state import TrainState, step_of
 
@@ -25,6 +25,10 @@ FORMAT = 1
 
 class CheckpointError(Failure, RuntimeError):
     """A checkpoint that cannot be written or read. The message is one sentence."""
+
+
+class OtherDataError(Problem, ValueError):
+    """A run that was begun on other data. The message is one sentence."""
 
 
 class Checkpoints:
@@ -48,6 +52,7 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 create=True,
                 enable_async_checkpointing=False,
+                best_fn=(lambda m: m["metric"]) if select else None,  # without it, metrics would not be on disk
                 preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
             ),
         )
@@ -80,9 +85,8 @@ class Checkpoints:
                 raise  # another process is gone: no fault of the disk
             last = self.latest()
             kept = f"the last good one is step {last}" if last is not None else "there is none before it"
-            reason = str(error).strip().splitlines()[0][:200]
             raise CheckpointError(
-                f"could not write the checkpoint of step {step} in {self.directory} ({reason}); {kept}:"
+                f"could not write the checkpoint of step {step} in {self.directory} ({reason(error)}); {kept}:"
                 " make room and start the same command again"
             ) from error
 
@@ -117,9 +121,8 @@ class Checkpoints:
         try:
             found = self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:
-            reason = str(error).strip().splitlines()[0][:200]
             raise CheckpointError(
-                f"could not read the checkpoint of step {step} in {self.directory}: {reason}"
+                f"could not read the checkpoint of step {step} in {self.directory}: {reason(error)}"
             ) from error
         found = TrainState(
             step=found["optimizer"]["step"],
@@ -167,12 +170,24 @@ def find(path: str | pathlib.Path) -> tuple[pathlib.Path, int]:
     if path.name.isdigit() and (path / "meta").is_dir():
         return path.parent, int(path.name)
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-    steps = [int(p.name) for p in folder.iterdir() if p.name.isdigit() and (p / "meta").is_dir()]
+    # One that a killed process was deleting may have lost its meta.
+    steps = [int(p.name) for p in folder.iterdir() if p.name.isdigit() and (p / "meta" / "metadata").is_file()]
     if not steps:
         raise CheckpointError(f"{path}: holds no checkpoint")
     # As `Checkpoints.best`: what a protocol selected, else the newest.
     scores = [(metric, step) for step in steps if (metric := read_meta(folder, step).get("metric")) is not None]
     return folder, max(scores)[1] if scores else max(steps)
+
+
+def newest(folder: pathlib.Path) -> int:
+    """The last step in a checkpoints folder, whatever a protocol selected."""
+    return max(int(p.name) for p in folder.iterdir() if p.name.isdigit() and (p / "meta" / "metadata").is_file())
+
+
+def check_data(meta: dict[str, Any], fingerprint: str, workdir: pathlib.Path) -> None:
+    """Raises OtherDataError where a checkpoint's meta names other data than those with this fingerprint."""
+    if meta["data"] != fingerprint:
+        raise OtherDataError(f"{workdir} was trained on other data than data.dir holds: choose another --workdir")
 
 
 def read_meta(folder: pathlib.Path, step: int) -> dict[str, Any]:
@@ -195,7 +210,6 @@ def read_weights(folder: pathlib.Path, step: int, like) -> Any:
         with ocp.StandardCheckpointer() as reader:
             return reader.restore(folder / str(step) / item, jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
     except Exception as error:
-        reason = str(error).strip().splitlines()[0][:200]
         raise CheckpointError(
-            f"{folder / str(step)}: its weights do not fit the model of its config ({reason})"
+            f"{folder / str(step)}: its weights do not fit the model of its config ({reason(error)})"
         ) from error

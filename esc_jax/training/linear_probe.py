@@ -101,8 +101,9 @@ def neighbours(x: jax.Array, labels: jax.Array, weights: jax.Array, *, classes: 
     """(M, len(ks), N, C) shares of the votes of the k nearest training clips, by cosine, each counted by e^{s/0.07}.
 
     Temperature and weighting as in Z. Wu et al., "Unsupervised feature learning via non-parametric instance
-    discrimination", CVPR 2018. A clip is no neighbour of itself.
+    discrimination", CVPR 2018. A clip is no neighbour of itself. Where there are fewer than k, all of them vote.
     """
+    ks = [min(k, len(x)) for k in ks]
     unit = x / jnp.maximum(jnp.linalg.norm(x, axis=1, keepdims=True), 1e-12)
     similar = jnp.matmul(unit, unit.T, precision=_PRECISION)
     similar = jnp.where(jnp.eye(len(x), dtype=bool), -jnp.inf, similar)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from esc_jax.errors import Failure, Problem
+from esc_jax.errors import Failure
 from esc_jax.training import checkpoint, parallel, writers
 from esc_jax.training import state as states
 from esc_jax.training.schedules import Schedule
@@ -22,10 +22,6 @@ from esc_jax.training.state import TrainState
 
 class TrainError(Failure, RuntimeError):
     """A run that cannot go on. The message is one sentence."""
-
-
-class OtherDataError(Problem, ValueError):
-    """A run that was begun on other data. The message is one sentence."""
 
 
 class Interrupted(RuntimeError):
@@ -127,17 +123,15 @@ def run(
         The last state, and the progress: `history`, a line per epoch, and `seconds`, over all restarts.
 
     Raises:
-        OtherDataError: the checkpoint is of other data. TrainError: the loss is not a number. CheckpointError: it
-            could not be written or read. Interrupted: SIGTERM or SIGINT came, and the state is saved.
+        OtherDataError: the checkpoint is of other data. TrainError: the loss or a weight is not a number.
+            CheckpointError: it could not be written or read. Interrupted: SIGTERM or SIGINT came, and the state is
+            saved.
     """
     # What a resumed run needs beside the state: all of it is in the checkpoint's meta.
     progress = {"history": [], "sums": {}, "seconds": 0.0}
     if (last := checkpoints.latest()) is not None:
         meta = checkpoints.meta(last)
-        if meta["data"] != plan.meta(progress, None)["data"]:
-            raise OtherDataError(
-                f"{plan.workdir} was trained on other data than data.dir holds: choose another --workdir"
-            )
+        checkpoint.check_data(meta, plan.meta(progress, None)["data"], plan.workdir)
         state, progress = checkpoints.restore(last, state), meta["progress"]
         batches.set_state(meta["batches"])
         logging.info("going on at step %d of %d", last, plan.total)
@@ -146,6 +140,9 @@ def run(
     writer = writers.Writer(plan.workdir, progress["history"], plan.tensorboard) if parallel.first() else None
 
     def save(watched: Watched) -> None:
+        # The loss of a step is of the weights before it: it does not tell what the last one made of them.
+        if not states.finite(state):
+            raise _diverged(f"weights are not numbers after step {number}", checkpoints)
         progress["seconds"] = before + time.monotonic() - started
         checkpoints.save(state, plan.meta(progress, batches.get_state()) | watched.meta, watched.metric)
 
@@ -164,13 +161,14 @@ def run(
                 due = line["epoch"] % plan.checkpoint_epochs == 0 or number == plan.total
                 if due or stop.asked or watched.metric is not None:
                     save(watched)
-            if stop.asked and number < plan.total:
+            if stop.asked:
                 save(Watched())
-                if writer:
-                    writer.close()
-                raise Interrupted(f"stopped at step {number} of {plan.total}; the same command goes on from there")
+                break
+        stopped = stop.asked or parallel.any_of(stop.received)  # also while the last epoch was looked at
     if writer:
         writer.close()
+    if stopped:
+        raise Interrupted(f"stopped at step {number} of {plan.total}; the same command goes on from there")
     return state, progress
 
 
@@ -203,15 +201,16 @@ def _account(sums: dict[str, float], number: int, metrics: dict[str, jax.Array],
     """Adds the metrics of step `number` to the epoch's sums; stops where they are not numbers."""
     found = {k: float(v) for k, v in metrics.items()}
     if not np.isfinite(found["loss"]):
-        good = checkpoints.latest()
-        where = f"the last good checkpoint is step {good} in {checkpoints.directory}"
-        where = "there is no checkpoint yet" if good is None else where
-        raise TrainError(
-            f"the loss is {found['loss']} at step {number}; {where};"
-            " a lower config.optim.lr or config.optim.clip_norm=1 usually helps"
-        )
+        raise _diverged(f"the loss is {found['loss']} at step {number}", checkpoints)
     for key, value in found.items():
         sums[key] = sums.get(key, 0.0) + value
+
+
+def _diverged(what: str, checkpoints) -> TrainError:
+    good = checkpoints.latest()
+    where = f"the last good checkpoint is step {good} in {checkpoints.directory}"
+    where = "there is no checkpoint yet" if good is None else where
+    return TrainError(f"{what}; {where}; a lower config.optim.lr or config.optim.clip_norm=1 usually helps")
 
 
 def _line(plan, state, number: int, sums: dict[str, float], seconds: float) -> tuple[dict[str, Any], Watched]:

@@ -21,6 +21,16 @@ def path_of(path: tuple) -> str:
     return "/".join(str(getattr(k, "key", getattr(k, "idx", k))) for k in path)
 
 
+def _pairs(value, key: str) -> tuple[tuple[str, float], ...]:
+    """The pairs of `groups` or `unfreeze`. Raises OptimError where they are none."""
+    try:
+        return tuple((str(pattern), float(number)) for pattern, number in value)
+    except (TypeError, ValueError):
+        raise OptimError(
+            f"optim.{key}={value!r} must be pairs of a regular expression and a number, as (('encoder/.*', 0.1),)"
+        ) from None
+
+
 def labels(params, groups: Sequence[tuple[str, float]], key: str = "groups"):
     """Tree of group numbers as strings, of the first pattern that the whole path matches; "rest" for none.
 
@@ -72,7 +82,7 @@ def _depth(path: str) -> tuple[int, ...]:
     part = path.split("/")[1]
     if re.match(r"(stage|block|layer)_?\d", part):
         return (1, *map(int, re.findall(r"\d+", part)))
-    return (2,) if part in ("last", "top") else (0,)
+    return (2,) if part in ("last", "top", "layer_weights") else (0,)
 
 
 def layer_factors(params, decay: float):
@@ -97,12 +107,11 @@ def _decayed(params):
 def schedule(config, total: int, per_epoch: int, factor: float = 1.0) -> tuple[schedules.Schedule, object]:
     """Learning rate and β₁ as functions of the step. Raises OptimError."""
     peak = config.lr * factor
-    try:
-        warmup = schedules.steps(config, "warmup", total, per_epoch)
-    except ValueError as error:
-        raise OptimError(f"optim: {error}") from None
+    warmup = schedules.steps(config, "warmup", total, per_epoch)
+    if warmup > total:
+        raise OptimError(f"optim: the rate rises for {warmup} steps, and the training has {total}")
     if config.schedule == "one_cycle":
-        pct = warmup / total if warmup else 0.3
+        pct = warmup / total
         rate = schedules.one_cycle(peak, total, pct, config.div, config.final_div)
         return rate, schedules.one_cycle_momentum(total, pct) if config.cycle_momentum else config.b1
     made = {"linear": schedules.linear, "cosine": schedules.cosine, "constant": schedules.constant}
@@ -128,7 +137,7 @@ def build(config, params, total: int, per_epoch: int) -> optax.GradientTransform
         config: `optim` of a config. `groups` is a sequence of (regular expression, factor): parameters whose path
             matches get the learning rate times the factor, and 0 freezes them to the bit. `layer_decay` (0 is off)
             multiplies it by `layer_factors`. `unfreeze` is a sequence of (regular expression, epoch): parameters
-            that stay as they are until then, while the optimizer already averages their gradients.
+            that stay as they are until that many are over, while the optimizer already averages their gradients.
         params: the parameters, for their paths.
         total: steps of the run.
         per_epoch: steps of an epoch.
@@ -147,7 +156,7 @@ def build(config, params, total: int, per_epoch: int) -> optax.GradientTransform
         cycled = optax.inject_hyperparams(optax.adamw, static_args=("mask", "b2", "eps", "weight_decay"))
         return _promoting(cycled(learning_rate=rate, b1=b1, **rest))
 
-    groups = tuple((str(pattern), float(factor)) for pattern, factor in config.groups)
+    groups = _pairs(config.groups, "groups")
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     if not groups:
         chain = [clip, adamw(1.0)]
@@ -159,7 +168,7 @@ def build(config, params, total: int, per_epoch: int) -> optax.GradientTransform
         factors = layer_factors(params, config.layer_decay)
         chain.append(optax.stateless(lambda updates, _: jax.tree.map(lambda u, f: u * f, updates, factors)))
     if config.unfreeze:
-        gates = tuple((str(pattern), float(epoch)) for pattern, epoch in config.unfreeze)
+        gates = _pairs(config.unfreeze, "unfreeze")
         opened = {
             str(number): optax.scale_by_schedule(lambda n, at=round(epoch * per_epoch): (n >= at).astype("float32"))
             for number, (_, epoch) in enumerate(gates)

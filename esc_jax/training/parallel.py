@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import jaxlib
 import numpy as np
 
-from esc_jax.errors import Problem
+from esc_jax.errors import Problem, reason
 from esc_jax.models.dropout import AXIS as AXIS
 from esc_jax.models.dropout import positions as positions
 from esc_jax.training import heap
@@ -97,7 +97,7 @@ def join() -> None:
         jax.distributed.initialize(**given)
     except (RuntimeError, ValueError) as error:
         raise DeviceError(
-            f"--distributed: this process cannot join others ({str(error).strip().splitlines()[0][:200]}); start it"
+            f"--distributed: this process cannot join others ({reason(error)}); start it"
             " under Slurm or on a TPU pod, or set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID"
         ) from None
 
@@ -192,13 +192,14 @@ def ready(tree):
     return jax.block_until_ready(placed) if jax.default_backend() == "cpu" else placed
 
 
-def check_batch(batch_size: int, accumulate: int = 1) -> None:
-    """Raises DeviceError where a global batch does not divide over the devices and the parts each takes it in."""
+def check_batch(key: str, batch_size: int, accumulate: int = 1) -> None:
+    """Raises DeviceError where a config's global batch does not divide over the devices and the parts each takes it
+    in."""
     count = jax.device_count() * accumulate
     if batch_size % count:
         parts = f", each in {accumulate} parts" if accumulate > 1 else ""
         raise DeviceError(
-            f"train.batch_size={batch_size} is not divisible by the {jax.device_count()} devices{parts}:"
+            f"{key}={batch_size} is not divisible by the {jax.device_count()} devices{parts}:"
             f" take {batch_size - batch_size % count or count}"
         )
 

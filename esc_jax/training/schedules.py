@@ -80,25 +80,16 @@ def constant(peak: float, total: int, warmup: int = 0) -> Schedule:
     return schedule
 
 
-def steps(config, name: str, total: int, per_epoch: int, default: int = 0) -> int:
-    """A duration of the config in steps: from `NAME_steps`, `NAME_epochs` or `NAME_percent`, at most one above 0.
+def steps(config, name: str, total: int, per_epoch: int) -> int:
+    """A duration of the config in steps: the first of `NAME_steps`, `NAME_epochs` and `NAME_percent` that is given.
 
     Args:
-        config: holds the three keys; −1 where a duration is not given in that unit.
+        config: holds the three keys; negative where a duration is not given in that unit. 0 where none is.
         name: prefix of the keys.
         total: steps that `NAME_percent` is a percentage of.
         per_epoch: steps of an epoch.
-        default: where none is given.
-
-    Raises:
-        ValueError: more than one of them is given.
     """
-    given = {unit: config.get(f"{name}_{unit}", -1) for unit in ("steps", "epochs", "percent")}
-    given = {unit: value for unit, value in given.items() if value >= 0}
-    if len(given) > 1:
-        both = " and ".join(f"{name}_{unit}" for unit in given)
-        raise ValueError(f"{both} are both given: keep one")
-    for unit, value in given.items():
-        scale = {"steps": 1, "epochs": per_epoch, "percent": total / 100}[unit]
-        return math.ceil(value * scale)
-    return default
+    for unit, scale in (("steps", 1), ("epochs", per_epoch), ("percent", total / 100)):
+        if (value := config[f"{name}_{unit}"]) >= 0:
+            return math.ceil(value * scale)
+    return 0

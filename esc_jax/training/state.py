@@ -50,6 +50,12 @@ def step_of(state: TrainState) -> int:
     return int(np.ravel(np.asarray(state.step))[0])
 
 
+def finite(state: TrainState) -> bool:
+    """Whether all of its weights are numbers."""
+    leaves = jax.tree.leaves((state.params, state.batch_stats, state.ema))
+    return all(np.isfinite(np.asarray(leaf)).all() for leaf in leaves)
+
+
 def update_ema(average, new, step: jax.Array, decay: float):
     """a ← a + (1 − d)(new − a), d = min(decay, (1 + step)/(10 + step)): the first steps count less than the rest."""
     warm = (1.0 + step.astype(jnp.float32)) / (10.0 + step.astype(jnp.float32))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from esc_jax.augment import compose, mix, waveform
+from esc_jax.models import dropout
 from esc_jax.models.encoder import Classifier, evaluating
 from esc_jax.objectives import supervised
 from esc_jax.training import optim, parallel
@@ -79,9 +80,8 @@ def _gradients(loss, state: states.TrainState, features: jax.Array, target: jax.
     def add(carry, part):
         sums, batch_stats = carry
         number, features, target = part
-        (value, (hits, batch_stats)), grads = gradient(
-            state.params, batch_stats, features, target, jax.random.fold_in(key, number)
-        )
+        with dropout.part(number, parts):
+            (value, (hits, batch_stats)), grads = gradient(state.params, batch_stats, features, target, key)
         return (jax.tree.map(jnp.add, sums, (grads, {"loss": value, "accuracy": hits})), batch_stats), None
 
     zeros = jax.tree.map(jnp.zeros_like, state.params), {"loss": jnp.zeros(()), "accuracy": jnp.zeros(())}

@@ -50,7 +50,7 @@ def test_equals_torchs_encoder():
         16, 2, 32, dropout=0.0, activation=torch.nn.GELU(approximate="tanh"), batch_first=True, norm_first=True
     )
     encoder = torch.nn.TransformerEncoder(layer, 2, norm=torch.nn.LayerNorm(16), enable_nested_tensor=False)
-    state = {"norm.weight": params["norm"]["scale"], "norm.bias": params["norm"]["bias"]}
+    state = {"norm.weight": params["last"]["scale"], "norm.bias": params["last"]["bias"]}
     for i in range(2):
         own, to = params[f"layer_{i}"], f"layers.{i}."
         qkv = [own["attention"][name] for name in ("query", "key", "value")]

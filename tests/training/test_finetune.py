@@ -118,8 +118,8 @@ def test_unfreezing_waits_for_its_epoch(noise_clips):
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(noise_clips):
-    config = hubert()
-    config.model.encoder.update(hidden_dropout=0.0, attention_dropout=0.0, activation_dropout=0.0)
+    config = hubert()  # whose dropout draws the same for an example, in whatever part it is
+    config.model.encoder.update(hidden_dropout=0.2, attention_dropout=0.1, activation_dropout=0.1, layerdrop=0.3)
     _, whole, losses = few.train(config, noise_clips, 3)
     for parts, devices in ((4, 1), (2, 2)):
         config.train.accumulate = parts
@@ -131,9 +131,9 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(noise_clips):
 
 
 def test_a_batch_that_does_not_divide_into_its_parts_is_refused():
-    parallel.check_batch(8, 2)
+    parallel.check_batch("train.batch_size", 8, 2)
     with pytest.raises(parallel.DeviceError, match="batch_size=12 is not divisible by the 4 devices, each in 2 parts"):
-        parallel.check_batch(12, 2)
+        parallel.check_batch("train.batch_size", 12, 2)
 
 
 def test_the_start_has_its_share_of_the_end():

