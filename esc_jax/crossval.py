@@ -21,7 +21,7 @@ from esc_jax.calibration import Calibration
 from esc_jax.data import clips as datasets
 from esc_jax.data.source import DataError
 from esc_jax.errors import Failure
-from esc_jax.training import parallel
+from esc_jax.training import checkpoint, parallel
 from esc_jax.training.checkpoint import CheckpointError
 from esc_jax.training.loop import TrainError
 
@@ -77,6 +77,7 @@ def cross_validate(config, workdir: pathlib.Path) -> dict[str, Any]:
             if done.exists():
                 configs.claim(workdir / name, own)  # refuses the folder of another config
                 single = json.loads(done.read_text())
+                checkpoint.check_data(single["data"]["fingerprint"], clips.fingerprint, workdir / name)
             else:
                 logging.info("%s (%d of %d)", name, number, len(runs))
                 single = train.train_and_evaluate(own, workdir / name)

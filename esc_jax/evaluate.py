@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from esc_jax import statistics
+from esc_jax import files, statistics
 from esc_jax.data import pipeline
 from esc_jax.data.clips import Clips
 from esc_jax.data.source import DataError
@@ -161,7 +161,7 @@ def write_predictions(path: pathlib.Path, clips: Clips, parts: Sequence[Tested])
     """predictions.csv: a row per test clip, with the probabilities of the clip as it is and of the average of views."""
     names = clips.classes
     tta = all(part.averaged is not None for part in parts)
-    with open(path, "w", newline="") as file:
+    with files.replacing(path, "w", newline="") as file:
         writer = csv.writer(file)
         header = ["clip", "fold", "source", "seed", "true", "predicted", "predicted_tta"]
         writer.writerow([*header, *names, *(f"{name}_tta" for name in names if tta)])

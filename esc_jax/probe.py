@@ -242,7 +242,7 @@ def _save(config, clips, workdir: pathlib.Path, variables, head: Probed) -> None
     state = states.create(variables | {"params": params}, optax.identity(), ema=False)
     checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")
     if (last := checkpoints.latest()) is not None:
-        checkpoint.check_data(checkpoints.meta(last), clips.fingerprint, workdir)
+        checkpoint.check_data(checkpoints.meta(last)["data"], clips.fingerprint, workdir)
     else:
         progress = {"history": [], "sums": {}, "seconds": 0.0}
         config = config.copy_and_resolve_references()

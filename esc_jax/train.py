@@ -77,7 +77,7 @@ def prepare(config) -> Run:
     with parallel.first_alone("the data are prepared"):
         clips = datasets.load(config.data)
     split = _split(config, clips)
-    logging.info("%s", split.report())
+    logging.info("%s; on %s", split.report(), evaluate.device_name())
     if len(split.train) < config.train.batch_size:
         raise configs.ConfigError(
             f"config.train.batch_size={config.train.batch_size}, and there are {len(split.train)} training clips"
@@ -218,7 +218,7 @@ def evaluate_again(config, workdir: pathlib.Path) -> dict[str, Any]:
     with restored.config.unlocked():
         restored.config.data, restored.config.eval = config.data, config.eval
     clips = datasets.load(config.data)
-    checkpoint.check_data(restored.meta, clips.fingerprint, workdir)
+    checkpoint.check_data(restored.meta["data"], clips.fingerprint, workdir)
     model, frontend = restored.model, restored.frontend
     run = Run(restored.config, clips, _split(config, clips), model, frontend, restored.variables)
     last = checkpoint.newest(restored.folder)  # a protocol may have selected an earlier one

@@ -61,7 +61,8 @@ class PatchTransformer(nn.Module):
         layers, width, heads, ffn: of the transformer; 6, 256, 8 and 1024 make 4.9 M parameters.
         table: rows and columns that have positions of their own.
         dropout, attention_dropout: rates.
-        drop_path: rate at which an example skips the last layer (stochastic depth); it grows from 0 with depth.
+        drop_path: rate at which an example skips the last layer, in proportion fewer the earlier ones; what it does
+            not skip isn't scaled up (layer drop, Fan et al. 2020).
         patchout: share of the patches that training leaves out of an example, drawn anew every time.
         dtype: of the computation; parameters, softmax and norm statistics stay float32.
         remat: recompute the layers in the backward pass, to save memory.

@@ -184,9 +184,9 @@ def newest(folder: pathlib.Path) -> int:
     return max(int(p.name) for p in folder.iterdir() if p.name.isdigit() and (p / "meta" / "metadata").is_file())
 
 
-def check_data(meta: dict[str, Any], fingerprint: str, workdir: pathlib.Path) -> None:
-    """Raises OtherDataError where a checkpoint's meta names other data than those with this fingerprint."""
-    if meta["data"] != fingerprint:
+def check_data(trained_on: str, fingerprint: str, workdir: pathlib.Path) -> None:
+    """Raises OtherDataError where the run in a workdir was trained on data with another fingerprint than those here."""
+    if trained_on != fingerprint:
         raise OtherDataError(f"{workdir} was trained on other data than data.dir holds: choose another --workdir")
 
 

@@ -131,7 +131,7 @@ def run(
     progress = {"history": [], "sums": {}, "seconds": 0.0}
     if (last := checkpoints.latest()) is not None:
         meta = checkpoints.meta(last)
-        checkpoint.check_data(meta, plan.meta(progress, None)["data"], plan.workdir)
+        checkpoint.check_data(meta["data"], plan.meta(progress, None)["data"], plan.workdir)
         state, progress = checkpoints.restore(last, state), meta["progress"]
         batches.set_state(meta["batches"])
         logging.info("going on at step %d of %d", last, plan.total)
