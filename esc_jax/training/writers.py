@@ -44,6 +44,7 @@ class Writer:
 
     def _open_tensorboard(self, workdir: pathlib.Path) -> None:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it would announce them; nothing is computed there
         try:
             from clu import metric_writers
 
