@@ -1,10 +1,14 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and what tells the content of one from another's."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent import futures
 import contextlib
 import os
 import pathlib
 from typing import IO
+import zlib
+
+_BLOCK = 1 << 20
 
 
 @contextlib.contextmanager
@@ -24,3 +28,23 @@ def replacing(path: pathlib.Path, mode: str = "wb", newline: str | None = None) 
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def checksums(paths: Iterable[str | os.PathLike]) -> list[tuple[int, int] | None]:
+    """Size and CRC-32 of the content of every file, as a zip's directory has them; None where it cannot be read.
+
+    600 MB take a second of one core; the threads share them, for CRC and reading release the interpreter's lock.
+    """
+
+    def checksum(path) -> tuple[int, int] | None:
+        size = crc = 0
+        try:
+            with open(path, "rb", buffering=0) as file:
+                while block := file.read(_BLOCK):
+                    size, crc = size + len(block), zlib.crc32(block, crc)
+        except OSError:
+            return None
+        return size, crc
+
+    with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(checksum, paths))

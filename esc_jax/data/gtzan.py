@@ -20,6 +20,7 @@ import pathlib
 import numpy as np
 import soundfile
 
+from esc_jax import files
 from esc_jax.data.source import DataError, Row
 
 FOLDS = 5
@@ -74,13 +75,13 @@ def _categories(rows: Iterable[Row]) -> tuple[str, ...]:
     return tuple(sorted({r.category for r in rows}))
 
 
-def _sizes(root: pathlib.Path) -> dict[str, int]:
-    """File → bytes, of every audio file in the genre folders of `root`; none where there is no such folder."""
+def _files(root: pathlib.Path) -> dict[str, str]:
+    """File → its path, of every audio file in the genre folders of `root`; none where there is no such folder."""
     if not root.is_dir():
         return {}
     try:
         return {
-            f"{genre.name}/{file.name}": file.stat().st_size
+            f"{genre.name}/{file.name}": file.path
             for genre in os.scandir(root)
             if genre.is_dir() and not genre.name.startswith(".")
             for file in os.scandir(genre)
@@ -112,19 +113,20 @@ class Tracks:
         for root in _ROOTS:
             # The folder of the genres, not the one above: whoever opens it again cannot find another data set in it.
             self.path = (given / root).resolve()
-            if sizes := _sizes(self.path):
+            if paths := _files(self.path):
                 break
         else:
             raise DataError(
                 f"data.dir: {given} holds no folders of {', '.join(s[1:] for s in SUFFIXES)} files, one for each genre,"
                 " so it is not in the layout of GTZAN"
             )
-        self.rows = _rows(sizes)
+        self.rows = _rows(paths)
         self.categories = _categories(self.rows)
         if len(self.categories) < 2:
             raise DataError(f"data.dir: {self.path} holds one genre, {self.categories[0]}; at least two are needed")
-        digest = hashlib.sha256(repr(self.rows).encode() + repr(sorted(sizes.items())).encode())
-        self.fingerprint: str = digest.hexdigest()[:16]  # of the names, their folds, and the sizes
+        contents = files.checksums(paths[row.filename] for row in self.rows)
+        digest = hashlib.sha256(repr(self.rows).encode() + repr(contents).encode())
+        self.fingerprint: str = digest.hexdigest()[:16]  # of the names, their folds, and the content
 
     def where(self, row: Row) -> str:
         """What to call a row's file in errors."""
@@ -157,7 +159,7 @@ class TfdsTracks:
         try:
             info = (self.path / _INFO).read_bytes()
             name, file_format = (json.loads(info).get(k, "") for k in ("name", "fileFormat"))
-            sizes = sorted((e.name, e.stat().st_size) for e in os.scandir(self.path))
+            paths = sorted(entry.path for entry in os.scandir(self.path) if entry.is_file())
         except (OSError, ValueError, AttributeError):
             raise DataError(f"data.dir: {self.path / _INFO} cannot be read") from None
         if name != "gtzan":
@@ -167,7 +169,7 @@ class TfdsTracks:
                 f"data.dir: {self.path} holds {file_format or 'tfrecord'} files, which need TensorFlow to be read: let"
                 " TFDS prepare gtzan with file_format=array_record, or give the folder of the audio files"
             )
-        self.fingerprint: str = hashlib.sha256(info + repr(sizes).encode()).hexdigest()[:16]
+        self.fingerprint: str = hashlib.sha256(repr(files.checksums(paths)).encode()).hexdigest()[:16]
 
     @functools.cached_property
     def _builder(self):

@@ -14,6 +14,7 @@ import os
 import pathlib
 import zipfile
 
+from esc_jax import files
 from esc_jax.errors import Problem
 
 COLUMNS = ("filename", "fold", "target", "category", "esc10", "src_file", "take")
@@ -54,34 +55,29 @@ class Source:
         self._zip = None
         if self.path.is_dir():
             found = sorted([*self.path.glob(_CSV), *self.path.glob(f"*/{_CSV}")])
-            names = {p.relative_to(self.path).as_posix(): p.stat().st_size for p in found}
+            names = [p.relative_to(self.path).as_posix() for p in found]
         elif self.path.is_file():
             try:
                 self._zip = zipfile.ZipFile(self.path)
             except zipfile.BadZipFile:
                 raise DataError(f"data.dir: {self.path} is neither a folder nor a readable zip file") from None
-            names = {i.filename: i.file_size for i in self._zip.infolist() if not i.is_dir()}
+            names = self._zip.namelist()
         else:
             raise DataError(f"data.dir: {self.path} does not exist")
         roots = [n[: -len(_CSV)] for n in names if n.endswith(_CSV) and n.count("/") <= 2]
         if not roots:
             raise DataError(f"data.dir: {self.path} holds no {_CSV}, so it is not in the layout of ESC-50")
         self._root = min(roots, key=len)
-        if self._zip is None:
-            audio = self.path / self._root / "audio"
-            names = (
-                {f"{self._root}audio/{e.name}": e.stat().st_size for e in os.scandir(audio)} if audio.is_dir() else {}
-            )
         self.rows = self._read_rows()
-        sizes = [(r.filename, names.get(f"{self._root}audio/{r.filename}")) for r in self.rows]
-        missing = [name for name, size in sizes if size is None]
+        contents = self._contents()
+        missing = [row.filename for row in self.rows if row.filename not in contents]
         if missing:
             raise DataError(
                 f"data.dir: {len(missing)} of the {len(self.rows)} files named in {_CSV} are not in {self.path}"
                 f" (the first: audio/{missing[0]})"
             )
-        digest = hashlib.sha256(repr(self.rows).encode() + repr(sizes).encode())
-        self.fingerprint: str = digest.hexdigest()[:16]  # of the csv and the sizes of the files it names
+        digest = hashlib.sha256(repr(self.rows).encode() + repr([contents[r.filename] for r in self.rows]).encode())
+        self.fingerprint: str = digest.hexdigest()[:16]  # of the csv and the content of the files it names
         self.categories: tuple[str, ...] = self._categories()
 
     def _read_rows(self) -> tuple[Row, ...]:
@@ -108,6 +104,17 @@ class Source:
         if not rows:
             raise DataError(f"{_CSV} holds no clips")
         return tuple(rows)
+
+    def _contents(self) -> dict[str, tuple[int, int] | None]:
+        """File → its size and CRC-32, of the files that the rows name and that are there."""
+        folder = f"{self._root}audio/"
+        if self._zip is not None:
+            infos = {info.filename: info for info in self._zip.infolist()}
+            named = {row.filename: infos.get(folder + row.filename) for row in self.rows}
+            return {name: (info.file_size, info.CRC) for name, info in named.items() if info}
+        paths = {row.filename: self.path / folder / row.filename for row in self.rows}
+        paths = {name: path for name, path in paths.items() if path.exists()}
+        return dict(zip(paths, files.checksums(paths.values()), strict=True))
 
     def _categories(self) -> tuple[str, ...]:
         names = {}

@@ -62,7 +62,8 @@ def test_not_a_data_set(tmp_path):
         Source(tmp_path / "file.zip")
 
 
-def test_content_makes_the_fingerprint(tree):
+@pytest.mark.parametrize("content", [b"longer", b"One"])
+def test_content_makes_the_fingerprint(tree, content):
     before = Source(tree).fingerprint
-    (tree / "audio/1-7-A-0.wav").write_bytes(b"longer")
+    (tree / "audio/1-7-A-0.wav").write_bytes(content)
     assert Source(tree).fingerprint != before
