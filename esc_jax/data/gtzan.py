@@ -21,7 +21,7 @@ import numpy as np
 import soundfile
 
 from esc_jax import files
-from esc_jax.data.source import DataError, Row
+from esc_jax.data.source import DataError, Row, check_classes
 
 FOLDS = 5
 SUFFIXES = (".wav", ".au", ".flac", ".ogg", ".mp3")
@@ -72,7 +72,7 @@ def _rows(filenames: Iterable[str]) -> tuple[Row, ...]:
 
 
 def _categories(rows: Iterable[Row]) -> tuple[str, ...]:
-    return tuple(sorted({r.category for r in rows}))
+    return check_classes(sorted({r.category for r in rows}), "data.dir")
 
 
 def _files(root: pathlib.Path) -> dict[str, str]:

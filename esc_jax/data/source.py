@@ -6,6 +6,7 @@
 The layout may sit one folder down, as in the published archive (`ESC-50-master/`).
 """
 
+from collections.abc import Sequence
 import csv
 import dataclasses
 import hashlib
@@ -17,6 +18,7 @@ import zipfile
 from esc_jax import files
 from esc_jax.errors import Problem
 
+FOLDS = 100_000  # folds are numbers below it
 COLUMNS = ("filename", "fold", "target", "category", "esc10", "src_file", "take")
 _CSV = "meta/esc50.csv"
 
@@ -36,6 +38,24 @@ class Row:
     esc10: bool
     src_file: str
     take: str
+
+
+def check_classes(names: Sequence[str], where: str) -> tuple[str, ...]:
+    """The names, if they can be those of classes: TFDS keeps one a line, and strips them.
+
+    Args:
+        names: of the classes, by target.
+        where: what they are from.
+
+    Raises:
+        DataError: one is empty, has several lines or white space at its ends, or is there twice.
+    """
+    for target, name in enumerate(names):
+        if name.splitlines() != [name.strip()]:
+            raise DataError(f"{where}: the name of class {target}, {name!r}, must be one line of text")
+        if name in names[:target]:
+            raise DataError(f"{where}: targets {names.index(name)} and {target} are both called {name}")
+    return tuple(names)
 
 
 class Source:
@@ -85,25 +105,31 @@ class Source:
         absent = [c for c in COLUMNS if c not in (reader.fieldnames or ())]
         if absent:
             raise DataError(f"{_CSV} has no column {', '.join(absent)} (it has {', '.join(reader.fieldnames or ())})")
-        rows = []
+        rows = {}
         for line in reader:
+            where = f"{_CSV}, line {reader.line_num}"
+            if None in line or None in line.values():  # what `csv` makes of values too many or too few
+                raise DataError(f"{where}: give it as many values as there are columns, {len(reader.fieldnames)}")
             try:
-                rows.append(
-                    Row(
-                        filename=line["filename"],
-                        fold=int(line["fold"]),
-                        target=int(line["target"]),
-                        category=line["category"],
-                        esc10=line["esc10"].strip().lower() in ("true", "1"),
-                        src_file=line["src_file"],
-                        take=line["take"],
-                    )
+                row = Row(
+                    filename=line["filename"],
+                    fold=int(line["fold"]),
+                    target=int(line["target"]),
+                    category=line["category"].strip(),
+                    esc10=line["esc10"].strip().lower() in ("true", "1"),
+                    src_file=line["src_file"],
+                    take=line["take"],
                 )
-            except (TypeError, ValueError, AttributeError):
-                raise DataError(f"{_CSV}, line {reader.line_num}: fold and target must be whole numbers") from None
+            except ValueError:
+                raise DataError(f"{where}: fold and target must be whole numbers") from None
+            if not 0 <= row.fold < FOLDS:
+                raise DataError(f"{where}: the fold must be a number from 0 to {FOLDS - 1}")
+            if not row.filename or row.filename in rows:
+                raise DataError(f"{where}: every row must name a file of its own, and this one has {row.filename!r}")
+            rows[row.filename] = row
         if not rows:
             raise DataError(f"{_CSV} holds no clips")
-        return tuple(rows)
+        return tuple(rows.values())
 
     def _contents(self) -> dict[str, tuple[int, int] | None]:
         """File → its size and CRC-32, of the files that the rows name and that are there."""
@@ -123,7 +149,7 @@ class Source:
                 raise DataError(f"{_CSV}: target {row.target} is called {names[row.target]} and {row.category}")
         if sorted(names) != list(range(len(names))):
             raise DataError(f"{_CSV}: the targets are not 0 to {max(names)} without a gap")
-        return tuple(names[t] for t in range(len(names)))
+        return check_classes([names[t] for t in range(len(names))], _CSV)
 
     def _bytes(self, name: str) -> bytes:
         if self._zip is not None:

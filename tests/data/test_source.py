@@ -28,6 +28,8 @@ def test_tree_and_zip_are_the_same(tree, tmp_path_factory):
     assert one.rows == other.rows and one.fingerprint == other.fingerprint
     assert [one.read(r) for r in one.rows] == [other.read(r) for r in other.rows] == [b"one", b"three"]
     assert one.categories == ("dog", "cat")
+    replace_csv(tree, "1,cat", "1, cat ")
+    assert Source(tree).categories == ("dog", "cat")
     assert one.rows[1].fold == 2 and one.rows[0].esc10 and not one.rows[1].esc10
 
 
@@ -43,6 +45,15 @@ def replace_csv(tree, old, new):
         ("1-7-A-0.wav,1,", "1-7-A-0.wav,one,", "line 2: fold and target must be whole numbers"),
         ("2,1,cat", "2,3,cat", "targets are not 0 to 3 without a gap"),
         ("2,1,cat", "2,0,cat", "target 0 is called dog and cat"),
+        ("1,cat", "1, dog ", "targets 0 and 1 are both called dog"),
+        ("1,cat", "1, ", "the name of class 1, '', must be one line of text"),
+        ("1,cat", '1,"wild\ncat"', r"the name of class 1, 'wild\\ncat', must be one line of text"),
+        ("2-8-B-1.wav", "1-7-A-0.wav", "line 3: every row must name a file of its own, and this one has '1-7-A-0.wav'"),
+        ("2-8-B-1.wav", "", "line 3: every row must name a file of its own, and this one has ''"),
+        (",8,B", "", "line 3: give it as many values as there are columns, 7"),
+        (",8,B", ",8,B,C", "line 3: give it as many values as there are columns, 7"),
+        ("2,1,cat", "-2,1,cat", "line 3: the fold must be a number from 0 to 99999"),
+        ("2,1,cat", "9999999999,1,cat", "line 3: the fold must be a number from 0 to 99999"),
         ("2-8-B-1.wav", "2-9-B-1.wav", r"1 of the 2 files named in meta/esc50.csv are not in .*audio/2-9-B-1.wav"),
     ],
 )
