@@ -6,11 +6,13 @@ import pathlib
 import time
 import urllib.error
 import urllib.request
+import zipfile
 
 from absl import logging
+import filelock
 import tqdm
 
-from esc_jax.data.source import DataError, Source
+from esc_jax.data.source import DAMAGED, DataError, Source
 
 URL = "https://github.com/karolpiczak/ESC-50/archive/master.zip"
 CLIPS = 2000
@@ -42,7 +44,22 @@ def _fetch(url: str, part: pathlib.Path) -> bool:
             while block := response.read(_BLOCK):
                 file.write(block)
                 bar.update(len(block))
-    return total is None or part.stat().st_size >= total
+    return total is None or part.stat().st_size == total
+
+
+def _check(part: pathlib.Path, url: str, clips: int) -> None:
+    """Raises DataError where the file is not the whole archive, byte for byte, with so many clips."""
+    try:
+        rows = len(Source(part).rows)
+        with zipfile.ZipFile(part) as archive:
+            if broken := archive.testzip():
+                raise DataError(f"{broken} in it is damaged")
+    except DAMAGED as error:
+        raise DataError(f"what {url} sent is damaged ({error}): start the same command again") from None
+    except DataError as error:
+        raise DataError(f"what {url} sent is not the ESC-50 archive: {error}") from None
+    if rows != clips:
+        raise DataError(f"the archive from {url} lists {rows} clips where ESC-50 has {clips}")
 
 
 def download(directory: pathlib.Path, url: str = URL, clips: int = CLIPS, attempts: int = 5) -> pathlib.Path:
@@ -60,33 +77,39 @@ def download(directory: pathlib.Path, url: str = URL, clips: int = CLIPS, attemp
     target = directory / "ESC-50.zip"
     if target.exists():
         return target
-    part = target.with_suffix(".zip.part")
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        for attempt in range(attempts):
-            try:
-                if _fetch(url, part):
-                    break
-                reason = "the connection broke off"
-            except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-                reason = str(getattr(error, "reason", error))
-            logging.info("download of %s: %s (attempt %d of %d)", url, reason, attempt + 1, attempts)
-            if attempt + 1 < attempts:
-                time.sleep(attempt * _PAUSE_S)  # the first retry at once, later ones more patiently
-        else:
-            raise DataError(
-                f"could not download ESC-50 from {url} ({reason}): start the same command again to go on from where it"
-                " stopped, or give a copy of the data set with --config.data.dir=PATH"
-            )
+        with filelock.FileLock(target.with_suffix(".zip.lock")):  # of several that start at once, one downloads
+            if not target.exists():
+                _download(target, url, clips, attempts)
     except OSError as error:
         raise DataError(f"could not write the ESC-50 archive to {directory}: {error.strerror or error}") from None
-    try:
-        rows = len(Source(part).rows)
-    except DataError as error:
-        part.unlink()
-        raise DataError(f"what {url} sent is not the ESC-50 archive: {error}") from None
-    if rows != clips:
-        part.unlink()
-        raise DataError(f"the archive from {url} lists {rows} clips where ESC-50 has {clips}")
-    os.replace(part, target)
     return target
+
+
+def _download(target: pathlib.Path, url: str, clips: int, attempts: int) -> None:
+    """`download`, for the one process that does it."""
+    part = target.with_suffix(".zip.part")
+    for attempt in range(attempts):
+        try:
+            if _fetch(url, part):
+                break
+            reason = "the connection broke off"
+        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+            reason = str(getattr(error, "reason", error))
+        except ValueError as error:
+            raise DataError(f"data.url={url} is no address to download from: {error}") from None
+        logging.info("download of %s: %s (attempt %d of %d)", url, reason, attempt + 1, attempts)
+        if attempt + 1 < attempts:
+            time.sleep(attempt * _PAUSE_S)  # the first retry at once, later ones more patiently
+    else:
+        raise DataError(
+            f"could not download ESC-50 from {url} ({reason}): start the same command again to go on from where it"
+            " stopped, or give a copy of the data set with --config.data.dir=PATH"
+        )
+    try:
+        _check(part, url, clips)
+    except DataError:
+        part.unlink()
+        raise
+    os.replace(part, target)

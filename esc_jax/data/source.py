@@ -14,6 +14,7 @@ import io
 import os
 import pathlib
 import zipfile
+import zlib
 
 from esc_jax import files
 from esc_jax.errors import Problem
@@ -21,6 +22,8 @@ from esc_jax.errors import Problem
 FOLDS = 100_000  # folds are numbers below it
 COLUMNS = ("filename", "fold", "target", "category", "esc10", "src_file", "take")
 _CSV = "meta/esc50.csv"
+# What zipfile raises for a member that is damaged, cut off or encrypted, or of a kind that it doesn't know.
+DAMAGED = (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
 
 
 class DataError(Problem, ValueError):

@@ -1,8 +1,10 @@
 """The archive's download, against a server on this machine that behaves badly."""
 
+from concurrent import futures
 import http.server
 import io
 import json
+import re
 import threading
 import zipfile
 
@@ -80,7 +82,15 @@ def test_fetches_once(tmp_path, serve):
     assert path.read_bytes() == server.content and len(Source(path).rows) == 3
     assert download.download(tmp_path, server.url, clips=3) == path
     assert server.starts == [0]
-    assert [p.name for p in tmp_path.iterdir()] == ["ESC-50.zip"]
+    assert {p.name for p in tmp_path.iterdir()} <= {"ESC-50.zip", "ESC-50.zip.lock"}
+
+
+def test_two_at_once_fetch_once(tmp_path, serve):
+    server = serve(archive())
+    with futures.ThreadPoolExecutor() as pool:
+        paths = list(pool.map(lambda _: download.download(tmp_path, server.url, clips=3), range(4)))
+    assert set(paths) == {tmp_path / "ESC-50.zip"} and paths[0].read_bytes() == server.content
+    assert server.starts == [0]
 
 
 def test_a_broken_connection_is_taken_up_where_it_broke(tmp_path, serve):
@@ -116,7 +126,20 @@ def test_what_is_not_the_archive_is_refused_and_removed(tmp_path, serve):
         download.download(tmp_path, serve(b"<html>sign in</html>").url, clips=3)
     with pytest.raises(DataError, match="lists 3 clips where ESC-50 has 2000"):
         download.download(tmp_path, serve(archive()).url)
-    assert not list(tmp_path.iterdir())
+    damaged = bytearray(archive())
+    damaged[50_000] ^= 1
+    with pytest.raises(DataError, match="is not the ESC-50 archive: .*1-0-A-0.wav in it is damaged"):
+        download.download(tmp_path, serve(bytes(damaged)).url, clips=3)
+    (tmp_path / "ESC-50.zip.part").write_bytes(archive() + b"what another process wrote" * 9000)
+    with pytest.raises(DataError, match="is not the ESC-50 archive"):
+        download.download(tmp_path, serve(archive()).url, clips=3)
+    assert {p.name for p in tmp_path.iterdir()} <= {"ESC-50.zip.lock"}
+
+
+@pytest.mark.parametrize("url", ["master.zip", "/data/master.zip", "http://[broken/"])
+def test_what_is_no_address(tmp_path, url):
+    with pytest.raises(DataError, match=f"data.url={re.escape(url)} is no address to download from"):
+        download.download(tmp_path, url)
 
 
 def test_no_server(tmp_path):
