@@ -43,7 +43,7 @@ def prepared_dir(source: AnySource, sample_rate: int, cache_dir: str = "", on_ba
         on_bad_clip: "error" or "skip".
 
     Raises:
-        DataError: the preparation failed, with its own sentence.
+        DataError: the preparation failed, with its own sentence where it has one.
     """
     parent = _tfds_dir(source, cache_dir, on_bad_clip) / "esc50" / f"{sample_rate}hz"
     if not (found := sorted(parent.glob("[0-9]*.[0-9]*.[0-9]*"))):
@@ -53,9 +53,13 @@ def prepared_dir(source: AnySource, sample_rate: int, cache_dir: str = "", on_ba
         path = os.pathsep.join([str(pathlib.Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
         done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, stderr=None, stdout=subprocess.PIPE)
         found = sorted(parent.glob("[0-9]*.[0-9]*.[0-9]*"))
+        said = done.stdout.decode(errors="replace").strip().splitlines()
+        if said and done.returncode == DataError.status:
+            raise DataError(said[-1])
         if done.returncode or not found:
-            said = done.stdout.decode(errors="replace").strip().splitlines()
-            raise DataError(said[-1] if said else f"preparing {source.path} failed with exit status {done.returncode}")
+            raise DataError(
+                f"preparing {source.path} failed with exit status {done.returncode}; its own messages stand above"
+            )
     return found[-1]
 
 
@@ -100,7 +104,7 @@ def _prepare(source: AnySource, sample_rate: int, cache_dir: str, on_bad_clip: s
 
 
 def main() -> None:
-    """Prepares, or exits with 1 and one sentence."""
+    """Prepares, or ends with one sentence and the status of a DataError, which no unforeseen failure has."""
     parser = argparse.ArgumentParser("python -m esc_jax.data.prepare", description=__doc__.splitlines()[0])
     parser.add_argument("--source", required=True, help="folder or zip in the layout of ESC-50 or GTZAN")
     parser.add_argument("--sample_rate", type=int, default=32_000, help="Hz to resample to (default: %(default)s)")
@@ -113,7 +117,7 @@ def main() -> None:
         _prepare(open_source(options.source), options.sample_rate, options.cache_dir, options.on_bad_clip)
     except DataError as error:
         sys.stdout.write(f"{error}\n")
-        sys.exit(1)
+        sys.exit(error.status)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from esc_jax.data import audio, clips, prepare, synthetic
-from esc_jax.data.source import Source
+from esc_jax.data.source import DataError, Source
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 pytest.importorskip("tensorflow_datasets")
@@ -81,7 +82,28 @@ def test_two_preparations_at_once(tree, tmp_path):
 
 
 def test_a_rate_that_is_not_offered(tree, tmp_path):
-    from esc_jax.data.source import DataError
-
     with pytest.raises(DataError, match="can be prepared at 16000, 22050, 32000, 44100, 48000 Hz"):
         prepare.prepared_dir(tree, 12_345, str(tmp_path))
+
+
+def test_an_unforeseen_failure_is_not_told_in_words_of_tfds(tree, tmp_path, monkeypatch):
+    def fail(command, **kwargs):
+        return subprocess.CompletedProcess(command, 1, b"Dataset esc50 is being prepared ...\n")
+
+    monkeypatch.setattr(subprocess, "run", fail)
+    with pytest.raises(DataError, match=r"^preparing .*tree failed with exit status 1; its own messages stand above$"):
+        prepare.prepared_dir(tree, 16_000, str(tmp_path))
+
+
+def test_a_fold_without_a_clip_that_decodes_is_left_out(tree, tmp_path):
+    shutil.copytree(tree.path, tmp_path / "tree")
+    bad = [row.filename for row in tree.rows if row.fold == 2]
+    for name in bad:
+        (tmp_path / "tree/audio" / name).write_bytes(b"no audio")
+    source = Source(tmp_path / "tree")
+    found = clips._open_prepared(prepare.prepared_dir(source, 16_000, str(tmp_path), "skip"), 16_000, "x")
+    assert sorted(found.bad) == sorted(bad) and sorted(set(found.folds)) == [1, 3, 4, 5]
+    for row in tree.rows:
+        (tmp_path / "tree/audio" / row.filename).write_bytes(b"no audio")
+    with pytest.raises(DataError, match="no clip of the data set can be decoded .*not readable as audio"):
+        prepare.prepared_dir(Source(tmp_path / "tree"), 16_000, str(tmp_path), "skip")

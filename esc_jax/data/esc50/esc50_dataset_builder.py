@@ -121,7 +121,19 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         for row in self._source.rows:
             by_fold[row.fold].append(row)
         self._bad: dict[str, str] = {}
-        return {f"fold{fold}": self._generate_examples(by_fold[fold]) for fold in sorted(by_fold)}
+        kept = [fold for fold in sorted(by_fold) if self._on_bad_clip == "error" or self._keeps_any(by_fold[fold])]
+        if not kept:
+            raise BadClipsError(f"no clip of the data set can be decoded ({next(iter(self._bad.values()))})")
+        return {f"fold{fold}": self._generate_examples(by_fold[fold]) for fold in kept}
+
+    def _keeps_any(self, rows: list[Row]) -> bool:
+        """Whether any clip of a fold decodes: TFDS refuses an empty split. Where none does, all of them are listed."""
+        for row in rows:
+            samples = self._load(row)
+            if not isinstance(samples, audio.AudioError):
+                return True
+            self._bad[row.filename] = str(samples)
+        return False
 
     def _load(self, row: Row) -> np.ndarray | audio.AudioError:
         try:
