@@ -21,6 +21,7 @@ import numpy as np
 import soundfile
 
 from esc_jax import files
+from esc_jax.data.audio import AudioError
 from esc_jax.data.source import DataError, Row, check_classes
 
 FOLDS = 5
@@ -133,11 +134,11 @@ class Tracks:
         return row.filename
 
     def read(self, row: Row) -> bytes:
-        """The bytes of a track's audio file."""
+        """The bytes of a track's audio file. Raises AudioError."""
         try:
             return (self.path / row.filename).read_bytes()
-        except OSError:
-            return b""  # unreadable is treated as empty: the decoder names the file
+        except OSError as error:
+            raise AudioError(f"{self.where(row)}: cannot be read ({error.strerror})") from None
 
 
 class TfdsTracks:

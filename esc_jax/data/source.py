@@ -17,6 +17,7 @@ import zipfile
 import zlib
 
 from esc_jax import files
+from esc_jax.data.audio import AudioError
 from esc_jax.errors import Problem
 
 FOLDS = 100_000  # folds are numbers below it
@@ -61,6 +62,11 @@ def check_classes(names: Sequence[str], where: str) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _reason(error: Exception) -> str:
+    """The words of an exception, without the path that the sentence has already."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
 class Source:
     """Rows and bytes of a tree or zip in the official layout.
 
@@ -82,8 +88,10 @@ class Source:
         elif self.path.is_file():
             try:
                 self._zip = zipfile.ZipFile(self.path)
-            except zipfile.BadZipFile:
-                raise DataError(f"data.dir: {self.path} is neither a folder nor a readable zip file") from None
+            except (*DAMAGED, ValueError) as error:
+                raise DataError(
+                    f"data.dir: {self.path} is neither a folder nor a readable zip file ({_reason(error)})"
+                ) from None
             names = self._zip.namelist()
         else:
             raise DataError(f"data.dir: {self.path} does not exist")
@@ -92,7 +100,10 @@ class Source:
             raise DataError(f"data.dir: {self.path} holds no {_CSV}, so it is not in the layout of ESC-50")
         self._root = min(roots, key=len)
         self.rows = self._read_rows()
-        contents = self._contents()
+        try:
+            contents = self._contents()
+        except OSError as error:
+            raise DataError(f"data.dir: {error.filename} cannot be read ({error.strerror})") from None
         missing = [row.filename for row in self.rows if row.filename not in contents]
         if missing:
             raise DataError(
@@ -104,13 +115,17 @@ class Source:
         self.categories: tuple[str, ...] = self._categories()
 
     def _read_rows(self) -> tuple[Row, ...]:
-        reader = csv.DictReader(io.StringIO(self._bytes(_CSV).decode("utf-8", errors="replace")))
+        try:
+            reader = csv.DictReader(io.StringIO(self._bytes(_CSV).decode("utf-8", errors="replace")))
+            lines = [(reader.line_num, line) for line in reader]
+        except (*DAMAGED, csv.Error) as error:
+            raise DataError(f"data.dir: {_CSV} in {self.path} cannot be read ({_reason(error)})") from None
         absent = [c for c in COLUMNS if c not in (reader.fieldnames or ())]
         if absent:
             raise DataError(f"{_CSV} has no column {', '.join(absent)} (it has {', '.join(reader.fieldnames or ())})")
         rows = {}
-        for line in reader:
-            where = f"{_CSV}, line {reader.line_num}"
+        for number, line in lines:
+            where = f"{_CSV}, line {number}"
             if None in line or None in line.values():  # what `csv` makes of values too many or too few
                 raise DataError(f"{where}: give it as many values as there are columns, {len(reader.fieldnames)}")
             try:
@@ -165,11 +180,11 @@ class Source:
         return f"audio/{row.filename}"
 
     def read(self, row: Row) -> bytes:
-        """The bytes of a clip's audio file."""
+        """The bytes of a clip's audio file. Raises AudioError."""
         try:
             return self._bytes(f"audio/{row.filename}")
-        except (OSError, zipfile.BadZipFile, RuntimeError):
-            return b""  # unreadable is treated as empty: the decoder names the file
+        except DAMAGED as error:
+            raise AudioError(f"{self.where(row)}: cannot be read ({_reason(error)})") from None
 
 
 def open_source(path: str | os.PathLike):

@@ -13,6 +13,7 @@ import pytest
 import soundfile
 
 from esc_jax.data import clips, folds, gtzan, synthetic
+from esc_jax.data.audio import AudioError
 from esc_jax.data.source import DataError, Source, open_source
 
 RATE = 22_050
@@ -167,6 +168,9 @@ def test_layouts_are_one(tmp_path):
     assert {f.fingerprint for f in found} == {found[0].fingerprint} and found[0].rows == found[1].rows == found[2].rows
     assert [f.path for f in found] == [r.resolve() for r in roots]
     assert all(f.read(f.rows[7]) == b"jazz/jazz.00001.wav" for f in found)
+    (tmp_path / "c/jazz/jazz.00001.wav").unlink()
+    with pytest.raises(AudioError, match=r"^jazz/jazz.00001.wav: cannot be read \(No such file or directory\)$"):
+        found[2].read(found[2].rows[7])
 
 
 def test_a_track_in_two_formats_is_one_track(tmp_path):

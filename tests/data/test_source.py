@@ -4,6 +4,7 @@ import zipfile
 
 import pytest
 
+from esc_jax.data.audio import AudioError
 from esc_jax.data.source import DataError, Source
 
 HEADER = "filename,fold,target,category,esc10,src_file,take\n"
@@ -71,6 +72,51 @@ def test_not_a_data_set(tmp_path):
     (tmp_path / "file.zip").write_bytes(b"not a zip")
     with pytest.raises(DataError, match="neither a folder nor a readable zip"):
         Source(tmp_path / "file.zip")
+
+
+def zipped(tree, folder, **options):
+    """The tree as a zip; returns its path, and for every member the place at which its content begins."""
+    path = folder / "esc.zip"
+    with zipfile.ZipFile(path, "w", **options) as file:
+        for member in sorted(tree.rglob("*.*")):
+            file.write(member, member.relative_to(tree))
+        return path, {i.filename: i.header_offset + 30 + len(i.filename) for i in file.infolist()}
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("member", ["meta/esc50.csv", "audio/2-8-B-1.wav"])
+@pytest.mark.parametrize("what", ["damaged", "encrypted"])
+def test_a_damaged_member_is_told_in_one_sentence(tree, tmp_path_factory, method, member, what):
+    path, begins = zipped(tree, tmp_path_factory.mktemp("zip"), compression=method)
+    content = bytearray(path.read_bytes())
+    if what == "damaged":
+        content[begins[member]] ^= 0x0F
+    else:
+        entry = content.index(b"PK\1\2")
+        while not content[entry + 46 :].startswith(member.encode()):
+            entry = content.index(b"PK\1\2", entry + 1)
+        content[entry + 8] |= 1
+        content[begins[member] - 30 - len(member) + 6] |= 1
+    path.write_bytes(content)
+    if member.startswith("meta"):
+        with pytest.raises(DataError, match=r"meta/esc50.csv in .*esc.zip cannot be read \("):
+            Source(path)
+    else:
+        source = Source(path)
+        with pytest.raises(AudioError, match=r"^audio/2-8-B-1.wav: cannot be read \("):
+            source.read(source.rows[1])
+        assert source.read(source.rows[0]) == b"one"
+
+
+def test_a_file_that_cannot_be_read_gives_the_reason(tree):
+    (tree / "audio/2-8-B-1.wav").unlink()
+    (tree / "audio/2-8-B-1.wav").mkdir()
+    source = Source(tree)
+    with pytest.raises(AudioError, match=r"^audio/2-8-B-1.wav: cannot be read \(Is a directory\)$"):
+        source.read(source.rows[1])
+    replace_csv(tree, "dog", "d" * 200_000)
+    with pytest.raises(DataError, match=r"meta/esc50.csv in .* cannot be read \(field larger than field limit"):
+        Source(tree)
 
 
 @pytest.mark.parametrize("content", [b"longer", b"One"])
