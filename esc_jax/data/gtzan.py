@@ -64,7 +64,6 @@ def _rows(filenames: Iterable[str]) -> tuple[Row, ...]:
             fold=folds[track[f]],
             target=genres.index(f.split("/")[0]),
             category=f.split("/")[0],
-            esc10=False,
             src_file=track[f],
             take="",
         )

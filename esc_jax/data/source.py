@@ -1,6 +1,6 @@
 """A data set in the official ESC-50 layout, as it lies on disk: a folder or its zip.
 
-    meta/esc50.csv     filename, fold, target, category, esc10, src_file, take
+    meta/esc50.csv     filename, fold, target, category; src_file, where clips are cut from one recording, and take
     audio/             the files it names: wav, flac, ogg, or anything else that soundfile reads
 
 The layout may sit one folder down, as in the published archive (`ESC-50-master/`).
@@ -21,7 +21,8 @@ from esc_jax.data.audio import AudioError
 from esc_jax.errors import Problem
 
 FOLDS = 100_000  # folds are numbers below it
-COLUMNS = ("filename", "fold", "target", "category", "esc10", "src_file", "take")
+COLUMNS = ("filename", "fold", "target", "category", "esc10", "src_file", "take")  # ESC-50's own
+_NEEDED = COLUMNS[:4]
 _CSV = "meta/esc50.csv"
 # What zipfile raises for a member that is damaged, cut off or encrypted, or of a kind that it doesn't know.
 DAMAGED = (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
@@ -33,13 +34,12 @@ class DataError(Problem, ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A line of the csv."""
+    """A line of the csv. A clip without a `src_file` is a recording of its own, called by its filename."""
 
     filename: str
     fold: int
     target: int
     category: str
-    esc10: bool
     src_file: str
     take: str
 
@@ -116,11 +116,11 @@ class Source:
 
     def _read_rows(self) -> tuple[Row, ...]:
         try:
-            reader = csv.DictReader(io.StringIO(self._bytes(_CSV).decode("utf-8", errors="replace")))
+            reader = csv.DictReader(io.StringIO(self._bytes(_CSV).decode("utf-8-sig", errors="replace")))
             lines = [(reader.line_num, line) for line in reader]
         except (*DAMAGED, csv.Error) as error:
             raise DataError(f"data.dir: {_CSV} in {self.path} cannot be read ({_reason(error)})") from None
-        absent = [c for c in COLUMNS if c not in (reader.fieldnames or ())]
+        absent = [c for c in _NEEDED if c not in (reader.fieldnames or ())]
         if absent:
             raise DataError(f"{_CSV} has no column {', '.join(absent)} (it has {', '.join(reader.fieldnames or ())})")
         rows = {}
@@ -134,9 +134,8 @@ class Source:
                     fold=int(line["fold"]),
                     target=int(line["target"]),
                     category=line["category"].strip(),
-                    esc10=line["esc10"].strip().lower() in ("true", "1"),
-                    src_file=line["src_file"],
-                    take=line["take"],
+                    src_file=line.get("src_file", "").strip() or line["filename"],
+                    take=line.get("take", ""),
                 )
             except ValueError:
                 raise DataError(f"{where}: fold and target must be whole numbers") from None

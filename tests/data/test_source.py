@@ -31,7 +31,7 @@ def test_tree_and_zip_are_the_same(tree, tmp_path_factory):
     assert one.categories == ("dog", "cat")
     replace_csv(tree, "1,cat", "1, cat ")
     assert Source(tree).categories == ("dog", "cat")
-    assert one.rows[1].fold == 2 and one.rows[0].esc10 and not one.rows[1].esc10
+    assert [(r.fold, r.src_file, r.take) for r in one.rows] == [(1, "7", "A"), (2, "8", "B")]
 
 
 def replace_csv(tree, old, new):
@@ -42,7 +42,7 @@ def replace_csv(tree, old, new):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("src_file", "source", "has no column src_file"),
+        ("category", "class", "has no column category"),
         ("1-7-A-0.wav,1,", "1-7-A-0.wav,one,", "line 2: fold and target must be whole numbers"),
         ("2,1,cat", "2,3,cat", "targets are not 0 to 3 without a gap"),
         ("2,1,cat", "2,0,cat", "target 0 is called dog and cat"),
@@ -72,6 +72,14 @@ def test_not_a_data_set(tmp_path):
     (tmp_path / "file.zip").write_bytes(b"not a zip")
     with pytest.raises(DataError, match="neither a folder nor a readable zip"):
         Source(tmp_path / "file.zip")
+
+
+@pytest.mark.parametrize("table", ["{}\n{},1,0,dog\n{},2,1,cat\n", "{},src_file\n{},1,0,dog,\n{},2,1,cat, \n"])
+def test_a_clip_without_a_recording_is_one(tree, table):
+    names = "1-7-A-0.wav", "2-8-B-1.wav"
+    # As Excel saves it.
+    (tree / "meta/esc50.csv").write_text(table.format("filename,fold,target,category", *names), encoding="utf-8-sig")
+    assert [(r.filename, r.src_file, r.take) for r in Source(tree).rows] == [(name, name, "") for name in names]
 
 
 def zipped(tree, folder, **options):
