@@ -21,7 +21,7 @@ from esc_jax import build
 from esc_jax.calibration import Calibration
 from esc_jax.data import audio
 from esc_jax.data.audio import AudioError
-from esc_jax.data.stream import AudioStream, check_rate, windows
+from esc_jax.data.stream import AudioStream, windows
 from esc_jax.training import parallel
 from esc_jax.training.checkpoint import CheckpointError
 from esc_jax.training.step import logits_step
@@ -168,7 +168,7 @@ class SoundClassifier:
         Raises:
             AudioError: there are no samples, or samples that are not numbers; another shape, type or rate.
         """
-        check_rate(sample_rate, "waveform")
+        audio.check_rate(sample_rate, "waveform")
         with np.errstate(over="ignore", invalid="ignore"):
             mono = audio.to_mono(_as_float(waveform), sample_rate, self.sample_rate)
         if not np.isfinite(mono).all():

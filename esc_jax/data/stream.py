@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 import os
-import pathlib
 
 import numpy as np
 import soundfile
@@ -11,12 +10,8 @@ import soxr
 from esc_jax.data import audio
 from esc_jax.data.audio import AudioError
 
-# Rates that a broken header gives, and no microphone: 3 Hz would make hours of a second.
-RATES_HZ = (1_000, 1_000_000)
 # Samples per block and channel count decoded at a time, at most.
 _BLOCK = 1 << 18
-# An MP3 without a length in its header has an estimated one, right to a frame or two of 1152 samples.
-_MISSING_S = 0.2
 
 
 class AudioStream:
@@ -42,28 +37,8 @@ class AudioStream:
         self.name = os.fspath(path)
         self.sample_rate = sample_rate
         self.note = ""
-        path = pathlib.Path(path)
-        if not path.is_file():
-            raise AudioError(f"{self.name}: no such file")
-        try:
-            open(path, "rb").close()  # libsndfile has no words for a file that may not be read
-            size = path.stat().st_size
-        except OSError as error:
-            raise AudioError(f"{self.name}: {error.strerror}") from None
-        if not size:
-            raise AudioError(f"{self.name}: the file is empty")
-        try:
-            self._file = soundfile.SoundFile(path)
-        except (soundfile.SoundFileError, TypeError, ValueError, OverflowError) as error:
-            raise AudioError(f"{self.name}: not readable as audio ({_reason(error)})") from None
+        self._file, self.announced_s = audio.opened(path, self.name)
         self.rate, self.channels = self._file.samplerate, self._file.channels
-        # An unknown length is the largest number there is.
-        self.announced_s = self._file.frames / self.rate if 0 < self._file.frames < 1 << 62 else 0.0
-        try:
-            check_rate(self.rate, self.name)
-        except AudioError:
-            self._file.close()
-            raise
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Blocks (samples,), of about a second each."""
@@ -80,13 +55,13 @@ class AudioStream:
 
     def _mono(self) -> Iterator[np.ndarray]:
         size = max(1, min(self.rate, _BLOCK // self.channels))
-        read, error = 0, None
+        read, error = 0, ""
         with self._file as file:
             while True:
                 try:
                     block = file.read(size, dtype="float32", always_2d=True)
                 except (soundfile.SoundFileError, ValueError, OverflowError) as found:
-                    block, error = np.zeros((0, 1), np.float32), _reason(found)
+                    block, error = np.zeros((0, 1), np.float32), audio.reason(found)
                 if not len(block):
                     break
                 read += len(block)
@@ -97,27 +72,13 @@ class AudioStream:
             raise AudioError(
                 f"{self.name}: not readable as audio ({error})" if error else f"{self.name}: holds no samples"
             )
-        if error or read / self.rate < self.announced_s - _MISSING_S:
-            self.note = (
-                f"{self.name}: breaks off after {read / self.rate:.1f} of {self.announced_s:.1f} s"
-                f"{f' ({error})' if error else ''}; only what is there was classified"
-            )
+        if said := audio.breaks_off(read / self.rate, self.announced_s, error):
+            self.note = f"{self.name}: {said}; only what is there was classified"
 
     def _finite(self, block: np.ndarray) -> np.ndarray:
         if not np.isfinite(block).all():
             raise AudioError(f"{self.name}: holds samples that are not numbers")
         return block
-
-
-def _reason(error: Exception) -> str:
-    """The words of an exception of soundfile, without the path that the sentence begins with."""
-    return str(error).rpartition("': ")[2].strip().rstrip(".")
-
-
-def check_rate(rate: float, name: str) -> None:
-    """Raises AudioError for a sample rate that no recording has."""
-    if not RATES_HZ[0] <= rate <= RATES_HZ[1]:
-        raise AudioError(f"{name}: a sample rate of {rate:g} Hz; it must be {RATES_HZ[0]} to {RATES_HZ[1]} Hz")
 
 
 def windows(blocks: Iterable[np.ndarray], size: int, hop: int) -> Iterator[tuple[int, np.ndarray]]:

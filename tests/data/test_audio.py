@@ -9,9 +9,9 @@ import soundfile
 from esc_jax.data import audio
 
 
-def wav(waveform, rate, **kwargs):
+def wav(waveform, rate, format="WAV", **kwargs):
     file = io.BytesIO()
-    soundfile.write(file, waveform, rate, format="WAV", **kwargs)
+    soundfile.write(file, waveform, rate, format=format, **kwargs)
     return file.getvalue()
 
 
@@ -45,14 +45,19 @@ def test_sixteen_bits_survive():
         (b"this is a text file", "not readable as audio"),
         (wav(np.zeros(100), 16_000)[:20], "not readable as audio"),
         (wav(np.zeros((0, 1)), 16_000), "holds no samples"),
-        (wav(np.array([0.0, np.nan]), 16_000, subtype="FLOAT"), "samples that are not numbers"),
+        (wav(np.zeros(1), 48_000), "holds no samples"),  # a third of one at 16 kHz
+        (wav(np.array([0.0, np.nan]), 16_000, subtype="FLOAT"), "holds samples that are not numbers"),
+        (wav(np.full((9, 2), 3e38, np.float32), 16_000, subtype="FLOAT"), "holds samples that are not numbers"),
+        (wav(np.zeros(100), 3), "a sample rate of 3 Hz"),
+        (wav(np.ones(160_000), 16_000, "MP3")[:9_000], "breaks off after .* of 10.0 s"),
     ],
-    ids=["empty", "text", "truncated", "no samples", "NaN"],
+    ids=["empty", "text", "truncated", "no samples", "one sample", "NaN", "huge", "slow", "broken off"],
 )
 def test_bad_files_are_named(tmp_path, content, message):
     path = tmp_path / "bad.wav"
     path.write_bytes(content)
-    with pytest.raises(audio.AudioError, match=f"bad.wav.*{message}"):
-        audio.decode(path)
+    for source, name in ((path, str(path)), (content, "bad.wav")):
+        with pytest.raises(audio.AudioError, match=f"^{name}: {message}"):
+            audio.load(source, 16_000, name)
     with pytest.raises(audio.AudioError, match="no such file"):
-        audio.decode(tmp_path / "none.wav")
+        audio.load(tmp_path / "none.wav", 16_000)
