@@ -1,6 +1,6 @@
 """GTZAN, music of ten genres, as it lies on disk: a folder of genres, or a data set that TFDS prepared.
 
-    genres/blues/blues.00000.wav     also genres_original/, or the genres in the folder itself; wav, au, flac, ogg, mp3
+    genres/blues/blues.00000.wav     also genres_original/, or the genres in the folder itself; wav, au, flac …
 
 A row is a whole track, half a minute of music; training sees windows of it (`Clips.windows`), and accuracies are over
 windows. GTZAN is published without folds. Ours are five, drawn by track and stratified by genre from nothing but the
@@ -17,6 +17,7 @@ import json
 import os
 import pathlib
 
+from absl import logging
 import numpy as np
 import soundfile
 
@@ -25,7 +26,7 @@ from esc_jax.data.audio import AudioError
 from esc_jax.data.source import DataError, Row, check_classes
 
 FOLDS = 5
-SUFFIXES = (".wav", ".au", ".flac", ".ogg", ".mp3")
+SUFFIXES = (".wav", ".au", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".opus", ".oga", ".caf", ".w64", ".snd")
 MISSING = (
     "data.name=gtzan: GTZAN is not downloaded, so give its folder with --config.data.dir=PATH: the unpacked archive"
     " (genres/blues/blues.00000.wav …), which Marsyas published and which Kaggle and the Hugging Face Hub carry"
@@ -76,20 +77,33 @@ def _categories(rows: Iterable[Row]) -> tuple[str, ...]:
 
 
 def _files(root: pathlib.Path) -> dict[str, str]:
-    """File → its path, of every audio file in the genre folders of `root`; none where there is no such folder."""
+    """File → its path, of every file in the genre folders of `root`; none where there is no such folder.
+
+    A name that is not UTF-8 has its odd bytes written out: TFDS and whoever prints it could not take it as it is.
+    """
     if not root.is_dir():
         return {}
     try:
-        return {
+        found = {
             f"{genre.name}/{file.name}": file.path
             for genre in os.scandir(root)
             if genre.is_dir() and not genre.name.startswith(".")
             for file in os.scandir(genre)
             # macOS leaves ._NAME.wav beside NAME.wav where it unpacks an archive.
-            if file.name.lower().endswith(SUFFIXES) and not file.name.startswith(".")
+            if not file.name.startswith(".") and not file.is_dir()
         }
     except OSError as error:
         raise DataError(f"data.dir: {error.filename} cannot be read ({error.strerror})") from None
+    return {os.fsencode(name).decode("utf-8", "backslashreplace"): path for name, path in found.items()}
+
+
+def _tracks(files: Iterable[str]) -> list[str]:
+    return [name for name in files if name.lower().endswith(SUFFIXES)]
+
+
+def has_tracks(path: pathlib.Path) -> bool:
+    """Whether `Tracks` would find any in this folder."""
+    return any(_tracks(_files(path / root)) for root in _ROOTS)
 
 
 class Tracks:
@@ -113,18 +127,23 @@ class Tracks:
         for root in _ROOTS:
             # The folder of the genres, not the one above: whoever opens it again cannot find another data set in it.
             self.path = (given / root).resolve()
-            if paths := _files(self.path):
+            found = _files(self.path)
+            if names := _tracks(found):
                 break
         else:
             raise DataError(
                 f"data.dir: {given} holds no folders of {', '.join(s[1:] for s in SUFFIXES)} files, one for each genre,"
                 " so it is not in the layout of GTZAN"
             )
-        self.rows = _rows(paths)
+        if len(names) < len(found):
+            others = sorted(found.keys() - set(names))
+            logging.info("%s: %d files are no audio by their names, as %s", self.path, len(others), others[0])
+        self._paths = {name: found[name] for name in names}
+        self.rows = _rows(names)
         self.categories = _categories(self.rows)
         if len(self.categories) < 2:
             raise DataError(f"data.dir: {self.path} holds one genre, {self.categories[0]}; at least two are needed")
-        contents = files.checksums(paths[row.filename] for row in self.rows)
+        contents = files.checksums(self._paths[row.filename] for row in self.rows)
         digest = hashlib.sha256(repr(self.rows).encode() + repr(contents).encode())
         self.fingerprint: str = digest.hexdigest()[:16]  # of the names, their folds, and the content
 
@@ -135,7 +154,7 @@ class Tracks:
     def read(self, row: Row) -> bytes:
         """The bytes of a track's audio file. Raises AudioError."""
         try:
-            return (self.path / row.filename).read_bytes()
+            return pathlib.Path(self._paths[row.filename]).read_bytes()
         except OSError as error:
             raise AudioError(f"{self.where(row)}: cannot be read ({error.strerror})") from None
 

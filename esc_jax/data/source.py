@@ -95,9 +95,14 @@ class Source:
             names = self._zip.namelist()
         else:
             raise DataError(f"data.dir: {self.path} does not exist")
-        roots = [n[: -len(_CSV)] for n in names if n.endswith(_CSV) and n.count("/") <= 2]
+        roots = sorted(n.removesuffix(_CSV) for n in names if f"/{n}".endswith(f"/{_CSV}") and n.count("/") <= 2)
         if not roots:
-            raise DataError(f"data.dir: {self.path} holds no {_CSV}, so it is not in the layout of ESC-50")
+            raise DataError(
+                f"data.dir: {self.path} holds no {_CSV}, so it is not in the layout of ESC-50{self._hint()}"
+            )
+        if len(roots) > 1 and "" not in roots:
+            several = " and ".join(root.rstrip("/") for root in roots)
+            raise DataError(f"data.dir: {self.path} holds several data sets, {several}: give one of them")
         self._root = min(roots, key=len)
         self.rows = self._read_rows()
         try:
@@ -113,6 +118,13 @@ class Source:
         digest = hashlib.sha256(repr(self.rows).encode() + repr([contents[r.filename] for r in self.rows]).encode())
         self.fingerprint: str = digest.hexdigest()[:16]  # of the csv and the content of the files it names
         self.categories: tuple[str, ...] = self._categories()
+
+    def _hint(self) -> str:
+        from esc_jax.data import gtzan  # which imports this module
+
+        if self.path.is_dir() and gtzan.has_tracks(self.path):
+            return "; its folders of sounds, one for each class, are read with data.name=gtzan"
+        return ""
 
     def _read_rows(self) -> tuple[Row, ...]:
         try:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from esc_jax.data import clips, folds, gtzan, synthetic
+from esc_jax.data import audio, clips, folds, gtzan, synthetic
 from esc_jax.data.audio import AudioError
 from esc_jax.data.source import DataError, Source, open_source
 
@@ -183,6 +183,37 @@ def test_a_track_in_two_formats_is_one_track(tmp_path):
     assert len({r.src_file for r in rows}) == len(NAMES) + 2
 
 
+@pytest.mark.parametrize("suffix", gtzan.SUFFIXES)
+def test_whatever_soundfile_reads_is_taken(tmp_path, suffix):
+    kinds = {".aif": "AIFF", ".opus": "OGG", ".oga": "OGG", ".snd": "AU"}
+    for genre in ("blues", "jazz"):
+        (tmp_path / genre).mkdir()
+        kind = kinds.get(suffix, suffix[1:].upper())
+        subtype = "OPUS" if suffix == ".opus" else None
+        soundfile.write(tmp_path / genre / f"one{suffix}", np.zeros(4800), 48_000, subtype, format=kind)
+    tracks = gtzan.Tracks(tmp_path)
+    assert [len(audio.load(tracks.read(row), 48_000)) >= 4800 for row in tracks.rows] == [True, True]
+
+
+def test_files_that_are_ignored_are_told(tmp_path, caplog):
+    empty_tree(tmp_path)
+    for name in ("blues/a.txt", "jazz/b.m4a"):
+        (tmp_path / name).write_bytes(b"")
+    with caplog.at_level("INFO"):
+        assert len(gtzan.Tracks(tmp_path).rows) == len(NAMES)
+    assert f"{tmp_path}: 2 files are no audio by their names, as blues/a.txt" in caplog.text
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    empty_tree(tmp_path)
+    path = os.fsencode(tmp_path) + b"/jazz/caf\xe9.wav"
+    with open(path, "wb") as file:
+        file.write(b"cafe")
+    tracks = gtzan.Tracks(tmp_path)
+    (row,) = (row for row in tracks.rows if "caf" in row.filename)
+    assert row.filename == "jazz/caf\\xe9.wav" and tracks.read(row) == b"cafe"
+
+
 def test_names_and_content_make_the_fingerprint(tmp_path):
     before = gtzan.Tracks(empty_tree(tmp_path)).fingerprint
     (tmp_path / NAMES[3]).write_bytes(NAMES[3].upper().encode())
@@ -200,7 +231,7 @@ def test_what_is_wrong_is_named(load, tmp_path):
     with pytest.raises(DataError, match="genres.tar.gz is no folder; GTZAN's archive has to be unpacked"):
         load(dir=tmp_path / "genres.tar.gz")
     (tmp_path / "genres/blues").mkdir(parents=True)
-    with pytest.raises(DataError, match="holds no folders of wav, au, flac, ogg, mp3 files, one for each genre"):
+    with pytest.raises(DataError, match="holds no folders of wav, au, flac, ogg, mp3, .*snd files, one for each genre"):
         load(dir=tmp_path)
     empty_tree(tmp_path / "genres", NAMES[:6])
     with pytest.raises(DataError, match="genres holds one genre, blues; at least two are needed"):

@@ -1,5 +1,6 @@
 """Reading a data set in the official layout, and saying what is wrong with one."""
 
+import shutil
 import zipfile
 
 import pytest
@@ -69,6 +70,10 @@ def test_not_a_data_set(tmp_path):
         Source(tmp_path / "nothing")
     with pytest.raises(DataError, match="holds no meta/esc50.csv"):
         Source(tmp_path)
+    (tmp_path / "dog").mkdir()
+    (tmp_path / "dog/1.WAV").write_bytes(b"")
+    with pytest.raises(DataError, match="holds no meta/esc50.csv.*; its folders of sounds.* data.name=gtzan$"):
+        Source(tmp_path)
     (tmp_path / "file.zip").write_bytes(b"not a zip")
     with pytest.raises(DataError, match="neither a folder nor a readable zip"):
         Source(tmp_path / "file.zip")
@@ -80,6 +85,24 @@ def test_a_clip_without_a_recording_is_one(tree, table):
     # As Excel saves it.
     (tree / "meta/esc50.csv").write_text(table.format("filename,fold,target,category", *names), encoding="utf-8-sig")
     assert [(r.filename, r.src_file, r.take) for r in Source(tree).rows] == [(name, name, "") for name in names]
+
+
+def test_two_data_sets_in_one_folder_are_refused(tree, tmp_path_factory):
+    both = tmp_path_factory.mktemp("both")
+    for name in ("one", "two"):
+        shutil.copytree(tree, both / name)
+    archive, _ = zipped(both, tmp_path_factory.mktemp("zip"))
+    for path in (both, archive):
+        with pytest.raises(DataError, match="holds several data sets, one and two: give one of them"):
+            Source(path)
+    shutil.copytree(tree, both, dirs_exist_ok=True)
+    assert Source(both).fingerprint == Source(tree).fingerprint  # the folder's own
+
+
+def test_a_dangling_link_that_no_row_names_does_not_matter(tree):
+    before = Source(tree).fingerprint
+    (tree / "audio/other.wav").symlink_to(tree / "nothing")
+    assert Source(tree).fingerprint == before
 
 
 def zipped(tree, folder, **options):
