@@ -110,6 +110,7 @@ def _embed(options: argparse.Namespace) -> str:
     if options.data_dir:
         data = configs.defaults("resnet").data
         data.dir, data.name, data.sample_rate, data.clip_s = options.data_dir, options.data_name, rate, clip_s
+        data.on_bad_clip = options.on_bad_clip
         clips = datasets.load(data)
         found = of_clips(model, frontend, variables, clips, prepare.cache_root() / "embeddings")[0]
         arrays = {
@@ -145,6 +146,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--sample_rate", type=int, help="Hz, for published encoders that were not trained at one")
     parser.add_argument("--data_dir", help="a data set in the layout of ESC-50, folder or zip")
     parser.add_argument("--data_name", default="esc50", help="what it is (default: %(default)s)")
+    parser.add_argument(
+        "--on_bad_clip",
+        choices=("error", "skip"),
+        default="error",
+        help="for clips that don't decode (data.on_bad_clip)",
+    )
     parser.add_argument("--out", required=True, help="the .npz file to write")
     parser.add_argument("files", nargs="*", help="recordings")
     options = parser.parse_args(argv)

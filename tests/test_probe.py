@@ -12,6 +12,8 @@ from esc_jax import build, embed, probe
 from esc_jax import config as configs
 from esc_jax.data import clips as datasets
 from esc_jax.data import folds as protocols
+from esc_jax.data.source import DataError
+from esc_jax.training import parallel
 
 TINY = "--config=tests/configs/tiny.py"
 
@@ -121,3 +123,19 @@ def test_an_interrupted_pass_goes_on_and_a_finished_one_is_not_repeated(noise_cl
 def test_mistakes_are_said_in_a_sentence(run, arguments, said):
     printed = run(*arguments, check=2).stderr
     assert said in printed and "Traceback" not in printed
+
+
+@pytest.mark.parametrize(("options", "expected"), [((), "error"), (("--on_bad_clip=skip",), "skip")])
+def test_embed_hands_on_what_to_do_with_bad_clips(monkeypatch, options, expected):
+    asked = []
+
+    def load(config):
+        asked.append(config.on_bad_clip)
+        raise DataError("enough")
+
+    monkeypatch.setattr(parallel, "initialize", lambda _: None)
+    monkeypatch.setattr(embed, "_model", lambda _: (None, None, None, 16_000, 1.0))
+    monkeypatch.setattr(datasets, "load", load)
+    with pytest.raises(SystemExit):
+        embed.main(["--checkpoint=run", "--data_dir=data", "--out=embeddings.npz", *options])
+    assert asked == [expected]
