@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from esc_jax.frontends.framing import frame
+from esc_jax.frontends.settings import FrontendError, check
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,15 @@ class EfficientATMel:
     fmax: float = 15_000.0
     fmin_jitter: int = 10
     fmax_jitter: int = 2_000
+
+    def __post_init__(self):
+        check(
+            self.sample_rate,
+            {"bins": self.bins, "hop": self.hop, "window": self.window, "fft": self.fft},
+            {"fmin": self.fmin, "fmax": self.fmax},
+        )
+        if self.window > self.fft:
+            raise FrontendError(f"frontend: window is {self.window}, and must be at most fft, {self.fft}")
 
     def __call__(
         self, waveform: jax.Array, padding: jax.Array | None = None, *, key: jax.Array | None = None

@@ -8,8 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from esc_jax.frontends.framing import frame
+from esc_jax.frontends.settings import FrontendError, check
 
 _FLOOR = float(np.finfo(np.float32).eps)  # Kaldi's floor under the logarithm: silence is log(eps) = -15.94
+
+# The symmetric windows, of a cosine over them.
+_WINDOWS = {
+    "povey": lambda cosine: (0.5 - 0.5 * cosine) ** 0.85,
+    "hanning": lambda cosine: 0.5 - 0.5 * cosine,
+    "hamming": lambda cosine: 0.54 - 0.46 * cosine,
+    "rectangular": np.ones_like,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +61,24 @@ class KaldiFbank:
     mean: float = 15.41663
     std: float = 6.55582
 
+    def __post_init__(self):
+        length, hop = self._samples()
+        check(
+            self.sample_rate,
+            {"bins": self.bins, "frame_ms in samples": length, "hop_ms in samples": hop},
+            {"low_hz": self.low_hz, "high_hz": self._high_hz()},
+            {"std": self.std},
+        )
+        if self.window not in _WINDOWS:
+            raise FrontendError(f"frontend: no window {self.window}: choose one of {', '.join(_WINDOWS)}")
+
+    def _samples(self) -> tuple[int, int]:
+        """Length and distance of the frames."""
+        return int(self.sample_rate * 1e-3 * self.frame_ms), int(self.sample_rate * 1e-3 * self.hop_ms)
+
+    def _high_hz(self) -> float:
+        return self.high_hz if self.high_hz > 0 else self.sample_rate / 2 + self.high_hz
+
     def __call__(self, waveform: jax.Array, padding: jax.Array | None = None) -> jax.Array:
         """Normalised features (..., frames, bins), float32, of a waveform (..., time).
 
@@ -70,14 +97,14 @@ class KaldiFbank:
         energy = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
         if not self.power:
             energy = jnp.sqrt(energy)
-        bank = _mel_bank(self.sample_rate, size, self.bins, self.low_hz, self.high_hz)
+        bank = _mel_bank(self.sample_rate, size, self.bins, self.low_hz, self._high_hz())
         # Full float32 products: the default of an accelerator would cost three digits before the logarithm.
         mel = jnp.einsum("...f,fm->...m", energy[..., : size // 2], bank, precision=jax.lax.Precision.HIGHEST)
         return (jnp.log(jnp.maximum(mel, _FLOOR)) - self.mean) / (2 * self.std)
 
     def _frames(self, waveform: jax.Array) -> jax.Array:
         """(..., time) to overlapping frames (..., frames, length)."""
-        length, hop = int(self.sample_rate * 1e-3 * self.frame_ms), int(self.sample_rate * 1e-3 * self.hop_ms)
+        length, hop = self._samples()
         lead = [(0, 0)] * (waveform.ndim - 1)
         waveform = jnp.pad(waveform, [*lead, (0, max(0, length - waveform.shape[-1]))])
         time = waveform.shape[-1]
@@ -92,16 +119,7 @@ class KaldiFbank:
 
 def _window(name: str, length: int) -> np.ndarray:
     """A symmetric window (length,)."""
-    cosine = np.cos(2 * np.pi * np.arange(length) / (length - 1))
-    windows = {
-        "povey": (0.5 - 0.5 * cosine) ** 0.85,
-        "hanning": 0.5 - 0.5 * cosine,
-        "hamming": 0.54 - 0.46 * cosine,
-        "rectangular": np.ones(length),
-    }
-    if name not in windows:
-        raise ValueError(f"no window {name!r}: choose one of {', '.join(sorted(windows))}")
-    return windows[name].astype(np.float32)
+    return _WINDOWS[name](np.cos(2 * np.pi * np.arange(length) / max(1, length - 1))).astype(np.float32)
 
 
 @functools.lru_cache
@@ -115,10 +133,6 @@ def _mel_bank(sample_rate: int, size: int, bins: int, low_hz: float, high_hz: fl
     def mel(frequency):
         return 1127 * np.log1p(np.asarray(frequency) / 700)
 
-    nyquist = sample_rate / 2
-    high_hz = high_hz if high_hz > 0 else nyquist + high_hz
-    if not 0 <= low_hz < high_hz <= nyquist:
-        raise ValueError(f"a mel bank from {low_hz} to {high_hz} Hz does not fit below Nyquist ({nyquist} Hz)")
     low, high = mel(low_hz), mel(high_hz)
     left = low + (high - low) / (bins + 1) * np.arange(bins)[None, :]
     width = (high - low) / (bins + 1)

@@ -7,12 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from esc_jax.errors import Problem
 from esc_jax.frontends.framing import frame
-
-
-class FrontendError(Problem, ValueError):
-    """Settings that make no usable frontend. The message is one sentence."""
+from esc_jax.frontends.settings import FrontendError, check
 
 
 def hz_to_mel(hz: np.ndarray | float, htk: bool = False) -> np.ndarray:
@@ -51,10 +47,6 @@ def mel_bank(sample_rate: int, n_fft: int, mels: int, fmin: float, fmax: float, 
         FrontendError: a filter covers no FFT bin: it would be silent whatever the sound. Names the smallest n_fft, of
             the powers of two, that fills them all.
     """
-    if not 0 <= fmin < fmax <= sample_rate / 2:
-        raise FrontendError(
-            f"frontend: fmin={fmin:g} and fmax={fmax:g} must be in order, between 0 and {sample_rate / 2:g} Hz"
-        )
     filters = _triangles(sample_rate, n_fft, mels, fmin, fmax, htk)
     if filters.any(axis=0).all():
         return filters
@@ -101,6 +93,17 @@ class LogMel:
     offset: float = 1e-5
     mean: float = -4.0
     std: float = 4.0
+
+    def __post_init__(self):
+        window = self.win_length or self.n_fft
+        check(
+            self.sample_rate,
+            {"n_fft": self.n_fft, "win_length": window, "hop": self.hop, "mels": self.mels},
+            {"fmin": self.fmin, "fmax": self.fmax or self.sample_rate / 2},
+            {"offset": self.offset, "std": self.std},
+        )
+        if window > self.n_fft:
+            raise FrontendError(f"frontend: win_length is {window}, and must be at most n_fft, {self.n_fft}")
 
     def mel_power(self, waveform: jax.Array) -> jax.Array:
         """(..., time) → (..., frames, mels), before the logarithm."""

@@ -7,8 +7,9 @@ from typing import Any
 
 from esc_jax.frontends.efficientat_mel import EfficientATMel
 from esc_jax.frontends.kaldi_fbank import KaldiFbank
-from esc_jax.frontends.log_mel import FrontendError, LogMel
+from esc_jax.frontends.log_mel import LogMel
 from esc_jax.frontends.raw import Raw
+from esc_jax.frontends.settings import FrontendError
 
 FRONTENDS = {"log_mel": LogMel, "efficientat_mel": EfficientATMel, "kaldi_fbank": KaldiFbank, "raw": Raw}
 

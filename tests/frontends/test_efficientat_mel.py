@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from esc_jax.frontends.efficientat_mel import EfficientATMel
+from esc_jax.frontends.settings import FrontendError
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "goldens" / "efficientat_mel.npz"
 published = jax.jit(EfficientATMel())
@@ -90,3 +91,19 @@ def test_jitter_moves_the_mel_bank_within_its_range():
     low, high = jax.jit(jax.vmap(frontend._edges))(jax.random.split(jax.random.key(2), 1_000))
     assert (low.min(), low.max()) == (0, 9)
     assert 14_000 < high.min() < 14_020 < 15_980 < high.max() <= 16_000
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sample_rate": 16_000}, "fmin=0 and fmax=15000 must be in order, between 0 and 8000 Hz"),
+        ({"fmin": -1.0}, "fmin=-1 and fmax=15000 must be in order"),
+        ({"bins": 0}, "bins is 0, and must be at least 1"),
+        ({"hop": 0}, "hop is 0, and must be at least 1"),
+        ({"window": 0}, "window is 0, and must be at least 1"),
+        ({"fft": 512}, "window is 800, and must be at most fft, 512"),
+    ],
+)
+def test_impossible_settings_are_named(settings, message):
+    with pytest.raises(FrontendError, match=message):
+        EfficientATMel(**settings)

@@ -9,7 +9,8 @@ import pytest
 
 from esc_jax.data import audio
 from esc_jax.frontends.framing import frame
-from esc_jax.frontends.log_mel import FrontendError, LogMel, mel_bank
+from esc_jax.frontends.log_mel import LogMel, mel_bank
+from esc_jax.frontends.settings import FrontendError
 
 
 def reference(waveform, frontend):
@@ -91,8 +92,26 @@ def test_a_bank_with_empty_filters_names_the_smallest_fft_that_works():
     assert filled(1024)
     with pytest.raises(FrontendError, match="n_fft=512 and 32000 Hz; the smallest n_fft that works is 1024"):
         LogMel(n_fft=512, mels=128).mel_power(np.zeros(32_000, np.float32))
-    with pytest.raises(FrontendError, match="fmin=20 and fmax=20000 must be in order, between 0 and 16000 Hz"):
-        LogMel(fmax=20_000.0).mel_power(np.zeros(32_000, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"fmax": 20_000.0}, "fmin=20 and fmax=20000 must be in order, between 0 and 16000 Hz"),
+        ({"fmin": 16_000.0}, "fmin=16000 and fmax=16000 must be in order"),
+        ({"n_fft": 0}, "n_fft is 0, and must be at least 1"),
+        ({"hop": 0}, "hop is 0, and must be at least 1"),
+        ({"mels": 0}, "mels is 0, and must be at least 1"),
+        ({"win_length": -1}, "win_length is -1, and must be at least 1"),
+        ({"win_length": 1025}, "win_length is 1025, and must be at most n_fft, 1024"),
+        ({"std": 0.0}, "std is 0, and must be above 0"),
+        ({"std": float("nan")}, "std is nan, and must be above 0"),
+        ({"offset": 0.0}, "offset is 0, and must be above 0"),
+    ],
+)
+def test_impossible_settings_are_named(settings, message):
+    with pytest.raises(FrontendError, match=message):
+        LogMel(**settings)
 
 
 @hypothesis.settings(max_examples=30, deadline=None)
