@@ -11,6 +11,7 @@ import functools
 import json
 import pathlib
 
+from absl import logging
 import numpy as np
 import soundfile
 
@@ -20,6 +21,9 @@ from esc_jax.data.source import DataError, Source
 
 # ESC-10: ten of the fifty classes, numbered 0 … 9 by their target.
 ESC10_TARGETS = (0, 1, 10, 11, 12, 20, 21, 38, 40, 41)
+
+# What a codec may add to a clip: no rest to speak of.
+_CODEC_S = 0.1
 
 # Of tracks kept in memory: all of GTZAN at 32 kHz.
 _TRACKS_BYTES = 2 << 30
@@ -166,11 +170,17 @@ def _open_with_samples(folder: pathlib.Path, length: int, fingerprint: str) -> t
         bad=json.loads(bad.read_text()) if bad.exists() else {},
         fetch=fetch,
     )
+    if clips.bad:
+        logging.info("%d clips do not decode, and are left out: %s", len(clips.bad), next(iter(clips.bad.values())))
     return clips, [record["samples"] for record in index]
 
 
 def _open_prepared(folder: pathlib.Path, length: int, fingerprint: str) -> Clips:
-    return _open_with_samples(folder, length, fingerprint)[0]
+    clips, samples = _open_with_samples(folder, length, fingerprint)
+    if longer := sum(count > length + _CODEC_S * clips.sample_rate for count in samples):
+        seconds = length / clips.sample_rate
+        logging.info("%d of %d clips are longer than data.clip_s=%g, and lose their rest", longer, len(clips), seconds)
+    return clips
 
 
 def _esc50(config) -> Clips:

@@ -25,7 +25,7 @@ def cache_root(cache_dir: str = "") -> pathlib.Path:
     chosen = cache_dir or os.environ.get("ESC_JAX_CACHE")
     if chosen:
         return pathlib.Path(chosen).expanduser().resolve()
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "esc_jax"
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "esc_jax"
 
 
 def _tfds_dir(source: AnySource, cache_dir: str, on_bad_clip: str) -> pathlib.Path:

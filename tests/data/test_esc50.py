@@ -86,6 +86,13 @@ def test_a_rate_that_is_not_offered(tree, tmp_path):
         prepare.prepared_dir(tree, 12_345, str(tmp_path))
 
 
+@pytest.mark.parametrize(("set_to", "expected"), [("", "~/.cache/esc_jax"), ("/data/cache", "/data/cache/esc_jax")])
+def test_the_cache_folder(monkeypatch, set_to, expected):
+    monkeypatch.delenv("ESC_JAX_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", set_to)
+    assert prepare.cache_root() == pathlib.Path(expected).expanduser()
+
+
 def test_an_unforeseen_failure_is_not_told_in_words_of_tfds(tree, tmp_path, monkeypatch):
     def fail(command, **kwargs):
         return subprocess.CompletedProcess(command, 1, b"Dataset esc50 is being prepared ...\n")
@@ -95,13 +102,20 @@ def test_an_unforeseen_failure_is_not_told_in_words_of_tfds(tree, tmp_path, monk
         prepare.prepared_dir(tree, 16_000, str(tmp_path))
 
 
-def test_a_fold_without_a_clip_that_decodes_is_left_out(tree, tmp_path):
+def test_a_fold_without_a_clip_that_decodes_is_left_out(tree, tmp_path, caplog):
     shutil.copytree(tree.path, tmp_path / "tree")
     bad = [row.filename for row in tree.rows if row.fold == 2]
     for name in bad:
         (tmp_path / "tree/audio" / name).write_bytes(b"no audio")
     source = Source(tmp_path / "tree")
-    found = clips._open_prepared(prepare.prepared_dir(source, 16_000, str(tmp_path), "skip"), 16_000, "x")
+    folder = prepare.prepared_dir(source, 16_000, str(tmp_path), "skip")
+    with caplog.at_level("INFO"):
+        found = clips._open_prepared(folder, 16_000, "x")
+        assert "12 clips do not decode, and are left out: audio/2-" in caplog.text
+        assert "48 of 48 clips are longer than data.clip_s=1, and lose their rest" in caplog.text
+        caplog.clear()
+        clips._open_prepared(folder, 79_000, "x")
+        assert "longer" not in caplog.text
     assert sorted(found.bad) == sorted(bad) and sorted(set(found.folds)) == [1, 3, 4, 5]
     for row in tree.rows:
         (tmp_path / "tree/audio" / row.filename).write_bytes(b"no audio")
