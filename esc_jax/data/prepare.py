@@ -67,6 +67,7 @@ def _prepare(source: AnySource, sample_rate: int, cache_dir: str, on_bad_clip: s
     try:
         # Quiet before the import: TensorFlow announces devices and instruction sets that don't matter here.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
         import tensorflow  # noqa: F401
     except ImportError:
