@@ -1,5 +1,10 @@
 """What every error is that a command says in one sentence; its kinds are where they are raised."""
 
+from collections.abc import Callable
+import functools
+import os
+import sys
+
 
 class Problem(Exception):
     """Something that the person who started the command can mend; the message is one sentence that says how.
@@ -17,6 +22,44 @@ class Failure(Problem):
     status = 1
 
 
-def reason(error: BaseException) -> str:
-    """The first line of what another library's error says, or its kind where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+def first_line(error: BaseException) -> str:
+    """Of what an exception says; its name where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def told(error: BaseException, place: object = "") -> tuple[int, str] | None:
+    """Exit status and sentence for what a user can cause or mend; None for anything else, which is a mistake of ours.
+
+    Args:
+        error: that was raised.
+        place: file that was worked on, for errors that name none.
+    """
+    if isinstance(error, Problem):
+        return error.status, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "interrupted"
+    if isinstance(error, OSError):
+        return 1, f"{error.strerror or first_line(error)}: {error.filename or place or 'writing the results'}"
+    if type(error).__name__ == "JaxRuntimeError":  # by name, since --help must not import JAX; above all, no memory
+        return 1, f"{place and f'{place}: '}the device could not do it ({first_line(error)})"
+    return None
+
+
+def command(main: Callable[[list[str] | None], int | None]) -> Callable[..., int]:
+    """The `main` of a command, made to return its exit status and to say what is `told` in one sentence."""
+
+    @functools.wraps(main)
+    def run(argv: list[str] | None = None) -> int:
+        try:
+            return main(argv) or 0
+        except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        except (Exception, KeyboardInterrupt) as error:
+            found = told(error)
+            if found is None:
+                raise
+        sys.stderr.write(f"esc_jax: {found[1]}\n")
+        return found[0]
+
+    return run

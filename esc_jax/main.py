@@ -18,7 +18,7 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from esc_jax.errors import Problem, reason
+from esc_jax.errors import Problem, first_line
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file in configs/.", lock_config=True)
 _WORKDIR = flags.DEFINE_string(
@@ -82,7 +82,7 @@ def _parse(argv: list[str]) -> list[str]:
         path = next((a.split("=", 1)[1] for a in argv if a.startswith("--config=")), None)
         if path and _overrides(argv):
             _explain(path, argv)
-        _fail(2, reason(error))
+        _fail(2, first_line(error))
 
 
 def _explain(path: str, argv: list[str]) -> None:
@@ -153,7 +153,7 @@ def main(argv: list[str]) -> None:
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
-        parallel.lost(reason(error))
+        parallel.lost(first_line(error))
     except loop.Interrupted as stopped:
         said = str(stopped)
     else:

@@ -16,6 +16,8 @@ their length.
 """
 
 import argparse
+from collections.abc import Callable, Iterator
+import contextlib
 import difflib
 import faulthandler
 import glob
@@ -25,12 +27,18 @@ import pathlib
 import sys
 from typing import NoReturn
 
+from esc_jax.errors import Failure, Problem, command, told
+
 SEGMENTS = ("begin", "middle", "end")
 # What a folder is searched for: the extensions that libsndfile's formats go by.
 EXTENSIONS = frozenset(
     ".aif .aifc .aiff .au .caf .flac .mp1 .mp2 .mp3 .oga .ogg .opus .rf64 .snd .sph .voc .w64 .wav .wave .wv".split()
 )
 PICTURES = (".png", ".pdf", ".svg")
+
+
+class PredictError(Problem, ValueError):
+    """A command line that would do harm. The message is one sentence for the user."""
 
 
 def _fail(status: int, sentence: object) -> NoReturn:
@@ -87,17 +95,20 @@ def _segments(text: str) -> tuple[str, ...]:
     return names
 
 
-def _output(text: str) -> pathlib.Path:
-    path = pathlib.Path(text).expanduser()
-    if path.is_dir() or not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{text}: {'is a folder' if path.is_dir() else 'its folder does not exist'}")
-    return path
+def _output(*suffixes: str) -> Callable[[str], pathlib.Path]:
+    """What reads the name of a file to write. One that ends in nothing of `suffixes` is a forgotten value, above all:
+    the recording that comes next."""
 
+    def read(text: str) -> pathlib.Path:
+        path = pathlib.Path(text).expanduser()
+        if path.is_dir() or not path.parent.is_dir():
+            wrong = "is a folder" if path.is_dir() else "its folder does not exist"
+            raise argparse.ArgumentTypeError(f"{text}: {wrong}")
+        if path.suffix.lower() not in suffixes:
+            raise argparse.ArgumentTypeError(f"{text}: the name must end in {', '.join(suffixes)}")
+        return path
 
-def _picture(text: str) -> pathlib.Path:
-    if pathlib.Path(text).suffix.lower() not in PICTURES:
-        raise argparse.ArgumentTypeError(f"{text}: a picture ends in {', '.join(PICTURES)}")
-    return _output(text)
+    return read
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -117,9 +128,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--smooth_s", metavar="S", type=_smoothing, default=0.0, help="moving average over this time (default: 0)")
     silence = "mark windows of a lower RMS (dB, full scale is 0) silence instead of guessing (default: -60; or: off)"
     add("--silence_db", metavar="DB", type=_decibels, default=-60.0, help=silence)
-    add("--json", metavar="OUT.json", type=_output, help="every window with its classes, level and silence")
-    add("--csv", metavar="OUT.csv", type=_output, help="rows: file, start_s, end_s, class, probability; top_k a window")
-    add("--plot", metavar="OUT.png", type=_picture, help="a picture; of several files one each, OUT-NAME.png")
+    add("--json", metavar="OUT.json", type=_output(".json"), help="every window with its classes, level and silence")
+    add("--csv", metavar="OUT.csv", type=_output(".csv"), help="rows of file, start_s, end_s, class, probability")
+    add("--plot", metavar="OUT.png", type=_output(*PICTURES), help="a picture; of several files one each, OUT-NAME.png")
     add("files", metavar="FILE", nargs="+", help="recording, folder or quoted pattern")
     options, unknown = parser.parse_known_intermixed_args(argv)
     if unknown:
@@ -138,6 +149,9 @@ def find(arguments: list[str]) -> tuple[list[str], list[str]]:
     """
     found, problems = {}, []
     for argument in arguments:
+        if "://" in argument:
+            problems.append(f"{argument}: URLs are not fetched; download it, and give the file")
+            continue
         path = pathlib.Path(argument).expanduser()
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
@@ -256,15 +270,22 @@ def plot_path(out: pathlib.Path, file: str, taken: set[pathlib.Path], single: bo
     return path
 
 
-def _listen(classifier, file: str, options: argparse.Namespace, picture: pathlib.Path | None):
-    """The timeline of a file, under a progress bar; draws its picture. Raises AudioError."""
+@contextlib.contextmanager
+def _collected(problems: list[str], place: object) -> Iterator[None]:
+    """Adds what goes wrong with one file to `problems`, so that the others are still worked on."""
+    try:
+        yield
+    except Exception as error:
+        found = told(error, place)
+        if found is None:
+            raise
+        problems.append(found[1])
+
+
+def _listen(classifier, file: str, options: argparse.Namespace, overview):
+    """The timeline of a file, under a progress bar; fills the overview of its picture, if any. Raises AudioError."""
     import tqdm
 
-    overview = None
-    if picture:
-        from esc_jax import plots_timeline
-
-        overview = plots_timeline.Overview(classifier.sample_rate)
     shape = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
     with tqdm.tqdm(desc=pathlib.Path(file).name, total=1.0, bar_format=shape, leave=False, disable=None) as bar:
 
@@ -274,7 +295,7 @@ def _listen(classifier, file: str, options: argparse.Namespace, picture: pathlib
             if overview:
                 overview.add(block)
 
-        timeline = classifier.timeline(
+        return classifier.timeline(
             file,
             options.window_s,
             options.hop_s,
@@ -282,64 +303,57 @@ def _listen(classifier, file: str, options: argparse.Namespace, picture: pathlib
             silence_db=options.silence_db,
             observe=observe,
         )
-    if picture:
-        plots_timeline.recording(timeline, overview, pathlib.Path(file).name, picture)
-    return timeline
 
 
 def run(options: argparse.Namespace) -> list[str]:
     """Does what the command line asks, prints the tables; returns what went wrong, a sentence each."""
     from esc_jax import classifier as classifiers
     from esc_jax.data import prepare
-    from esc_jax.data.audio import AudioError
     from esc_jax.training import parallel
 
     files, problems = find(options.files)
+    written = {path.resolve() for path in (options.json, options.csv, options.plot) if path}
+    for file in files:
+        if pathlib.Path(file).resolve() in written:
+            raise PredictError(f"{file} would be read and written over: name another file for the results")
+    if options.plot:
+        from esc_jax import plots_timeline
     parallel.initialize(prepare.cache_root() / "compiled")
     classifier = classifiers.load_classifier(options.checkpoint)
     done, taken = [], set()
     try:
         for file in files:
-            picture = plot_path(options.plot, file, taken, len(files) == 1) if options.plot else None
-            try:
-                timeline = _listen(classifier, file, options, picture)
-            except AudioError as error:
-                problems.append(str(error))
+            overview = plots_timeline.Overview(classifier.sample_rate) if options.plot else None
+            timeline = None
+            with _collected(problems, file):
+                timeline = _listen(classifier, file, options, overview)
+            if timeline is None:
                 continue
             problems += [timeline.note] if timeline.note else []
             done.append((file, timeline))
             sys.stdout.write(table(file, timeline, options.top_k, options.segments))
             sys.stdout.flush()
+            if overview:
+                picture = plot_path(options.plot, file, taken, len(files) == 1)
+                with _collected(problems, picture):
+                    plots_timeline.recording(timeline, overview, pathlib.Path(file).name, picture)
     except KeyboardInterrupt:
         problems.append(f"interrupted after {len(done)} of {len(files)} files")
-    if options.csv:
-        _write_csv(options.csv, done, options.top_k)
-    if options.json:
-        _write_json(options.json, done, problems, options, classifier)
+    finally:  # whatever happened, what was done is kept
+        if options.csv:
+            with _collected(problems, options.csv):
+                _write_csv(options.csv, done, options.top_k)
+        if options.json:
+            with _collected(problems, options.json):
+                _write_json(options.json, done, problems, options, classifier)
     return problems
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
-    options = parse(argv)
-
-    import jax
-
-    from esc_jax.errors import Problem
-
-    try:
-        problems = run(options)
-    except Problem as error:
-        _fail(1, error)
-    except jax.errors.JaxRuntimeError as error:  # above all, no memory for windows this long
-        _fail(1, f"the device could not do it ({str(error).splitlines()[0][:200]})")
-    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except OSError as error:
-        _fail(1, f"{error.strerror or error}: {error.filename or 'writing the results'}")
-    if problems:
-        _fail(1, "\nesc_jax: ".join(problems))
+    if problems := run(parse(argv)):
+        raise Failure("\nesc_jax: ".join(problems))
 
 
 def cli() -> None:
@@ -351,7 +365,7 @@ def cli() -> None:
         setattr(sys, name, open(os.dup(number), "w", buffering=1, encoding=old.encoding, errors="replace"))
         os.dup2(os.open(os.devnull, os.O_WRONLY), number)
     faulthandler.enable(sys.stderr)  # a crash in C still says where
-    main()
+    sys.exit(main())
 
 
 if __name__ == "__main__":

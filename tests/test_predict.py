@@ -7,6 +7,7 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 import soundfile
@@ -44,7 +45,7 @@ def command(loaded, monkeypatch, capsys):
     def call(*arguments):
         status = 0
         try:
-            predict.main(["--checkpoint=run", *map(str, arguments)])
+            status = predict.main(["--checkpoint=run", *map(str, arguments)])
         except SystemExit as stopped:
             status = stopped.code
         said = capsys.readouterr()
@@ -162,6 +163,8 @@ def test_what_stands_for_files(tmp_path, monkeypatch):
         [],
         ["empty: the folder holds no recordings", "y*.wav: no file matches"],
     )
+    url = "https://example.org/storm.wav?raw=1"
+    assert predict.find([url]) == ([], [f"{url}: URLs are not fetched; download it, and give the file"])
 
 
 def test_names_of_plots(tmp_path):
@@ -188,7 +191,10 @@ MISTAKES = [
     (["a.wav", "--silence_db=20"], "--silence_db: 20: a level from -200 to 0 dB below full scale, or off"),
     (["a.wav", "--csv=no/such/o.csv"], "--csv: no/such/o.csv: its folder does not exist"),
     (["a.wav", "--json=tests"], "--json: tests: is a folder"),
-    (["a.wav", "--plot=o.bmp"], "--plot: o.bmp: a picture ends in .png, .pdf, .svg"),
+    (["a.wav", "--plot=o.bmp"], "--plot: o.bmp: the name must end in .png, .pdf, .svg"),
+    (["--json", "a.wav", "b.wav"], "--json: a.wav: the name must end in .json"),
+    (["--csv", "a.wav", "b.wav"], "--csv: a.wav: the name must end in .csv"),
+    (["a.wav", "o.csv", "--csv=./o.csv"], "o.csv would be read and written over: name another file for the results"),
 ]
 
 
@@ -200,9 +206,7 @@ def test_a_wrong_command_line_is_one_sentence(command, arguments, sentence):
 
 def test_a_checkpoint_that_is_none_is_one_sentence(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(parallel, "initialize", lambda *_, **__: None)
-    with pytest.raises(SystemExit) as stopped:
-        predict.main([f"--checkpoint={tmp_path}", "a.wav"])
-    assert stopped.value.code == 1
+    assert predict.main([f"--checkpoint={tmp_path}", "a.wav"]) == 1
     assert capsys.readouterr().err == f"esc_jax: {tmp_path}: holds no checkpoint\n"
 
 
@@ -242,6 +246,50 @@ def test_an_interruption_keeps_what_is_done(command, loaded, monkeypatch, tmp_pa
     assert (status, err) == (1, "esc_jax: interrupted after 1 of 3 files\n")
     files = {row.split(",")[0] for row in (tmp_path / "o.csv").read_text().splitlines()[1:]}
     assert files == {str(tmp_path / "a.wav")}
+
+
+def test_what_fails_for_one_file_does_not_lose_the_others(command, loaded, monkeypatch, tmp_path):
+    """The device's memory ends in b; the name of a picture is too long for c; the table cannot be written."""
+    names = ["a.wav", "b.wav", "c" * 250 + ".wav"]
+    for name in names:
+        soundfile.write(tmp_path / name, sound(2.0), RATE)
+    listen = loaded.timeline
+
+    def exhausted(file, *arguments, **options):
+        if file.endswith("b.wav"):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9 GB\nand a page more")
+        return listen(file, *arguments, **options)
+
+    monkeypatch.setattr(loaded, "timeline", exhausted, raising=False)
+    (tmp_path / "o.csv").symlink_to(tmp_path / "nowhere/o.csv")
+    outputs = [
+        f"--{kind}={tmp_path}/o.{ending}" for kind, ending in (("csv", "csv"), ("json", "json"), ("plot", "png"))
+    ]
+    status, _, err = command(*(tmp_path / name for name in names), *outputs)
+    assert (status, err.splitlines()) == (1, [
+        f"esc_jax: {tmp_path}/b.wav: the device could not do it (RESOURCE_EXHAUSTED: 9 GB)",
+        f"esc_jax: File name too long: {tmp_path}/o-{names[2].removesuffix('.wav')}.png",
+        f"esc_jax: No such file or directory: {tmp_path}/o.csv",
+    ])  # fmt: skip
+    document = json.loads((tmp_path / "o.json").read_text())
+    assert [pathlib.Path(f["file"]).name for f in document["files"]] == [names[0], names[2]]
+    assert (tmp_path / "o-a.png").exists() and len(document["problems"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (jax.errors.JaxRuntimeError(""), 1, "the device could not do it (JaxRuntimeError)"),
+        (OSError(28, "No space left on device"), 1, "No space left on device: writing the results"),
+    ],
+)
+def test_what_ends_a_command_while_it_loads(command, monkeypatch, error, status, said):
+    def load(path):
+        raise error
+
+    monkeypatch.setattr(classifiers, "load_classifier", load)
+    assert command("a.wav") == (status, "", f"esc_jax: {said}\n")
 
 
 def test_names_that_are_no_text(command, tmp_path):

@@ -16,7 +16,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from esc_jax.errors import Failure, Problem, reason
+from esc_jax.errors import Failure, Problem, first_line
 from esc_jax.training import parallel
 from esc_jax.training.state import TrainState, step_of
 
@@ -86,7 +86,7 @@ class Checkpoints:
             last = self.latest()
             kept = f"the last good one is step {last}" if last is not None else "there is none before it"
             raise CheckpointError(
-                f"could not write the checkpoint of step {step} in {self.directory} ({reason(error)}); {kept}:"
+                f"could not write the checkpoint of step {step} in {self.directory} ({first_line(error)}); {kept}:"
                 " make room and start the same command again"
             ) from error
 
@@ -122,7 +122,7 @@ class Checkpoints:
             found = self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:
             raise CheckpointError(
-                f"could not read the checkpoint of step {step} in {self.directory}: {reason(error)}"
+                f"could not read the checkpoint of step {step} in {self.directory}: {first_line(error)}"
             ) from error
         found = TrainState(
             step=found["optimizer"]["step"],
@@ -211,5 +211,5 @@ def read_weights(folder: pathlib.Path, step: int, like) -> Any:
             return reader.restore(folder / str(step) / item, jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
     except Exception as error:
         raise CheckpointError(
-            f"{folder / str(step)}: its weights do not fit the model of its config ({reason(error)})"
+            f"{folder / str(step)}: its weights do not fit the model of its config ({first_line(error)})"
         ) from error

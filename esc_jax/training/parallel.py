@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import jaxlib
 import numpy as np
 
-from esc_jax.errors import Problem, reason
+from esc_jax.errors import Problem, first_line
 from esc_jax.models.dropout import AXIS as AXIS
 from esc_jax.models.dropout import positions as positions
 from esc_jax.training import heap
@@ -97,7 +97,7 @@ def join() -> None:
         jax.distributed.initialize(**given)
     except (RuntimeError, ValueError) as error:
         raise DeviceError(
-            f"--distributed: this process cannot join others ({reason(error)}); start it"
+            f"--distributed: this process cannot join others ({first_line(error)}); start it"
             " under Slurm or on a TPU pod, or set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID"
         ) from None
 
