@@ -3,22 +3,27 @@
     python -m esc_jax.demo --checkpoint=runs/resnet34
     python -m esc_jax.demo --checkpoint=runs/resnet34 --examples=recordings/ --host=0.0.0.0 --port=8080
 
-The page is for this machine alone unless --host says otherwise. Sounds are worked on one after the other, deleted as
-soon as they were, and what the server holds of them goes with it. It needs requirements-demo.txt.
+The page is for this machine alone unless --host says otherwise. Sounds are worked on one after the other, and deleted
+ten minutes after they were uploaded, or with the server. It needs requirements-demo.txt.
 """
 
 import argparse
 import os
 import pathlib
-import shutil
-import signal
 import sys
-import tempfile
 from typing import Any, NamedTuple
+
+from esc_jax import files
+from esc_jax.errors import Failure, command
 
 TOP = 5
 EXAMPLES = 6
 _WAITING = 20  # users in the queue; the next is told to come back later
+_KEPT_S = 600  # an upload: two who upload the same sound have one file, which nobody may delete as soon as it was heard
+
+
+class DemoError(Failure, RuntimeError):
+    """A page that cannot be served. The message is one sentence for the user."""
 
 
 class Heard(NamedTuple):
@@ -88,10 +93,11 @@ def listen(classifier, path: str, most_s: float, progress=lambda share: None) ->
     return Heard(sentence, top, picture, rows)
 
 
-def examples(data: dict[str, Any], folder: str | None) -> list[str]:
-    """Files to offer: those of a folder; else test clips of the run's data set, of different classes, if it is there.
+def examples(classifier, data: dict[str, Any], folder: str | None) -> list[tuple[str, bytes]]:
+    """Sounds to offer, name and bytes: of a folder; else test clips of different classes, if the data set is there.
 
     Args:
+        classifier: `classifier.SoundClassifier`.
         data: of the run's config.
         folder: of --examples, or None.
 
@@ -100,52 +106,54 @@ def examples(data: dict[str, Any], folder: str | None) -> list[str]:
     """
     from esc_jax import predict
     from esc_jax.data.audio import AudioError
+    from esc_jax.data.source import DataError, open_source
 
     if folder:
         found, problems = predict.find([folder])
         if problems or not all(map(os.path.isfile, found)):
             raise AudioError(f"--examples={folder}: {'no such folder' if not problems else 'holds no recordings'}")
-        return found[:EXAMPLES]
-    # ESC-50 names its clips FOLD-SOURCE-TAKE-CLASS.wav.
-    clips = sorted(pathlib.Path(data["dir"] or ".").glob(f"audio/{data['test_fold']}-*"))
-    by_class = {clip.stem.rsplit("-", 1)[-1]: str(clip) for clip in reversed(clips)}
+        return [(pathlib.Path(path).name, pathlib.Path(path).read_bytes()) for path in found[:EXAMPLES]]
+    if not data["dir"]:
+        return []
+    try:
+        source = open_source(data["dir"])
+    except DataError:  # the run comes from elsewhere
+        return []
+    tested = [row for row in reversed(source.rows) if row.fold == data["test_fold"]]
+    by_class = {row.category: row for row in tested if row.category in classifier.classes}
     chosen = [by_class[name] for name in sorted(by_class)]
-    return chosen[:: max(1, len(chosen) // EXAMPLES)][:EXAMPLES]
+    chosen = chosen[:: max(1, len(chosen) // EXAMPLES)][:EXAMPLES]
+    return [(pathlib.Path(row.filename).name, source.read(row)) for row in chosen]
 
 
-def page(classifier, offered: list[str], most_s: float, folder: pathlib.Path):
+def page(classifier, offered: list[tuple[str, bytes]], most_s: float, folder: pathlib.Path):
     """The page: a `gradio.Blocks`, not launched.
 
     Args:
         classifier: `classifier.SoundClassifier`.
-        offered: example files.
+        offered: `examples`.
         most_s: longest sound that is taken, s.
-        folder: of Gradio's temporary files, in which an upload is deleted once it was heard.
+        folder: of Gradio's temporary files.
     """
     import gradio
 
     def hear(path: str | None, progress=gradio.Progress()):
         if path is None:
             return "", None, None, gradio.update(value=[], visible=False)
-        try:
-            found = listen(classifier, path, most_s, progress)
-        finally:
-            upload = pathlib.Path(path).resolve()
-            if folder in upload.parents and upload not in copies:
-                upload.unlink(missing_ok=True)
+        found = listen(classifier, path, most_s, progress)
         table = gradio.update(value=found.rows, visible=len(found.rows) > 1)
         return found.sentence, found.top, found.picture, table
 
     own = []  # copies: the folders that the examples come from are not served
-    for number, path in enumerate(offered):
-        own.append(folder / "examples" / str(number) / pathlib.Path(path).name)
+    for number, (name, content) in enumerate(offered):
+        own.append(folder / "examples" / str(number) / name)
         own[-1].parent.mkdir(parents=True)
-        shutil.copyfile(path, own[-1])
-    with gradio.Blocks(title="esc_jax", analytics_enabled=False, delete_cache=(60, 600)) as made:
+        own[-1].write_bytes(content)
+    with gradio.Blocks(title="esc_jax", analytics_enabled=False, delete_cache=(60, _KEPT_S)) as made:
         gradio.Markdown(
             f"# What do you hear?\nUpload or record a sound. The model knows {len(classifier.classes)} classes and"
             f" listens to {classifier.window_s:g} seconds at a time; up to {most_s / 60:g} minutes are taken, and"
-            " nothing is kept."
+            f" deleted after {_KEPT_S // 60} minutes."
         )
         with gradio.Row():
             with gradio.Column():
@@ -161,11 +169,11 @@ def page(classifier, offered: list[str], most_s: float, folder: pathlib.Path):
         table = gradio.Dataframe(headers=["from", "to", "sound", "%"], visible=False, interactive=False)
         # A change is an upload, the end of a recording, an example, or that the sound was taken away.
         sound.change(hear, sound, [sentence, top, picture, table], api_name="hear")
-        copies = set(folder.rglob("*"))  # of the examples, which are heard more than once
         gradio.Markdown(f"Classes: {', '.join(name.replace('_', ' ') for name in classifier.classes)}.")
     return made.queue(default_concurrency_limit=1, max_size=_WAITING)
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     """The command line: serves the page until it is interrupted."""
     parser = argparse.ArgumentParser(
@@ -181,28 +189,33 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     if options.max_minutes <= 0 or options.max_mb <= 0 or not 0 < options.port < 65536:
         parser.error("--max_minutes and --max_mb must be above 0, --port from 1 to 65535")
-    folder = tempfile.TemporaryDirectory(prefix="esc_jax_demo_")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # goes as Ctrl-C does, and takes the folder with it
-    os.environ["GRADIO_TEMP_DIR"] = folder.name
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    try:
-        import gradio
-    except ImportError:
-        sys.stderr.write("esc_jax: the demo needs Gradio: pip install -r requirements-demo.txt\n")
-        sys.exit(2)
+    with files.temporary_folder("esc_jax_demo_") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = str(folder)
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        for name in ("no_proxy", "NO_PROXY"):  # Gradio asks its own page whether it is there
+            os.environ[name] = ",".join([*filter(None, [os.environ.get(name)]), "localhost", "127.0.0.1", options.host])
+        try:
+            import gradio  # noqa: F401
+        except ImportError:
+            parser.exit(2, "esc_jax: the demo needs Gradio: pip install -r requirements-demo.txt\n")
+        _serve(options, folder)
+
+
+def _serve(options: argparse.Namespace, folder: pathlib.Path) -> None:
+    """Serves the page until it is interrupted; `folder` is as in `page`."""
+    import gradio
 
     from esc_jax import classifier as classifiers
     from esc_jax.data import prepare
-    from esc_jax.errors import Problem
     from esc_jax.training import checkpoint, parallel
 
     parallel.initialize(prepare.cache_root() / "compiled")
+    classifier = classifiers.load_classifier(options.checkpoint)
+    data = checkpoint.read_meta(*checkpoint.find(options.checkpoint))["config"]["data"]
+    offered = examples(classifier, data, options.examples)
+    made = page(classifier, offered, 60 * options.max_minutes, folder.resolve())
+    fonts = ["system-ui", "sans-serif"]  # no font is fetched from elsewhere
     try:
-        classifier = classifiers.load_classifier(options.checkpoint)
-        data = checkpoint.read_meta(*checkpoint.find(options.checkpoint))["config"]["data"]
-        offered = examples(data, options.examples)
-        made = page(classifier, offered, 60 * options.max_minutes, pathlib.Path(folder.name).resolve())
-        fonts = ["system-ui", "sans-serif"]  # no font is fetched from elsewhere
         _, address, _ = made.launch(
             quiet=True,
             prevent_thread_lock=True,
@@ -213,18 +226,14 @@ def main(argv: list[str] | None = None) -> None:
             footer_links=[],
             theme=gradio.themes.Base(font=fonts, font_mono=["ui-monospace", "monospace"]),
         )
-        sys.stdout.write(f"listening on {address}; Ctrl-C ends it\n")
-        sys.stdout.flush()
-        made.block_thread()
-    except Problem as error:
-        sys.stderr.write(f"esc_jax: {error}\n")
-        sys.exit(error.status)
-    except OSError:
-        sys.stderr.write(f"esc_jax: {options.host}:{options.port} is not free: choose another --port\n")
-        sys.exit(1)
-    finally:
-        folder.cleanup()
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise DemoError(f"{options.host}:{options.port} is not free: choose another --port") from None
+    sys.stdout.write(f"listening on {address}; Ctrl-C ends it\n")
+    sys.stdout.flush()
+    made.block_thread()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -11,12 +11,11 @@ esc_jax is not installed. Both bring a README.md, the model's card, that says ho
 import argparse
 import json
 import pathlib
-import signal
 import sys
-import tempfile
 from typing import Any
 
-from esc_jax.errors import Problem
+from esc_jax import files
+from esc_jax.errors import Problem, command
 
 PROGRAM, DESCRIPTION, CARD = "model.stablehlo", "model.json", "README.md"
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -168,8 +167,8 @@ def write(run, form: str, out: str | pathlib.Path) -> pathlib.Path:
     out = _check_out(out)
     # Its parents are made when there is something to put there: a failed export leaves none of them behind either.
     beside = next(parent for parent in out.parents if parent.is_dir())
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=beside) as folder:
-        made = pathlib.Path(folder) / out.name
+    with files.temporary_folder(f".{out.name}.", beside) as folder:
+        made = folder / out.name
         made.mkdir()  # with the usual permissions; the temporary folder is its owner's alone
         FORMATS[form](run, made)
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -205,23 +204,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
+@command
+def main(argv: list[str] | None = None) -> None:
     """The command; returns its exit status."""
     asked = _parser().parse_args(argv)
-    # An export that is stopped unwinds like one that fails, and takes its temporary folder with it.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-
-    try:
-        out = export(asked.checkpoint, asked.form, asked.out)
-    except Problem as error:
-        sys.stderr.write(f"esc_jax: {error}\n")
-        return error.status
-    except OSError as error:
-        sys.stderr.write(f"esc_jax: {error.strerror or error}: {error.filename or asked.out}\n")
-        return 1
-    files = (f"{path.name} ({path.stat().st_size / 1e6:.1f} MB)" for path in sorted(out.iterdir()))
-    sys.stdout.write(f"{out}: {', '.join(files)}\n")
-    return 0
+    out = export(asked.checkpoint, asked.form, asked.out)
+    written = (f"{path.name} ({path.stat().st_size / 1e6:.1f} MB)" for path in sorted(out.iterdir()))
+    sys.stdout.write(f"{out}: {', '.join(written)}\n")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,14 @@
-"""Files that appear whole or not at all, and what tells the content of one from another's."""
+"""Files that appear whole or not at all, folders that go with the process, and what tells contents apart."""
 
 from collections.abc import Iterable, Iterator
 from concurrent import futures
 import contextlib
 import os
 import pathlib
+import shutil
+import signal
+import tempfile
+import threading
 from typing import IO
 import zlib
 
@@ -48,3 +52,29 @@ def checksums(paths: Iterable[str | os.PathLike]) -> list[tuple[int, int] | None
 
     with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(checksum, paths))
+
+
+@contextlib.contextmanager
+def temporary_folder(prefix: str, parent: pathlib.Path | None = None) -> Iterator[pathlib.Path]:
+    """A folder that is removed at the end, and where SIGTERM ends the process.
+
+    The signal's handler does both itself. An exception that it raised instead would be ignored where the signal comes
+    in a callback of the garbage collector, and JAX has one: the process would go on.
+
+    Args:
+        prefix: of its name.
+        parent: where it is made; None for the system's place.
+    """
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as name:
+
+        def leave(number: int, frame: object) -> None:
+            shutil.rmtree(name, ignore_errors=True)
+            os._exit(128 + number)
+
+        able = threading.current_thread() is threading.main_thread()  # no other may set handlers
+        before = signal.signal(signal.SIGTERM, leave) if able else None
+        try:
+            yield pathlib.Path(name)
+        finally:
+            if able:
+                signal.signal(signal.SIGTERM, before or signal.SIG_DFL)

@@ -1,4 +1,8 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and folders that go with the process."""
+
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -22,3 +26,25 @@ def test_what_fails_leaves_the_file_as_it_was_and_nothing_beside_it(tmp_path):
         file.write("new")
         raise RuntimeError
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_goes_with_a_process_that_is_told_to_end(tmp_path):
+    """In a callback of the garbage collector too, where an exception would be ignored."""
+    code = """
+import gc, os, pathlib, signal, sys
+from esc_jax import files
+with files.temporary_folder("x.", pathlib.Path(sys.argv[1])) as folder:
+    (folder / "a").write_text("")
+    gc.callbacks.append(lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    gc.collect()
+    print("went on")
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (143, "") and not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_no_longer_needed_leaves_the_signal_as_it_was(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    with files.temporary_folder("x.", tmp_path) as folder:
+        (folder / "a").write_text("")
+    assert signal.getsignal(signal.SIGTERM) == before and not list(tmp_path.iterdir())
