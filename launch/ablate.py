@@ -17,6 +17,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import time
@@ -46,8 +47,10 @@ class Run:
     @property
     def done(self) -> bool:
         """Whether its results are there, and no fold of it failed."""
-        path = self.workdir / "results.json"
-        return path.exists() and not json.loads(path.read_text()).get("failed")
+        try:
+            return not json.loads((self.workdir / "results.json").read_text()).get("failed")
+        except (OSError, ValueError):  # none, or cut short
+            return False
 
 
 def parse_sweeps(sweeps: Sequence[str], config) -> dict[str, list[str]]:
@@ -59,12 +62,12 @@ def parse_sweeps(sweeps: Sequence[str], config) -> dict[str, list[str]]:
         key, equals, values = sweep.partition("=")
         key = key.removeprefix("config.")
         if not equals or not values:
-            raise AblationError(f"--sweep {sweep}: give a key and its values, as train.lr=1e-3,3e-4")
+            raise AblationError(f"--sweep {sweep}: give a key and its values, as optim.lr=1e-3,3e-4")
         if key not in known:
             raise AblationError(f"--sweep {sweep}: {configs.nearest(key, config)}")
         if key in grid:
             raise AblationError(f"--sweep {sweep}: {key} is swept twice")
-        grid[key] = values.split(",")
+        grid[key] = re.split(r",(?![^(\[]*[)\]])", values)  # at commas outside of brackets
     return grid
 
 
@@ -73,7 +76,7 @@ def plan(options: argparse.Namespace, grid: dict[str, list[str]]) -> list[Run]:
     seeds = [int(seed) for seed in options.seeds.split(",")]
     if seeds != list(range(seeds[0], seeds[0] + len(seeds))):
         raise AblationError(f"--seeds={options.seeds}: give consecutive seeds, as 0,1,2")
-    fixed = [f"--config={options.config}", "--mode=crossval", f"--config.seed={seeds[0]}"]
+    fixed = [f"--config={pathlib.Path(options.config).resolve()}", "--mode=crossval", f"--config.seed={seeds[0]}"]
     fixed.append(f"--config.crossval.seeds={len(seeds)}")
     if options.folds:
         folds = [int(fold) for fold in options.folds.split(",")]
@@ -85,6 +88,8 @@ def plan(options: argparse.Namespace, grid: dict[str, list[str]]) -> list[Run]:
         workdir = pathlib.Path(options.runs).resolve() / (",".join(varied).replace("/", "_") or "run")
         overrides = [f"--config.{key}={value}" for key, value in settings.items()]
         command = [sys.executable, "-m", "esc_jax.main", *fixed, *overrides, *options.rest, f"--workdir={workdir}"]
+        if any(workdir == run.workdir for run in runs):
+            raise AblationError(f"two runs would be called {workdir.name}: give each value once")
         runs.append(Run(settings, workdir, command))
     return runs
 
@@ -94,8 +99,10 @@ def execute(command: list[str], cores: Sequence[int], environment: dict[str, str
     if cores:
         os.sched_setaffinity(0, cores)
     pathlib.Path(log).parent.mkdir(parents=True, exist_ok=True)
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | environment | {"PYTHONPATH": path}  # from whatever folder it was started in
     with open(log, "a") as file:
-        status = subprocess.run(command, cwd=ROOT, env=os.environ | environment, stdout=file, stderr=file).returncode
+        status = subprocess.run(command, env=environment, stdout=file, stderr=file).returncode
     if status:
         raise RuntimeError(f"exit status {status}: see {log}")
 
@@ -115,7 +122,7 @@ def slots(options: argparse.Namespace) -> list[tuple[list[int], dict[str, str]]]
 
 
 def launch(runs: Iterable[Run], options: argparse.Namespace) -> dict[str, str]:
-    """Runs what is not done, a few at a time; name → reason of those that failed twice."""
+    """Runs what is not done, a few at a time; name → reason of those that failed twice or were interrupted."""
     import submitit
 
     executor = submitit.AutoExecutor(
@@ -138,7 +145,9 @@ def launch(runs: Iterable[Run], options: argparse.Namespace) -> dict[str, str]:
             free.append(slot)
             error = job.exception()
             if error is None:
-                sys.stderr.write(f"{run.workdir.name}: done\n")
+                if not run.done:  # a run that is told to end saves its state, and its exit status is 0
+                    failed[run.workdir.name] = "not finished: it was interrupted, and the same command goes on"
+                sys.stderr.write(f"{run.workdir.name}: {failed.get(run.workdir.name, 'done')}\n")
                 continue
             # submitit wraps what the job raised in a page of its own; a job that never began has no log.
             log = pathlib.Path(f"{run.workdir}.log")
@@ -190,7 +199,8 @@ def effects(runs: Sequence[Run], grid: dict[str, list[str]]) -> list[tuple[str, 
 def summary(runs: Sequence[Run], grid: dict[str, list[str]], failed: dict[str, str]) -> str:
     """What came out, as Markdown."""
     swept = [key for key in grid if len(grid[key]) > 1]
-    lines = [f"| {' | '.join(swept)} | accuracy | 95 % interval | TTA |", f"|{'---|' * (len(swept) + 3)}"]
+    columns = [*swept, "accuracy", "95 % interval", "TTA"]
+    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     scored = [(json.loads((run.workdir / "results.json").read_text()), run) for run in runs]
     for found, run in sorted(scored, key=lambda pair: -pair[0]["accuracy"]["mean"]):
         low, high = (100 * bound for bound in found["accuracy"]["ci95"])
@@ -210,7 +220,11 @@ def summary(runs: Sequence[Run], grid: dict[str, list[str]], failed: dict[str, s
         interval = f"{100 * gain.low:+.2f} to {100 * gain.high:+.2f}"
         lines.append(f"| {key} | {first} | {value} | {100 * gain.value:+.2f} | {interval} | {mark} |")
     if failed:
-        lines += ["", "Failed twice, and left out:", *(f"- {name}: {reason}" for name, reason in failed.items())]
+        lines += [
+            "",
+            "Failed twice or interrupted, and left out:",
+            *(f"- {name}: {reason}" for name, reason in failed.items()),
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -220,7 +234,8 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--config", required=True, help="the experiment: a file in configs/")
-    parser.add_argument("--sweep", action="append", default=[], metavar="KEY=A,B", help="a setting and its values")
+    values = "a setting and its values, tuples in brackets"
+    parser.add_argument("--sweep", action="append", default=[], metavar="KEY=A,B", help=values)
     parser.add_argument("--folds", default="", help="those to test on (default: all)")
     parser.add_argument("--seeds", default="0", help="consecutive seeds (default: %(default)s)")
     parser.add_argument("--runs", required=True, help="folder of the runs")

@@ -12,7 +12,12 @@ failed=()
 run() { # config, options of its own, and what was handed in
   local config=$1
   shift
-  python -m esc_jax.main --config="configs/$config.py" --workdir="runs/$config" "$@" || failed+=("$config")
+  if ! python -m esc_jax.main --config="configs/$config.py" --workdir="runs/$config" "$@"; then
+    failed+=("$config")
+  elif [ ! -e "runs/$config/results.json" ]; then # a run that is told to end saves its state, and its status is 0
+    echo "$config was interrupted: the same command goes on from there" >&2
+    exit 1
+  fi
 }
 
 run resnet34 "$@"

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -25,6 +26,8 @@ tries = workdir / "tries"
 tries.write_text(tries.read_text() + "x" if tries.exists() else "x")
 if given["config.optim.lr"] == os.environ.get("DIE") and len(tries.read_text()) <= int(os.environ["DIE_TIMES"]):
     sys.exit("the loss is nan")
+if given["config.optim.lr"] == os.environ.get("INTERRUPTED"):
+    sys.exit()
 mixed = given["config.augment.mixup_alpha"] != "0"
 with open(workdir / "predictions.csv", "w", newline="") as file:
     writer = csv.writer(file)
@@ -33,7 +36,8 @@ with open(workdir / "predictions.csv", "w", newline="") as file:
         writer.writerow([f"{i}.wav", 1 + i // 20, f"r{i // 2}", 0, "a", "a" if i % 4 < 2 + mixed else "b"])
 share = (2 + mixed) / 4
 part = {"mean": share, "std": 0.0, "ci95": [share, share]}
-(workdir / "results.json").write_text(json.dumps({"accuracy": part, "accuracy_tta": None, "argv": sys.argv[1:]}))
+found = {"accuracy": part, "accuracy_tta": None, "argv": sys.argv[1:], "cwd": os.getcwd()}
+(workdir / "results.json").write_text(json.dumps(found))
 """
 ARGUMENTS = [
     f"--config={TINY}", "--sweep", "optim.lr=0.1,0.2", "--sweep", "augment.mixup_alpha=0,0.3", "--folds=1,2",
@@ -67,10 +71,10 @@ def start(tmp_path):
         "ablate.plan = planned\nablate.main()\n"
     )
 
-    def run(*arguments, check=0, **environment):
+    def run(*arguments, check=0, cwd=None, **environment):
         command = [sys.executable, str(wrapper), *arguments, f"--runs={tmp_path / 'runs'}"]
         paths = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "launch")])}
-        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | paths | environment)
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | paths | environment, cwd=cwd)
         assert done.returncode == check, done.stdout + done.stderr
         return done
 
@@ -108,6 +112,47 @@ def test_what_crashes_twice_is_named_and_left_out(start, tmp_path):
     assert "+25.00" in said  # from the runs that are left
 
 
+def test_an_interrupted_run_is_not_done_and_a_broken_result_is_none(start, tmp_path):
+    done = start(*ARGUMENTS, check=1, INTERRUPTED="0.1")
+    assert "lr=0.1,mixup_alpha=0: not finished" in done.stdout and set(tries(tmp_path).values()) == {1}
+    assert "lr=0.1,mixup_alpha=0: not finished" in done.stderr and "lr=0.1,mixup_alpha=0: done" not in done.stderr
+    (tmp_path / "runs/lr=0.2,mixup_alpha=0/results.json").write_text('{"accu')
+    said = start(*ARGUMENTS)
+    assert sorted(tries(tmp_path).values()) == [1, 2, 2, 2] and "left out" not in said.stdout
+
+
+def test_paths_are_those_of_the_folder_it_is_started_in(start, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.copy(TINY, elsewhere / "mine.py")
+    lone = ["--config=mine.py", "--config.optim.lr=0.1", "--config.augment.mixup_alpha=0"]
+    table = start(*lone, cwd=elsewhere).stdout.splitlines()
+    found = json.loads((tmp_path / "runs/run/results.json").read_text())
+    assert found["cwd"] == str(elsewhere) and f"--config={elsewhere}/mine.py" in found["argv"]
+    assert {line.count("|") for line in table[:3]} == {4}  # nothing is swept: three columns
+
+
+def test_writeups_stop_where_a_run_was_interrupted(tmp_path):
+    (tmp_path / "launch").mkdir()
+    script = shutil.copy(ROOT / "launch/writeups.sh", tmp_path / "launch")
+    python = tmp_path / "python"
+    python.write_text(
+        '#!/bin/sh\ncase "$*" in *simclr*) exit 0;; esac\nmkdir -p runs/resnet34; touch runs/resnet34/results.json\n'
+    )
+    python.chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", script], env=environment, capture_output=True, text=True)
+    said = "simclr_writeup was interrupted: the same command goes on from there\n"
+    assert (done.returncode, done.stderr) == (1, said)
+
+
+def test_values_are_parted_at_commas_outside_of_brackets(ablate):
+    from esc_jax import config as configs
+
+    grid = ablate.parse_sweeps(["model.encoder.stage_sizes=(2,2),(3,4,6)", "seed=1,2"], configs.load(TINY))
+    assert grid == {"model.encoder.stage_sizes": ["(2,2)", "(3,4,6)"], "seed": ["1", "2"]}
+
+
 def test_differences_pair_the_same_clips(ablate, tmp_path):
     rng = np.random.default_rng(0)
     grid, runs, hits = {"a": ["1", "2"], "b": ["x", "y"]}, [], {}
@@ -135,7 +180,8 @@ def test_differences_pair_the_same_clips(ablate, tmp_path):
     ("arguments", "said"),
     [
         (["--sweep", "train.epoch=1"], "there is no config.train.epoch; did you mean config.train.epochs?"),
-        (["--sweep", "train.epochs"], "give a key and its values"),
+        (["--sweep", "train.epochs"], "give a key and its values, as optim.lr="),
+        (["--sweep", "train.epochs=5,5"], "two runs would be called epochs=5: give each value once"),
         (["--seeds=0,2"], "give consecutive seeds"),
         (["--fold=1"], "there is no --fold=1; other settings"),
         (["--folds=one"], "invalid literal"),
