@@ -101,7 +101,9 @@ def difference_interval(
     """Accuracy of one classifier minus that of another on the same clips, with a paired cluster-bootstrap interval.
 
     As `accuracy_interval`, of the differences clip by clip: a recording is drawn for both classifiers at once, so that
-    what makes it hard for both cancels. Two that are right on the same clips differ by 0, from 0 to 0.
+    what makes it hard for both cancels. Where all recordings have the same difference d, as where two are right on the
+    same clips, no draw has another; the share of all recordings that have another is then at most
+    b = 1 − ((1 − level)/2)^(1/G), and the interval goes from d − b (d + 1) to d + b (1 − d): that share at −1, or at 1.
 
     Args:
         first, second: (N,) right or wrong, or shares of seeds that are right, of the same clips in the same order.
@@ -112,9 +114,13 @@ def difference_interval(
     if first.shape != second.shape:
         raise ValueError(f"{first.shape} and {second.shape} clips cannot be paired")
     sums, counts = _sums(first - second, recordings)
-    tail = (1 - level) / 2
-    low, high = np.quantile(_resampled(sums, counts, draws, seed), (tail, 1 - tail))
-    return Interval(float(sums.sum() / counts.sum()), float(low), float(high), len(sums))
+    value, tail = float(sums.sum() / counts.sum()), (1 - level) / 2
+    if np.allclose(sums / counts, value):
+        others = 1 - tail ** (1 / len(sums)) if len(sums) > 1 else 1.0
+        low, high = value - others * (value + 1), value + others * (1 - value)
+    else:
+        low, high = np.quantile(_resampled(sums, counts, draws, seed), (tail, 1 - tail))
+    return Interval(value, float(low), float(high), len(sums))
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

@@ -118,8 +118,19 @@ def test_pairing_cancels_what_is_hard_for_both():
     turned = statistics.difference_interval(second, first, range(400))
     # Another order of kinds in the same draws: equal to Monte Carlo error, 0.0005 at this width.
     assert (turned.value, turned.low, turned.high) == pytest.approx((-found.value, -found.high, -found.low), abs=0.003)
-    same = statistics.difference_interval(first, first, range(400))
-    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "low", "value", "high"),
+    [
+        ([1, 0, 1, 1], [1, 0, 1, 1], -(1 - 0.025**0.25), 0, 1 - 0.025**0.25),  # as for none of four clips wrong
+        ([1, 1, 1, 1], [0, 0, 0, 0], 2 * 0.025**0.25 - 1, 1, 1),
+        ([1], [1], -1, 0, 1),
+    ],
+)
+def test_no_difference_among_a_few_recordings_does_not_say_that_there_is_none(first, second, low, value, high):
+    found = statistics.difference_interval(first, second, range(len(first)))
+    assert (found.low, found.value, found.high) == pytest.approx((low, value, high))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING
 
-from esc_jax.errors import Problem
+from esc_jax.errors import command
 
 if TYPE_CHECKING:  # --help answers before numpy is imported
     from esc_jax.report.compare import Comparison
@@ -197,7 +197,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
+@command
+def main(argv: list[str] | None = None) -> None:
     """The command; returns its exit status."""
     parser = _parser()
     asked = parser.parse_args(argv)
@@ -205,21 +206,14 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("give RUNS_DIR, or two runs as --compare RUN_A RUN_B")
     if asked.compare and asked.out:
         parser.error("--compare prints its result and takes no --out")
+    if asked.compare:
+        sys.stdout.write(comparison(*asked.compare) + "\n")
+        return
     from esc_jax.report import runs as report_runs
     from esc_jax.report import tables as report_tables
 
-    try:
-        if asked.compare:
-            sys.stdout.write(comparison(*asked.compare) + "\n")
-            return 0
-        out = asked.out or asked.runs_dir / "report"
-        findings = write(asked.runs_dir, out)
-    except Problem as error:
-        sys.stderr.write(f"esc_jax: {error}\n")
-        return error.status
-    except OSError as error:
-        sys.stderr.write(f"esc_jax: {error.strerror or error}: {error.filename or out}\n")
-        return 1
+    out = asked.out or asked.runs_dir / "report"
+    findings = write(asked.runs_dir, out)
     for group in findings.groups:
         top = report_runs.best(group)
         count = f"{len(group)} run{'s' if len(group) > 1 else ''}"
@@ -227,7 +221,6 @@ def main(argv: list[str] | None = None) -> int:
     for note in findings.notes:
         sys.stdout.write(f"{note}\n")
     sys.stdout.write(f"the report is in {out}: report.html, report.md\n")
-    return 0
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import csv
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import re
@@ -225,9 +226,13 @@ def read(folder: pathlib.Path, name: str = "", *, strict: bool = False) -> Run:
     """
     path = folder / "results.json"
     found = _json(path)
-    notes, predictions = [], None
+    notes, predictions, config = [], None, {}
     try:
         classes = tuple(str(c) for c in found["data"]["classes"])
+        if not found["folds"]:
+            raise RunError(f"{path} names no fold that was tested")
+        if not math.isfinite(found["accuracy"]["mean"]):
+            raise RunError(f"{path} holds an accuracy that is not a number: look for what went wrong in the run")
         tested = sum(int(fold["total"]) for fold in found["folds"])
         try:
             predictions = _predictions(folder / "predictions.csv", classes)
@@ -242,6 +247,11 @@ def read(folder: pathlib.Path, name: str = "", *, strict: bool = False) -> Run:
                 raise
             predictions = None
             notes.append(f"{name or folder.name} has an interval that counts clips as independent: {error}")
+        if (folder / "config.json").is_file():
+            try:
+                config = _json(folder / "config.json")
+            except RunError as error:  # its settings are shown; its results need them not
+                notes.append(str(error))
         if failed := found.get("failed"):
             notes.append(f"{name or folder.name} is not complete: {', '.join(map(str, failed))} failed")
         tests = [int(fold["fold"]) for fold in found["folds"]]
@@ -271,7 +281,7 @@ def read(folder: pathlib.Path, name: str = "", *, strict: bool = False) -> Run:
             fitted_on=str(calibration.get("fitted_on", "")) if isinstance(calibration, dict) else "",
             predictions=predictions,
             notes=tuple(notes),
-            config=_json(folder / "config.json") if (folder / "config.json").is_file() else {},
+            config=config,
         )
     except RunError:
         raise

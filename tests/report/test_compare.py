@@ -32,7 +32,8 @@ def test_comparison_is_paired_and_in_words(runs_dir):
         found.sentence,
     )
     same = report_compare.compare(good, good)
-    assert same.sentence == "good and good are right equally often, 95 % interval 0.0 to 0.0, McNemar p=1.00"
+    # 1 − 0.025^(1/12): of twelve recordings that do not differ, no more can be said of all.
+    assert same.sentence == "good and good are right equally often, 95 % interval −26.5 to 26.5, McNemar p=1.00"
 
 
 @pytest.mark.parametrize(
@@ -67,6 +68,17 @@ def an_array(run):
 def without_folds(run):
     found = json.loads((run / "results.json").read_text())
     (run / "results.json").write_text(json.dumps({k: v for k, v in found.items() if k != "folds"}))
+
+
+def no_fold_in_it(run):
+    found = json.loads((run / "results.json").read_text())
+    (run / "results.json").write_text(json.dumps(found | {"folds": []}))
+
+
+def accuracy_not_a_number(run):
+    found = json.loads((run / "results.json").read_text())
+    accuracy = found["accuracy"] | {"mean": float("nan")}
+    (run / "results.json").write_text(json.dumps(found | {"accuracy": accuracy}))
 
 
 def accuracy_a_number(run):
@@ -118,6 +130,8 @@ def nothing_in_it(run):
         (half, 1, r"b/results\.json is not whole: its JSON breaks off or goes wrong in line \d+"),
         (an_array, 1, r"b/results\.json is not the object that a run writes"),
         (without_folds, 1, r"b/results\.json is not whole: it has no 'folds'"),
+        (no_fold_in_it, 1, r"b/results\.json names no fold that was tested"),
+        (accuracy_not_a_number, 1, r"b/results\.json holds an accuracy that is not a number"),
         (accuracy_a_number, 1, r"b/results\.json is not the results of a run: a value is of another type"),
         (line_cut, 1, r"b/predictions\.csv is not whole: line 25 is cut short"),
         (lines_missing, 1, r"predictions\.csv has \d+ of 22 clips right and results\.json 21 of 24"),

@@ -43,6 +43,13 @@ def test_unfinished_runs_and_old_predictions_are_told(runs_dir, clips, tree, tmp
     assert report_tables.leaderboard(runs).rows[0][3].text.endswith("‡")
 
 
+def test_a_broken_config_takes_nothing_from_good_results(runs_dir, tmp_path):
+    shutil.copytree(runs_dir / "good", tmp_path / "good")
+    (tmp_path / "good/config.json").write_text("{")
+    (run,), (note,) = report_runs.find(tmp_path)
+    assert run.predictions and run.config == {} and "good/config.json is not whole" in note
+
+
 def test_seeds_are_rows_of_the_same_recordings(clips, tree, tmp_path):
     labels = labels_of(clips, 1)
     tests = [(1, seed, views_of(labels, wrong, 0.9)) for seed, wrong in enumerate((GOOD, POOR))]
