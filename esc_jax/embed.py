@@ -2,11 +2,13 @@
 
     python -m esc_jax.embed --pretrained=mn04_as_mAP_432.pt --data_dir=ESC-50-master --out=embeddings.npz
     python -m esc_jax.embed --checkpoint=runs/resnet34 --data_dir=ESC-50-master --out=embeddings.npz
-    python -m esc_jax.embed --checkpoint=runs/resnet34 --out=embeddings.npz FILE [FILE …]
+    python -m esc_jax.embed --checkpoint=runs/resnet34 --out=embeddings.npz recordings/ "more/**/*.mp3"
 
 OUT.npz holds `embeddings` (rows, D) and of each row `filename` and `start_s`; of a data set also `label`, `fold`,
 `source` and the `classes`, which is what `python -m esc_jax.probe` reads. A data set gives a row per clip; a recording
-a row for every window of the clip length that the encoder was trained on, the last one filled up with silence.
+a row for every window of the clip length that the encoder was trained on, side by side, and where the last of them ends
+before the recording does, one that ends with it. A shorter recording is filled up with zeros. Recordings are named as
+for `python -m esc_jax.predict`, and their samples become 16 bits, as those of a data set are.
 """
 
 import argparse
@@ -18,6 +20,13 @@ from typing import Any
 import numpy as np
 
 from esc_jax import files
+from esc_jax.errors import Failure, Problem, collected, command
+
+_OVERHANG = 0.01  # of a window: a recording that is longer than whole windows by less has no row for it
+
+
+class EmbedError(Problem, ValueError):
+    """Embeddings that cannot be written. The message is one sentence for the user."""
 
 
 def digest(encoder, frontend, variables, clips, views: int) -> str:
@@ -71,18 +80,58 @@ def of_clips(
     return np.concatenate([np.load(part(start)) for start in starts], axis=1)
 
 
-def of_waveform(model, frontend, variables, waveform: np.ndarray, window: int, batch_size: int = 20) -> np.ndarray:
-    """(windows, D) embeddings of a mono waveform at the encoder's rate, cut into windows of `window` samples."""
+def of_recording(encode, variables, stream, window: int, batch_size: int = 20) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) starts in samples and (n, D) embeddings of a recording of any length.
+
+    Args:
+        encode: `step.embed_step` of the model.
+        variables: its.
+        stream: `stream.AudioStream` at the encoder's rate.
+        window: samples of a window.
+        batch_size: windows at a time.
+
+    Raises:
+        AudioError: it cannot be used.
+    """
+    from esc_jax.data import audio
+    from esc_jax.data import stream as streams
     from esc_jax.training import parallel
+
+    starts, found = [], []
+    batch = np.zeros((batch_size, window), np.int16)
+    for start, samples in streams.windows(stream, window, window):
+        if starts and start - starts[-1] < _OVERHANG * window:
+            continue
+        batch[len(starts) % batch_size, : len(samples)] = audio.to_int16(samples)
+        starts.append(start)
+        if len(starts) % batch_size == 0:
+            found.append(np.asarray(encode(variables, parallel.ready(batch)))[0])
+            batch = np.zeros_like(batch)
+    if not starts:
+        raise audio.AudioError(f"{stream.name}: holds no samples")
+    if len(starts) % batch_size:
+        found.append(np.asarray(encode(variables, parallel.ready(batch)))[0])
+    return np.array(starts), np.concatenate(found)[: len(starts)]
+
+
+def _of_recordings(options: argparse.Namespace, model, frontend, variables, rate: int, clip_s: float):
+    """Embeddings, file names and starts (s) of the rows of all recordings; what went wrong, a sentence each."""
+    from esc_jax import predict
+    from esc_jax.data import stream as streams
     from esc_jax.training import step as steps
 
     encode = steps.embed_step(model, frontend)
-    count = max(1, -(-len(waveform) // window))
-    padded = np.zeros((-(-count // batch_size) * batch_size, window), np.float32)
-    padded.reshape(-1)[: len(waveform)] = waveform
-    batches = np.split(padded, len(padded) // batch_size)
-    found = [np.asarray(encode(variables, parallel.ready(batch)))[0] for batch in batches]
-    return np.concatenate(found)[:count]
+    names, problems = predict.find(options.files)
+    rows = []
+    for name in names:
+        with collected(problems, name):
+            stream = streams.AudioStream(name, rate)
+            starts, found = of_recording(encode, variables, stream, round(clip_s * rate))
+            rows.append((found, [name] * len(found), starts / rate))
+            problems += [stream.note.partition(";")[0]] if stream.note else []
+    if not rows:
+        raise Failure("\nesc_jax: ".join(problems))
+    return *map(np.concatenate, zip(*rows, strict=True)), problems
 
 
 def _model(options: argparse.Namespace) -> tuple[Any, Any, Any, int, float]:
@@ -96,17 +145,20 @@ def _model(options: argparse.Namespace) -> tuple[Any, Any, Any, int, float]:
     return model, frontend, variables, config.data.sample_rate, config.data.clip_s
 
 
-def _embed(options: argparse.Namespace) -> str:
-    """Does what the command line asks; returns what to say."""
+def _embed(options: argparse.Namespace) -> tuple[str, list[str]]:
+    """Does what the command line asks; returns what to say, and what went wrong."""
     from esc_jax import config as configs
-    from esc_jax.data import audio, prepare
     from esc_jax.data import clips as datasets
+    from esc_jax.data import prepare
     from esc_jax.training import parallel
 
+    out = pathlib.Path(options.out).expanduser()
+    if out.suffix != ".npz" or out.is_dir():  # a forgotten value, above all: the recording that comes next
+        raise EmbedError(f"--out={options.out}: name a file to write that ends in .npz")
+    out.parent.mkdir(parents=True, exist_ok=True)
     parallel.initialize(prepare.cache_root() / "compiled")
     model, frontend, variables, rate, clip_s = _model(options)
-    out = pathlib.Path(options.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    problems = []
     if options.data_dir:
         data = configs.defaults("resnet").data
         data.dir, data.name, data.sample_rate, data.clip_s = options.data_dir, options.data_name, rate, clip_s
@@ -122,19 +174,14 @@ def _embed(options: argparse.Namespace) -> str:
             "classes": np.array(clips.classes),
         }
     else:
-        rows, names, starts = [], [], []
-        for file in options.files:
-            waveform = audio.load(pathlib.Path(file).read_bytes(), rate, name=file)
-            rows.append(of_waveform(model, frontend, variables, waveform, round(clip_s * rate)))
-            names += [file] * len(rows[-1])
-            starts += [clip_s * i for i in range(len(rows[-1]))]
-        found = np.concatenate(rows)
-        arrays = {"filename": np.array(names), "start_s": np.array(starts)}
+        found, names, starts, problems = _of_recordings(options, model, frontend, variables, rate, clip_s)
+        arrays = {"filename": names, "start_s": starts}
     with files.replacing(out) as file:
         np.savez(file, embeddings=found, **arrays)
-    return f"{out}: {found.shape[0]} embeddings of {found.shape[1]} numbers\n"
+    return f"{out}: {found.shape[0]} embeddings of {found.shape[1]} numbers\n", problems
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -153,22 +200,17 @@ def main(argv: list[str] | None = None) -> None:
         help="for clips that don't decode (data.on_bad_clip)",
     )
     parser.add_argument("--out", required=True, help="the .npz file to write")
-    parser.add_argument("files", nargs="*", help="recordings")
+    parser.add_argument("files", nargs="*", metavar="FILE", help="recording, folder or quoted pattern")
     options = parser.parse_args(argv)
     if bool(options.files) == bool(options.data_dir):
         parser.error("give either --data_dir or files")
-
-    from esc_jax.errors import Problem
-
-    try:
-        sys.stdout.write(_embed(options))
-    except Problem as error:
-        sys.stderr.write(f"esc_jax: {error}\n")
-        sys.exit(2)
-    except OSError as error:
-        sys.stderr.write(f"esc_jax: {error.strerror or error}: {error.filename or options.out}\n")
-        sys.exit(1)
+    if options.checkpoint and options.sample_rate:
+        parser.error("--sample_rate is for --pretrained: a run has its own")
+    said, problems = _embed(options)
+    sys.stdout.write(said)
+    if problems:
+        raise Failure("\nesc_jax: ".join(problems))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

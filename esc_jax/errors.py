@@ -1,6 +1,7 @@
 """What every error is that a command says in one sentence; its kinds are where they are raised."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 import functools
 import os
 import sys
@@ -43,6 +44,18 @@ def told(error: BaseException, place: object = "") -> tuple[int, str] | None:
     if type(error).__name__ == "JaxRuntimeError":  # by name, since --help must not import JAX; above all, no memory
         return 1, f"{place and f'{place}: '}the device could not do it ({first_line(error)})"
     return None
+
+
+@contextlib.contextmanager
+def collected(problems: list[str], place: object) -> Iterator[None]:
+    """Adds what goes wrong with one file (`told`) to `problems`, so that the others are still worked on."""
+    try:
+        yield
+    except Exception as error:
+        found = told(error, place)
+        if found is None:
+            raise
+        problems.append(found[1])
 
 
 def command(main: Callable[[list[str] | None], int | None]) -> Callable[..., int]:

@@ -16,8 +16,7 @@ their length.
 """
 
 import argparse
-from collections.abc import Callable, Iterator
-import contextlib
+from collections.abc import Callable
 import difflib
 import faulthandler
 import glob
@@ -27,7 +26,7 @@ import pathlib
 import sys
 from typing import NoReturn
 
-from esc_jax.errors import Failure, Problem, command, told
+from esc_jax.errors import Failure, Problem, collected, command
 
 SEGMENTS = ("begin", "middle", "end")
 # What a folder is searched for: the extensions that libsndfile's formats go by.
@@ -270,18 +269,6 @@ def plot_path(out: pathlib.Path, file: str, taken: set[pathlib.Path], single: bo
     return path
 
 
-@contextlib.contextmanager
-def _collected(problems: list[str], place: object) -> Iterator[None]:
-    """Adds what goes wrong with one file to `problems`, so that the others are still worked on."""
-    try:
-        yield
-    except Exception as error:
-        found = told(error, place)
-        if found is None:
-            raise
-        problems.append(found[1])
-
-
 def _listen(classifier, file: str, options: argparse.Namespace, overview):
     """The timeline of a file, under a progress bar; fills the overview of its picture, if any. Raises AudioError."""
     import tqdm
@@ -325,7 +312,7 @@ def run(options: argparse.Namespace) -> list[str]:
         for file in files:
             overview = plots_timeline.Overview(classifier.sample_rate) if options.plot else None
             timeline = None
-            with _collected(problems, file):
+            with collected(problems, file):
                 timeline = _listen(classifier, file, options, overview)
             if timeline is None:
                 continue
@@ -335,16 +322,16 @@ def run(options: argparse.Namespace) -> list[str]:
             sys.stdout.flush()
             if overview:
                 picture = plot_path(options.plot, file, taken, len(files) == 1)
-                with _collected(problems, picture):
+                with collected(problems, picture):
                     plots_timeline.recording(timeline, overview, pathlib.Path(file).name, picture)
     except KeyboardInterrupt:
         problems.append(f"interrupted after {len(done)} of {len(files)} files")
     finally:  # whatever happened, what was done is kept
         if options.csv:
-            with _collected(problems, options.csv):
+            with collected(problems, options.csv):
                 _write_csv(options.csv, done, options.top_k)
         if options.json:
-            with _collected(problems, options.json):
+            with collected(problems, options.json):
                 _write_json(options.json, done, problems, options, classifier)
     return problems
 

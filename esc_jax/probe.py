@@ -22,6 +22,7 @@ import numpy as np
 from esc_jax import calibration, statistics
 from esc_jax.calibration import Calibration
 from esc_jax.data.source import DataError
+from esc_jax.errors import command
 from esc_jax.training import linear_probe, parallel
 
 L2 = (0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.003, 0.001)  # strongest first: of equals, the first is chosen
@@ -265,6 +266,7 @@ def table(found: Sequence[Probed], accuracy: Sequence[float]) -> str:
     return "\n".join(lines) + "\n"
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     """The command line: probes a file of embeddings."""
     parser = argparse.ArgumentParser(
@@ -273,15 +275,21 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("embeddings", help=".npz of esc_jax.embed, of a data set")
     parser.add_argument("--seeds", type=int, default=1, help="starting points of the solver (default: %(default)s)")
     options = parser.parse_args(argv)
+    if options.seeds < 1:
+        parser.error("--seeds must be 1 or more")
     try:
         with np.load(options.embeddings, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ("embeddings", "label", "fold", "classes")}
-        x, labels, folds = arrays["embeddings"], arrays["label"], arrays["fold"]
-        found = probe(x[None], labels, folds, sorted(set(folds.tolist())), len(arrays["classes"]), seeds=options.seeds)
-    except (KeyError, ValueError, EOFError, OSError) as error:
-        said = error if isinstance(error, DataError) else f"{options.embeddings} holds no embeddings of a data set"
-        sys.stderr.write(f"esc_jax: {said}\n")
-        sys.exit(2)
+            x, labels, folds, classes = (file[name] for name in ("embeddings", "label", "fold", "classes"))
+        whole = x.ndim == 2 and labels.shape == folds.shape == x.shape[:1] and set(labels) <= set(range(len(classes)))
+        finite = np.isfinite(x).all()
+    except OSError:
+        raise
+    except Exception:  # numpy, zipfile and zlib have many for what is none of their files
+        raise DataError(f"{options.embeddings} holds no embeddings of a data set: esc_jax.embed writes them") from None
+    if not whole or not finite:
+        reason = "numbers that are none" if whole else "arrays that do not belong together"
+        raise DataError(f"{options.embeddings} holds {reason}: write it anew with esc_jax.embed")
+    found = probe(x[None], labels, folds, sorted(set(folds.tolist())), len(classes), seeds=options.seeds)
     accuracy = []
     for head in found:
         inside = folds == head.fold
@@ -290,4 +298,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -7,6 +7,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+import soundfile
 
 from esc_jax import build, embed, probe
 from esc_jax import config as configs
@@ -67,9 +68,25 @@ def test_embeddings_of_a_data_set_and_of_files(probed, run, environment, tmp_pat
     file = data / "audio" / str(whole["filename"][7])
     run("embed", f"--checkpoint={workdir / 'fold1'}", f"--out={tmp_path / 'one.npz'}", str(file))
     with np.load(tmp_path / "one.npz") as one:
-        # The data set is kept as 16-bit samples, a file of one's own is not: half a step of rounding.
-        np.testing.assert_allclose(one["embeddings"][0], whole["embeddings"][7], atol=1e-3)
+        # The same 16-bit samples, in a batch with other clips.
+        np.testing.assert_allclose(one["embeddings"][0], whole["embeddings"][7], atol=1e-5)
         np.testing.assert_allclose(one["start_s"], np.arange(len(one["start_s"])))
+
+
+def test_recordings_are_windows_that_end_with_them_and_a_bad_one_discards_none(probed, run, tmp_path):
+    workdir, _ = probed
+    rng, folder = np.random.default_rng(0), tmp_path / "sounds"
+    folder.mkdir()
+    for name, seconds in (("a", 2.4), ("b", 1.001), ("c", 0.3)):  # windows of one second
+        soundfile.write(folder / f"{name}.wav", rng.uniform(-0.5, 0.5, round(seconds * 16_000)), 16_000)
+    (folder / "bad.wav").write_text("no audio")
+    out = tmp_path / "new" / "o.npz"
+    said = run("embed", f"--checkpoint={workdir / 'fold1'}", f"--out={out}", str(folder), check=1).stderr
+    assert f"esc_jax: {folder}/bad.wav: not readable as audio (Format not recognised)\n" in said
+    with np.load(out) as file:
+        rows = [(pathlib.Path(name).stem, start) for name, start in zip(file["filename"], file["start_s"], strict=True)]
+        assert rows == [("a", 0.0), ("a", 1.0), ("a", pytest.approx(1.4)), ("b", 0.0), ("c", 0.0)]
+        assert len(file["embeddings"]) == 5 and np.isfinite(file["embeddings"]).all()
 
 
 def test_training_starts_from_the_head_of_a_probe(thorough, run, environment, monkeypatch, tmp_path):
@@ -114,15 +131,60 @@ def test_an_interrupted_pass_goes_on_and_a_finished_one_is_not_repeated(noise_cl
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("command", "arguments", "status", "said"),
     [
-        (("probe", "README.md"), "README.md holds no embeddings of a data set"),
-        (("embed", "--checkpoint=nowhere", "--data_dir=x", "--out=y.npz"), "nowhere: no such folder"),
+        (embed, ("--checkpoint=nowhere", "--data_dir=x", "--out={}/y.npz"), 1, "nowhere: no such folder"),
+        (embed, ("--checkpoint=x", "--data_dir=x", "--sample_rate=8000", "--out=y.npz"), 2, "a run has its own"),
+        (
+            embed,
+            ("--checkpoint=x", "--out", "a.wav", "b.wav"),
+            2,
+            "--out=a.wav: name a file to write that ends in .npz",
+        ),
+        (embed, ("--checkpoint=x", "--out={}", "b.wav"), 2, ": name a file to write that ends in .npz"),
+        (probe, ("--seeds=0", "x.npz"), 2, "--seeds must be 1 or more"),
+        (probe, ("{}/none.npz",), 1, "esc_jax: No such file or directory: {}/none.npz"),
     ],
 )
-def test_mistakes_are_said_in_a_sentence(run, arguments, said):
-    printed = run(*arguments, check=2).stderr
-    assert said in printed and "Traceback" not in printed
+def test_mistakes_are_said_in_a_sentence(command, arguments, status, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(parallel, "initialize", lambda *_, **__: None)
+    try:
+        found = command.main([argument.format(tmp_path) for argument in arguments])
+    except SystemExit as stopped:  # argparse
+        found = stopped.code
+    assert found == status and said.format(tmp_path) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("text", "holds no embeddings of a data set"),
+        ("npy", "holds no embeddings of a data set"),
+        ("cut", "holds no embeddings of a data set"),
+        ("recordings", "holds no embeddings of a data set"),
+        ("short", "holds arrays that do not belong together"),
+        ("class", "holds arrays that do not belong together"),
+        ("nan", "holds numbers that are none"),
+    ],
+)
+def test_what_is_no_file_of_embeddings(how, said, tmp_path, capsys):
+    path = tmp_path / "e.npz"
+    x, labels = np.random.default_rng(0).standard_normal((9, 4)).astype(np.float32), np.arange(9) % 2
+    arrays = {"embeddings": x, "label": labels, "fold": np.arange(9) % 3, "classes": np.array(["a", "b"])}
+    changed = {"short": {"label": labels[:8]}, "class": {"label": labels + 1}, "nan": {"embeddings": x * np.nan}}
+    if how == "recordings":
+        del arrays["fold"]
+    np.savez(path, **arrays | changed.get(how, {}))
+    if how == "text":
+        path.write_text("no numbers")
+    elif how == "npy":
+        with open(path, "wb") as file:
+            np.save(file, x)
+    elif how == "cut":
+        path.write_bytes(path.read_bytes()[:200])
+    assert probe.main([str(path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"esc_jax: {path} {said}: ") and error.count("\n") == 1
 
 
 @pytest.mark.parametrize(("options", "expected"), [((), "error"), (("--on_bad_clip=skip",), "skip")])
@@ -136,6 +198,5 @@ def test_embed_hands_on_what_to_do_with_bad_clips(monkeypatch, options, expected
     monkeypatch.setattr(parallel, "initialize", lambda _: None)
     monkeypatch.setattr(embed, "_model", lambda _: (None, None, None, 16_000, 1.0))
     monkeypatch.setattr(datasets, "load", load)
-    with pytest.raises(SystemExit):
-        embed.main(["--checkpoint=run", "--data_dir=data", "--out=embeddings.npz", *options])
+    assert embed.main(["--checkpoint=run", "--data_dir=data", "--out=embeddings.npz", *options]) == 2
     assert asked == [expected]
