@@ -229,7 +229,9 @@ def _serve(options: argparse.Namespace, folder: pathlib.Path) -> None:
     except OSError as error:
         if error.errno is not None:
             raise
-        raise DemoError(f"{options.host}:{options.port} is not free: choose another --port") from None
+        raise DemoError(
+            f"{options.host}:{options.port} is not free, or not of this machine: choose another --port or --host"
+        ) from None
     sys.stdout.write(f"listening on {address}; Ctrl-C ends it\n")
     sys.stdout.flush()
     made.block_thread()

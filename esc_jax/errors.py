@@ -64,7 +64,9 @@ def command(main: Callable[[list[str] | None], int | None]) -> Callable[..., int
     @functools.wraps(main)
     def run(argv: list[str] | None = None) -> int:
         try:
-            return main(argv) or 0
+            status = main(argv) or 0
+            sys.stdout.flush()  # here, not at the interpreter's end, where nobody can say what went wrong
+            return status
         except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1

@@ -192,7 +192,10 @@ def test_mistakes_are_sentences(run, untrained, tmp_path, environment):
         taken.listen()
         port = taken.getsockname()[1]
         done = run("demo", f"--checkpoint={untrained}", f"--port={port}", check=1)
-    assert done.stderr == f"esc_jax: 127.0.0.1:{port} is not free: choose another --port\n"
+    assert (
+        done.stderr
+        == f"esc_jax: 127.0.0.1:{port} is not free, or not of this machine: choose another --port or --host\n"
+    )
     code = "import sys; sys.modules['gradio'] = None; from esc_jax import demo; sys.exit(demo.main(['--checkpoint=x']))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "requirements-demo.txt" in done.stderr

@@ -1,8 +1,10 @@
 """The notebooks run from top to bottom on runs of seconds."""
 
+import json
 import pathlib
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -50,3 +52,15 @@ def test_an_ablation(thorough, environment, tmp_path):
     text, pictures = execute("ablation", environment, ESC_JAX_RUNS=f"{tmp_path}/runs")
     assert text.startswith("2 runs") and "points ahead of" in text or "equally often" in text or "beats" in text
     assert "augment.roll" in text and pictures == 1
+
+
+def test_an_ablation_of_runs_whose_interval_leaves_out_their_mean():
+    """The mean is that over folds, the interval that over recordings."""
+    from matplotlib import pyplot
+
+    from esc_jax.statistics import Interval
+
+    cells = json.loads((ROOT / "notebooks/ablation.ipynb").read_text())["cells"]
+    (drawing,) = ["".join(cell["source"]) for cell in cells if "plt.errorbar" in "".join(cell["source"])]
+    runs = [SimpleNamespace(name="a", accuracy=Interval(0.5, low, high, 3)) for low, high in ((0.3, 0.4), (0.6, 0.7))]
+    exec(drawing.replace("plt.show()", "plt.close()"), {"plt": pyplot, "found": runs})

@@ -292,6 +292,13 @@ def test_what_ends_a_command_while_it_loads(command, monkeypatch, error, status,
     assert command("a.wav") == (status, "", f"esc_jax: {said}\n")
 
 
+def test_what_is_said_and_cannot_be_written_is_told():
+    code = "import sys; from esc_jax.errors import command; sys.exit(command(lambda argv: print('done'))())"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "esc_jax: No space left on device: writing the results\n")
+
+
 def test_names_that_are_no_text(command, tmp_path):
     name = os.fsdecode(os.fsencode(tmp_path) + b'/\xff,"a.wav')
     soundfile.write(tmp_path / "a.wav", sound(2.0), RATE)
