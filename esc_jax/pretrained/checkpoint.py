@@ -3,6 +3,9 @@
 import dataclasses
 from typing import Any
 
+from flax import traverse_util
+import numpy as np
+
 from esc_jax.errors import Problem
 
 
@@ -30,3 +33,11 @@ class Pretrained:
     head: dict[str, Any]
     frontend: dict[str, Any]
     labels: tuple[str, ...] | None = None
+
+    def __post_init__(self):
+        flat = traverse_util.flatten_dict(self.variables, sep="/")
+        if spoiled := [name for name, array in flat.items() if not np.isfinite(array).all()]:
+            raise PretrainedError(
+                f"the checkpoint has numbers that are not finite in {len(spoiled)} of its arrays ({spoiled[0]} is one):"
+                " take another copy of it, or one from before its training broke down."
+            )

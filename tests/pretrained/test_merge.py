@@ -1,5 +1,7 @@
 """Published weights into a model: strictly, or not at all."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -65,6 +67,14 @@ def test_what_does_not_fit_is_listed(config, published):
     assert "not in the model: extra/kernel" in str(refused.value)
     assert "not in the checkpoint: stem/kernel" in str(refused.value)
     assert "of another shape: bn_stem/scale" in str(refused.value)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_refused(published, value):
+    variables = jax.tree.map(np.copy, published.variables)
+    variables["params"]["encoder"]["stem"]["kernel"][0, 0, 0, 0] = value
+    with pytest.raises(PretrainedError, match="not finite in 1 of its arrays .params/encoder/stem/kernel is one"):
+        dataclasses.replace(published, variables=variables)
 
 
 def test_another_sample_rate_is_refused(config, published):

@@ -70,6 +70,24 @@ def test_truncated(tmp_path, zipped, share):
         load_torch(path)
 
 
+def test_bytes_overwritten_in_the_middle(tmp_path):
+    content = bytearray(saved({"weight": _zeros()}))
+    content[5_000:7_000] = b"\xff" * 2_000  # torch itself loads these as NaN
+    path = tmp_path / "spoiled.pt"
+    path.write_bytes(content)
+    with pytest.raises(PretrainedError, match="is damaged"):
+        load_torch(path)
+
+
+def test_a_damaged_pickle_is_not_said_to_carry_code(tmp_path):
+    content = bytearray(saved({"weight": _zeros()}, _use_new_zipfile_serialization=False))
+    content[40] = 0xFF  # no opcode
+    path = tmp_path / "spoiled.pt"
+    path.write_bytes(content)
+    with pytest.raises(PretrainedError, match="is damaged"):
+        load_torch(path)
+
+
 def _zeros():
     return pytest.importorskip("torch").zeros(3_000)
 
