@@ -15,7 +15,7 @@ import numpy as np
 from esc_jax.models.dropout import Dropout, skip_rows
 from esc_jax.models.encoder import Encoded
 from esc_jax.models.hubert import PositionalConv
-from esc_jax.models.transformer import Layer, layer_norm
+from esc_jax.models.transformer import ACTIVATIONS, Layer, layer_norm
 
 
 class Beats(nn.Module):
@@ -63,6 +63,17 @@ class Beats(nn.Module):
     gru_rel_pos: bool = True
     dtype: jnp.dtype = jnp.float32
     remat: bool = False
+
+    @nn.nowrap
+    def needs(self):
+        """See `limits.check`."""
+        width = self.encoder_embed_dim
+        yield width % self.encoder_attention_heads == 0, "encoder_attention_heads", f"a divisor of the width, {width}"
+        yield width % self.conv_pos_groups == 0, "conv_pos_groups", f"a divisor of the width, {width}"
+        yield self.activation_fn in ACTIVATIONS, "activation_fn", f"one of {', '.join(ACTIVATIONS)}"
+        exact = self.num_buckets // 4
+        yield exact > 0, "num_buckets", "at least 4"
+        yield self.max_distance > exact, "max_distance", f"more than a quarter of num_buckets, {exact}"
 
     @nn.compact
     def __call__(self, features: jax.Array, *, train: bool = False, padding: jax.Array | None = None) -> Encoded:

@@ -236,12 +236,16 @@ class EfficientNet(nn.Module):
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
 
+    @nn.nowrap
+    def needs(self):
+        """See `limits.check`."""
+        yield self.same_padding in PADDINGS, "same_padding", f"one of {', '.join(PADDINGS)}"
+        yield self.bn_momentum <= 1, "bn_momentum", "at most 1"
+
     @nn.compact
     def __call__(self, features: jax.Array, *, train: bool = False, padding: jax.Array | None = None) -> Encoded:
         """Map (B, H, W, top_width) and its mean. `padding` is ignored: the network has no masks."""
         del padding
-        if self.same_padding not in PADDINGS:
-            raise ValueError(f"same_padding={self.same_padding}: the rules are {', '.join(PADDINGS)}")
         settings = Settings(self.bn_epsilon, self.bn_momentum, self.dtype, self.axis_name)
         blocks = layout(self.width_coefficient, self.depth_coefficient)
         x = jnp.broadcast_to(features[..., None], (*features.shape, self.in_channels)).astype(self.dtype)

@@ -188,6 +188,15 @@ class Hubert(nn.Module):
     dtype: jnp.dtype = jnp.float32
     remat: bool = False
 
+    @nn.nowrap
+    def needs(self):
+        """See `limits.check`."""
+        width, convolutions = self.hidden_size, len(self.conv_kernel)
+        for name in ("num_attention_heads", "num_conv_pos_embedding_groups"):
+            yield width % getattr(self, name) == 0, name, f"a divisor of the width, {width}"
+        for name in ("conv_dim", "conv_stride"):
+            yield len(getattr(self, name)) == convolutions, name, f"{convolutions} numbers, as many as conv_kernel has"
+
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False, padding: jax.Array | None = None) -> Encoded:
         """Frames and their mean over the valid ones.

@@ -85,6 +85,13 @@ class PatchTransformer(nn.Module):
     dtype: jnp.dtype = jnp.float32
     remat: bool = False
 
+    @nn.nowrap
+    def needs(self):
+        """See `limits.check`."""
+        yield self.width % 4 == 0, "width", "a multiple of 4, which positions need in two directions"
+        yield self.width % self.heads == 0, "heads", f"a divisor of the width, {self.width}"
+        yield len(self.table) == 2, "table", "rows and columns"
+
     @nn.compact
     def __call__(
         self,

@@ -4,15 +4,16 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
+from flax import linen as nn
 import jax.numpy as jnp
 
-from esc_jax.errors import Problem
 from esc_jax.models import heads
 from esc_jax.models.beats import Beats
 from esc_jax.models.efficientat import EfficientAT
 from esc_jax.models.efficientnet import EfficientNet
 from esc_jax.models.encoder import Classifier
 from esc_jax.models.hubert import Hubert
+from esc_jax.models.limits import ModelError, check
 from esc_jax.models.patch_transformer import PatchTransformer
 from esc_jax.models.resnet import ResNet
 
@@ -28,10 +29,6 @@ HEADS = {"linear": heads.Linear, "projected": heads.Projected, "mlp": heads.Mlp}
 
 # Fields that come from the run and not from the description of an architecture.
 _RUN_FIELDS = ("name", "parent", "dtype", "axis_name")
-
-
-class ModelError(Problem, ValueError):
-    """A description that makes no model. The message is one sentence."""
 
 
 def options(module: type) -> dict[str, Any]:
@@ -54,7 +51,7 @@ def defaults(encoder: str, head: str = "linear") -> dict[str, Any]:
 
 
 def build(config: Mapping[str, Any], classes: int, axis_name: str | None = None) -> Classifier:
-    """The classifier of a config's `model`.
+    """The classifier of a config's `model`; it has no variables yet, and nothing is computed.
 
     Args:
         config: name, encoder, head, dtype.
@@ -62,19 +59,29 @@ def build(config: Mapping[str, Any], classes: int, axis_name: str | None = None)
         axis_name: mapped axis over which batch statistics are taken in training.
 
     Raises:
-        ModelError: no such architecture, or an option that it does not have.
+        ModelError: no such architecture or head, an option that it does not have, or a value that makes no model.
     """
     if config["name"] not in ENCODERS:
         raise ModelError(f"model.name={config['name']}: the architectures are {', '.join(ENCODERS)}")
     head = dict(config["head"])
     if head["name"] not in HEADS:
         raise ModelError(f"model.head.name={head['name']}: the heads are {', '.join(HEADS)}")
-    encoder_class, head_class = ENCODERS[config["name"]], HEADS[head.pop("name")]
+    encoder_class, head_class = ENCODERS[config["name"]], HEADS[head["name"]]
     run = {"dtype": jnp.dtype(config["dtype"])}
     if "axis_name" in {f.name for f in dataclasses.fields(encoder_class)}:
         run["axis_name"] = axis_name
-    try:
-        encoder = encoder_class(**dict(config["encoder"]), **run)
-        return Classifier(encoder=encoder, head=head_class(classes=classes, dtype=run["dtype"], **head))
-    except TypeError as error:
-        raise ModelError(f"model: {error}") from None
+    encoder = _module("model", config["name"], "encoder", encoder_class, config["encoder"], run)
+    run = {"dtype": run["dtype"], "classes": classes}
+    return Classifier(encoder, _module("model.head", head.pop("name"), "head", head_class, head, run))
+
+
+def _module(key: str, name: str, part: str, kind: type, given: Mapping[str, Any], run: Mapping[str, Any]) -> nn.Module:
+    """The encoder or head that `key`.name=`name` is, with the options of model.`part`."""
+    if unknown := [option for option in given if option not in options(kind)]:
+        raise ModelError(
+            f"{key}.name={name} has no {', '.join(unknown)}, so the config's options are for another: take a config "
+            f"that was made with {key}.name={name}"
+        )
+    module = kind(**given, **run)
+    check(module, f"model.{part}.")
+    return module

@@ -156,7 +156,10 @@ def write(
             "(torchvision, timm) cannot be written for it: start from google/efficientnet-b0."
         )
     if head is not None and set(head) != {"classifier"}:
-        raise PretrainedError("transformers' EfficientNet has a linear head and no other: set model.head=linear.")
+        raise PretrainedError(
+            "transformers' EfficientNet has a linear head and no other: train with a config that has it "
+            "(configs/efficientnet.py), or export with --format=stablehlo."
+        )
     if options["same_padding"] == "tf":
         logging.warning("transformers pads as TensorFlow does even sizes: logits are equal for inputs of 32·n × 32·m")
     config = {"model_type": "efficientnet", "architectures": ["EfficientNetModel"], "num_channels": 3} | _FIXED

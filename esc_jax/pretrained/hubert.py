@@ -131,7 +131,8 @@ def write(
     if frontend.get("name") != "raw" or (head is not None and set(head) != {"projector", "classifier"}):
         raise PretrainedError(
             "transformers' HubertForSequenceClassification has the raw frontend and the projected head and no other: "
-            "set frontend.name=raw and model.head=projected."
+            "train with a config that has both, model.head.name=projected and frontend.name=raw "
+            "(configs/distilhubert.py), or export with --format=stablehlo."
         )
     config = {"model_type": "hubert", "architectures": ["HubertModel"]}
     config |= {name: _plain(options.get(name, getattr(hubert.Hubert, name))) for name in _FIELDS} | _FIXED

@@ -41,11 +41,6 @@ def test_padding_rules(rule, size, kernel, stride, expected):
     assert efficientnet.pads(rule, size, kernel, stride) == expected
 
 
-def test_an_unknown_padding_rule_is_named():
-    with pytest.raises(ValueError, match="same_padding=valid: the rules are tf, torch, transformers"):
-        jax.eval_shape(EfficientNet(same_padding="valid").init, jax.random.key(0), jnp.zeros((1, 32, 32)))
-
-
 @pytest.fixture(scope="module")
 def trained():
     """A small network, variables far from their start, and a batch."""

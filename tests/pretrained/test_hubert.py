@@ -194,7 +194,7 @@ def test_a_hub_id_without_network_says_what_to_do(monkeypatch):
 
 def test_what_transformers_cannot_hold_is_refused(directory, tmp_path):
     loaded = hubert.read(directory)
-    with pytest.raises(PretrainedError, match="frontend.name=raw"):
+    with pytest.raises(PretrainedError, match="model.head.name=projected and frontend.name=raw"):
         hubert.write(tmp_path, loaded.variables, loaded.options, LABELS, {"name": "log_mel"})
     with pytest.raises(PretrainedError, match="2 labels were given for a head of 3 classes"):
         hubert.write(tmp_path, loaded.variables, loaded.options, LABELS[:2], FRONTEND)
