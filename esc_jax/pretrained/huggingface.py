@@ -66,14 +66,19 @@ def read_json(directory: pathlib.Path, name: str) -> dict[str, Any]:
         raise PretrainedError(f"{path} is not json (a truncated download?): download it again.") from error
 
 
-def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Arrays by published name, from a weights file or from the directory that holds one; floats as float32."""
+def load(path: pathlib.Path) -> Any:
+    """What a weights file holds, or the one in a directory."""
     if path.is_dir():
         files = [path / name for name in WEIGHTS if (path / name).exists()]
         if not files:
             raise PretrainedError(f"{path} holds neither {WEIGHTS[0]} nor {WEIGHTS[1]}: download one of them into it.")
         path = files[0]
-    arrays = _read_safetensors(path) if path.suffix == ".safetensors" else load_torch(path)
+    return _read_safetensors(path) if path.suffix == ".safetensors" else load_torch(path)
+
+
+def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Arrays by published name, from a weights file or from the directory that holds one; floats as float32."""
+    arrays = load(path)
     if isinstance(arrays, dict) and isinstance(arrays.get("state_dict"), dict):
         arrays = arrays["state_dict"]
     if not isinstance(arrays, dict) or not all(isinstance(a, np.ndarray) for a in arrays.values()):

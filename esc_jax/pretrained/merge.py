@@ -8,8 +8,9 @@ from flax import traverse_util
 import jax.numpy as jnp
 import numpy as np
 
+from esc_jax.pretrained import huggingface
 from esc_jax.pretrained.checkpoint import Pretrained, PretrainedError
-from esc_jax.pretrained.registry import READERS
+from esc_jax.pretrained.registry import DIRECTORIES, FILES, READERS
 
 _OPTIONAL = {"layer_weights"}  # of HuBERT's weighted layer sum
 
@@ -26,13 +27,16 @@ def read(architecture: str, path: str) -> Pretrained:
 
 def identify(path: str) -> Pretrained:
     """The checkpoint at `path` (or of a hub id), of whichever architecture it is. Raises PretrainedError."""
+    place = huggingface.find(path)
+    huggingface.load(place)  # what nobody can read is said here, and not once by every reader
+    others = FILES if place.is_dir() else DIRECTORIES
     refusals = []
-    for architecture, reader in READERS.items():
+    for architecture in (name for name in READERS if name not in others):
         try:
-            return reader(path)
+            return READERS[architecture](path)
         except PretrainedError as error:
-            refusals.append(f"as {architecture}: {error}")
-    raise PretrainedError(f"{path} is no checkpoint that is known here ({' '.join(refusals)})")
+            refusals.append(f"as {architecture}, {str(error).rstrip('.')}")
+    raise PretrainedError(f"{path} is no checkpoint that is known here: {'; '.join(refusals)}")
 
 
 def sample_rate(found: Pretrained, asked: int | None = None) -> int:

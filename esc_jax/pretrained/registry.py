@@ -8,3 +8,4 @@ READERS = {
     "efficientnet": efficientnet.read,
     "hubert": hubert.read,
 }
+FILES, DIRECTORIES = ("beats", "efficientat"), ("hubert",)  # published as these alone

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from esc_jax import build
 from esc_jax import config as configs
@@ -102,17 +103,29 @@ def test_what_the_config_keeps_stands_against_the_checkpoint(config, published):
         merge.adopt(config, published)
 
 
-def test_the_checkpoint_says_what_it_is_and_its_rate(published, monkeypatch):
+def test_the_checkpoint_says_what_it_is_and_its_rate(published, monkeypatch, tmp_path):
     def refuse(path):
         raise PretrainedError("not mine.")
 
+    path = tmp_path / "weights.safetensors"
+    safetensors.numpy.save_file({"weight": np.zeros(1, np.float32)}, path)
     for name in registry.READERS:
         if name != "resnet":
             monkeypatch.setitem(registry.READERS, name, refuse)
-    assert merge.identify("somewhere") is published
+    assert merge.identify(path) is published
     assert merge.sample_rate(published) == 16_000
     with pytest.raises(PretrainedError, match="trained at 16000 Hz"):
         merge.sample_rate(published, 8_000)
     monkeypatch.setitem(registry.READERS, "resnet", refuse)
-    with pytest.raises(PretrainedError, match="somewhere is no checkpoint that is known here .as beats: not mine"):
-        merge.identify("somewhere")
+    with pytest.raises(PretrainedError, match="no checkpoint that is known here: as beats, not mine; as .*, not mine$"):
+        merge.identify(path)
+
+
+@pytest.mark.parametrize("name", ["absent.pt", "empty.pt", "cut.safetensors", "folder"])
+def test_what_nobody_can_read_is_said_once(tmp_path, name):
+    (tmp_path / "empty.pt").touch()
+    (tmp_path / "cut.safetensors").write_bytes(b"cut")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(PretrainedError) as refused:
+        merge.identify(str(tmp_path / name))
+    assert str(refused.value).count(name) == 1 and "as beats" not in str(refused.value)
