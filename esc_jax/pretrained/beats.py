@@ -20,8 +20,7 @@ from esc_jax.frontends.kaldi_fbank import KaldiFbank
 from esc_jax.models.beats import Beats
 from esc_jax.models.encoder import Classifier
 from esc_jax.models.heads import Linear
-from esc_jax.models.transformer import ACTIVATIONS
-from esc_jax.pretrained.checkpoint import Pretrained, PretrainedError
+from esc_jax.pretrained.checkpoint import Pretrained, PretrainedError, check_options, is_state_dict
 from esc_jax.pretrained.torch_file import load_torch
 
 # What the published class assumes for a setting that the file does not name. The five released settings that differ
@@ -67,7 +66,7 @@ def read(path: str | os.PathLike) -> Pretrained:
 def load(path: str | os.PathLike) -> tuple[dict, dict[str, np.ndarray], dict | None]:
     """(cfg, model, label_dict or None) of a file in the released format."""
     file = load_torch(path)
-    if not (isinstance(file, dict) and all(isinstance(file.get(key), dict) for key in ("cfg", "model"))):
+    if not (isinstance(file, dict) and isinstance(file.get("cfg"), dict) and is_state_dict(file.get("model"))):
         raise PretrainedError(
             f"{path} is no BEATs checkpoint, which holds a 'cfg' and a 'model': give a released BEATs_iter….pt, or set "
             "model.name to the architecture that the file is of."
@@ -132,11 +131,9 @@ def options_from(cfg: Mapping[str, Any]) -> dict[str, Any]:
     absent = [key for key in _REQUIRED if key not in cfg]
     if absent:
         raise PretrainedError(f"its cfg does not say {', '.join(absent)}: this is no released BEATs checkpoint.")
-    if cfg.get("activation_fn", "gelu") not in ACTIVATIONS:
-        raise PretrainedError(
-            f"its activation {cfg['activation_fn']!r} is not supported: use one with {', '.join(ACTIVATIONS)}."
-        )
-    return {key: cfg.get(key, _PUBLISHED_DEFAULTS.get(key)) for key in _cfg_fields()}
+    options = {key: cfg.get(key, _PUBLISHED_DEFAULTS.get(key)) for key in _cfg_fields()}
+    check_options(Beats, options, "its cfg")
+    return options
 
 
 def encoder_names(options: Mapping[str, Any]) -> Iterator[Name]:
@@ -267,7 +264,7 @@ def _shapes(options: Mapping[str, Any], classes: int | None) -> dict[tuple, tupl
 def _labels(label_dict: Mapping | None, classes: int | None) -> tuple[str, ...] | None:
     if label_dict is None or classes is None:
         return None
-    by_index = {int(index): mid for index, mid in label_dict.items()}
+    by_index = {int(index): mid for index, mid in label_dict.items() if str(index).isdecimal()}
     if sorted(by_index) != list(range(classes)):
         raise PretrainedError(f"its label_dict has {len(by_index)} labels for {classes} outputs: the file is damaged.")
     names = _audioset_names()

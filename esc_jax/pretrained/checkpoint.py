@@ -7,10 +7,24 @@ from flax import traverse_util
 import numpy as np
 
 from esc_jax.errors import Problem
+from esc_jax.models import limits
 
 
 class PretrainedError(Problem, ValueError):
     """A checkpoint that cannot be used. The message is one sentence for the user, and says what to do."""
+
+
+def is_state_dict(value: Any) -> bool:
+    """Whether it is {name: array}."""
+    return isinstance(value, dict) and all(isinstance(n, str) and isinstance(a, np.ndarray) for n, a in value.items())
+
+
+def check_options(kind: type, options: dict[str, Any], what: str) -> None:
+    """Raises PretrainedError where `what` describes an encoder or head of this kind that is none."""
+    try:
+        limits.check(kind(**options), f"{what} makes no model with ")
+    except limits.ModelError as error:
+        raise PretrainedError(f"{error}; take a published checkpoint as it is.") from None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from flax import traverse_util
 import numpy as np
 
 from esc_jax.models import efficientat
-from esc_jax.pretrained.checkpoint import Pretrained, PretrainedError
+from esc_jax.pretrained.checkpoint import Pretrained, PretrainedError, is_state_dict
 from esc_jax.pretrained.torch_file import load_torch
 
 LABELS_FILE = "class_labels_indices.csv"  # AudioSet's own name for it
@@ -37,7 +37,7 @@ def read(path: str | os.PathLike) -> Pretrained:
     """
     path = pathlib.Path(path)
     state = load_torch(path)
-    if not isinstance(state, dict) or not all(isinstance(array, np.ndarray) for array in state.values()):
+    if not is_state_dict(state):
         raise PretrainedError(f"{path} is not a plain state dict: give one of EfficientAT's published mn…_as files.")
     state = {name: array for name, array in state.items() if not name.endswith(_COUNTERS)}
     width = _match(path, state)
@@ -135,7 +135,7 @@ def _convert(array: np.ndarray, rank: int | None = None) -> np.ndarray:
 
 def _match(path: pathlib.Path, state: Mapping[str, np.ndarray]) -> float:
     """The published width whose names and shapes are those of `state`."""
-    classes = state["classifier.5.bias"].shape[0] if "classifier.5.bias" in state else 1
+    classes = state["classifier.5.bias"].size if "classifier.5.bias" in state else 1
     misfits = []
     for width in efficientat.PUBLISHED_WIDTHS:
         expected = {name: shape for name, _, shape in _entries(width, classes)}

@@ -30,7 +30,7 @@ import numpy as np
 from esc_jax.models import efficientnet, heads
 from esc_jax.models.encoder import Classifier
 from esc_jax.pretrained import huggingface
-from esc_jax.pretrained.checkpoint import Pretrained, PretrainedError
+from esc_jax.pretrained.checkpoint import Pretrained, PretrainedError, check_options
 
 _TENSORFLOW = {"bn_epsilon": 1e-3, "bn_momentum": 0.99}
 _TORCH = {"bn_epsilon": 1e-5, "bn_momentum": 0.9}
@@ -102,7 +102,7 @@ def read(path_or_hub_id: str | os.PathLike) -> Pretrained:
         arrays[stem] = arrays[stem].astype(np.float64).sum(1, keepdims=True).astype(np.float32)
     name = _published_name(source, "", options)
     bias = name(("params", "head", "classifier", "bias"))
-    classes = arrays[bias].shape[0] if bias in arrays else None
+    classes = arrays[bias].size if bias in arrays else None
     variables = huggingface.to_flax(_shapes(options, classes), arrays, name, what)
     head = {"name": "linear", "dropout": dropout} | ({} if classes is None else {"classes": classes})
     logging.info(
@@ -205,16 +205,18 @@ def _options(
         if not config:
             raise PretrainedError(f"{what} has transformers' names but no {huggingface.CONFIG}: give the directory.")
         options = {
-            "width_coefficient": config["width_coefficient"],
-            "depth_coefficient": config["depth_coefficient"],
+            "width_coefficient": config.get("width_coefficient"),
+            "depth_coefficient": config.get("depth_coefficient"),
             "bn_epsilon": config.get("batch_norm_eps", 1e-3),
             "bn_momentum": config.get("batch_norm_momentum", 0.99),
             "same_padding": "transformers",
-            "symmetric_blocks": tuple(config.get("depthwise_padding", ())),
+            "symmetric_blocks": config.get("depthwise_padding", ()),
             "drop_connect_rate": config.get("drop_connect_rate", 0.2),
         }
+        check_options(efficientnet.EfficientNet, options, f"{what}/{huggingface.CONFIG}")
         _check_residuals(options)
-        return {**options, "in_channels": 1}, config.get("dropout_rate", 0.5)
+        options |= {"symmetric_blocks": tuple(options["symmetric_blocks"]), "in_channels": 1}
+        return options, config.get("dropout_rate", 0.5)
     variant = _variant(arrays, source, what)
     width, depth, dropout = efficientnet.VARIANTS[variant]
     options = {"width_coefficient": width, "depth_coefficient": depth, "symmetric_blocks": (), "drop_connect_rate": 0.2}
@@ -243,7 +245,8 @@ def _variant(arrays: Mapping[str, np.ndarray], source: str, what: str) -> int:
     stem, top = ("conv_stem", "conv_head") if source == "timm" else ("features.0.0", "features.8.0")
     pattern = re.compile(r"(?:features|blocks)\.(\d+\.\d+)\.(?:block|conv_dw)\.")
     blocks = len({match[1] for name in arrays if (match := pattern.match(name))})
-    found = [len(arrays[f"{name}.weight"]) if f"{name}.weight" in arrays else 0 for name in (stem, top)] + [blocks]
+    # Of no dimension, or not there at all: 0 channels.
+    found = [[*arrays.get(f"{name}.weight", np.zeros(())).shape, 0][0] for name in (stem, top)] + [blocks]
     for variant, (width, depth, _) in enumerate(efficientnet.VARIANTS):
         layout = efficientnet.layout(width, depth)
         if found == [layout[0].inputs, efficientnet.top_width(width), len(layout)]:

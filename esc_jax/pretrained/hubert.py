@@ -18,7 +18,7 @@ import numpy as np
 from esc_jax.models import heads, hubert
 from esc_jax.models.encoder import Classifier
 from esc_jax.pretrained import huggingface
-from esc_jax.pretrained.checkpoint import Pretrained, PretrainedError
+from esc_jax.pretrained.checkpoint import Pretrained, PretrainedError, check_options
 
 # Fields of `models.hubert.Hubert` that config.json has under the same name, with what transformers takes where it
 # is silent (`HubertConfig`). `weighted_layer_sum` and `mask_embedding` follow from the arrays and the config.
@@ -90,11 +90,13 @@ def read(path_or_hub_id: str | os.PathLike) -> Pretrained:
                 f"{what} has {name}={config[name]!r}, and only {ours!r} works here: use DistilHuBERT or HuBERT base."
             )
     arrays = {_current_name(name): array for name, array in huggingface.read_arrays(directory).items()}
-    classes = arrays["classifier.bias"].shape[0] if "classifier.bias" in arrays else None
+    classes = arrays["classifier.bias"].size if "classifier.bias" in arrays else None
     options = {name: _plain(config.get(name, default)) for name, default in _FIELDS.items()}
     options["weighted_layer_sum"] = "layer_weights" in arrays
     options["mask_embedding"] = "hubert.masked_spec_embed" in arrays
+    check_options(hubert.Hubert, options, f"{what}/{huggingface.CONFIG}")
     head = {"name": "projected", "width": config.get("classifier_proj_size", 256)}
+    check_options(heads.Projected, {"classes": 1, "width": head["width"]}, f"{what}/{huggingface.CONFIG}")
     if classes is not None:
         head["classes"] = classes
     variables = huggingface.to_flax(_shapes(options, head), arrays, _published_name, what)

@@ -13,7 +13,7 @@ from typing import Any
 from flax import traverse_util
 import numpy as np
 
-from esc_jax.pretrained.checkpoint import PretrainedError
+from esc_jax.pretrained.checkpoint import PretrainedError, is_state_dict
 from esc_jax.pretrained.torch_file import load_torch
 
 CONFIG = "config.json"
@@ -56,7 +56,7 @@ def read_json(directory: pathlib.Path, name: str) -> dict[str, Any]:
     if name == PREPROCESSOR and not path.exists():
         return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise PretrainedError(
             f"{directory} holds no readable {name}: give a directory as Hugging Face publishes it, with {name} and "
@@ -64,6 +64,9 @@ def read_json(directory: pathlib.Path, name: str) -> dict[str, Any]:
         ) from error
     except ValueError as error:
         raise PretrainedError(f"{path} is not json (a truncated download?): download it again.") from error
+    if not isinstance(content, dict):
+        raise PretrainedError(f"{path} holds no settings by name: download it again.")
+    return content
 
 
 def load(path: pathlib.Path) -> Any:
@@ -81,14 +84,17 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
     arrays = load(path)
     if isinstance(arrays, dict) and isinstance(arrays.get("state_dict"), dict):
         arrays = arrays["state_dict"]
-    if not isinstance(arrays, dict) or not all(isinstance(a, np.ndarray) for a in arrays.values()):
+    if not is_state_dict(arrays):
         raise PretrainedError(f"{path} is no state dict: save one with `torch.save(model.state_dict(), path)`.")
     return {name: a.astype(np.float32) if a.dtype.kind == "f" else a for name, a in arrays.items()}
 
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
-    with path.open("rb") as file:
-        start = file.read(64)
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        raise PretrainedError(f"{path} cannot be read ({error.strerror}): download it again.") from error
     if start.startswith(b"version https://git-lfs"):
         raise PretrainedError(f"{path} is a git-LFS pointer, not the weights: run `git lfs pull` where it was cloned.")
     # ml_dtypes teaches numpy bfloat16, which checkpoints of half size are stored in.
@@ -167,9 +173,9 @@ def write(
 def read_labels(config: Mapping[str, Any], classes: int, what: str) -> tuple[str, ...] | None:
     """The class names of `id2label` in order; None where they are the placeholders LABEL_0, LABEL_1, …"""
     published = config.get("id2label")
-    if not published:
+    if not published or not isinstance(published, dict):
         return None
-    by_index = {int(index): str(label) for index, label in published.items()}
+    by_index = {int(index): str(label) for index, label in published.items() if index.isdecimal()}
     if sorted(by_index) != list(range(classes)):
         raise PretrainedError(
             f"{what} names {len(by_index)} classes in {CONFIG} and has weights for {classes}: take both files from one "

@@ -56,7 +56,9 @@ def test_missing_and_unknown_arrays_are_all_named(file):
         ({"encoder_layers": 4}, "missing: encoder.layers.3.fc1.bias"),
         ({"encoder_ffn_embed_dim": 32}, re.escape("encoder.layers.0.fc1.weight (64, 32)")),
         ({"encoder_attention_heads": 8}, "another shape"),
-        ({"activation_fn": "glu"}, "glu"),
+        ({"encoder_attention_heads": 5}, "its cfg makes no model with encoder_attention_heads=5: it must be a divisor"),
+        ({"activation_fn": "glu"}, "activation_fn=glu: it must be one of gelu"),
+        ({"input_patch_size": "16"}, "input_patch_size=16: it must be a whole number"),
         ({"finetuned_model": False}, "finetuned_model"),
         ({"predictor_class": 9}, re.escape("predictor.weight (7, 32)")),
     ],
@@ -70,7 +72,7 @@ def test_cfg_that_does_not_describe_the_arrays(file, change, message):
 def test_settings_labels_and_position_bias_that_contradict_the_format(file):
     cfg, arrays, label_dict = file
     with pytest.raises(PretrainedError, match="6 labels for 7 outputs"):
-        beats.from_arrays(cfg, arrays, dict(list(label_dict.items())[:6]))
+        beats.from_arrays(cfg, arrays, dict(list(label_dict.items())[:6]) | {"seventh": "/m/0006"})
     with pytest.raises(PretrainedError, match="layers.1.self_attn.relative_attention_bias.weight differ"):
         beats.from_arrays(cfg, arrays | {SHARED_BIAS.format(1): arrays[SHARED_BIAS.format(0)] + 1})
     cfg.pop("max_distance")
@@ -96,6 +98,9 @@ def test_released_format_on_disk(file, tmp_path):
     with pytest.raises(PretrainedError, match="truncated"):
         beats.read(path)
     torch.save(model, path)  # a state dict of another architecture has neither cfg nor model
+    with pytest.raises(PretrainedError, match="no BEATs checkpoint"):
+        beats.read(path)
+    torch.save({"cfg": cfg, "model": {0: torch.zeros(2)}}, path)
     with pytest.raises(PretrainedError, match="no BEATs checkpoint"):
         beats.read(path)
     torch.save({"cfg": cfg, "model": {"conv.weight": torch.zeros(2)}}, path)

@@ -195,8 +195,15 @@ def test_both_lists_of_names(state_file):
 def test_another_architecture_and_no_state_dict(state_file):
     with pytest.raises(PretrainedError, match=r"unknown arrays: conv1.weight, missing arrays: classifier.2.bias.*more"):
         efficientat.read(state_file({"conv1.weight": np.zeros((64, 3, 7, 7), np.float32)}))
-    with pytest.raises(PretrainedError, match="not a plain state dict"):
-        efficientat.read(state_file({"cfg": {}, "model": {}}))
+    for state in ({"cfg": {}, "model": {}}, {0: np.zeros(3)}):
+        with pytest.raises(PretrainedError, match="not a plain state dict"):
+            efficientat.read(state_file(state))
+
+
+def test_a_bias_without_dimensions(state_file):
+    state = efficientat.to_torch(random_variables(0.1)) | {"classifier.5.bias": np.zeros((), np.float32)}
+    with pytest.raises(PretrainedError, match="classifier.5"):
+        efficientat.read(state_file(state))
 
 
 def test_unknown_width(state_file):

@@ -194,6 +194,13 @@ def test_other_architectures_and_variants_are_explained(directory, tmp_path):
     (directory / "config.json").write_text(json.dumps(config | {"pooling_type": "max"}))
     with pytest.raises(PretrainedError, match="pooling_type='max', where EfficientNet-B0 to B7 have 'mean'"):
         efficientnet.read(directory)
+    for wrong, words in (
+        ({"width_coefficient": None}, "makes no model with width_coefficient=None: it must be above 0"),
+        ({"depthwise_padding": 3}, "symmetric_blocks=3: it must be whole numbers"),
+    ):
+        (directory / "config.json").write_text(json.dumps(config | wrong))
+        with pytest.raises(PretrainedError, match=words):
+            efficientnet.read(directory)
     (directory / "config.json").unlink()
     with pytest.raises(PretrainedError, match="no config.json: give the directory"):
         efficientnet.read(directory)

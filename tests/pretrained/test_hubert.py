@@ -145,6 +145,11 @@ def test_missing_unknown_and_misshapen_arrays_are_all_named(directory):
         ({"model_type": "wav2vec2"}, "is a wav2vec2 model, not a hubert"),
         ({"do_stable_layer_norm": True}, "do_stable_layer_norm=True"),
         ({"num_hidden_layers": 3}, "missing hubert.encoder.layers.2"),
+        ({"num_attention_heads": 5}, "config.json makes no model with num_attention_heads=5: it must be a divisor"),
+        ({"conv_dim": [16] * 6}, "conv_dim=.* it must be 7 numbers"),
+        ({"conv_kernel": 3}, "conv_kernel=3: it must be whole numbers"),
+        ({"classifier_proj_size": None}, "width=None: it must be a whole number"),
+        ({"id2label": {"a": "dog"}}, "names 0 classes in config.json"),
         ({"id2label": {"0": "dog", "1": "rain"}}, "names 2 classes in config.json and has weights for 3"),
     ],
 )
@@ -168,6 +173,19 @@ def test_weights_that_are_none_are_explained(directory, content, message):
     with pytest.raises(PretrainedError, match=message) as error:
         hubert.read(directory)
     assert "\n" not in str(error.value)
+
+
+def test_odd_files_are_explained(directory):
+    rewrite(directory, lambda arrays: arrays.update({"classifier.bias": np.zeros((), np.float32)}))
+    with pytest.raises(PretrainedError, match="of another shape classifier.weight"):
+        hubert.read(directory)
+    (directory / "model.safetensors").unlink()
+    (directory / "model.safetensors").mkdir()
+    with pytest.raises(PretrainedError, match="model.safetensors cannot be read"):
+        hubert.read(directory)
+    (directory / "config.json").write_text("[1]")
+    with pytest.raises(PretrainedError, match="config.json holds no settings"):
+        hubert.read(directory)
 
 
 def test_missing_files_and_paths_are_explained(directory):
