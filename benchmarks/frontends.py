@@ -20,6 +20,7 @@ It needs torch and kaldi-native-fbank. Prints a Markdown table; frontends.json a
 
 import argparse
 from collections.abc import Callable
+import importlib.util
 import os
 import pathlib
 import statistics
@@ -95,7 +96,7 @@ def log_mel(waveforms: np.ndarray) -> Calls:
 def fbank(waveforms: np.ndarray) -> Calls:
     """Computations of (clips, frames, bins), ours first."""
     import jax
-    import kaldi_native_fbank
+    import kaldi_native_fbank  # whose absence `main` has said
 
     from esc_jax.frontends.kaldi_fbank import KaldiFbank
     from esc_jax.training import parallel
@@ -152,6 +153,12 @@ def main() -> None:
     parser.add_argument("--out", default=record.RESULTS, help="folder of the files (default: benchmarks/results)")
     parser.add_argument("--tiny", action="store_true", help="two clips: for tests")
     options = parser.parse_args()
+    for package in ("torch", "librosa", "kaldi_native_fbank"):
+        if importlib.util.find_spec(package) is None:
+            sys.exit(
+                f"benchmarks/frontends.py needs {package}: pip install -r requirements-test.txt"
+                " -r requirements-torch.txt"
+            )
     from esc_jax.training import parallel
 
     parallel.initialize()

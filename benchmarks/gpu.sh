@@ -40,7 +40,7 @@ run() { # NAME LIMIT_S COMMAND…: no longer than the limit and what is left of 
 }
 
 if [ $# -eq 0 ]; then
-  set -- "resnet34 256" "beats 32" "beats 64" "mn10 256" "distilhubert 32" "efficientnet_b0 256" quickstart
+  set -- "resnet34 256" "beats 32" "beats 64" "mn04 256" "mn10 256" "distilhubert 32" "efficientnet_b0 256" quickstart
 fi
 for part; do
   if [ "$part" != quickstart ]; then

@@ -5,7 +5,8 @@
 
 Weights are drawn at random and clips are noise. Each measurement is a process of its own, and its peak the process's:
 on CPU everything it has held (interpreter, weights, optimizer, activations, XLA's own copies), on an accelerator what
-was allocated on the device. The time is that of the second step, after compilation.
+was allocated on the device. The time is that of the second step, after compilation. Prints a Markdown table, and leaves
+no file.
 """
 
 import argparse

@@ -5,9 +5,9 @@
 
 The first classifies one minute, ten minutes and an hour of pink noise, a window a second, each in a process of its own,
 whose largest resident set is the memory. The second sets DistilHuBERT (24 million parameters drawn at random, which
-take as long as trained ones) beside the transformers pipeline of the same model: the same file, the same windows of
-five seconds, decoding and resampling included; each in turn, medians over the rounds after one that compiles. It needs
-torch. Both print a Markdown table.
+take as long as trained ones) beside the transformers pipeline of the same network, which our export writes for it: the
+same file, the same windows of five seconds, decoding and resampling included; each in turn, medians over the rounds
+after one that compiles. It needs torch. Both print a Markdown table, and leave no file.
 """
 
 import argparse
@@ -62,12 +62,12 @@ def measure(checkpoint: str, minutes: float) -> dict:
 
 
 def distilhubert():
-    """Our classifier and the pipeline of the same architecture, with weights of its own."""
-    import torch
+    """Our classifier and the pipeline of the same network: transformers loads what we write, the weights too."""
     import transformers
 
     from esc_jax import build, classifier
     from esc_jax import config as configs
+    from esc_jax.pretrained import hubert
     from esc_jax.training import parallel
 
     parallel.initialize()
@@ -77,17 +77,9 @@ def distilhubert():
     ours = classifier.SoundClassifier(
         build.Restored(config, names, 16_000, 5.0, model, frontend, variables, pathlib.Path(), 0, {})
     )
-    description = transformers.HubertConfig(
-        num_hidden_layers=2, num_labels=50, conv_bias=False, feat_extract_norm="group", do_stable_layer_norm=False
-    )
-    torch.manual_seed(0)
-    extractor = transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True, do_normalize=True)
-    theirs = transformers.pipeline(
-        "audio-classification",
-        model=transformers.HubertForSequenceClassification(description).eval(),
-        feature_extractor=extractor,
-        device="cpu",
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        hubert.write(folder, variables, config.model.encoder, names, {"sample_rate": 16_000, **config.frontend})
+        theirs = transformers.pipeline("audio-classification", model=folder, device="cpu")
     return ours, theirs
 
 

@@ -2,7 +2,8 @@
 
     python benchmarks/unfamiliar.py --checkpoint=runs/NAME --data_dir=ESC-50-master storm.ogg music.ogg
 
-Windows of five seconds, one a second; of the test fold the first 200 clips in the order of esc50.csv. Prints a table.
+Windows of five seconds, one a second; of the test fold the first 200 clips in the order of esc50.csv. Prints a Markdown
+table, and leaves no file.
 """
 
 import argparse

@@ -1,11 +1,13 @@
 """The benchmarks run at a tiny size, print what they leave, and compare what is the same. No time is tested."""
 
+import importlib
 import json
 import math
 import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -44,6 +46,31 @@ def test_frontends_compute_the_same(benchmark):
     for line in lines:
         assert line["largest difference"] <= largest[line["by"].split(",")[0]]
         assert line["99.9 % below"] <= 1e-3
+
+
+def test_frontends_say_at_the_start_what_is_missing(environment, tmp_path):
+    pytest.importorskip("torch")
+    (tmp_path / "without.py").write_text(
+        "import importlib.util, runpy, sys\n"
+        "find = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name: None if name == 'kaldi_native_fbank' else find(name)\n"
+        "sys.path[0], sys.argv = 'benchmarks', ['frontends.py', '--tiny']\n"
+        "runpy.run_path('benchmarks/frontends.py', run_name='__main__')\n"
+    )
+    command = [sys.executable, tmp_path / "without.py"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    said = "benchmarks/frontends.py needs kaldi_native_fbank: pip install "
+    assert done.returncode == 1 and done.stderr.startswith(said) and done.stderr.count("\n") == 1
+
+
+def test_prediction_compares_one_network(thorough, monkeypatch):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    ours, theirs = importlib.import_module("prediction").distilhubert()
+    clip = 0.1 * np.random.default_rng(0).standard_normal(80_000).astype(np.float32)
+    expected = {one["label"]: one["score"] for one in theirs({"raw": clip, "sampling_rate": 16_000}, top_k=50)}
+    assert dict(ours(clip, 16_000).top(50)) == pytest.approx(expected, abs=1e-5)
 
 
 def test_epochs_of_the_input_pipeline_and_of_a_torch_data_loader_have_the_same_clips(benchmark):
