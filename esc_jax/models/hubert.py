@@ -115,8 +115,8 @@ class Attention(nn.Module):
             return y.reshape(batch, time, self.heads, channels // self.heads)
 
         query, key, value = project("query"), project("key"), project("value")
-        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) * (channels // self.heads) ** -0.5
-        scores = scores.astype(jnp.float32)
+        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
+        scores = scores * (channels // self.heads) ** -0.5
         if padding is not None:
             scores = jnp.where(padding[:, None, None], jnp.finfo(jnp.float32).min, scores)
         weights = jax.nn.softmax(scores, -1).astype(self.dtype)

@@ -77,4 +77,4 @@ class ResNet(nn.Module):
                     axis_name=self.axis_name,
                     name=f"stage{stage + 1}_block{block + 1}",
                 )(x, train=train)
-        return Encoded(embedding=x.mean(axis=(1, 2)).astype(jnp.float32), features=x)
+        return Encoded(embedding=x.astype(jnp.float32).mean((1, 2)), features=x)

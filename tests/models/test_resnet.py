@@ -1,6 +1,7 @@
 """ResNet against the published counts and a plain torch module."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -62,3 +63,10 @@ def test_equals_a_torch_network():
         y = f.relu(y + z)
     found = module.apply({"params": p, "batch_stats": stats}, x)
     np.testing.assert_allclose(found.features, y.permute(0, 2, 3, 1), rtol=1e-4, atol=1e-4)
+
+
+def test_bfloat16_is_averaged_in_float32():
+    x = np.random.default_rng(0).standard_normal((2, 64, 64)).astype(np.float32)
+    model = ResNet(stage_sizes=(1,), width=8, dtype=jnp.bfloat16)
+    found, _ = jax.jit(model.init_with_output)(jax.random.key(0), x)
+    np.testing.assert_allclose(found.embedding, np.asarray(found.features, np.float32).mean((1, 2)), rtol=1e-5)
