@@ -12,6 +12,6 @@ from esc_jax.models import heads
 def test_logits_are_not_rounded_to_bfloat16(head):
     x = jnp.asarray(np.random.default_rng(0).standard_normal((8, 16)) * 10, jnp.float32)
     model = head(50, dtype=jnp.bfloat16)
-    logits = jax.jit(lambda x: model.init_with_output(jax.random.key(0), x)[0])(x)
+    logits, _ = model.init_with_output(jax.random.key(0), x)  # not compiled: XLA may leave the rounding out
     assert logits.dtype == jnp.float32
     assert (logits != logits.astype(jnp.bfloat16).astype(jnp.float32)).mean() > 0.9
