@@ -236,7 +236,7 @@ def nearest(key: str, config: Any) -> str:
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-    """Raises ConfigError for a value out of its range, before anything is downloaded or compiled."""
+    """Raises ConfigError or ModelError for values that cannot be, before anything is downloaded or compiled."""
     flat = flatten(config)
     # The pretraining stage has augmentations and an optimizer of its own, with the same limits.
     again = {f"pretrain.{key}": limits for key, limits in _RANGES.items() if key.startswith(("augment.", "optim."))}
@@ -248,6 +248,7 @@ def check(config: ml_collections.ConfigDict) -> None:
             near = difflib.get_close_matches(str(flat[key]), choices, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ConfigError(f"config.{key}={flat[key]}: choose one of {', '.join(choices)}{hint}")
+    models.build(config.model, 2)  # says what makes no model; nothing is computed
     if (config.train.head_from_probe or config.method == "probe") and config.model.head.name != "linear":
         raise ConfigError(f"config.model.head.name={config.model.head.name}: a probe fits a linear head")
     if config.method == "probe":

@@ -212,6 +212,8 @@ MISTAKES = [
     (["--config.optim.warmup_steps=1000"], 2, "the rate rises for 1000 steps, and the training has 18"),
     (["--config.optim.div=0"], 2, "config.optim.div=0.0 is out of range"),
     (["--config.model.evaluating=("], 2, "config.model.evaluating=( is not a regular expression"),
+    (["--config.model.head.name=mlp"], 2, "take a config that was made with model.head.name=mlp"),
+    (["--config.model.encoder.width=0"], 2, "model.encoder.width=0: it must be a whole number of at least 1"),
     (["--config.seed=-1"], 2, "config.seed=-1 is out of range"),
     (["--config.augment.mel_jitter=True"], 2, "frontend.name=log_mel has none to move"),
     (["--config.method=probe", "--config.protocol=oracle"], 2, "config.protocol=oracle: a probe does not do that"),
