@@ -3,7 +3,9 @@
     python -m esc_jax.main --config=configs/masked_cnn.py --config.data.dir=ESC-50-master --config.data.test_fold=4
 
 The encoder of resnet34_cpu.py. 40 % of the patches of 16 × 16 are overwritten, in blocks (single ones a convolution
-guesses from their neighbours), and the network says which of 256 clusters of training patches each is in. The write-up
+guesses from their neighbours), and the network says which of 256 clusters of training patches each is in. A ResNet-18
+of a quarter of the width gave 82.00 % (82.75 with five views) on fold 4 with
+`--config.pretrain.tokens.teacher=mn04_as_mAP_432.pt --config.pretrain.clip_weight=10`: [k] in the README. The write-up
 this project started from reports 74.50 %, below its supervised baseline of 80.50.
 """
 
