@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 import copy
 from typing import Any
 
+from absl import logging
 from flax import traverse_util
 import jax.numpy as jnp
 import numpy as np
@@ -120,4 +121,6 @@ def merge(variables: Mapping[str, Any], found: Pretrained, classes: Sequence[str
     if {k: v.shape for k, v in ours.items()} == {k: np.shape(v) for k, v in theirs.items()}:
         filled = {tuple(k.split("/")): jnp.asarray(v) for k, v in theirs.items()}
         merged["params"]["head"] = traverse_util.unflatten_dict(filled)
+        if classes and not found.labels:
+            logging.warning("the checkpoint's head names no classes: they are taken to be in the order of the data's")
     return merged

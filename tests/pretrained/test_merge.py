@@ -92,6 +92,13 @@ def test_a_published_head_is_put_in_the_order_of_our_classes(config, published):
     assert not np.array_equal(other["kernel"], kernel)
 
 
+@pytest.mark.parametrize(("labels", "told"), [(("a", "b", "c"), False), (None, True)])
+def test_a_head_without_class_names_is_told(config, published, caplog, labels, told):
+    _, _, variables = build.build(merge.adopt(config, published), 3)
+    merge.merge(variables, dataclasses.replace(published, labels=labels), "abc")
+    assert ("names no classes" in caplog.text) == told
+
+
 def test_what_the_config_keeps_stands_against_the_checkpoint(config, published):
     config.model.keep = ("frontend.mels", "encoder.zero_init")
     published.options["zero_init"] = True
