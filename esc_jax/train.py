@@ -78,6 +78,9 @@ def prepare(config) -> Run:
         clips = datasets.load(config.data)
     split = _split(config, clips)
     logging.info("%s; on %s", split.report(), evaluate.device_name())
+    trained, tested = (set(clips.labels[list(indices)].tolist()) for indices in (split.train, split.test))
+    if absent := sorted(tested - trained):
+        logging.warning("training has no clip of %s, which the test has", ", ".join(clips.classes[i] for i in absent))
     if len(split.train) < config.train.batch_size:
         raise configs.ConfigError(
             f"config.train.batch_size={config.train.batch_size}, and there are {len(split.train)} training clips"

@@ -109,6 +109,16 @@ def test_a_run_is_tested_again_when_it_is_done_and_on_its_own_data(config, noise
     assert (tmp_path / "results.json").read_text() == before
 
 
+def test_classes_without_a_clip_in_training_are_named(config, noise_clips, monkeypatch, caplog):
+    config.data.test_fold = 1
+    train.prepare(config)
+    assert "training has no clip" not in caplog.text
+    labels = np.where(np.array(noise_clips.folds) == 1, 0, 1)  # the first class is in the test fold alone
+    monkeypatch.setattr(datasets, "load", lambda config: dataclasses.replace(noise_clips, labels=labels))
+    train.prepare(config)
+    assert f"training has no clip of {noise_clips.classes[0]}, which the test has" in caplog.text
+
+
 def test_a_probe_of_other_data_takes_no_workdir(config, noise_clips, tmp_path, monkeypatch):
     config.crossval.vectorized, config.data.test_fold, config.method = False, 1, "probe"
     config.data.cache_dir = str(tmp_path / "cache")
