@@ -152,8 +152,8 @@ def page(classifier, offered: list[tuple[str, bytes]], most_s: float, folder: pa
     with gradio.Blocks(title="esc_jax", analytics_enabled=False, delete_cache=(60, _KEPT_S)) as made:
         gradio.Markdown(
             f"# What do you hear?\nUpload or record a sound. The model knows {len(classifier.classes)} classes and"
-            f" listens to {classifier.window_s:g} seconds at a time; up to {most_s / 60:g} minutes are taken, and"
-            f" deleted after {_KEPT_S // 60} minutes."
+            f" listens to {classifier.window_s:g} seconds at a time. Sounds of up to {most_s / 60:g} minutes are taken,"
+            f" and deleted {_KEPT_S // 60} minutes later."
         )
         with gradio.Row():
             with gradio.Column():
