@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from esc_jax import files
-from esc_jax.errors import Failure, Problem, collected, command
+from esc_jax.errors import Problem, Several, collected, command
 
 _OVERHANG = 0.01  # of a window: a recording that is longer than whole windows by less has no row for it
 
@@ -130,7 +130,7 @@ def _of_recordings(options: argparse.Namespace, model, frontend, variables, rate
             rows.append((found, [name] * len(found), starts / rate))
             problems += [stream.note.partition(";")[0]] if stream.note else []
     if not rows:
-        raise Failure("\nesc_jax: ".join(problems))
+        raise Several(problems)
     return *map(np.concatenate, zip(*rows, strict=True)), problems
 
 
@@ -209,7 +209,7 @@ def main(argv: list[str] | None = None) -> None:
     said, problems = _embed(options)
     sys.stdout.write(said)
     if problems:
-        raise Failure("\nesc_jax: ".join(problems))
+        raise Several(problems)
 
 
 if __name__ == "__main__":

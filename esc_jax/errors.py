@@ -1,6 +1,6 @@
 """What every error is that a command says in one sentence; its kinds are where they are raised."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 import contextlib
 import functools
 import os
@@ -21,6 +21,13 @@ class Failure(Problem):
     """What was asked for is right, and could not be done."""
 
     status = 1
+
+
+class Several(Failure):
+    """More than one thing that could not be done, or one; each is a sentence in a line of its own."""
+
+    def __init__(self, problems: Iterable[str]):
+        super().__init__("\nesc_jax: ".join(problems))
 
 
 def first_line(error: BaseException) -> str:

@@ -26,7 +26,7 @@ import pathlib
 import sys
 from typing import NoReturn
 
-from esc_jax.errors import Failure, Problem, collected, command
+from esc_jax.errors import Problem, Several, collected, command
 
 SEGMENTS = ("begin", "middle", "end")
 # What a folder is searched for: the extensions that libsndfile's formats go by.
@@ -340,7 +340,7 @@ def run(options: argparse.Namespace) -> list[str]:
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
     if problems := run(parse(argv)):
-        raise Failure("\nesc_jax: ".join(problems))
+        raise Several(problems)
 
 
 def cli() -> None:

@@ -80,14 +80,12 @@ def probe(
         DataError: a test fold leaves fewer than two folds to choose in.
     """
     folds = np.asarray(folds)
-    if len(set(folds.tolist())) < 3:
-        raise DataError(
-            "a probe chooses its regularisation inside the training folds: it needs two of them and a third"
-        )
     allowed = np.ones(len(folds), bool) if left_out is None else ~left_out
     masks = {out: mask & allowed for out, mask in linear_probe.splits(folds, tested).items()}
     if not all(mask.any() for mask in masks.values()):
-        raise DataError("a probe chooses its regularisation inside the training folds: it needs two of them")
+        raise DataError(
+            "a probe chooses its regularisation inside the training folds: it needs two of them and a third"
+        )
     names, weights = list(masks), np.stack(list(masks.values())).astype(np.float32)
     heads = linear_probe.fit(x[0], labels, weights, np.float32(l2), np.arange(1), classes=classes, steps=steps)
     kernel, bias = np.asarray(heads.kernel)[:, :, 0], np.asarray(heads.bias)[:, :, 0]

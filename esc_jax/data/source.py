@@ -18,7 +18,7 @@ import zlib
 
 from esc_jax import files
 from esc_jax.data.audio import AudioError
-from esc_jax.errors import Problem
+from esc_jax.errors import Problem, first_line
 
 FOLDS = 100_000  # folds are numbers below it
 COLUMNS = ("filename", "fold", "target", "category", "esc10", "src_file", "take")  # ESC-50's own
@@ -64,7 +64,7 @@ def check_classes(names: Sequence[str], where: str) -> tuple[str, ...]:
 
 def _reason(error: Exception) -> str:
     """The words of an exception, without the path that the sentence has already."""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return getattr(error, "strerror", None) or first_line(error)
 
 
 class Source:

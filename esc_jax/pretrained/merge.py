@@ -29,7 +29,6 @@ def read(architecture: str, path: str) -> Pretrained:
 def identify(path: str) -> Pretrained:
     """The checkpoint at `path` (or of a hub id), of whichever architecture it is. Raises PretrainedError."""
     place = huggingface.find(path)
-    huggingface.load(place)  # what nobody can read is said here, and not once by every reader
     others = FILES if place.is_dir() else DIRECTORIES
     refusals = []
     for architecture in (name for name in READERS if name not in others):
@@ -37,6 +36,7 @@ def identify(path: str) -> Pretrained:
             return READERS[architecture](path)
         except PretrainedError as error:
             refusals.append(f"as {architecture}, {str(error).rstrip('.')}")
+    huggingface.load(place)  # what nobody can read is said here, and not once by every reader
     raise PretrainedError(f"{path} is no checkpoint that is known here: {'; '.join(refusals)}")
 
 

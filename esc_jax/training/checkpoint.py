@@ -170,9 +170,7 @@ def find(path: str | pathlib.Path) -> tuple[pathlib.Path, int]:
     if path.name.isdigit() and (path / "meta").is_dir():
         return path.parent, int(path.name)
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-    # One that a killed process was deleting may have lost its meta.
-    steps = [int(p.name) for p in folder.iterdir() if p.name.isdigit() and (p / "meta" / "metadata").is_file()]
-    if not steps:
+    if not (steps := _steps(folder)):
         raise CheckpointError(f"{path}: holds no checkpoint")
     # As `Checkpoints.best`: what a protocol selected, else the newest.
     scores = [(metric, step) for step in steps if (metric := read_meta(folder, step).get("metric")) is not None]
@@ -181,7 +179,12 @@ def find(path: str | pathlib.Path) -> tuple[pathlib.Path, int]:
 
 def newest(folder: pathlib.Path) -> int:
     """The last step in a checkpoints folder, whatever a protocol selected."""
-    return max(int(p.name) for p in folder.iterdir() if p.name.isdigit() and (p / "meta" / "metadata").is_file())
+    return max(_steps(folder))
+
+
+def _steps(folder: pathlib.Path) -> list[int]:
+    """Those of which there are checkpoints; one that a killed process was deleting may have lost its meta."""
+    return [int(p.name) for p in folder.iterdir() if p.name.isdigit() and (p / "meta" / "metadata").is_file()]
 
 
 def check_data(trained_on: str, fingerprint: str, workdir: pathlib.Path) -> None:

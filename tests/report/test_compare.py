@@ -56,34 +56,38 @@ def test_a_run_is_compared_on_the_clips_that_both_have(written):
     assert told["cv"].clips == PER_FOLD and told["cv"].difference.value == 1 / 24  # of 48: those of fold 1
 
 
+def results_of(run):
+    return json.loads((run / "results.json").read_text())
+
+
+def write_results(run, found):
+    (run / "results.json").write_text(json.dumps(found))
+
+
 def half(run):
     path = run / "results.json"
     path.write_text(path.read_text()[:200])
 
 
 def an_array(run):
-    (run / "results.json").write_text("[1, 2]")
+    write_results(run, [1, 2])
 
 
 def without_folds(run):
-    found = json.loads((run / "results.json").read_text())
-    (run / "results.json").write_text(json.dumps({k: v for k, v in found.items() if k != "folds"}))
+    write_results(run, {k: v for k, v in results_of(run).items() if k != "folds"})
 
 
 def no_fold_in_it(run):
-    found = json.loads((run / "results.json").read_text())
-    (run / "results.json").write_text(json.dumps(found | {"folds": []}))
+    write_results(run, results_of(run) | {"folds": []})
 
 
 def accuracy_not_a_number(run):
-    found = json.loads((run / "results.json").read_text())
-    accuracy = found["accuracy"] | {"mean": float("nan")}
-    (run / "results.json").write_text(json.dumps(found | {"accuracy": accuracy}))
+    found = results_of(run)
+    write_results(run, found | {"accuracy": found["accuracy"] | {"mean": float("nan")}})
 
 
 def accuracy_a_number(run):
-    found = json.loads((run / "results.json").read_text())
-    (run / "results.json").write_text(json.dumps(found | {"accuracy": 0.9}))
+    write_results(run, results_of(run) | {"accuracy": 0.9})
 
 
 def line_cut(run):
@@ -106,14 +110,14 @@ def a_word_for_a_probability(run):
 
 
 def other_data(run):
-    found = json.loads((run / "results.json").read_text())
-    (run / "results.json").write_text(json.dumps(found | {"data": found["data"] | {"fingerprint": "another"}}))
+    found = results_of(run)
+    write_results(run, found | {"data": found["data"] | {"fingerprint": "another"}})
 
 
 def classes_in_another_order(run):
-    found = json.loads((run / "results.json").read_text())
+    found = results_of(run)
     turned = [found["data"]["classes"][i] for i in (1, 0, 2, 3)]
-    (run / "results.json").write_text(json.dumps(found | {"data": found["data"] | {"classes": turned}}))
+    write_results(run, found | {"data": found["data"] | {"classes": turned}})
     rows = list(csv.reader(io.StringIO((run / "predictions.csv").read_text())))
     rows[0][7:11] = turned
     (run / "predictions.csv").write_text("".join(",".join(row) + "\n" for row in rows))
