@@ -35,6 +35,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether XLA found no room for something."""
+    return "RESOURCE_EXHAUSTED" in str(error)
+
+
 def told(error: BaseException, place: object = "") -> tuple[int, str] | None:
     """Exit status and sentence for what a user can cause or mend; None for anything else, which is a mistake of ours.
 
@@ -48,8 +53,9 @@ def told(error: BaseException, place: object = "") -> tuple[int, str] | None:
         return 130, "interrupted"
     if isinstance(error, OSError):
         return 1, f"{error.strerror or first_line(error)}: {error.filename or place or 'writing the results'}"
-    if type(error).__name__ == "JaxRuntimeError":  # by name, since --help must not import JAX; above all, no memory
-        return 1, f"{place and f'{place}: '}the device could not do it ({first_line(error)})"
+    if type(error).__name__ == "JaxRuntimeError":  # by name, since --help must not import JAX
+        what = "the device has too little memory" if out_of_memory(error) else "the device could not do it"
+        return 1, f"{place and f'{place}: '}{what} ({first_line(error)})"
     return None
 
 

@@ -1,8 +1,9 @@
-"""Files that appear whole or not at all, folders that go with the process, and what tells contents apart."""
+"""Files that appear whole or not at all, folders for one process alone, and what tells contents apart."""
 
 from collections.abc import Iterable, Iterator
 from concurrent import futures
 import contextlib
+import hashlib
 import os
 import pathlib
 import shutil
@@ -12,7 +13,13 @@ import threading
 from typing import IO
 import zlib
 
+from esc_jax.errors import Failure
+
 _BLOCK = 1 << 20
+
+
+class Busy(Failure):
+    """Another process works in the folder. The message is one sentence."""
 
 
 @contextlib.contextmanager
@@ -52,6 +59,36 @@ def checksums(paths: Iterable[str | os.PathLike]) -> list[tuple[int, int] | None
 
     with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(checksum, paths))
+
+
+@contextlib.contextmanager
+def kept_for_this_process(folder: pathlib.Path, locks: pathlib.Path) -> Iterator[None]:
+    """Refuses a folder that another process has in the same way, and keeps it until the end.
+
+    The system lets go of it with the process, however that ends. The folder itself need not exist, and is not made.
+
+    Args:
+        folder: to be worked in.
+        locks: folder of the locks, the same one in all processes. Where it cannot be written to, nobody is refused.
+
+    Raises:
+        Busy: another process has it.
+    """
+    import filelock
+
+    name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
+    held = contextlib.nullcontext()
+    try:
+        locks.mkdir(parents=True, exist_ok=True)
+        held = filelock.FileLock(locks / f"{name}.lock").acquire(blocking=False)
+    except filelock.Timeout:
+        raise Busy(
+            f"{folder} is being worked in by another process: wait for its end, or choose another --workdir"
+        ) from None
+    except OSError:
+        pass
+    with held:
+        yield
 
 
 @contextlib.contextmanager

@@ -9,16 +9,18 @@ goes on where it was interrupted.
 """
 
 from collections.abc import Iterable
+import contextlib
 import hashlib
 import os
 import pathlib
 import re
 import sys
+from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from esc_jax.errors import Problem, first_line
+from esc_jax.errors import first_line, out_of_memory, told
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file in configs/.", lock_config=True)
 _WORKDIR = flags.DEFINE_string(
@@ -35,7 +37,13 @@ _DISTRIBUTED = flags.DEFINE_boolean(
 )
 
 
-def _fail(status: int, sentence: object) -> None:
+_SMALLER = (
+    "take fewer clips at a time (--config.train.accumulate=4 takes a batch in four parts, --config.eval.batch_size), or"
+    " --config.model.encoder.remat=True where the encoder is a transformer"
+)
+
+
+def _fail(status: int, sentence: object) -> NoReturn:
     sys.stderr.write(f"esc_jax: {sentence}\n")
     sys.exit(status)
 
@@ -125,7 +133,8 @@ def main(argv: list[str]) -> None:
 
     overrides, keys = config_flags.get_override_values(flag), configs.flatten(config)
     workdir = pathlib.Path(_WORKDIR.value or default_workdir(config_path, overrides, keys, _MODE.value))
-    parallel.initialize(prepare.cache_root(config.data.cache_dir) / "compiled")
+    cache = prepare.cache_root(config.data.cache_dir)
+    parallel.initialize(cache / "compiled")
     if _DISTRIBUTED.value:
         try:
             parallel.join()
@@ -133,7 +142,7 @@ def main(argv: list[str]) -> None:
             _fail(error.status, error)
     import jax
 
-    from esc_jax import crossval, evaluate, probe, train
+    from esc_jax import crossval, evaluate, files, probe, train
     from esc_jax.training import loop
     from esc_jax.training.checkpoint import CheckpointError
 
@@ -141,21 +150,25 @@ def main(argv: list[str]) -> None:
         configs.check(config)
         method = {"train": train.train_and_evaluate, "probe": probe.probe_and_evaluate}[config.method]
         modes = {"train": method, "crossval": crossval.cross_validate, "evaluate": train.evaluate_again}
-        found = modes[_MODE.value](config, workdir)
+        alone = files.kept_for_this_process(workdir, cache / "locks") if parallel.first() else contextlib.nullcontext()
+        with alone:
+            found = modes[_MODE.value](config, workdir)
     except CheckpointError as error:
         sys.stderr.write(f"esc_jax: {error}\n")
         sys.stderr.flush()
         os._exit(1)  # the threads of a write that failed would each print a traceback on their way out
-    except Problem as error:
-        _fail(error.status, error)
-    except OSError as error:
-        _fail(1, f"{error.strerror or error}: {error.filename or workdir}")
     except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+        if jax.process_count() > 1:
+            parallel.lost(first_line(error))
+        if not out_of_memory(error):
             raise
-        parallel.lost(first_line(error))
+        _fail(1, f"{told(error)[1]}; {_SMALLER}")
     except loop.Interrupted as stopped:
         said = str(stopped)
+    except Exception as error:
+        if (known := told(error, workdir)) is None:
+            raise
+        _fail(*known)
     else:
         said = f"{evaluate.summary(found)}\n  all of it is in {workdir}"
     if parallel.first():

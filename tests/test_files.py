@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and folders that go with the process."""
+"""Files that appear whole or not at all, and folders that are one process's own or go with it."""
 
 import signal
 import subprocess
@@ -48,3 +48,34 @@ def test_a_folder_that_is_no_longer_needed_leaves_the_signal_as_it_was(tmp_path)
     with files.temporary_folder("x.", tmp_path) as folder:
         (folder / "a").write_text("")
     assert signal.getsignal(signal.SIGTERM) == before and not list(tmp_path.iterdir())
+
+
+KEEPER = """
+import pathlib, sys
+from esc_jax import files
+with files.kept_for_this_process(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])):
+    print("kept", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_of_another_process_is_refused_until_that_process_ends(tmp_path):
+    folder, locks = tmp_path / "run", tmp_path / "locks"
+    command = [sys.executable, "-c", KEEPER, str(folder), str(locks)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as keeper:
+        assert keeper.stdout.readline() == "kept\n"
+        with pytest.raises(files.Busy, match="another process"), files.kept_for_this_process(folder, locks):
+            pass
+        with files.kept_for_this_process(tmp_path / "other", locks):
+            pass
+        keeper.kill()
+        keeper.wait()
+        with files.kept_for_this_process(folder, locks):
+            pass
+    assert not folder.exists()
+
+
+def test_where_no_lock_can_be_written_nobody_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with files.kept_for_this_process(tmp_path / "run", tmp_path / "file" / "locks"):
+        pass

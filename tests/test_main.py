@@ -110,6 +110,9 @@ def test_a_killed_run_goes_on_to_the_same_bits(done, run, environment, tmp_path,
     workdir = tmp_path / "killed"
     process = start(environment, workdir)
     wait_for_epoch(workdir, 1, process)
+    if how == signal.SIGKILL:
+        process.send_signal(signal.SIGSTOP)  # it would be done before another one has begun
+        assert "is being worked in by another process" in run("main", TINY, f"--workdir={workdir}", check=1).stderr
     process.send_signal(how)
     out, _ = process.communicate(timeout=120)
     if how == signal.SIGTERM:

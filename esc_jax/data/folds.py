@@ -21,8 +21,8 @@ class Split:
     Attributes:
         train, validation, test: indices of clips; validation is empty but under that protocol.
         train_folds, validation_folds, test_folds: the folds they are.
-        leaky: source recordings with clips both in training and in the test (or validation) folds.
-        dropped: indices left out of training because of them.
+        leaky: source recordings with clips in more than one of training, validation and test.
+        dropped: indices left out of training, or of validation, because of them.
     """
 
     train: tuple[int, ...]
@@ -46,8 +46,8 @@ class Split:
         parts.append(part("test", self.test, self.test_folds))
         text = ", ".join(parts)
         if self.leaky:
-            kept = f"left out of training ({len(self.dropped)} clips)" if self.dropped else "kept in training"
-            text += f"; recordings on both sides: {', '.join(self.leaky)}, {kept}"
+            kept = f"left out ({len(self.dropped)} clips) where they are not tested on" if self.dropped else "kept"
+            text += f"; recordings in more than one part: {', '.join(self.leaky)}, {kept}"
         return text
 
 
@@ -70,10 +70,11 @@ def split(
         sources: source recording of every clip.
         protocol: one of PROTOCOLS.
         test_fold: the fold to test on. The validation fold is the one after it, around the circle.
-        drop_leaky_sources: leave out of training the clips whose recording is also in the other folds.
+        drop_leaky_sources: leave out of training the clips whose recording is also in the other folds, and out of
+            validation those whose recording is also in the test fold.
 
     Raises:
-        DataError: the data set has no such fold, or too few folds for the protocol.
+        DataError: the data set has no such fold, too few folds for the protocol, or nothing is left to validate on.
     """
     have = sorted(set(folds))
     if test_fold not in have:
@@ -92,10 +93,15 @@ def split(
         of_fold[fold].append(index)
     test, validation = of_fold[test_fold], [i for f in validation_folds for i in of_fold[f]]
     train = [i for f in train_folds for i in of_fold[f]]
-    outside = {sources[i] for i in (*test, *validation)}
-    shared = [i for i in train if sources[i] in outside]
-    dropped = shared if drop_leaky_sources else []
-    train = sorted(set(train) - set(dropped))
+    tested = {sources[i] for i in test}
+    outside = tested | {sources[i] for i in validation}
+    shared = [i for i in train if sources[i] in outside] + [i for i in validation if sources[i] in tested]
+    dropped = sorted(shared) if drop_leaky_sources else []
+    train, validation = (sorted(set(part) - set(dropped)) for part in (train, validation))
+    if validation_folds and not validation:
+        raise DataError(
+            "data.drop_leaky_sources leaves no clip to validate on: all are of recordings that are tested on"
+        )
 
     assert not set(train) & set(test) and not set(train) & set(validation) and not set(test) & set(validation)
     return Split(

@@ -318,7 +318,7 @@ def test_a_run_from_end_to_end(thorough, run, tree, load, cache_dir, tmp_path):
     run("main", *arguments)
     found, expected = json.loads((tmp_path / "results.json").read_text()), load(clip_s=1.0)
     assert list(found["data"]["bad_clips"]) == [CORRUPT] and found["data"]["classes"] == list(GENRES)
-    assert found["data"]["clips"] == len(expected) and "recordings on both sides" not in found["data"]["split"]
+    assert found["data"]["clips"] == len(expected) and "recordings in more than one part" not in found["data"]["split"]
     with open(tmp_path / "predictions.csv") as file:
         rows = [(r["clip"], r["source"], r["fold"]) for r in csv.DictReader(file)]
     tested = [i for i, fold in enumerate(expected.folds) if fold == 5]
