@@ -161,6 +161,7 @@ def probe_and_evaluate(config, workdir: pathlib.Path, tested: Sequence[int] | No
     from esc_jax.data import clips as datasets
     from esc_jax.data import folds as protocols
     from esc_jax.data import prepare
+    from esc_jax.training import checkpoint
 
     configs.check(config)
     parallel.check_alone("a probe")
@@ -173,6 +174,9 @@ def probe_and_evaluate(config, workdir: pathlib.Path, tested: Sequence[int] | No
     original = config
     config, model, frontend, variables = build.start(config, clips.classes)
     configs.claim(workdir, original)
+    places = {fold: workdir if len(splits) == 1 else workdir / f"fold{fold}" for fold in splits}
+    for place in places.values():  # before the pass, which takes long
+        checkpoint.check_workdir(place, clips.fingerprint)
     views = max(1, config.eval.tta)
     cache = prepare.cache_root(config.data.cache_dir) / "embeddings"
     x = embed.of_clips(model, frontend, variables, clips, cache, views=views)
@@ -190,8 +194,7 @@ def probe_and_evaluate(config, workdir: pathlib.Path, tested: Sequence[int] | No
         split = splits[head.fold]
         chances = probabilities(x[:, list(split.test)], head.kernel, head.bias)
         parts.append(evaluate.tested(head.fold, config.seed, split.test, chances, 0, seconds))
-        own = workdir if len(found) == 1 else workdir / f"fold{head.fold}"
-        _save(config, clips, own, variables, head)
+        _save(config, clips, places[head.fold], variables, head)
     report = "; ".join(split.report() for split in splits.values())
     parameters = sum(p.size for p in jax.tree.leaves(variables["params"]))
     results = evaluate.results(config, clips, parts, report, parameters=parameters, step=0 if len(found) == 1 else None)
@@ -240,9 +243,7 @@ def _save(config, clips, workdir: pathlib.Path, variables, head: Probed) -> None
     params = variables["params"] | {"head": _head(head)}
     state = states.create(variables | {"params": params}, optax.identity(), ema=False)
     checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")
-    if (last := checkpoints.latest()) is not None:
-        checkpoint.check_data(checkpoints.meta(last)["data"], clips.fingerprint, workdir)
-    else:
+    if checkpoints.latest() is None:
         progress = {"history": [], "sums": {}, "seconds": 0.0}
         config = config.copy_and_resolve_references()
         config.data.test_fold = head.fold

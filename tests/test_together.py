@@ -128,6 +128,7 @@ def test_a_probe_of_other_data_takes_no_workdir(config, noise_clips, tmp_path, m
     with pytest.raises(checkpoint.OtherDataError, match="was trained on other data than data.dir holds"):
         probe.probe_and_evaluate(config, tmp_path / "run")
     assert (tmp_path / "run/results.json").read_text() == before
+    assert len(list((tmp_path / "cache/embeddings").iterdir())) == 1  # refused before any pass over those data
 
 
 def test_what_cannot_be_trained_at_once_is_refused(config, tmp_path):

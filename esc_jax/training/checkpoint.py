@@ -193,6 +193,13 @@ def check_data(trained_on: str, fingerprint: str, workdir: pathlib.Path) -> None
         raise OtherDataError(f"{workdir} was trained on other data than data.dir holds: choose another --workdir")
 
 
+def check_workdir(workdir: pathlib.Path, fingerprint: str) -> None:
+    """`check_data` of the run in a workdir, where there is one."""
+    folder = workdir / "checkpoints"
+    if folder.is_dir() and (steps := _steps(folder)):
+        check_data(read_meta(folder, max(steps))["data"], fingerprint, workdir)
+
+
 def read_meta(folder: pathlib.Path, step: int) -> dict[str, Any]:
     """The JSON object of a checkpoint. Raises CheckpointError for one of another version of the format."""
     try:
