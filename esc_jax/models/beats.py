@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from esc_jax.models.dense import Dense
 from esc_jax.models.dropout import Dropout, skip_rows
 from esc_jax.models.encoder import Encoded
 from esc_jax.models.hubert import PositionalConv
@@ -90,7 +91,7 @@ class Beats(nn.Module):
         if padding is not None:
             padding = fold_padding(fold_padding(padding, features.shape[1]), x.shape[1])
         if self.embed_dim != self.encoder_embed_dim:
-            x = nn.Dense(self.encoder_embed_dim, kernel_init=_TORCH_INIT, dtype=self.dtype, name="projection")(x)
+            x = Dense(self.encoder_embed_dim, kernel_init=_TORCH_INIT, dtype=self.dtype, name="projection")(x)
         self.sow("intermediates", "tokens", x)
         x = Dropout(self.dropout_input)(x, train=train)
         if padding is not None:
@@ -108,9 +109,9 @@ class Beats(nn.Module):
         rows, columns = frames // size, bins // size
         x = features[:, : rows * size, : columns * size].reshape(batch, rows, size, columns, size)
         x = x.transpose(0, 1, 3, 2, 4).reshape(batch, rows * columns, size * size)
-        return nn.Dense(
-            self.embed_dim, self.conv_bias, kernel_init=_TORCH_INIT, dtype=self.dtype, name="patch_embedding"
-        )(x)
+        return Dense(self.embed_dim, self.conv_bias, kernel_init=_TORCH_INIT, dtype=self.dtype, name="patch_embedding")(
+            x
+        )
 
     def _layers(self, x: jax.Array, padding: jax.Array | None, train: bool) -> jax.Array:
         """The transformer layers, (B, T, C) → (B, T, C)."""

@@ -10,6 +10,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from esc_jax.models.dense import Dense
 from esc_jax.models.dropout import Dropout, skip_rows
 from esc_jax.models.encoder import Encoded
 from esc_jax.models.grouped_conv import grouped_conv1d
@@ -264,8 +265,8 @@ class Hubert(nn.Module):
         return hidden
 
 
-def _dense(width: int, dtype: jnp.dtype, name: str) -> nn.Dense:
-    return nn.Dense(width, kernel_init=nn.initializers.normal(0.02), dtype=dtype, name=name)
+def _dense(width: int, dtype: jnp.dtype, name: str) -> Dense:
+    return Dense(width, kernel_init=nn.initializers.normal(0.02), dtype=dtype, name=name)
 
 
 def _norm(epsilon: float, dtype: jnp.dtype, name: str) -> Callable[[jax.Array], jax.Array]:

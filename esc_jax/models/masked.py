@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from esc_jax.models import patches
+from esc_jax.models.dense import Dense
 from esc_jax.models.encoder import Encoded, Encoding
 from esc_jax.models.patch_transformer import PatchTransformer, sine_table
 from esc_jax.models.transformer import Layer, layer_norm
@@ -96,7 +97,7 @@ class VisiblePredictor(Encoding):
         flat = hidden.reshape(batch, -1)
         visible = jnp.argsort(flat, axis=1, stable=True)[:, : flat.shape[1] - self.hidden]
         encoded = own(features, train=train, visible=visible)
-        seen = nn.Dense(own.width, dtype=own.dtype, name="seen")(encoded.features)
+        seen = Dense(own.width, dtype=own.dtype, name="seen")(encoded.features)
         unseen = self.param("hidden_patch", nn.initializers.normal(0.02), (own.width,)).astype(own.dtype)
         x = jnp.broadcast_to(unseen, (batch, rows * columns, own.width))
         x = jax.vmap(lambda x, where, what: x.at[where].set(what))(x, visible, seen)

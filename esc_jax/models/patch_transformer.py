@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from esc_jax.models import patches
+from esc_jax.models.dense import Dense
 from esc_jax.models.dropout import Dropout, example_keys, skip_rows
 from esc_jax.models.encoder import Encoded
 from esc_jax.models.transformer import Layer, layer_norm
@@ -114,7 +115,7 @@ class PatchTransformer(nn.Module):
         features = jnp.pad(features, ((0, 0), (0, short[0]), (0, short[1])), mode="edge")
         x = patches.cut(features, self.patch, self.stride)
         batch, rows, columns, _ = x.shape
-        x = nn.Dense(self.width, dtype=self.dtype, name="patch_embedding")(x)
+        x = Dense(self.width, dtype=self.dtype, name="patch_embedding")(x)
         table = self.param("position", lambda _: jnp.asarray(sine_table(*self.table, self.width)))
         key = self.make_rng("droppath") if train and rows < self.table[0] else None
         x = x + places(table, batch, rows, columns, key).astype(self.dtype)

@@ -7,6 +7,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from esc_jax.models.dense import Dense
 from esc_jax.models.dropout import Dropout
 
 ACTIVATIONS: dict[str, Callable] = {
@@ -108,12 +109,12 @@ class Layer(nn.Module):
         return output_norm(alpha * x + feed_forward(x))
 
 
-def dense(width: int, dtype: jnp.dtype, name: str, gain: float | None = None) -> nn.Dense:
+def dense(width: int, dtype: jnp.dtype, name: str, gain: float | None = None) -> Dense:
     """Normal(0.02), or Xavier-normal with a gain under deep norm."""
     init = nn.initializers.normal(0.02)
     if gain is not None:
         init = nn.initializers.variance_scaling(gain**2, "fan_avg", "normal")
-    return nn.Dense(width, kernel_init=init, dtype=dtype, name=name)
+    return Dense(width, kernel_init=init, dtype=dtype, name=name)
 
 
 def layer_norm(dtype: jnp.dtype, name: str) -> Callable[[jax.Array], jax.Array]:
