@@ -29,10 +29,6 @@ from typing import NoReturn
 from esc_jax.errors import Problem, Several, collected, command
 
 SEGMENTS = ("begin", "middle", "end")
-# What a folder is searched for: the extensions that libsndfile's formats go by.
-EXTENSIONS = frozenset(
-    ".aif .aifc .aiff .au .caf .flac .mp1 .mp2 .mp3 .oga .ogg .opus .rf64 .snd .sph .voc .w64 .wav .wave .wv".split()
-)
 PICTURES = (".png", ".pdf", ".svg")
 
 
@@ -146,6 +142,8 @@ def find(arguments: list[str]) -> tuple[list[str], list[str]]:
     What is hidden in a folder (a name with a dot in front) is left there. A name without a pattern is taken as it is,
     whatever its extension.
     """
+    from esc_jax.data import audio
+
     found, problems = {}, []
     for argument in arguments:
         if "://" in argument:
@@ -153,7 +151,7 @@ def find(arguments: list[str]) -> tuple[list[str], list[str]]:
             continue
         path = pathlib.Path(argument).expanduser()
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in audio.EXTENSIONS and p.is_file())
             shown = [p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts)]
             if not shown:
                 problems.append(f"{argument}: the folder holds no recordings")

@@ -10,6 +10,10 @@ import soxr
 
 from esc_jax.errors import Failure
 
+# What a folder is searched for: the extensions that libsndfile's formats go by.
+EXTENSIONS = frozenset(
+    ".aif .aifc .aiff .au .caf .flac .mp1 .mp2 .mp3 .oga .ogg .opus .rf64 .snd .sph .voc .w64 .wav .wave".split()
+)
 # Rates that a broken header gives, and no microphone: 3 Hz would make hours of a second.
 RATES_HZ = (1_000, 1_000_000)
 # An MP3 without a length in its header has an estimated one, right to a frame or two of 1152 samples.

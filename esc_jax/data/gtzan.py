@@ -22,11 +22,10 @@ import numpy as np
 import soundfile
 
 from esc_jax import files
-from esc_jax.data.audio import AudioError
+from esc_jax.data.audio import EXTENSIONS, AudioError
 from esc_jax.data.source import DataError, Row, check_classes
 
 FOLDS = 5
-SUFFIXES = (".wav", ".au", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".opus", ".oga", ".caf", ".w64", ".snd")
 MISSING = (
     "data.name=gtzan: GTZAN is not downloaded, so give its folder with --config.data.dir=PATH: the unpacked archive"
     " (genres/blues/blues.00000.wav …), which Marsyas published and which Kaggle and the Hugging Face Hub carry"
@@ -98,7 +97,7 @@ def _files(root: pathlib.Path) -> dict[str, str]:
 
 
 def _tracks(files: Iterable[str]) -> list[str]:
-    return [name for name in files if name.lower().endswith(SUFFIXES)]
+    return [name for name in files if os.path.splitext(name)[1].lower() in EXTENSIONS]
 
 
 def has_tracks(path: pathlib.Path) -> bool:
@@ -132,8 +131,8 @@ class Tracks:
                 break
         else:
             raise DataError(
-                f"data.dir: {given} holds no folders of {', '.join(s[1:] for s in SUFFIXES)} files, one for each genre,"
-                " so it is not in the layout of GTZAN"
+                f"data.dir: {given} holds no folders of audio files (wav, au, flac, mp3 …), one for each genre, so"
+                " it is not in the layout of GTZAN"
             )
         if len(names) < len(found):
             others = sorted(found.keys() - set(names))
