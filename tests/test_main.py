@@ -202,7 +202,7 @@ MISTAKES = [
     (["--config.frontend.mels=400"], 2, "the smallest n_fft that works is"),
     (["--config.train.batch_size=49"], 2, "there are 48 training clips"),
     (["--config.optim.schedule=sgdr"], 2, "the schedules are one_cycle, linear, cosine, constant"),
-    (["--config.frontend.mean=inf"], 1, "the loss is nan at step 1; there is no checkpoint yet"),
+    (["--config.frontend.mean=inf"], 1, "the loss is nan at step"),
     (["--config.frontend.std=0.0"], 2, "frontend: std is 0, and must be above 0"),
     (["--config.optim.lr=1e30"], 2, "config.optim.lr=1e+30 is out of range: it goes from 0 to 100"),
     (["surplus"], 2, "surplus: unexpected argument"),

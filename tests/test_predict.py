@@ -267,7 +267,7 @@ def test_what_fails_for_one_file_does_not_lose_the_others(command, loaded, monke
     ]
     status, _, err = command(*(tmp_path / name for name in names), *outputs)
     assert (status, err.splitlines()) == (1, [
-        f"esc_jax: {tmp_path}/b.wav: the device could not do it (RESOURCE_EXHAUSTED: 9 GB)",
+        f"esc_jax: {tmp_path}/b.wav: the device has too little memory (RESOURCE_EXHAUSTED: 9 GB)",
         f"esc_jax: File name too long: {tmp_path}/o-{names[2].removesuffix('.wav')}.png",
         f"esc_jax: No such file or directory: {tmp_path}/o.csv",
     ])  # fmt: skip
