@@ -85,7 +85,7 @@ def kept_for_this_process(folder: pathlib.Path, locks: pathlib.Path) -> Iterator
         raise Busy(
             f"{folder} is being worked in by another process: wait for its end, or choose another --workdir"
         ) from None
-    except OSError:
+    except (OSError, NotImplementedError):  # the latter: a file system without locks
         pass
     with held:
         yield
