@@ -46,7 +46,7 @@ class Split:
         parts.append(part("test", self.test, self.test_folds))
         text = ", ".join(parts)
         if self.leaky:
-            kept = f"left out ({len(self.dropped)} clips) where they are not tested on" if self.dropped else "kept"
+            kept = f"left out of training or validation ({len(self.dropped)} clips)" if self.dropped else "kept"
             text += f"; recordings in more than one part: {', '.join(self.leaky)}, {kept}"
         return text
 

@@ -10,10 +10,10 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from esc_jax.models.dense import Dense
 from esc_jax.models.dropout import Dropout, skip_rows
 from esc_jax.models.encoder import Encoded
 from esc_jax.models.grouped_conv import grouped_conv1d
+from esc_jax.models.transformer import dense
 
 
 def frame_count(samples, kernels: tuple[int, ...], strides: tuple[int, ...]):
@@ -112,7 +112,7 @@ class Attention(nn.Module):
         batch, time, channels = x.shape
 
         def project(name):
-            y = _dense(channels, self.dtype, name)(x)
+            y = dense(channels, self.dtype, name)(x)
             return y.reshape(batch, time, self.heads, channels // self.heads)
 
         query, key, value = project("query"), project("key"), project("value")
@@ -123,7 +123,7 @@ class Attention(nn.Module):
         weights = jax.nn.softmax(scores, -1).astype(self.dtype)
         weights = Dropout(self.dropout)(weights, train=train)
         mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(batch, time, channels)
-        return _dense(channels, self.dtype, "out")(mixed)
+        return dense(channels, self.dtype, "out")(mixed)
 
 
 class Layer(nn.Module):
@@ -144,8 +144,8 @@ class Layer(nn.Module):
 
         y = Attention(self.heads, self.attention_dropout, self.dtype, name="attention")(x, padding, train=train)
         x = _norm(self.epsilon, self.dtype, "attention_norm")(x + dropout(y, self.hidden_dropout))
-        y = nn.gelu(_dense(self.intermediate_size, self.dtype, "intermediate")(x), approximate=False)
-        y = _dense(x.shape[-1], self.dtype, "output")(dropout(y, self.activation_dropout))
+        y = nn.gelu(dense(self.intermediate_size, self.dtype, "intermediate")(x), approximate=False)
+        y = dense(x.shape[-1], self.dtype, "output")(dropout(y, self.activation_dropout))
         return _norm(self.epsilon, self.dtype, "output_norm")(x + dropout(y, self.hidden_dropout))
 
 
@@ -214,7 +214,7 @@ class Hubert(nn.Module):
             frame_padding = jnp.arange(x.shape[1])[None] >= jnp.maximum(valid, 1)[:, None]
         if self.feat_proj_layer_norm:
             x = _norm(self.layer_norm_eps, self.dtype, "projection_norm")(x)
-        x = _dense(self.hidden_size, self.dtype, "projection")(x)
+        x = dense(self.hidden_size, self.dtype, "projection")(x)
         x = Dropout(self.feat_proj_dropout)(x, train=train)
         if frame_padding is not None:
             x = jnp.where(frame_padding[..., None], jnp.zeros((), x.dtype), x)
@@ -263,10 +263,6 @@ class Hubert(nn.Module):
                 y = skip_rows(self.make_rng("droppath"), self.layerdrop, hidden[-1], y)
             hidden.append(y)
         return hidden
-
-
-def _dense(width: int, dtype: jnp.dtype, name: str) -> Dense:
-    return Dense(width, kernel_init=nn.initializers.normal(0.02), dtype=dtype, name=name)
 
 
 def _norm(epsilon: float, dtype: jnp.dtype, name: str) -> Callable[[jax.Array], jax.Array]:

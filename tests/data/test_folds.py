@@ -19,14 +19,17 @@ CLIPS = st.lists(st.tuples(st.integers(1, 5), st.integers(0, 9)), min_size=1, ma
 def test_split(clips, protocol, test_fold, drop):
     of_clip, sources = [c[0] for c in clips], [f"r{c[1]}" for c in clips]
     have = sorted(set(of_clip))
+
+    def recordings(fold):
+        return {source for source, of in zip(sources, of_clip, strict=True) if of == fold}
+
     if test_fold not in have or len(have) < (3 if protocol == "validation" else 2):
         with pytest.raises(DataError):
             folds.split(of_clip, sources, protocol, test_fold, drop)
         return
     if protocol == "validation" and drop:
         after = have[(have.index(test_fold) + 1) % len(have)]
-        tested = {s for s, fold in zip(sources, of_clip, strict=True) if fold == test_fold}
-        if {s for s, fold in zip(sources, of_clip, strict=True) if fold == after} <= tested:
+        if recordings(after) <= recordings(test_fold):
             with pytest.raises(DataError, match="no clip to validate on"):
                 folds.split(of_clip, sources, protocol, test_fold, drop)
             return
