@@ -75,7 +75,7 @@ def distilhubert():
     model, frontend, variables = build.build(config, 50)
     names = tuple(f"class {i}" for i in range(50))
     ours = classifier.SoundClassifier(
-        build.Restored(config, names, 16_000, 5.0, model, frontend, variables, pathlib.Path(), 0, {})
+        build.Restored(config, names, 16_000, 5.0, False, model, frontend, variables, pathlib.Path(), 0, {})
     )
     with tempfile.TemporaryDirectory() as folder:
         hubert.write(folder, variables, config.model.encoder, names, {"sample_rate": 16_000, **config.frontend})

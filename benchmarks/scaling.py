@@ -125,6 +125,7 @@ def clips(options: argparse.Namespace, count: int) -> dict:
         filenames=("",) * count,
         classes=names,
         sample_rate=data.sample_rate,
+        samples=np.array([len(kept[index % DIFFERENT]) for index in range(count)]),
         length=round(data.clip_s * data.sample_rate),
         fingerprint="repeated",
         bad={},

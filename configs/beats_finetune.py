@@ -14,6 +14,7 @@ def get_config():
     """The experiment."""
     config = base.defaults(model="beats", head="linear", frontend="kaldi_fbank")
     config.data.sample_rate = 16_000
+    config.data.mask_padding = True
     config.model.encoder.remat = True
     config.augment.roll = 1.0
     config.augment.mixup_alpha = 0.3

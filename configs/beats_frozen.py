@@ -15,6 +15,7 @@ def get_config():
     """The experiment."""
     config = base.defaults(model="beats", head="linear", frontend="kaldi_fbank")
     config.data.sample_rate = 16_000
+    config.data.mask_padding = True
     config.method = "probe"
     config.eval.tta = 0  # 90 million parameters: a view costs as much as the clip
     return config

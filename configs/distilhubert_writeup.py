@@ -15,6 +15,7 @@ def get_config():
     """The experiment."""
     config = base.defaults(model="hubert", head="projected", frontend="raw")
     config.data.sample_rate = 16_000
+    config.data.mask_padding = True
     config.model.pretrained = "ntu-spml/distilhubert"
     # The extractor that was saved with these weights does not normalise; the write-up does.
     config.model.keep = ("frontend.normalize",)

@@ -70,6 +70,7 @@ def published(path: str, sample_rate: int | None = None):
     found = merge.identify(path)
     config = configs.defaults(model=found.architecture)
     config.data.sample_rate = merge.sample_rate(found, sample_rate)
+    config.data.mask_padding = found.architecture in models.MASKING
     config = merge.adopt(config, found)
     model, frontend, variables = build(config, 1)
     return config, model, frontend, merge.merge(variables, found)
@@ -84,6 +85,7 @@ class Restored:
         classes: class names in the order of the logits.
         sample_rate: Hz that the frontend expects.
         clip_s: seconds of a clip in training; shorter input was padded with zeros at its end.
+        mask_padding: whether the model was told of that.
         model, frontend: to be called as in `training.step.predict_step`.
         variables: {"params", "batch_stats"}: the average of the weights where the run kept one.
         folder, step: where the checkpoint lies.
@@ -94,6 +96,7 @@ class Restored:
     classes: tuple[str, ...]
     sample_rate: int
     clip_s: float
+    mask_padding: bool
     model: Classifier
     frontend: Any
     variables: dict[str, Any]
@@ -111,6 +114,7 @@ def restore(path: str | pathlib.Path) -> Restored:
     folder, step = checkpoint.find(path)
     meta = checkpoint.read_meta(folder, step)
     config = ml_collections.ConfigDict(meta["config"])
+    config.data.mask_padding = config.data.get("mask_padding", False)  # runs of before it
     classes = tuple(meta["classes"])
     model, frontend, initialise = _parts(config, len(classes))
     shapes = jax.eval_shape(initialise, jax.random.key(0))
@@ -119,6 +123,7 @@ def restore(path: str | pathlib.Path) -> Restored:
         classes=classes,
         sample_rate=int(meta["sample_rate"]),
         clip_s=float(config.data.clip_s),
+        mask_padding=config.data.mask_padding,
         model=model,
         frontend=frontend,
         variables=checkpoint.read_weights(folder, step, shapes),

@@ -155,6 +155,7 @@ class SoundClassifier:
         self.sample_rate = restored.sample_rate
         self.window_s = restored.clip_s
         self.calibration = Calibration.read(restored.meta)
+        self._masks = restored.mask_padding
         self._variables = restored.variables
         self._logits = logits_step(restored.model, restored.frontend)
 
@@ -189,7 +190,8 @@ class SoundClassifier:
     ) -> Timeline:
         """Classifies a recording of any length, window by window (`windows` says where they are).
 
-        A window shorter than a clip of training is filled up with zeros at its end, as the clips were.
+        A window shorter than a clip of training is filled up with zeros at its end, as the clips were, and the model
+        told so where it was in training (`data.mask_padding`).
 
         Args:
             path: any format that soundfile reads, any rate and number of channels.
@@ -246,19 +248,25 @@ class SoundClassifier:
         budget = _BATCH_S.get(jax.default_backend(), _ACCELERATOR_BATCH_S)
         rows = max(1, int(budget * self.sample_rate) // shape)
         starts, level, done, running = [], [], [], deque()
-        batch = np.zeros((rows, shape), np.int16)
+        batch, valid = np.zeros((rows, shape), np.int16), np.full(rows, shape, np.int32)
+
+        def logits() -> jax.Array:
+            padded = self._masks and (valid < shape).any()
+            return self._logits(self._variables, *parallel.ready((batch, valid) if padded else (batch,)))
+
         for start, samples in cut:
             row = len(starts) % rows
             batch[row, : len(samples)] = audio.to_int16(samples)  # what training read: 16 bits
+            valid[row] = len(samples)
             starts.append(start)
             level.append(float(np.mean(np.square(samples, dtype=np.float64))))
             if row == rows - 1:
-                running.append(self._logits(self._variables, parallel.ready(batch)))
-                batch = np.zeros((rows, shape), np.int16)  # the device may still read the other
+                running.append(logits())
+                batch, valid = np.zeros_like(batch), np.full_like(valid, shape)  # the device may still read the others
                 if len(running) > 1:  # the device computes one while the host decodes the next
                     done.append(np.asarray(running.popleft()[0]))
         if len(starts) % rows:
-            running.append(self._logits(self._variables, parallel.ready(batch)))
+            running.append(logits())
         done += [np.asarray(found[0]) for found in running]
         if not starts:
             raise AudioError(f"{name}: holds no samples")

@@ -70,6 +70,7 @@ def defaults(model: str, head: str = "linear", frontend: str = "log_mel") -> ml_
                 "test_fold": 5,
                 "sample_rate": 32_000,
                 "clip_s": 5.0,  # clips are cut or padded to this
+                "mask_padding": False,  # tell the model what was padded; hubert and beats can leave it out
                 "drop_leaky_sources": False,
                 "on_bad_clip": "error",  # or "skip"
                 "clips_per_fold": 8,  # of each class of the synthetic set
@@ -251,6 +252,17 @@ def check(config: ml_collections.ConfigDict) -> None:
     models.build(config.model, 2)  # says what makes no model; nothing is computed
     if (config.train.head_from_probe or config.method == "probe") and config.model.head.name != "linear":
         raise ConfigError(f"config.model.head.name={config.model.head.name}: a probe fits a linear head")
+    if config.data.mask_padding:
+        if config.model.name not in models.MASKING:
+            raise ConfigError(
+                f"config.data.mask_padding: to model.name={config.model.name} padding is silence;"
+                f" {' and '.join(models.MASKING)} can leave it out"
+            )
+        for key in ("pretrain.method", "augment.crop_s"):
+            if flat[key]:
+                raise ConfigError(
+                    f"config.{key}={flat[key]} takes padding for silence, and needs data.mask_padding=False"
+                )
     if config.method == "probe":
         for key, usual in (("protocol", "holdout"), ("pretrain.method", ""), ("crossval.seeds", 1)):
             if flat[key] != usual:

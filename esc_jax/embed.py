@@ -34,6 +34,7 @@ def digest(encoder, frontend, variables, clips, views: int) -> str:
     import jax
 
     parts = (encoder, frontend, clips.fingerprint, clips.length, clips.sample_rate, views)
+    parts += ("masked",) if clips.masked else ()
     found = hashlib.sha256(repr(parts).encode())
     weights = {name: tree.get("encoder", {}) for name, tree in variables.items()}
     for path, leaf in jax.tree_util.tree_leaves_with_path(weights):
@@ -74,13 +75,15 @@ def of_clips(
     batches = pipeline.eval_batches(clips, indices, batch_size)
     for start in tqdm.tqdm(missing, desc="embedding", unit="batch", leave=False, disable=None):
         batch = next(batches)
-        found = np.asarray(encode(variables, parallel.ready(batch["audio"])))[:, batch["mask"]]
+        found = np.asarray(encode(variables, *parallel.ready(pipeline.inputs(batch))))[:, batch["mask"]]
         with files.replacing(part(start)) as file:
             np.save(file, found)
     return np.concatenate([np.load(part(start)) for start in starts], axis=1)
 
 
-def of_recording(encode, variables, stream, window: int, batch_size: int = 20) -> tuple[np.ndarray, np.ndarray]:
+def of_recording(
+    encode, variables, stream, window: int, *, mask_padding: bool = False, batch_size: int = 20
+) -> tuple[np.ndarray, np.ndarray]:
     """(n,) starts in samples and (n, D) embeddings of a recording of any length.
 
     Args:
@@ -88,6 +91,7 @@ def of_recording(encode, variables, stream, window: int, batch_size: int = 20) -
         variables: its.
         stream: `stream.AudioStream` at the encoder's rate.
         window: samples of a window.
+        mask_padding: whether the model is told what a recording shorter than a window was filled up with.
         batch_size: windows at a time.
 
     Raises:
@@ -97,24 +101,26 @@ def of_recording(encode, variables, stream, window: int, batch_size: int = 20) -
     from esc_jax.data import stream as streams
     from esc_jax.training import parallel
 
-    starts, found = [], []
+    starts, found, more = [], [], ()
     batch = np.zeros((batch_size, window), np.int16)
     for start, samples in streams.windows(stream, window, window):
         if starts and start - starts[-1] < _OVERHANG * window:
             continue
         batch[len(starts) % batch_size, : len(samples)] = audio.to_int16(samples)
         starts.append(start)
+        if mask_padding and len(samples) < window:  # the only one
+            more = (np.full(batch_size, len(samples), np.int32),)
         if len(starts) % batch_size == 0:
-            found.append(np.asarray(encode(variables, parallel.ready(batch)))[0])
+            found.append(np.asarray(encode(variables, *parallel.ready((batch, *more))))[0])
             batch = np.zeros_like(batch)
     if not starts:
         raise audio.AudioError(f"{stream.name}: holds no samples")
     if len(starts) % batch_size:
-        found.append(np.asarray(encode(variables, parallel.ready(batch)))[0])
+        found.append(np.asarray(encode(variables, *parallel.ready((batch, *more))))[0])
     return np.array(starts), np.concatenate(found)[: len(starts)]
 
 
-def _of_recordings(options: argparse.Namespace, model, frontend, variables, rate: int, clip_s: float):
+def _of_recordings(options: argparse.Namespace, data, model, frontend, variables):
     """Embeddings, file names and starts (s) of the rows of all recordings; what went wrong, a sentence each."""
     from esc_jax import predict
     from esc_jax.data import stream as streams
@@ -122,11 +128,12 @@ def _of_recordings(options: argparse.Namespace, model, frontend, variables, rate
 
     encode = steps.embed_step(model, frontend)
     names, problems = predict.find(options.files)
+    rate, window = data.sample_rate, round(data.clip_s * data.sample_rate)
     rows = []
     for name in names:
         with collected(problems, name):
             stream = streams.AudioStream(name, rate)
-            starts, found = of_recording(encode, variables, stream, round(clip_s * rate))
+            starts, found = of_recording(encode, variables, stream, window, mask_padding=data.mask_padding)
             rows.append((found, [name] * len(found), starts / rate))
             problems += [stream.note.partition(";")[0]] if stream.note else []
     if not rows:
@@ -134,15 +141,15 @@ def _of_recordings(options: argparse.Namespace, model, frontend, variables, rate
     return *map(np.concatenate, zip(*rows, strict=True)), problems
 
 
-def _model(options: argparse.Namespace) -> tuple[Any, Any, Any, int, float]:
-    """Model, frontend, variables, sample rate and clip length of --checkpoint or --pretrained."""
+def _model(options: argparse.Namespace) -> tuple[Any, Any, Any, Any]:
+    """What --checkpoint or --pretrained was made for, as a config's `data`, with its model, frontend and variables."""
     from esc_jax import build
 
     if options.checkpoint:
         run = build.restore(options.checkpoint)
-        return run.model, run.frontend, run.variables, run.sample_rate, run.clip_s
+        return run.config.data, run.model, run.frontend, run.variables
     config, model, frontend, variables = build.published(options.pretrained, options.sample_rate)
-    return model, frontend, variables, config.data.sample_rate, config.data.clip_s
+    return config.data, model, frontend, variables
 
 
 def _embed(options: argparse.Namespace) -> tuple[str, list[str]]:
@@ -157,12 +164,13 @@ def _embed(options: argparse.Namespace) -> tuple[str, list[str]]:
         raise EmbedError(f"--out={options.out}: name a file to write that ends in .npz")
     out.parent.mkdir(parents=True, exist_ok=True)
     parallel.initialize(prepare.cache_root() / "compiled")
-    model, frontend, variables, rate, clip_s = _model(options)
+    own, model, frontend, variables = _model(options)
     problems = []
     if options.data_dir:
         data = configs.defaults("resnet").data
-        data.dir, data.name, data.sample_rate, data.clip_s = options.data_dir, options.data_name, rate, clip_s
-        data.on_bad_clip = options.on_bad_clip
+        data.dir, data.name, data.on_bad_clip = options.data_dir, options.data_name, options.on_bad_clip
+        for key in ("sample_rate", "clip_s", "mask_padding"):
+            data[key] = getattr(own, key)
         clips = datasets.load(data)
         found = of_clips(model, frontend, variables, clips, prepare.cache_root() / "embeddings")[0]
         arrays = {
@@ -174,7 +182,7 @@ def _embed(options: argparse.Namespace) -> tuple[str, list[str]]:
             "classes": np.array(clips.classes),
         }
     else:
-        found, names, starts, problems = _of_recordings(options, model, frontend, variables, rate, clip_s)
+        found, names, starts, problems = _of_recordings(options, own, model, frontend, variables)
         arrays = {"filename": names, "start_s": starts}
     with files.replacing(out) as file:
         np.savez(file, embeddings=found, **arrays)

@@ -24,7 +24,8 @@ def each_clip(
     """(views, len(indices), D) float32: every clip once, whatever the batch size.
 
     Args:
-        predict: (variables, (B, time) int16) → (views, B, D): a step of `training.step` that changes nothing.
+        predict: (variables, (B, time) int16) → (views, B, D): a step of `training.step` that changes nothing. It gets
+            `samples` too where the clips are `masked`.
         variables: weights of the model.
         clips: the data set.
         indices: of the clips, in the order of the result.
@@ -32,7 +33,8 @@ def each_clip(
     """
     done = []
     for batch in pipeline.eval_batches(clips, indices, batch_size):
-        done.append(np.asarray(predict(variables, parallel.ready(batch["audio"])))[:, batch["mask"]])
+        inputs = parallel.ready(pipeline.inputs(batch))
+        done.append(np.asarray(predict(variables, *inputs))[:, batch["mask"]])
     return np.concatenate(done, axis=1)
 
 

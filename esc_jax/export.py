@@ -118,7 +118,8 @@ def describe(run) -> dict[str, Any]:
             "shape": ["batch", samples(run)],
             "dtype": "float32",
             "description": "mono waveforms in [-1, 1) (16-bit samples divided by 32768); a shorter clip is padded with"
-            " zeros at its end, a longer recording cut into windows",
+            f" zeros at its end{', which the program takes for sound' if run.mask_padding else ''}, a longer recording"
+            " cut into windows",
         },
         "output": {
             "shape": ["batch", len(run.classes)],

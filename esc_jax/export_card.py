@@ -52,12 +52,21 @@ from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 extractor = AutoFeatureExtractor.from_pretrained(".")
 model = AutoModelForAudioClassification.from_pretrained(".").eval()
 waveform, _ = librosa.load("clip.wav", sr={rate})
-waveform = librosa.util.fix_length(waveform, size={samples})  # cut, or padded with silence, as in training
-inputs = extractor(waveform, sampling_rate={rate}, return_tensors="pt")
+{inputs}
 with torch.no_grad():
     probabilities = model(**inputs).logits.softmax(-1)[0]
 for i in probabilities.argsort(descending=True)[:3].tolist():
     print(model.config.id2label[i], f"{{probabilities[i]:.3f}}")"""
+
+# By whether the model was told of padding in training.
+_HUBERT_INPUTS = {
+    False: """\
+waveform = librosa.util.fix_length(waveform, size={samples})  # cut, or padded with silence, as in training
+inputs = extractor(waveform, sampling_rate={rate}, return_tensors="pt")""",
+    True: """\
+settings = {{"padding": "max_length", "max_length": {samples}, "truncation": True}}  # cut, or padded, as in training
+inputs = extractor(waveform, sampling_rate={rate}, return_tensors="pt", **settings)""",
+}
 
 _EFFICIENTNET = """\
 import librosa
@@ -135,7 +144,8 @@ def huggingface(run) -> str:
     """README.md of a directory for transformers."""
     rate, size = run.sample_rate, round(run.clip_s * run.sample_rate)
     if run.config.model.name == "hubert":
-        code = _HUBERT.format(rate=rate, samples=size)
+        inputs = _HUBERT_INPUTS[run.mask_padding].format(rate=rate, samples=size)
+        code = _HUBERT.format(rate=rate, inputs=inputs)
         about = "The feature extractor takes the waveform as it is; nothing else is to be set."
     else:
         code = _EFFICIENTNET.format(rate=rate, samples=size, features=_features(run))

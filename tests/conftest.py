@@ -124,6 +124,7 @@ def noise_clips():
         filenames=tuple(f"{i}.wav" for i in range(12)),
         classes=("a", "b", "c"),
         sample_rate=16_000,
+        samples=np.full(12, 8000),
         length=8000,
         fingerprint="noise",
         bad={},

@@ -33,9 +33,26 @@ class Quarters:
     def __init__(self):
         self.shapes = []
 
-    def apply(self, variables, waveform):
+    def apply(self, variables, waveform, padding):
         self.shapes.append(waveform.shape)  # once per compilation
         return 20.0 * jnp.abs(waveform).reshape(len(waveform), 4, -1).mean(-1)
+
+
+class Told:
+    """A model that needs no training: the logit of class 0 is the seconds that are said to be no padding, or 9."""
+
+    def apply(self, variables, waveform, padding):
+        seconds = jnp.full(len(waveform), 9.0) if padding is None else (~padding).sum(1).astype(jnp.float32) / RATE
+        return jnp.zeros((len(waveform), 4)).at[:, 0].set(seconds)
+
+
+def classifier_of(model, meta=None, mask_padding=False):
+    """On waveforms of half a second as they are."""
+    restored = build.Restored(
+        config=None, classes=CLASSES, sample_rate=RATE, clip_s=0.5, mask_padding=mask_padding, model=model,
+        frontend=lambda waveform, padding: waveform, variables={}, folder=pathlib.Path("x"), step=1, meta=meta or {},
+    )  # fmt: skip
+    return SoundClassifier(restored)
 
 
 def quarters(window):
@@ -46,12 +63,9 @@ def quarters(window):
 
 @pytest.fixture(scope="module")
 def classifier():
-    restored = build.Restored(
-        config=None, classes=CLASSES, sample_rate=RATE, clip_s=0.5, model=Quarters(), frontend=lambda x: x,
-        variables={}, folder=pathlib.Path("x"), step=1, meta={},
-    )  # fmt: skip
-    found = SoundClassifier(restored)
-    found.model = restored.model
+    model = Quarters()
+    found = classifier_of(model)
+    found.model = model
     return found
 
 
@@ -370,13 +384,23 @@ def test_importing_the_package_imports_no_jax():
     assert found.stdout.startswith("False False <function load_classifier")
 
 
+def test_a_model_is_told_of_padding_where_it_was_in_training(tmp_path):
+    def logit(found):
+        return np.log(found.vector[0] / found.vector[1])
+
+    told, untold = (classifier_of(Told(), mask_padding=mask) for mask in (True, False))
+    for seconds, expected in ((0.2, 0.2), (0.5, 9.0)):  # nothing is said of a batch without padding
+        assert logit(told(sound(seconds, RATE), RATE)) == pytest.approx(expected, abs=1e-3)
+        assert logit(untold(sound(seconds, RATE), RATE)) == pytest.approx(9.0, abs=1e-3)
+    soundfile.write(tmp_path / "a.wav", sound(1.0, RATE), RATE)
+    found = told.timeline(tmp_path / "a.wav", window_s=0.25, hop_s=0.25)  # shorter windows than clips
+    np.testing.assert_allclose(np.log(found.probabilities[:, 0] / found.probabilities[:, 1]), 0.25, atol=1e-3)
+
+
 def test_a_calibration_of_the_checkpoint_scales_the_probabilities(classifier):
-    restored = build.Restored(
-        config=None, classes=CLASSES, sample_rate=RATE, clip_s=0.5, model=Quarters(), frontend=lambda x: x,
-        variables={}, folder=pathlib.Path("x"), step=1, meta={"calibration": {"temperature": 2.5}},
-    )  # fmt: skip
+    calibrated = classifier_of(Quarters(), {"calibration": {"temperature": 2.5}})
     waveform = sound(0.5, RATE)[:, 0]
-    plain, scaled = (c(waveform, RATE).vector for c in (classifier, SoundClassifier(restored)))
+    plain, scaled = (c(waveform, RATE).vector for c in (classifier, calibrated))
     expected = plain.astype(np.float64) ** (1 / 2.5)
     np.testing.assert_allclose(scaled, expected / expected.sum(), rtol=1e-4)
 
@@ -384,11 +408,7 @@ def test_a_calibration_of_the_checkpoint_scales_the_probabilities(classifier):
 def test_a_sound_below_the_energy_of_the_calibration_is_unfamiliar(tmp_path):
     loud, quiet = np.full(RATE // 2, 0.5, np.float32), np.full(RATE // 2, 0.05, np.float32)
     energies = [np.log(4) + 20 * level for level in (0.5, 0.05)]  # of four equal logits
-    restored = build.Restored(
-        config=None, classes=CLASSES, sample_rate=RATE, clip_s=0.5, model=Quarters(), frontend=lambda x: x,
-        variables={}, folder=pathlib.Path("x"), step=1, meta={"calibration": {"energy": float(np.mean(energies))}},
-    )  # fmt: skip
-    marked = SoundClassifier(restored)
+    marked = classifier_of(Quarters(), {"calibration": {"energy": float(np.mean(energies))}})
     assert marked(quiet, RATE).unfamiliar and not marked(loud, RATE).unfamiliar
     soundfile.write(tmp_path / "a.wav", np.concatenate([loud, quiet, np.zeros(RATE // 2)]), RATE)
     timeline = marked.timeline(tmp_path / "a.wav", hop_s=0.5)

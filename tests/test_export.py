@@ -19,6 +19,7 @@ import soundfile
 
 from esc_jax import build, export
 from esc_jax import config as configs
+from esc_jax.classifier import SoundClassifier
 from esc_jax.frontends import registry as frontends
 from esc_jax.models import registry as models
 from esc_jax.pretrained import efficientnet, hubert, merge
@@ -251,6 +252,24 @@ def test_transformers_gives_the_same_by_the_example_of_the_card(restored, tmp_pa
     assert np.ptp(logits) > 0.05  # far above it
     best = CLASSES[int(logits[0].argmax())]
     assert capsys.readouterr().out.startswith(best)
+
+
+def test_a_recording_shorter_than_a_clip_is_what_transformers_makes_of_it(restored, tmp_path, monkeypatch):
+    """By the example of the card: filled up by both, and told of it (its attention mask, our `data.mask_padding`)."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    audio, run = clips(2)[0, :5000], dataclasses.replace(restored("hubert"), mask_padding=True)
+    out = export.write(run, "huggingface", tmp_path / "out")
+    soundfile.write(out / "clip.wav", audio, 16_000)
+    monkeypatch.chdir(out)
+    names = {}
+    exec(code(out), names)
+    assert names["inputs"]["attention_mask"].sum() == 5000 and names["inputs"]["input_values"].shape == (1, 8000)
+    untold = dataclasses.replace(run, mask_padding=False)
+    told, untold = (SoundClassifier(one)(audio, 16_000).vector for one in (run, untold))
+    # The issue's tolerance for logits, between two libraries that sum in different orders.
+    np.testing.assert_allclose(told, names["probabilities"], atol=1e-4, rtol=0)
+    assert np.abs(untold - told).max() > 0.01
 
 
 def test_a_width_that_transformers_computes_otherwise_is_refused(tmp_path):

@@ -32,7 +32,7 @@ def card(tmp_path, results, classes=CLASSES, **changes) -> str:
     if results is not None:
         (tmp_path / "results.json").write_text(json.dumps(results))
     run = build.Restored(
-        config=config, classes=classes, sample_rate=16_000, clip_s=0.5, model=None, frontend=None,
+        config=config, classes=classes, sample_rate=16_000, clip_s=0.5, mask_padding=False, model=None, frontend=None,
         variables={"params": {"w": np.zeros((3, 4))}}, folder=folder, step=3, meta={},
     )  # fmt: skip
     return export_card.stablehlo(run)

@@ -220,6 +220,11 @@ MISTAKES = [
     (["--config.model.head.name=mlp"], 2, "take a config that was made with model.head.name=mlp"),
     (["--config.model.encoder.width=0"], 2, "model.encoder.width=0: it must be a whole number of at least 1"),
     (["--config.seed=-1"], 2, "config.seed=-1 is out of range"),
+    (
+        ["--config.data.mask_padding=True"],
+        2,
+        "to model.name=resnet padding is silence; beats and hubert can leave it out",
+    ),
     (["--config.augment.mel_jitter=True"], 2, "frontend.name=log_mel has none to move"),
     (["--config.method=probe", "--config.protocol=oracle"], 2, "config.protocol=oracle: a probe does not do that"),
     (["--config.crossval.vectorized=True", "--config.train.accumulate=3", "--mode=crossval"], 2, "does not divide"),

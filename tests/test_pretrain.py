@@ -236,6 +236,7 @@ def synthetic_clips():
         filenames=tuple(f"{i}.wav" for i in range(96)),
         classes=tuple(synthetic.CLASSES),
         sample_rate=16_000,
+        samples=np.array([len(one) for one in audio]),
         length=8000,
         fingerprint="synthetic",
         bad={},

@@ -1,8 +1,10 @@
 """Embeddings and probes from the command line, and what they leave behind."""
 
 import csv
+import dataclasses
 import json
 import pathlib
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -14,6 +16,7 @@ from esc_jax import config as configs
 from esc_jax.data import clips as datasets
 from esc_jax.data import folds as protocols
 from esc_jax.data.source import DataError
+from esc_jax.pretrained import hubert
 from esc_jax.training import parallel
 
 TINY = "--config=tests/configs/tiny.py"
@@ -130,6 +133,48 @@ def test_an_interrupted_pass_goes_on_and_a_finished_one_is_not_repeated(noise_cl
     assert embed.digest(model.encoder, frontend, other, noise_clips, 2) != folder.name
 
 
+def test_embeddings_leave_out_what_short_clips_are_padded_with(noise_clips, tmp_path, monkeypatch):
+    """Of recordings and of a data set, by a published encoder that can leave it out."""
+    config = configs.defaults("hubert", "projected", "raw")
+    config.data.update(sample_rate=16_000, clip_s=5.0)
+    config.model.encoder.update(
+        hidden_size=16, num_attention_heads=2, intermediate_size=24, conv_dim=(8,) * 7, num_conv_pos_embeddings=8,
+        num_conv_pos_embedding_groups=2,
+    )  # fmt: skip
+    model, frontend, variables = build.build(config, 3)
+    settings = {"sample_rate": 16_000, **config.frontend}
+    hubert.write(tmp_path / "published", variables, config.model.encoder, noise_clips.classes, settings)
+
+    def expected(samples):
+        """Of one clip: what the model and its frontend make of it with its mask."""
+        audio = np.zeros((1, 80_000), np.float32)
+        audio[0, : len(samples)] = samples / np.float32(32768)
+        padding = np.arange(80_000)[None] >= len(samples)
+        found = model.apply(variables, frontend(audio, padding), padding=padding, method="encode").embedding[0]
+        return found, model.apply(variables, frontend(audio), method="encode").embedding[0]
+
+    monkeypatch.setattr(parallel, "initialize", lambda *_, **__: None)
+    short, long = noise_clips.fetch(0), np.concatenate([noise_clips.fetch(i) for i in range(12)])
+    for name, samples in (("short", short), ("long", long)):
+        soundfile.write(tmp_path / f"{name}.wav", samples, 16_000)
+    files = [str(tmp_path / f"{name}.wav") for name in ("short", "long")]
+    assert embed.main([f"--pretrained={tmp_path / 'published'}", f"--out={tmp_path / 'e.npz'}", *files]) == 0
+    with np.load(tmp_path / "e.npz") as file:
+        found = file["embeddings"]
+    told, untold = expected(short)
+    # Batches of another size.
+    np.testing.assert_allclose(found[0], told, atol=1e-5)
+    np.testing.assert_allclose(found[1], expected(long[:80_000])[1], atol=1e-5)  # the longer one has a second, its end
+    assert len(found) == 3 and np.abs(told - untold).max() > 1e-3
+    clips = dataclasses.replace(noise_clips, length=80_000, mask_padding=True)
+    of_clips = embed.of_clips(model, frontend, variables, clips, tmp_path / "parts")
+    np.testing.assert_allclose(of_clips[0, 0], told, atol=1e-5)
+    other = dataclasses.replace(clips, mask_padding=False)
+    np.testing.assert_allclose(
+        embed.of_clips(model, frontend, variables, other, tmp_path / "parts")[0, 0], untold, atol=1e-5
+    )
+
+
 @pytest.mark.parametrize(
     ("command", "arguments", "status", "said"),
     [
@@ -192,11 +237,12 @@ def test_embed_hands_on_what_to_do_with_bad_clips(monkeypatch, options, expected
     asked = []
 
     def load(config):
-        asked.append(config.on_bad_clip)
+        asked.append((config.on_bad_clip, config.sample_rate, config.clip_s, config.mask_padding))
         raise DataError("enough")
 
     monkeypatch.setattr(parallel, "initialize", lambda _: None)
-    monkeypatch.setattr(embed, "_model", lambda _: (None, None, None, 16_000, 1.0))
+    own = SimpleNamespace(sample_rate=16_000, clip_s=1.0, mask_padding=True)
+    monkeypatch.setattr(embed, "_model", lambda _: (own, None, None, None))
     monkeypatch.setattr(datasets, "load", load)
     assert embed.main(["--checkpoint=run", "--data_dir=data", "--out=embeddings.npz", *options]) == 2
-    assert asked == [expected]
+    assert asked == [(expected, 16_000, 1.0, True)]

@@ -35,13 +35,18 @@ def keys(key: jax.Array, positions: jax.Array) -> jax.Array:
     return jax.vmap(jax.random.fold_in, (None, 0))(key, positions)
 
 
-def waveforms(config, key: jax.Array, positions: jax.Array, audio: jax.Array, sample_rate: int) -> jax.Array:
-    """(B, time) → (B, time or crop): rotation, crop with speed, gain, noise."""
+def waveforms(
+    config, key: jax.Array, positions: jax.Array, audio: jax.Array, sample_rate: int, samples: jax.Array | None = None
+) -> jax.Array:
+    """(B, time) → (B, time or crop): rotation, crop with speed, gain, noise.
 
-    def one(key: jax.Array, x: jax.Array) -> jax.Array:
+    Where clips end in padding, (B,) `samples` of each are its own, and stay where they are: no crop.
+    """
+
+    def one(key: jax.Array, x: jax.Array, samples: jax.Array | None) -> jax.Array:
         roll_key, crop_key, gain_key, noise_key = jax.random.split(key, 4)
         if config.roll:
-            x = waveform.roll(roll_key, x, config.roll)
+            x = waveform.roll(roll_key, x, config.roll, samples)
         if config.crop_s:
             samples = round(config.crop_s * sample_rate)
             x = waveform.crop(crop_key, x, samples, config.speed_octaves, config.crop_tries)
@@ -51,7 +56,7 @@ def waveforms(config, key: jax.Array, positions: jax.Array, audio: jax.Array, sa
             x = waveform.noise(noise_key, x, config.noise)
         return x
 
-    return jax.vmap(one)(keys(key, positions), audio)
+    return jax.vmap(one)(keys(key, positions), audio, samples)
 
 
 def spectrograms(config, key: jax.Array, positions: jax.Array, features: jax.Array) -> jax.Array:

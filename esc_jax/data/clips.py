@@ -40,10 +40,12 @@ class Clips:
         filenames: name of every clip.
         classes: class names, by index.
         sample_rate: Hz.
+        samples: (N,) what `fetch` has of every clip.
         length: samples that `read` gives for every clip.
         fingerprint: of the data, whatever folder they lie in.
         bad: files that were left out because they do not decode, with the reason.
         fetch: index → (samples,) int16 of any length.
+        mask_padding: whether batches say where `read` has padded.
     """
 
     labels: np.ndarray
@@ -52,10 +54,12 @@ class Clips:
     filenames: tuple[str, ...]
     classes: tuple[str, ...]
     sample_rate: int
+    samples: np.ndarray
     length: int
     fingerprint: str
     bad: dict[str, str]
     fetch: Callable[[int], np.ndarray]
+    mask_padding: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -67,6 +71,15 @@ class Clips:
             samples = self.fetch(int(index))[: self.length]
             out[row, : len(samples)] = samples
         return out
+
+    @property
+    def masked(self) -> bool:
+        """Whether batches say how much of a clip is its own: where they are to, and any clip is padded."""
+        return self.mask_padding and bool((self.samples < self.length).any())
+
+    def valid(self, indices: Sequence[int]) -> np.ndarray:
+        """(len(indices),) int32: samples of what `read` gives that are no padding; at least one."""
+        return np.clip(self.samples[indices], 1, self.length).astype(np.int32)
 
     def subset(self, targets: Sequence[int], name: str) -> "Clips":
         """The clips of some classes, relabelled 0 … len(targets)-1 in that order."""
@@ -81,26 +94,24 @@ class Clips:
             sources=tuple(self.sources[i] for i in keep),
             filenames=tuple(self.filenames[i] for i in keep),
             classes=tuple(self.classes[t] for t in targets),
+            samples=self.samples[keep],
             fingerprint=f"{self.fingerprint}-{name}",
             fetch=lambda index: self.fetch(keep[index]),
         )
 
-    def windows(self, samples: Sequence[int]) -> "Clips":
+    def windows(self) -> "Clips":
         """Every clip, a track, as windows of `length` samples, one after the other without overlap.
 
         What is left at the end of a track is a window of its own where it is half a window or more, and is dropped
         where it is less. A track shorter than a window is one window. Fold and source are those of the track; names
         end in the second at which a window starts: `blues/blues.00000.wav@5s`.
-
-        Args:
-            samples: how many every clip has.
         """
         places = []
-        for track, count in enumerate(samples):
+        for track, count in enumerate(self.samples.tolist()):
             whole, rest = divmod(count, self.length)
             places.extend((track, i * self.length) for i in range(max(1, whole + (2 * rest >= self.length))))
         # A record is read as a whole, and shuffled windows would read each six times: 14 ms of a core at 32 kHz.
-        fetch = functools.lru_cache(max(1, _TRACKS_BYTES // (2 * max(samples))))(self.fetch)
+        fetch = functools.lru_cache(max(1, _TRACKS_BYTES // (2 * int(max(self.samples)))))(self.fetch)
 
         def window(index: int) -> np.ndarray:
             track, start = places[index]
@@ -112,6 +123,7 @@ class Clips:
             folds=tuple(self.folds[track] for track, _ in places),
             sources=tuple(self.sources[track] for track, _ in places),
             filenames=tuple(f"{self.filenames[t]}@{round(start / self.sample_rate, 3):.10g}s" for t, start in places),
+            samples=np.array([min(self.samples[track] - start, self.length) for track, start in places]),
             fetch=window,
         )
 
@@ -144,8 +156,7 @@ def _index(folder: pathlib.Path, builder) -> list[dict]:
     return found
 
 
-def _open_with_samples(folder: pathlib.Path, length: int, fingerprint: str) -> tuple[Clips, list[int]]:
-    """The clips of a prepared data set, and how many samples each has before `read` cuts or pads it."""
+def _open(folder: pathlib.Path, length: int, fingerprint: str) -> Clips:
     import tensorflow_datasets as tfds  # a second: only those pay who read data
 
     builder = tfds.builder_from_directory(folder)
@@ -165,6 +176,7 @@ def _open_with_samples(folder: pathlib.Path, length: int, fingerprint: str) -> t
         filenames=tuple(record["filename"] for record in index),
         classes=tuple(builder.info.features["label"].names),
         sample_rate=int(builder.info.metadata["sample_rate"]),
+        samples=np.array([record["samples"] for record in index]),
         length=length,
         fingerprint=fingerprint,
         bad=json.loads(bad.read_text()) if bad.exists() else {},
@@ -172,12 +184,12 @@ def _open_with_samples(folder: pathlib.Path, length: int, fingerprint: str) -> t
     )
     if clips.bad:
         logging.info("%d clips do not decode, and are left out: %s", len(clips.bad), next(iter(clips.bad.values())))
-    return clips, [record["samples"] for record in index]
+    return clips
 
 
 def _open_prepared(folder: pathlib.Path, length: int, fingerprint: str) -> Clips:
-    clips, samples = _open_with_samples(folder, length, fingerprint)
-    if longer := sum(count > length + _CODEC_S * clips.sample_rate for count in samples):
+    clips = _open(folder, length, fingerprint)
+    if longer := int((clips.samples > length + _CODEC_S * clips.sample_rate).sum()):
         seconds = length / clips.sample_rate
         logging.info("%d of %d clips are longer than data.clip_s=%g, and lose their rest", longer, len(clips), seconds)
     return clips
@@ -200,8 +212,7 @@ def _gtzan(config) -> Clips:
     source = gtzan.open_tracks(config.dir)
     folder = prepare.prepared_dir(source, config.sample_rate, config.cache_dir, config.on_bad_clip)
     # Whole tracks are prepared, so that every length of window shares them.
-    tracks, samples = _open_with_samples(folder, round(config.clip_s * config.sample_rate), source.fingerprint)
-    return tracks.windows(samples)
+    return _open(folder, round(config.clip_s * config.sample_rate), source.fingerprint).windows()
 
 
 def _synthetic(config) -> Clips:
@@ -229,4 +240,4 @@ def load(config) -> Clips:
         near = difflib.get_close_matches(config.name, DATASETS, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise DataError(f"data.name={config.name}: the data sets are {', '.join(DATASETS)}{hint}")
-    return DATASETS[config.name](config)
+    return dataclasses.replace(DATASETS[config.name](config), mask_padding=config.mask_padding)

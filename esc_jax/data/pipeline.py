@@ -35,14 +35,15 @@ def train_batches(
         prefetch: batches read ahead, in threads.
 
     Yields:
-        {"audio": (rows, length) int16, "label": (rows,) int32}, rows = batch_size / process_count.
+        {"audio": (rows, length) int16, "label": (rows,) int32}, rows = batch_size / process_count, and where clips are
+        `masked` "samples": (rows,) int32, those that are no padding.
     """
     indices = np.asarray(indices)
     rows = batch_size // process_count
 
     def read(places: np.ndarray) -> Batch:
         own = indices[places[process_index * rows : (process_index + 1) * rows]]
-        return {"audio": clips.read(own), "label": clips.labels[own]}
+        return {"audio": clips.read(own), "label": clips.labels[own]} | _samples(clips, own)
 
     # Batching before repeating keeps epochs apart; grain reshuffles with every repetition.
     data = grain.MapDataset.range(len(indices)).shuffle(seed=seed).batch(batch_size, drop_remainder=True).repeat()
@@ -54,7 +55,7 @@ def eval_batches(clips: Clips, indices: Sequence[int], batch_size: int) -> Itera
 
     Yields:
         {"audio": (batch_size, length) int16, "label": (batch_size,) int32, "mask": (batch_size,) bool, false in the
-        filling}.
+        filling}, and "samples" as in `train_batches`.
     """
     starts = range(0, len(indices), batch_size)
 
@@ -65,7 +66,16 @@ def eval_batches(clips: Clips, indices: Sequence[int], batch_size: int) -> Itera
             "audio": np.pad(clips.read(own), ((0, fill), (0, 0))),
             "label": np.pad(clips.labels[own], (0, fill)),
             "mask": np.arange(batch_size) < len(own),
-        }
+        } | {key: np.pad(value, (0, fill), mode="edge") for key, value in _samples(clips, own).items()}
 
     data = grain.MapDataset.source(starts).map(read)
     return iter(data.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
+
+
+def inputs(batch: Batch) -> tuple[np.ndarray, ...]:
+    """What a step of `training.step` that predicts takes after the variables: `audio`, and `samples` if it is there."""
+    return tuple(batch[key] for key in ("audio", "samples") if key in batch)
+
+
+def _samples(clips: Clips, indices: np.ndarray) -> Batch:
+    return {"samples": clips.valid(indices)} if clips.masked else {}

@@ -25,6 +25,7 @@ ENCODERS = {
     "patch_transformer": PatchTransformer,
     "resnet": ResNet,
 }
+MASKING = ("beats", "hubert")  # those that leave padding out where they are told of it; to the others it is silence
 HEADS = {"linear": heads.Linear, "projected": heads.Projected, "mlp": heads.Mlp}
 
 # Fields that come from the run and not from the description of an architecture.

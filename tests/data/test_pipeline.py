@@ -83,3 +83,29 @@ def test_a_subset_renumbers_its_classes(noise_clips):
     assert found.classes == ("c", "a")
     assert [noise_clips.filenames.index(n) % 3 for n in found.filenames] == [(2, 0)[t] for t in found.labels]
     np.testing.assert_array_equal(found.fetch(1), noise_clips.fetch(noise_clips.filenames.index(found.filenames[1])))
+
+
+def test_batches_say_what_is_padded_where_they_are_to_and_anything_is(noise_clips):
+    lengths = 8000 - 500 * np.arange(12)
+    cut = dataclasses.replace(
+        noise_clips, samples=lengths, fetch=lambda i: noise_clips.fetch(i)[: lengths[i]], mask_padding=True
+    )
+    for batches in (pipeline.train_batches(cut, INDICES, 3, seed=0), pipeline.eval_batches(cut, INDICES, 5)):
+        for batch in take(batches, 2):
+            sounding = [np.flatnonzero(row)[-1] + 1 for row in batch["audio"][batch.get("mask", slice(None))]]
+            real = batch["samples"][batch.get("mask", slice(None))]
+            # Noise may end in a sample that is 0.
+            assert all(0 <= said - heard < 5 for said, heard in zip(real, sounding, strict=True))
+            assert batch["samples"].dtype == np.int32 and (batch["samples"] > 0).all()
+            assert [id(part) for part in pipeline.inputs(batch)] == [id(batch[key]) for key in ("audio", "samples")]
+    subset = cut.subset((2, 0), "two")
+    assert subset.valid([0, 3]).tolist() == [lengths[noise_clips.filenames.index(subset.filenames[i])] for i in (0, 3)]
+    whole = dataclasses.replace(cut, length=int(lengths.min()))
+    for clips in (whole, dataclasses.replace(cut, mask_padding=False), noise_clips):
+        batch = next(pipeline.train_batches(clips, INDICES, 3, seed=0))
+        assert set(batch) == {"audio", "label"} and len(pipeline.inputs(batch)) == 1
+
+
+def test_a_clip_without_samples_is_one_of_silence(noise_clips):
+    empty = dataclasses.replace(noise_clips, samples=np.zeros(12, int), fetch=lambda i: np.zeros(0, np.int16))
+    assert not empty.read([0, 1]).any() and empty.valid([0, 1]).tolist() == [1, 1]

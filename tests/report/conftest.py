@@ -41,6 +41,7 @@ def clips(tree) -> Clips:
         filenames=tuple(row.filename for row in source.rows),
         classes=source.categories,
         sample_rate=RATE,
+        samples=np.full(len(source.rows), RATE),
         length=RATE,
         fingerprint=source.fingerprint,
         bad={},

@@ -1,5 +1,6 @@
 """The training step: the same numbers on any number of devices, and the parts it is made of."""
 
+import dataclasses
 import os
 import time
 
@@ -9,7 +10,9 @@ import numpy as np
 import optax
 import pytest
 
+from esc_jax import build
 from esc_jax import config as configs
+from esc_jax.frontends import registry as frontends
 from esc_jax.models.dropout import Dropout
 from esc_jax.objectives import supervised
 from esc_jax.training import optim, parallel
@@ -105,6 +108,90 @@ def test_views_are_rotations_and_the_first_is_the_clip():
     x = np.random.default_rng(0).standard_normal((2, 100)).astype(np.float32)
     for k, view in enumerate(steps.tta_views(x, 5)):
         np.testing.assert_array_equal(view, np.roll(x, 20 * k, axis=1))
+
+
+def test_views_of_a_short_clip_are_rotations_of_what_sounds():
+    x = np.random.default_rng(0).standard_normal((2, 100)).astype(np.float32)
+    samples = np.array([63, 100], np.int32)
+    for k, view in enumerate(steps.tta_views(x, 5, samples)):
+        for row, (clip, own) in enumerate(zip(x, samples, strict=True)):
+            np.testing.assert_array_equal(view[row], np.concatenate([np.roll(clip[:own], own // 5 * k), clip[own:]]))
+
+
+def short(clips):
+    """The clips cut to 0.1 to 0.5 s, and batches that say so."""
+    lengths = np.random.default_rng(5).integers(1600, 8001, len(clips))
+    lengths[3] = clips.length
+    return dataclasses.replace(clips, samples=lengths, fetch=lambda i: clips.fetch(i)[: lengths[i]], mask_padding=True)
+
+
+@pytest.fixture
+def hubert(config):
+    """A config of a tiny DistilHuBERT, with mixing and rotation."""
+    found = configs.defaults("hubert", "projected", "raw")
+    found.data = config.data
+    found.model.encoder.update(
+        hidden_size=16, num_attention_heads=2, intermediate_size=24, conv_dim=(8,) * 7, num_conv_pos_embeddings=8,
+        num_conv_pos_embedding_groups=2,
+    )  # fmt: skip
+    found.augment.update(roll=1.0, gain_db=6.0, noise=0.1, mixup_alpha=0.5, mixup_probability=0.7)
+    found.train = config.train
+    found.optim.clip_norm = 1.0
+    return found
+
+
+@pytest.mark.parametrize("mixup_on", ["waveform", "spectrogram"])
+def test_a_mixture_ends_with_the_longer_of_its_clips(hubert, noise_clips, mixup_on):
+    """Who is mixed with whom is read from the targets: every clip has a class of its own."""
+    hubert.augment.mixup_on = mixup_on
+    hubert.train.label_smoothing = 0.0
+    hubert.augment.noise = 0.0
+    clips = short(noise_clips)
+    batch = {"audio": clips.read(range(8)), "label": np.arange(8), "samples": clips.valid(range(8))}
+    frontend = frontends.build(hubert.frontend, 16_000)
+
+    def examples(batch):
+        return steps.examples(frontend, hubert, 8, jax.random.key(1), batch)
+
+    alone = jax.vmap(examples, axis_name=parallel.AXIS)
+    found = jax.tree.map(lambda x: np.asarray(x)[0], alone(jax.tree.map(lambda x: x[None], batch)))
+    mixed = 0
+    for features, target, padding in zip(found.features, found.target, found.padding, strict=True):
+        partners = np.flatnonzero(target)
+        mixed += len(partners) == 2
+        end = batch["samples"][partners].max()
+        np.testing.assert_array_equal(padding, np.arange(8000) >= end)
+        assert not features[end:].any() and (features[:end] != 0).mean() > 0.99
+    assert 0 < mixed < 8
+
+
+def test_padding_makes_a_difference_in_training_and_devices_none(hubert, noise_clips):
+    clips = short(noise_clips)
+    _, _, one = few.train(hubert, clips, 6)
+    hubert.train.accumulate = 2
+    _, _, parts = few.train(hubert, clips, 6, 2)
+    _, _, untold = few.train(hubert, dataclasses.replace(clips, mask_padding=False), 6)
+    # Sums over the batch are taken in another order.
+    np.testing.assert_allclose(parts, one, rtol=1e-5)
+    assert np.abs(np.subtract(untold, one)).max() > 1e-3
+
+
+def test_what_is_in_the_padding_is_not_heard(hubert, noise_clips):
+    """By any step that predicts; every view is the clip of that view alone."""
+    model, frontend, variables = build.build(hubert, 3)
+    clips = short(noise_clips)
+    quiet, samples = clips.read(range(4)), clips.valid(range(4))
+    loud = np.where(np.arange(8000) < samples[:, None], quiet, noise_clips.read(range(4, 8)))
+    for make in (steps.logits_step, steps.predict_step, steps.embed_step):
+        step = make(model, frontend, 3)
+        found = step(variables, quiet, samples)
+        np.testing.assert_array_equal(found, step(variables, loud, samples))
+        assert np.abs(found - step(variables, quiet)).max() > 1e-4
+        turned = np.stack(
+            [np.concatenate([np.roll(x[:n], n // 3), x[n:]]) for x, n in zip(quiet, samples, strict=True)]
+        )
+        # One program holds three views, the other one.
+        np.testing.assert_allclose(found[1], make(model, frontend)(variables, turned, samples)[0], atol=1e-5)
 
 
 def test_dropout_has_its_rate_and_keeps_the_mean():
