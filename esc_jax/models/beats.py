@@ -16,7 +16,7 @@ from esc_jax.models.dense import Dense
 from esc_jax.models.dropout import Dropout, skip_rows
 from esc_jax.models.encoder import Encoded
 from esc_jax.models.hubert import PositionalConv
-from esc_jax.models.transformer import ACTIVATIONS, Layer, layer_norm
+from esc_jax.models.transformer import ACTIVATIONS, Layer, layer_norm, pooled
 
 
 class Beats(nn.Module):
@@ -101,7 +101,7 @@ class Beats(nn.Module):
         x = Dropout(self.dropout)(x if self.layer_norm_first else norm(x), train=train)
         x = self._layers(x, padding, train)
         x = (norm(x) if self.layer_norm_first else x).astype(jnp.float32)
-        return Encoded(_mean(x, padding), x, padding, columns=features.shape[2] // size)
+        return Encoded(pooled(x, padding), x, padding, columns=features.shape[2] // size)
 
     def _patches(self, features: jax.Array) -> jax.Array:
         """(B, frames, bins) → embedded patches (B, tokens, embed_dim); the convolution as one matrix product."""
@@ -181,11 +181,3 @@ scale_gradient.defvjp(lambda x, factor: (x, None), lambda factor, _, gradient: (
 
 # What torch initialises its linear and convolutional layers with: uniform within ±1/√fan_in.
 _TORCH_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-
-
-def _mean(x: jax.Array, padding: jax.Array | None) -> jax.Array:
-    """Mean over the unpadded tokens, (B, T, C) → (B, C); zero where all are padding."""
-    if padding is None:
-        return x.mean(1)
-    count = jnp.maximum((~padding).sum(1, keepdims=True), 1).astype(x.dtype)
-    return jnp.where(padding[..., None], 0.0, x).sum(1) / count

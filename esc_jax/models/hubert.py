@@ -4,8 +4,6 @@ Hsu et al., "HuBERT: Self-Supervised Speech Representation Learning by Masked Pr
 Chang et al., "DistilHuBERT: Speech Representation Learning by Layer-wise Distillation of Hidden-unit BERT" (2022).
 """
 
-from collections.abc import Callable
-
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,7 +11,7 @@ import jax.numpy as jnp
 from esc_jax.models.dropout import Dropout, skip_rows
 from esc_jax.models.encoder import Encoded
 from esc_jax.models.grouped_conv import grouped_conv1d
-from esc_jax.models.transformer import dense
+from esc_jax.models.transformer import Layer, dense, layer_norm, pooled
 
 
 def frame_count(samples, kernels: tuple[int, ...], strides: tuple[int, ...]):
@@ -100,55 +98,6 @@ class PositionalConv(nn.Module):
         return nn.gelu(x + bias.astype(self.dtype)[None, None], approximate=False)
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention, softmax(q·kᵀ / √d) v; the padded frames are no keys. (B, T, C) → (B, T, C)."""
-
-    heads: int
-    dropout: float
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x: jax.Array, padding: jax.Array | None, *, train: bool) -> jax.Array:
-        batch, time, channels = x.shape
-
-        def project(name):
-            y = dense(channels, self.dtype, name)(x)
-            return y.reshape(batch, time, self.heads, channels // self.heads)
-
-        query, key, value = project("query"), project("key"), project("value")
-        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
-        scores = scores * (channels // self.heads) ** -0.5
-        if padding is not None:
-            scores = jnp.where(padding[:, None, None], jnp.finfo(jnp.float32).min, scores)
-        weights = jax.nn.softmax(scores, -1).astype(self.dtype)
-        weights = Dropout(self.dropout)(weights, train=train)
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(batch, time, channels)
-        return dense(channels, self.dtype, "out")(mixed)
-
-
-class Layer(nn.Module):
-    """Transformer layer with the norm after each residual: x ← LN(x + attention(x)), x ← LN(x + feed-forward(x))."""
-
-    heads: int
-    intermediate_size: int
-    epsilon: float
-    hidden_dropout: float
-    attention_dropout: float
-    activation_dropout: float
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x: jax.Array, padding: jax.Array | None, train: bool) -> jax.Array:
-        def dropout(y, rate):
-            return Dropout(rate)(y, train=train)
-
-        y = Attention(self.heads, self.attention_dropout, self.dtype, name="attention")(x, padding, train=train)
-        x = _norm(self.epsilon, self.dtype, "attention_norm")(x + dropout(y, self.hidden_dropout))
-        y = nn.gelu(dense(self.intermediate_size, self.dtype, "intermediate")(x), approximate=False)
-        y = dense(x.shape[-1], self.dtype, "output")(dropout(y, self.activation_dropout))
-        return _norm(self.epsilon, self.dtype, "output_norm")(x + dropout(y, self.hidden_dropout))
-
-
 class Hubert(nn.Module):
     """HuBERT encoder; the defaults are DistilHuBERT's. (B, samples) at 16 kHz → frames of 20 ms.
 
@@ -213,7 +162,7 @@ class Hubert(nn.Module):
             valid = frame_count((~padding).sum(-1), self.conv_kernel, self.conv_stride)
             frame_padding = jnp.arange(x.shape[1])[None] >= jnp.maximum(valid, 1)[:, None]
         if self.feat_proj_layer_norm:
-            x = _norm(self.layer_norm_eps, self.dtype, "projection_norm")(x)
+            x = layer_norm(self.dtype, "projection_norm", self.layer_norm_eps)(x)
         x = dense(self.hidden_size, self.dtype, "projection")(x)
         x = Dropout(self.feat_proj_dropout)(x, train=train)
         if frame_padding is not None:
@@ -223,14 +172,14 @@ class Hubert(nn.Module):
         position = PositionalConv(
             self.num_conv_pos_embeddings, self.num_conv_pos_embedding_groups, self.dtype, name="position"
         )
-        x = _norm(self.layer_norm_eps, self.dtype, "norm")(x + position(x))
+        x = layer_norm(self.dtype, "norm", self.layer_norm_eps)(x + position(x))
         x = Dropout(self.hidden_dropout)(x, train=train)
         hidden = self._layers(x, frame_padding, train)
         x = hidden[-1].astype(jnp.float32)
         if self.weighted_layer_sum:
             weights = self.param("layer_weights", nn.initializers.constant(1 / len(hidden)), (len(hidden),))
             x = sum(w * h.astype(jnp.float32) for w, h in zip(jax.nn.softmax(weights), hidden, strict=True))
-        return Encoded(_mean(x, frame_padding), x, frame_padding)
+        return Encoded(pooled(x, frame_padding), x, frame_padding)
 
     def _waveform_features(self, x: jax.Array) -> jax.Array:
         """(B, samples) → (B, frames, conv_dim[-1])."""
@@ -246,35 +195,23 @@ class Hubert(nn.Module):
 
     def _layers(self, x: jax.Array, padding: jax.Array | None, train: bool) -> list[jax.Array]:
         """The input of the first layer and the output of each, (B, frames, C) all of them."""
-        layer = nn.remat(Layer, static_argnums=(3,)) if self.remat else Layer
+        layer = nn.remat(Layer, static_argnums=(4,)) if self.remat else Layer
         hidden = [x]
         for i in range(self.num_hidden_layers):
             y = layer(
                 self.num_attention_heads,
                 self.intermediate_size,
-                self.layer_norm_eps,
-                self.hidden_dropout,
-                self.attention_dropout,
-                self.activation_dropout,
-                self.dtype,
+                self.num_hidden_layers,
+                "gelu",
+                norm_first=False,
+                dropout=self.hidden_dropout,
+                attention_dropout=self.attention_dropout,
+                activation_dropout=self.activation_dropout,
+                dtype=self.dtype,
+                epsilon=self.layer_norm_eps,
                 name=f"layer_{i}",
-            )(hidden[-1], padding, train)
+            )(hidden[-1], None, padding, train)
             if train and self.layerdrop > 0:
                 y = skip_rows(self.make_rng("droppath"), self.layerdrop, hidden[-1], y)
             hidden.append(y)
         return hidden
-
-
-def _norm(epsilon: float, dtype: jnp.dtype, name: str) -> Callable[[jax.Array], jax.Array]:
-    """LayerNorm in float32, its result in `dtype`."""
-    # The variance as E[(x − mean)²]: E[x²] − mean² loses digits where the mean is large.
-    norm = nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, dtype=jnp.float32, name=name)
-    return lambda x: norm(x.astype(jnp.float32)).astype(dtype)
-
-
-def _mean(x: jax.Array, padding: jax.Array | None) -> jax.Array:
-    """Mean over the frames that are not padding: (B, T, C) → (B, C)."""
-    if padding is None:
-        return x.mean(1)
-    total = jnp.where(padding[..., None], 0.0, x).sum(1)
-    return total / (~padding).sum(1, keepdims=True).astype(x.dtype)

@@ -1,4 +1,4 @@
-"""Self-attention and transformer layers, as `models.beats` and `models.patch_transformer` stack them."""
+"""Self-attention and transformer layers, which `beats`, `hubert` and `patch_transformer` stack."""
 
 from collections.abc import Callable
 import functools
@@ -82,6 +82,7 @@ class Layer(nn.Module):
     attention_dropout: float = 0.0
     activation_dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
+    epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, x: jax.Array, bias: jax.Array | None, padding: jax.Array | None, train: bool) -> jax.Array:
@@ -91,7 +92,8 @@ class Layer(nn.Module):
         gain = (8 * self.layers) ** -0.25 if self.deep_norm else None
         alpha = (2 * self.layers) ** 0.25 if self.deep_norm else 1.0
         attention = Attention(self.heads, self.gated, self.attention_dropout, gain, self.dtype, name="attention")
-        attention_norm, output_norm = (layer_norm(self.dtype, name) for name in ("attention_norm", "output_norm"))
+        norms = ("attention_norm", "output_norm")
+        attention_norm, output_norm = (layer_norm(self.dtype, name, self.epsilon) for name in norms)
         intermediate = dense(self.width, self.dtype, "intermediate", gain)
         output = dense(x.shape[-1], self.dtype, "output", gain)
 
@@ -117,8 +119,16 @@ def dense(width: int, dtype: jnp.dtype, name: str, gain: float | None = None) ->
     return Dense(width, kernel_init=init, dtype=dtype, name=name)
 
 
-def layer_norm(dtype: jnp.dtype, name: str) -> Callable[[jax.Array], jax.Array]:
+def layer_norm(dtype: jnp.dtype, name: str, epsilon: float = 1e-5) -> Callable[[jax.Array], jax.Array]:
     """LayerNorm in float32, its result in `dtype`."""
     # The variance as E[(x − mean)²]: E[x²] − mean² loses digits where the mean is large.
-    norm = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, dtype=jnp.float32, name=name)
+    norm = nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, dtype=jnp.float32, name=name)
     return lambda x: norm(x.astype(jnp.float32)).astype(dtype)
+
+
+def pooled(x: jax.Array, padding: jax.Array | None) -> jax.Array:
+    """Mean over the tokens that are no padding, (B, T, C) → (B, C); zero where all are."""
+    if padding is None:
+        return x.mean(1)
+    count = jnp.maximum((~padding).sum(1, keepdims=True), 1).astype(x.dtype)
+    return jnp.where(padding[..., None], 0.0, x).sum(1) / count

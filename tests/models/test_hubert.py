@@ -10,7 +10,8 @@ import pytest
 
 from esc_jax.models import heads
 from esc_jax.models.encoder import Classifier
-from esc_jax.models.hubert import Attention, Hubert, frame_count
+from esc_jax.models.hubert import Hubert, frame_count
+from esc_jax.models.transformer import Attention
 
 TINY = functools.partial(
     Hubert,
@@ -137,7 +138,7 @@ def test_bfloat16_computes_near_float32_and_keeps_float32_weights(waveform, vari
 
 def test_scores_of_bfloat16_are_float32():
     x = jnp.ones((1, 5, 8), jnp.bfloat16)
-    attention = Attention(heads=2, dropout=0.0, dtype=jnp.bfloat16)
-    program = jax.make_jaxpr(lambda x: attention.init_with_output(jax.random.key(0), x, None, train=False)[0])(x)
+    attention = Attention(heads=2, gated=False, dropout=0.0, deep_gain=None, dtype=jnp.bfloat16)
+    program = jax.make_jaxpr(lambda x: attention.init_with_output(jax.random.key(0), x, None, None, False)[0])(x)
     products = [e.outvars[0].aval for e in program.eqns if e.primitive.name == "dot_general"]
     assert [a.dtype for a in products if a.shape == (1, 2, 5, 5)] == [jnp.float32]
