@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 
+from esc_jax import files
 from esc_jax.data.gtzan import TfdsTracks, Tracks
 from esc_jax.data.source import DataError, Source, open_source
 
@@ -51,7 +52,9 @@ def prepared_dir(source: AnySource, sample_rate: int, cache_dir: str = "", on_ba
         command += [f"--sample_rate={sample_rate}", f"--cache_dir={cache_dir}", f"--on_bad_clip={on_bad_clip}"]
         # The child imports esc_jax from wherever this process did.
         path = os.pathsep.join([str(pathlib.Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-        done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, stderr=None, stdout=subprocess.PIPE)
+        with files.temporary_folder("esc_jax_prepare_") as scratch:  # TFDS leaves a folder behind
+            own = {"PYTHONPATH": path, "TMPDIR": str(scratch)}
+            done = subprocess.run(command, env=os.environ | own, stderr=None, stdout=subprocess.PIPE)
         found = sorted(parent.glob("[0-9]*.[0-9]*.[0-9]*"))
         said = done.stdout.decode(errors="replace").strip().splitlines()
         if said and done.returncode == DataError.status:

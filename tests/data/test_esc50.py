@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -23,10 +24,14 @@ def tree(tmp_path_factory):
     return Source(synthetic.generate(tmp_path_factory.mktemp("data") / "tree", clips_per_fold=1, seed=1))
 
 
-def test_tfds_data_source_holds_every_clip(tree, tmp_path):
+def test_tfds_data_source_holds_every_clip(tree, tmp_path, monkeypatch):
     import tensorflow_datasets as tfds
 
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    monkeypatch.setattr(tempfile, "tempdir", None)  # where it was looked up before
     folder = prepare.prepared_dir(tree, 22_050, str(tmp_path))
+    assert not list((tmp_path / "temporary").iterdir())
     import esc_jax.data.esc50  # noqa: F401  registers the builder
 
     found = tfds.data_source("esc50/22050hz", data_dir=folder.parents[2], builder_kwargs={"source": tree.path})
