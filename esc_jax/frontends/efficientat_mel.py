@@ -28,7 +28,8 @@ class EfficientATMel:
         hop, window, fft: in samples.
         fmin, fmax: edges of the mel bank in Hz.
         fmin_jitter, fmax_jitter: with a key, fmin is raised by 0 … fmin_jitter − 1 Hz and fmax is moved by
-            fmax_jitter / 2 at most, both drawn uniformly, one bank for the whole call.
+            fmax_jitter / 2 at most, and not beyond half the sample rate; both drawn uniformly, one bank for the whole
+            call.
 
     >>> EfficientATMel()(jnp.zeros((2, 160_000))).shape
     (2, 500, 128)
@@ -94,7 +95,8 @@ class EfficientATMel:
         low_key, high_key = jax.random.split(key)
         low = jax.random.randint(low_key, (), 0, max(1, self.fmin_jitter))
         high = self.fmax_jitter // 2 - jax.random.randint(high_key, (), 0, max(1, self.fmax_jitter))
-        return self.fmin + low.astype(jnp.float32), self.fmax + high.astype(jnp.float32)
+        highest = jnp.minimum(self.fmax + high.astype(jnp.float32), self.sample_rate / 2)
+        return self.fmin + low.astype(jnp.float32), highest
 
 
 def _mel_bank(fmin, fmax, bins: int, fft: int, sample_rate: int, np_or_jnp) -> jax.Array | np.ndarray:

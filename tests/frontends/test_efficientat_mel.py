@@ -91,6 +91,10 @@ def test_jitter_moves_the_mel_bank_within_its_range():
     low, high = jax.jit(jax.vmap(frontend._edges))(jax.random.split(jax.random.key(2), 1_000))
     assert (low.min(), low.max()) == (0, 9)
     assert 14_000 < high.min() < 14_020 < 15_980 < high.max() <= 16_000
+    # No band is left without a bin: none lies beyond half the sample rate.
+    lower = EfficientATMel(sample_rate=16_000, fmax=7_900.0, bins=64)
+    bands = jax.jit(jax.vmap(lambda key: lower(clip, key=key).max(0)))(jax.random.split(jax.random.key(4), 50))
+    assert bands.min() > (np.log(1e-5) + 4.5) / 5 + 0.1
 
 
 @pytest.mark.parametrize(
