@@ -46,7 +46,7 @@ def ours(what: str, config, model, variables, x: np.ndarray, labels: np.ndarray)
     # multiplied by it, and laid out flat, come back to the bit.
     audio = jnp.asarray(32768 * x.reshape(len(x), -1))
 
-    def frontend(audio: jax.Array) -> jax.Array:
+    def frontend(audio: jax.Array, padding: jax.Array | None = None) -> jax.Array:
         return audio.reshape(-1, *x.shape[1:])
 
     # XLA's CPU client may run calls beside one another that do not depend on each other; PyTorch never does.

@@ -60,9 +60,9 @@ def test_a_frozen_layer_has_no_dropout(noise_clips):
     def losses(pattern, groups):
         config.model.evaluating, config.optim.groups = pattern, groups
         loss = steps._loss(model, config, variables["params"])
-        target = jax.nn.one_hot(jnp.arange(4) % 3, 3)
+        examples = steps.Examples(features, jax.nn.one_hot(jnp.arange(4) % 3, 3), None)
         keys = (jax.random.key(1), jax.random.key(2))
-        return [float(loss(variables["params"], {}, features, target, key)[0]) for key in keys]
+        return [float(loss(variables["params"], {}, examples, key)[0]) for key in keys]
 
     plain = losses("", ())
     assert plain[0] != plain[1]
