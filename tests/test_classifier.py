@@ -7,8 +7,6 @@ import subprocess
 import sys
 import tracemalloc
 
-import hypothesis
-from hypothesis import strategies as st
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -20,9 +18,9 @@ from esc_jax import classifier as classifiers
 from esc_jax.classifier import SoundClassifier, Timeline
 from esc_jax.data import audio
 from esc_jax.data.audio import AudioError
-from esc_jax.data.stream import windows
 from esc_jax.training import parallel
 from esc_jax.training.checkpoint import CheckpointError
+from tests.sounds import expected_starts, sound
 
 RATE, CLASSES = 8000, ("a", "b", "c", "d")
 
@@ -67,54 +65,6 @@ def classifier():
     found = classifier_of(model)
     found.model = model
     return found
-
-
-def sound(seconds, rate, channels=1, seed=0):
-    """(time, channels): noise whose loudness changes every 0.1 s, up to 0.5."""
-    rng = np.random.default_rng(seed)
-    count = round(seconds * rate)
-    loudness = np.repeat(rng.uniform(0, 0.5, count // (rate // 10) + 1), rate // 10)[:count]
-    return (rng.uniform(-1, 1, (count, channels)) * loudness[:, None]).astype(np.float32)
-
-
-def expected_starts(length, size, hop):
-    starts = [k for k in range(0, length, hop) if k + size <= length] or [0]
-    if starts[-1] + size < length:
-        starts.append(length - size)
-    return starts
-
-
-@pytest.mark.parametrize(
-    "length, size, hop, starts",
-    [
-        (10, 4, 2, [0, 2, 4, 6]),
-        (11, 4, 2, [0, 2, 4, 6, 7]),
-        (3, 4, 2, [0]),
-        (4, 4, 9, [0]),
-        (5, 4, 9, [0, 1]),
-        (20, 4, 9, [0, 9, 16]),
-        (22, 4, 9, [0, 9, 18]),
-    ],
-)
-def test_windows_cover_the_ragged_tail(length, size, hop, starts):
-    signal = np.arange(length, dtype=np.float32)
-    assert [start for start, _ in windows([signal], size, hop)] == starts
-    assert expected_starts(length, size, hop) == starts  # the loop that the other tests trust
-
-
-@hypothesis.given(
-    st.lists(st.integers(0, 40), max_size=8), st.integers(1, 30), st.integers(1, 50), st.integers(0, 2**32 - 1)
-)
-def test_windows_of_blocks_are_those_of_the_whole(lengths, size, hop, seed):
-    blocks = [np.random.default_rng(seed).standard_normal(n).astype(np.float32) for n in lengths]
-    signal = np.concatenate([np.zeros(0, np.float32), *blocks])
-    found = list(windows(iter(blocks), size, hop))
-    if not len(signal):
-        assert found == []
-        return
-    assert [start for start, _ in found] == expected_starts(len(signal), size, hop)
-    for start, samples in found:
-        np.testing.assert_array_equal(samples, signal[start : start + size])
 
 
 @pytest.mark.parametrize(

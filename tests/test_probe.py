@@ -18,6 +18,7 @@ from esc_jax.data import folds as protocols
 from esc_jax.data.source import DataError
 from esc_jax.pretrained import hubert
 from esc_jax.training import parallel
+from tests.training import few
 
 TINY = "--config=tests/configs/tiny.py"
 
@@ -135,12 +136,8 @@ def test_an_interrupted_pass_goes_on_and_a_finished_one_is_not_repeated(noise_cl
 
 def test_embeddings_leave_out_what_short_clips_are_padded_with(noise_clips, tmp_path, monkeypatch):
     """Of recordings and of a data set, by a published encoder that can leave it out."""
-    config = configs.defaults("hubert", "projected", "raw")
-    config.data.update(sample_rate=16_000, clip_s=5.0)
-    config.model.encoder.update(
-        hidden_size=16, num_attention_heads=2, intermediate_size=24, conv_dim=(8,) * 7, num_conv_pos_embeddings=8,
-        num_conv_pos_embedding_groups=2,
-    )  # fmt: skip
+    config = few.hubert("projected")
+    config.data.clip_s = 5.0
     model, frontend, variables = build.build(config, 3)
     settings = {"sample_rate": 16_000, **config.frontend}
     hubert.write(tmp_path / "published", variables, config.model.encoder, noise_clips.classes, settings)

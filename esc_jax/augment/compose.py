@@ -48,8 +48,8 @@ def waveforms(
         if config.roll:
             x = waveform.roll(roll_key, x, config.roll, samples)
         if config.crop_s:
-            samples = round(config.crop_s * sample_rate)
-            x = waveform.crop(crop_key, x, samples, config.speed_octaves, config.crop_tries)
+            window = round(config.crop_s * sample_rate)
+            x = waveform.crop(crop_key, x, window, config.speed_octaves, config.crop_tries)
         if config.gain_db:
             x = waveform.gain(gain_key, x, config.gain_db)
         if config.noise:

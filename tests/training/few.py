@@ -1,13 +1,27 @@
-"""A training of a few steps, for tests of what the step does."""
+"""A training of a few steps, and a small model with padding and dropout, for tests of what the step does."""
 
 import jax
 import numpy as np
 
 from esc_jax import build
+from esc_jax import config as configs
 from esc_jax.data import pipeline
 from esc_jax.training import optim, parallel
 from esc_jax.training import state as states
 from esc_jax.training import step as steps
+
+
+def hubert(head="linear"):
+    """Transformer layers with dropout; no running statistics."""
+    config = configs.defaults("hubert", head, "raw")
+    config.data.update(sample_rate=16_000, clip_s=0.5)
+    config.model.encoder.update(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, conv_dim=(8, 8),
+        conv_kernel=(10, 5), conv_stride=(8, 8), num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2,
+        hidden_dropout=0.5,
+    )  # fmt: skip
+    config.train.update(batch_size=8)
+    return config
 
 
 def train(config, clips, count, devices=1):

@@ -22,19 +22,6 @@ def resnet():
     return config
 
 
-def hubert():
-    """Transformer layers with dropout; no running statistics."""
-    config = configs.defaults("hubert", frontend="raw")
-    config.data.update(sample_rate=16_000, clip_s=0.5)
-    config.model.encoder.update(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, conv_dim=(8, 8),
-        conv_kernel=(10, 5), conv_stride=(8, 8), num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2,
-        hidden_dropout=0.5,
-    )  # fmt: skip
-    config.train.update(batch_size=8)
-    return config
-
-
 def moved(before, after):
     """Largest change by path, over parameters or statistics."""
     flat = zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True)
@@ -53,7 +40,7 @@ def test_frozen_is_frozen_to_the_bit_statistics_and_average_included(noise_clips
 
 
 def test_a_frozen_layer_has_no_dropout(noise_clips):
-    config = hubert()
+    config = few.hubert()
     model, frontend, variables = build.build(config, 3)
     features = frontend(jnp.asarray(noise_clips.read(range(4)), jnp.float32))
 
@@ -118,7 +105,7 @@ def test_unfreezing_waits_for_its_epoch(noise_clips):
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(noise_clips):
-    config = hubert()  # whose dropout draws the same for an example, in whatever part it is
+    config = few.hubert()  # whose dropout draws the same for an example, in whatever part it is
     config.model.encoder.update(hidden_dropout=0.2, attention_dropout=0.1, activation_dropout=0.1, layerdrop=0.3)
     _, whole, losses = few.train(config, noise_clips, 3)
     for parts, devices in ((4, 1), (2, 2)):

@@ -126,25 +126,18 @@ def short(clips):
 
 
 @pytest.fixture
-def hubert(config):
-    """A config of a tiny DistilHuBERT, with mixing and rotation."""
-    found = configs.defaults("hubert", "projected", "raw")
-    found.data = config.data
-    found.model.encoder.update(
-        hidden_size=16, num_attention_heads=2, intermediate_size=24, conv_dim=(8,) * 7, num_conv_pos_embeddings=8,
-        num_conv_pos_embedding_groups=2,
-    )  # fmt: skip
-    found.augment.update(roll=1.0, gain_db=6.0, noise=0.1, mixup_alpha=0.5, mixup_probability=0.7)
-    found.train = config.train
-    found.optim.clip_norm = 1.0
-    return found
+def hubert():
+    """A config of a model that is told of padding, with mixing and rotation."""
+    config = few.hubert()
+    config.augment.update(roll=1.0, gain_db=6.0, noise=0.1, mixup_alpha=0.5, mixup_probability=0.7)
+    config.optim.clip_norm = 1.0
+    return config
 
 
 @pytest.mark.parametrize("mixup_on", ["waveform", "spectrogram"])
 def test_a_mixture_ends_with_the_longer_of_its_clips(hubert, noise_clips, mixup_on):
     """Who is mixed with whom is read from the targets: every clip has a class of its own."""
     hubert.augment.mixup_on = mixup_on
-    hubert.train.label_smoothing = 0.0
     hubert.augment.noise = 0.0
     clips = short(noise_clips)
     batch = {"audio": clips.read(range(8)), "label": np.arange(8), "samples": clips.valid(range(8))}
