@@ -52,7 +52,7 @@ def log_mel(waveforms: np.ndarray) -> Calls:
     import torch
 
     from esc_jax.frontends.log_mel import LogMel
-    from esc_jax.training import parallel
+    from esc_jax.runtime import devices
 
     frontend = LogMel(sample_rate=LOG_MEL_RATE, mean=0.0, std=1.0)
     compiled = jax.jit(frontend)
@@ -87,7 +87,7 @@ def log_mel(waveforms: np.ndarray) -> Calls:
         return (bank @ power).add_(frontend.offset).log_().transpose(-1, -2).numpy()
 
     return {
-        "esc_jax": lambda: np.asarray(compiled(parallel.ready(waveforms))),
+        "esc_jax": lambda: np.asarray(compiled(devices.to_device(waveforms))),
         "librosa, clip by clip": by_librosa,
         "torch.stft": by_torch,
     }
@@ -99,7 +99,7 @@ def fbank(waveforms: np.ndarray) -> Calls:
     import kaldi_native_fbank  # whose absence `main` has said
 
     from esc_jax.frontends.kaldi_fbank import KaldiFbank
-    from esc_jax.training import parallel
+    from esc_jax.runtime import devices
 
     frontend = KaldiFbank(sample_rate=FBANK_RATE, bins=FBANK_BINS, mean=0.0, std=0.5)
     compiled = jax.jit(frontend)
@@ -119,7 +119,7 @@ def fbank(waveforms: np.ndarray) -> Calls:
         return np.stack(found)
 
     return {
-        "esc_jax": lambda: np.asarray(compiled(parallel.ready(waveforms))),
+        "esc_jax": lambda: np.asarray(compiled(devices.to_device(waveforms))),
         "kaldi-native-fbank, clip by clip": by_kaldi,
     }
 
@@ -159,9 +159,9 @@ def main() -> None:
                 f"benchmarks/frontends.py needs {package}: pip install -r requirements-test.txt"
                 " -r requirements-torch.txt"
             )
-    from esc_jax.training import parallel
+    from esc_jax.runtime import xla
 
-    parallel.initialize()
+    xla.initialize()
     clips = 2 if options.tiny else options.clips
     lines = [
         line

@@ -112,16 +112,17 @@ def waiting(config, clips, indices: Sequence[int], steps: int, rounds: int) -> l
 
     from esc_jax import build
     from esc_jax.data import pipeline
-    from esc_jax.training import optim, parallel
+    from esc_jax.runtime import devices
+    from esc_jax.training import optim
     from esc_jax.training import state as states
     from esc_jax.training import step as training
 
     config, model, frontend, variables = build.start(config, clips.classes)
     per_epoch = len(indices) // config.train.batch_size
     optimizer = optim.build(config.optim, variables["params"], per_epoch * config.train.epochs, per_epoch)
-    step = parallel.mapped(training.train_step(model, frontend, optimizer, config, len(clips.classes)))
+    step = devices.pmap_step(training.train_step(model, frontend, optimizer, config, len(clips.classes)))
     # Where the step will leave it: from elsewhere, the second call would compile again.
-    state = parallel.replicated(states.create(variables, optimizer, ema=config.train.ema > 0, seed=config.seed))
+    state = devices.replicate(states.create(variables, optimizer, ema=config.train.ema > 0, seed=config.seed))
 
     def run(batches: Iterator[dict[str, np.ndarray]]) -> tuple[float, float]:
         """Seconds of a step, and of them in `next`."""
@@ -247,9 +248,9 @@ def main() -> None:
     options.config = options.config or ROOT / ("tests/configs/tiny.py" if options.tiny else "configs/resnet34_cpu.py")
     if options.tiny:
         options.clips, options.batch, options.steps, options.prepare_clips = 60, 8, 3, 1
-    from esc_jax.training import parallel
+    from esc_jax.runtime import xla
 
-    parallel.initialize()
+    xla.initialize()
     config, clips, indices = load(options)
     tables = {}
     if "epoch" in options.what:

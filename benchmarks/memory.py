@@ -43,9 +43,9 @@ def _peak_gib() -> float:
 def measure(options: argparse.Namespace) -> dict:
     """Runs two steps of `options.what`, "train" or "predict"; the figures."""
     config = _config(options)
-    from esc_jax.training import parallel
+    from esc_jax.runtime import xla
 
-    parallel.initialize()
+    xla.initialize()
     import jax
     import noise
 

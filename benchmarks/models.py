@@ -12,7 +12,7 @@ for each other after every operation, so that another process costs it more than
 written down.
 
 `train` is forward, cross-entropy, backward and AdamW's update, BatchNorm and dropout in training mode. Ours is the step
-that a run takes (`training.step.train_step` under `parallel.mapped`, on one device, after `parallel.initialize`, which
+that a run takes (`training.step.train_step` under `devices.pmap_step`, on one device, after `xla.initialize`, which
 sets XLA's flags and keeps memory), metrics included, without augmentation. PyTorch's is AdamW(fused=True), the loss
 alone. `predict` is the forward pass to probabilities in evaluation mode: `training.step.predict_step`, and
 `torch.inference_mode`. Both are fed what frontends give (spectrograms; DistilHuBERT the waveform): decoding,
@@ -207,20 +207,20 @@ def start(side: str, options: argparse.Namespace) -> tuple[str, int]:
     """Sets a side's process up: the device that it runs on, as PyTorch calls it, and its threads."""
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if side == "esc_jax":
-        from esc_jax.training import parallel
+        from esc_jax.runtime import xla
 
         # Both sides share the card: JAX is not to claim most of its memory at the start.
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-        parallel.initialize()
+        xla.initialize()
         import jax
 
         return "cuda" if jax.default_backend() == "gpu" else jax.default_backend(), threads
     import torch
 
     if options.keep_memory:
-        from esc_jax.training import heap
+        from esc_jax.runtime import memory
 
-        heap.keep()
+        memory.keep_heap()
     torch.set_num_threads(threads)
     if os.environ.get("JAX_PLATFORMS", "").split(",")[0] == "cpu" or not torch.cuda.is_available():
         return "cpu", threads

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 
 from esc_jax import build
-from esc_jax.training import optim, parallel
+from esc_jax.runtime import devices
+from esc_jax.training import optim
 from esc_jax.training import state as states
 from esc_jax.training import step as steps
 
@@ -30,9 +31,9 @@ def training(config) -> tuple[Callable[[], Any], int]:
     """A function that makes a step and returns what to wait for, and the number of parameters."""
     model, frontend, variables = build.build(config, CLASSES)
     optimizer = optim.build(config.optim, variables["params"], total=1000, per_epoch=10)
-    step = parallel.mapped(steps.train_step(model, frontend, optimizer, config, CLASSES))
+    step = devices.pmap_step(steps.train_step(model, frontend, optimizer, config, CLASSES))
     # Where the step will leave it: from elsewhere, the second call would compile again.
-    state = parallel.replicated(states.create(variables, optimizer, ema=config.train.ema > 0))
+    state = devices.replicate(states.create(variables, optimizer, ema=config.train.ema > 0))
     batch, parameters = _clips(config), _count(variables)
 
     def once():

@@ -67,10 +67,11 @@ def distilhubert():
 
     from esc_jax import build, classifier
     from esc_jax import config as configs
+    from esc_jax.inference import classifier
     from esc_jax.pretrained import hubert
-    from esc_jax.training import parallel
+    from esc_jax.runtime import xla
 
-    parallel.initialize()
+    xla.initialize()
     config = configs.load(ROOT / "configs/distilhubert.py")
     model, frontend, variables = build.build(config, 50)
     names = tuple(f"class {i}" for i in range(50))

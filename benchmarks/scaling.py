@@ -82,7 +82,7 @@ def batch(options: argparse.Namespace, size: int) -> dict:
 
 def folds(options: argparse.Namespace, count: int) -> dict:
     """Probes of `count` of eight folds."""
-    from esc_jax import probe
+    from esc_jax.experiments import probe
 
     number, width, classes = (160, 16, 5) if options.tiny else (2000, 384, 50)
     rng = np.random.default_rng(0)
@@ -206,9 +206,9 @@ def main() -> None:
         ROOT / ("tests/configs/tiny.py" if options.tiny else "configs/resnet34_cpu.py")
     )
     if options.one:
-        from esc_jax.training import parallel
+        from esc_jax.runtime import xla
 
-        parallel.initialize()
+        xla.initialize()
         what, size = options.one
         sys.stdout.write(json.dumps(MEASURES[what](options, int(size))) + "\n")
         return

@@ -24,9 +24,9 @@ def drawn(config, shape: tuple[int, ...]):
     import jax.numpy as jnp
 
     from esc_jax.models import registry
-    from esc_jax.training import parallel
+    from esc_jax.runtime import devices
 
-    model = registry.build(config.model, CLASSES, axis_name=parallel.AXIS)
+    model = registry.build(config.model, CLASSES, axis_name=devices.AXIS)
     # It runs once: there is nothing to gain from optimising it.
     draw = jax.jit(model.init, compiler_options={"xla_backend_optimization_level": 0})
     made = draw(jax.random.key(0), jnp.zeros((1, *shape)))
@@ -38,7 +38,8 @@ def ours(what: str, config, model, variables, x: np.ndarray, labels: np.ndarray)
     import jax
     import jax.numpy as jnp
 
-    from esc_jax.training import optim, parallel
+    from esc_jax.runtime import devices
+    from esc_jax.training import optim
     from esc_jax.training import state as states
     from esc_jax.training import step as steps
 
@@ -62,7 +63,7 @@ def ours(what: str, config, model, variables, x: np.ndarray, labels: np.ndarray)
         return call
 
     optimizer = optim.build(config.optim, variables["params"], total=1000, per_epoch=100)
-    step = parallel.mapped(steps.train_step(model, frontend, optimizer, config, CLASSES), devices=1)
+    step = devices.pmap_step(steps.train_step(model, frontend, optimizer, config, CLASSES), devices=1)
     state = states.create(jax.tree.map(jnp.copy, variables), optimizer, ema=False)  # which the first step consumes
     batch = {"audio": audio, "label": jnp.asarray(labels)}
 

@@ -28,9 +28,9 @@ def until_the_first_step(started: float, arguments: list[str]) -> None:
     sys.path.insert(0, str(ROOT))
     sys.argv = ["main", *arguments]
     from esc_jax import main
-    from esc_jax.training import parallel
+    from esc_jax.runtime import devices
 
-    mapped = parallel.mapped
+    mapped = devices.pmap_step
 
     def timed(*of, **options):
         step = mapped(*of, **options)
@@ -45,7 +45,7 @@ def until_the_first_step(started: float, arguments: list[str]) -> None:
 
         return call
 
-    parallel.mapped = timed
+    devices.pmap_step = timed
     main.cli()
 
 

@@ -16,14 +16,15 @@ import ml_collections
 from esc_jax.augment import compose
 from esc_jax.data import folds
 from esc_jax.data.download import URL
-from esc_jax.errors import Problem
+from esc_jax.errors import UserError
 from esc_jax.frontends import registry as frontends
 from esc_jax.models import registry as models
 from esc_jax.objectives import masked
-from esc_jax.training import parallel, writers
+from esc_jax.runtime import processes
+from esc_jax.training import writers
 
 
-class ConfigError(Problem, ValueError):
+class ConfigError(UserError, ValueError):
     """A config that cannot run. The message is one sentence that names the key."""
 
 
@@ -321,7 +322,7 @@ def claim(workdir: pathlib.Path, config) -> None:
             f"{workdir} holds a run of another config: {'; '.join(changed[:3])}{' …' if len(changed) > 3 else ''};"
             " choose another --workdir"
         )
-    if parallel.first():
+    if processes.is_main_process():
         workdir.mkdir(parents=True, exist_ok=True)
         writers.write_json(path, config.to_dict())
-    parallel.wait(f"{workdir} is claimed")
+    processes.barrier(f"{workdir} is claimed")

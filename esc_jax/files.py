@@ -18,12 +18,12 @@ from esc_jax.errors import Failure
 _BLOCK = 1 << 20
 
 
-class Busy(Failure):
+class LockedError(Failure):
     """Another process works in the folder. The message is one sentence."""
 
 
 @contextlib.contextmanager
-def replacing(path: pathlib.Path, mode: str = "wb", newline: str | None = None) -> Iterator[IO]:
+def atomic_write(path: pathlib.Path, mode: str = "wb", newline: str | None = None) -> Iterator[IO]:
     """A file to write, which takes the place of `path` in one rename at the end; where something is raised, it is gone.
 
     Processes that write the same file at once do not disturb one another: the last rename counts.
@@ -62,7 +62,7 @@ def checksums(paths: Iterable[str | os.PathLike]) -> list[tuple[int, int] | None
 
 
 @contextlib.contextmanager
-def kept_for_this_process(folder: pathlib.Path, locks: pathlib.Path) -> Iterator[None]:
+def exclusive_lock(folder: pathlib.Path, locks: pathlib.Path) -> Iterator[None]:
     """Refuses a folder that another process has in the same way, and keeps it until the end.
 
     The system lets go of it with the process, however that ends. The folder itself need not exist, and is not made.
@@ -72,7 +72,7 @@ def kept_for_this_process(folder: pathlib.Path, locks: pathlib.Path) -> Iterator
         locks: folder of the locks, the same one in all processes. Where it cannot be written to, nobody is refused.
 
     Raises:
-        Busy: another process has it.
+        LockedError: another process has it.
     """
     import filelock
 
@@ -82,7 +82,7 @@ def kept_for_this_process(folder: pathlib.Path, locks: pathlib.Path) -> Iterator
         locks.mkdir(parents=True, exist_ok=True)
         held = filelock.FileLock(locks / f"{name}.lock").acquire(blocking=False)
     except filelock.Timeout:
-        raise Busy(
+        raise LockedError(
             f"{folder} is being worked in by another process: wait for its end, or choose another --workdir"
         ) from None
     except (OSError, NotImplementedError):  # the latter: a file system without locks

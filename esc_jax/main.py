@@ -20,7 +20,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from esc_jax.errors import first_line, out_of_memory, told
+from esc_jax.errors import describe_error, first_line, is_out_of_memory
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file in configs/.", lock_config=True)
 _WORKDIR = flags.DEFINE_string(
@@ -129,20 +129,22 @@ def main(argv: list[str]) -> None:
     config.experiment = config.experiment or pathlib.Path(config_path).stem
     from esc_jax import config as configs
     from esc_jax.data import prepare
-    from esc_jax.training import parallel
+    from esc_jax.runtime import devices, processes, xla
 
     overrides, keys = config_flags.get_override_values(flag), configs.flatten(config)
     workdir = pathlib.Path(_WORKDIR.value or default_workdir(config_path, overrides, keys, _MODE.value))
     cache = prepare.cache_root(config.data.cache_dir)
-    parallel.initialize(cache / "compiled")
+    xla.initialize(cache / "compiled")
     if _DISTRIBUTED.value:
         try:
-            parallel.join()
-        except parallel.DeviceError as error:
+            processes.join_processes()
+        except devices.DeviceError as error:
             _fail(error.status, error)
     import jax
 
-    from esc_jax import crossval, evaluate, files, probe, train
+    from esc_jax import files
+    from esc_jax.experiments import artifacts, crossval, probe
+    from esc_jax.experiments import single as train
     from esc_jax.training import loop
     from esc_jax.training.checkpoint import CheckpointError
 
@@ -150,7 +152,9 @@ def main(argv: list[str]) -> None:
         configs.check(config)
         method = {"train": train.train_and_evaluate, "probe": probe.probe_and_evaluate}[config.method]
         modes = {"train": method, "crossval": crossval.cross_validate, "evaluate": train.evaluate_again}
-        alone = files.kept_for_this_process(workdir, cache / "locks") if parallel.first() else contextlib.nullcontext()
+        alone = (
+            files.exclusive_lock(workdir, cache / "locks") if processes.is_main_process() else contextlib.nullcontext()
+        )
         with alone:
             found = modes[_MODE.value](config, workdir)
     except CheckpointError as error:
@@ -159,19 +163,19 @@ def main(argv: list[str]) -> None:
         os._exit(1)  # the threads of a write that failed would each print a traceback on their way out
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() > 1:
-            parallel.lost(first_line(error))
-        if not out_of_memory(error):
+            processes.exit_lost_process(first_line(error))
+        if not is_out_of_memory(error):
             raise
-        _fail(1, f"{told(error)[1]}; {_SMALLER}")
+        _fail(1, f"{describe_error(error)[1]}; {_SMALLER}")
     except loop.Interrupted as stopped:
         said = str(stopped)
     except Exception as error:
-        if (known := told(error, workdir)) is None:
+        if (known := describe_error(error, workdir)) is None:
             raise
         _fail(*known)
     else:
-        said = f"{evaluate.summary(found)}\n  all of it is in {workdir}"
-    if parallel.first():
+        said = f"{artifacts.summary(found)}\n  all of it is in {workdir}"
+    if processes.is_main_process():
         sys.stdout.write(f"{said}\n")
 
 

@@ -175,7 +175,7 @@ def effects(runs: Sequence[Run], grid: dict[str, list[str]]) -> list[tuple[str, 
     The difference is that of accuracies on the same clips, over all pairs of runs that differ in this setting alone;
     recordings are drawn again (`esc_jax.statistics.difference_interval`).
     """
-    from esc_jax import statistics
+    from esc_jax.evaluation import confidence
 
     found = []
     by_settings = {tuple(run.settings.values()): run for run in runs}
@@ -192,7 +192,7 @@ def effects(runs: Sequence[Run], grid: dict[str, list[str]]) -> list[tuple[str, 
                     second.append(two[clip][0])
                     recordings.append(one[clip][1])
             if first:
-                found.append((key, values[0], value, statistics.difference_interval(second, first, recordings)))
+                found.append((key, values[0], value, confidence.difference_interval(second, first, recordings)))
     return found
 
 

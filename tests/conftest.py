@@ -23,9 +23,9 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-from esc_jax.training import parallel  # noqa: E402
+from esc_jax.runtime import xla
 
-parallel.more_threads()  # as `parallel.initialize` does, which tests in this process don't call
+xla.reserve_threads()  # as `xla.initialize` does, which tests in this process don't call
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

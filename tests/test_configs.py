@@ -7,6 +7,7 @@ import pytest
 
 from esc_jax import config as configs
 from esc_jax.augment import compose
+from esc_jax.experiments import workdir
 from esc_jax.frontends import registry as frontends
 from esc_jax.models import registry as models
 from esc_jax.training import optim
@@ -58,7 +59,7 @@ def test_flattened_keys_and_differences():
     other = configs.defaults("resnet")
     other.optim.lr = 0.5
     other.data.dir = "elsewhere"  # where the data lie is not part of the experiment
-    assert configs.differences(flat, configs.flatten(other)) == ["optim.lr (0.001, now 0.5)"]
+    assert workdir.differences(flat, configs.flatten(other)) == ["optim.lr (0.001, now 0.5)"]
 
 
 @pytest.mark.parametrize(

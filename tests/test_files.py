@@ -12,7 +12,7 @@ from esc_jax import files
 def test_what_is_written_takes_the_place_of_the_file_at_the_end(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with files.replacing(path, "w") as file:
+    with files.atomic_write(path, "w") as file:
         file.write("new")
         file.flush()
         assert path.read_text() == "old"
@@ -22,7 +22,7 @@ def test_what_is_written_takes_the_place_of_the_file_at_the_end(tmp_path):
 def test_what_fails_leaves_the_file_as_it_was_and_nothing_beside_it(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(RuntimeError), files.replacing(path, "w") as file:
+    with pytest.raises(RuntimeError), files.atomic_write(path, "w") as file:
         file.write("new")
         raise RuntimeError
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
@@ -53,7 +53,7 @@ def test_a_folder_that_is_no_longer_needed_leaves_the_signal_as_it_was(tmp_path)
 KEEPER = """
 import pathlib, sys
 from esc_jax import files
-with files.kept_for_this_process(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])):
+with files.exclusive_lock(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])):
     print("kept", flush=True)
     sys.stdin.read()
 """
@@ -64,18 +64,18 @@ def test_a_folder_of_another_process_is_refused_until_that_process_ends(tmp_path
     command = [sys.executable, "-c", KEEPER, str(folder), str(locks)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as keeper:
         assert keeper.stdout.readline() == "kept\n"
-        with pytest.raises(files.Busy, match="another process"), files.kept_for_this_process(folder, locks):
+        with pytest.raises(files.LockedError, match="another process"), files.exclusive_lock(folder, locks):
             pass
-        with files.kept_for_this_process(tmp_path / "other", locks):
+        with files.exclusive_lock(tmp_path / "other", locks):
             pass
         keeper.kill()
         keeper.wait()
-        with files.kept_for_this_process(folder, locks):
+        with files.exclusive_lock(folder, locks):
             pass
     assert not folder.exists()
 
 
 def test_where_no_lock_can_be_written_nobody_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with files.kept_for_this_process(tmp_path / "run", tmp_path / "file" / "locks"):
+    with files.exclusive_lock(tmp_path / "run", tmp_path / "file" / "locks"):
         pass

@@ -58,9 +58,12 @@ def test_an_ablation_of_runs_whose_interval_leaves_out_their_mean():
     """The mean is that over folds, the interval that over recordings."""
     from matplotlib import pyplot
 
-    from esc_jax.statistics import Interval
+    from esc_jax.evaluation.confidence import ConfidenceInterval
 
     cells = json.loads((ROOT / "notebooks/ablation.ipynb").read_text())["cells"]
     (drawing,) = ["".join(cell["source"]) for cell in cells if "plt.errorbar" in "".join(cell["source"])]
-    runs = [SimpleNamespace(name="a", accuracy=Interval(0.5, low, high, 3)) for low, high in ((0.3, 0.4), (0.6, 0.7))]
+    runs = [
+        SimpleNamespace(name="a", accuracy=ConfidenceInterval(0.5, low, high, 3))
+        for low, high in ((0.3, 0.4), (0.6, 0.7))
+    ]
     exec(drawing.replace("plt.show()", "plt.close()"), {"plt": pyplot, "found": runs})

@@ -151,7 +151,7 @@ def _index(folder: pathlib.Path, builder) -> list[dict]:
     # Records lie shuffled by their key's hash: an order of our own does not depend on how they were written.
     found.sort(key=lambda record: record["filename"])
     # A folder that may not be written to: the next start reads the records again.
-    with contextlib.suppress(OSError), files.replacing(path, "w") as file:
+    with contextlib.suppress(OSError), files.atomic_write(path, "w") as file:
         json.dump(found, file)
     return found
 

@@ -18,7 +18,7 @@ import zlib
 
 from esc_jax import files
 from esc_jax.data.audio import AudioError
-from esc_jax.errors import Problem, first_line
+from esc_jax.errors import UserError, first_line
 
 FOLDS = 100_000  # folds are numbers below it
 COLUMNS = ("filename", "fold", "target", "category", "esc10", "src_file", "take")  # ESC-50's own
@@ -28,7 +28,7 @@ _CSV = "meta/esc50.csv"
 DAMAGED = (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
 
 
-class DataError(Problem, ValueError):
+class DataError(UserError, ValueError):
     """A data set that cannot be used. The message is one sentence for the user."""
 
 
@@ -120,7 +120,7 @@ class Source:
         self.categories: tuple[str, ...] = self._categories()
 
     def _hint(self) -> str:
-        from esc_jax.data import gtzan  # which imports this module
+        from esc_jax.data import gtzan
 
         if self.path.is_dir() and gtzan.has_tracks(self.path):
             return "; its folders of sounds, one for each class, are read with data.name=gtzan"
@@ -200,7 +200,7 @@ class Source:
 
 def open_source(path: str | os.PathLike):
     """The data set at `path`, in whichever layout it is: `Source`, or one with its attributes. Raises DataError."""
-    from esc_jax.data import gtzan  # which imports this module
+    from esc_jax.data import gtzan
 
     root = pathlib.Path(path).expanduser()
     if not root.is_dir() or (root / _CSV).is_file() or any(root.glob(f"*/{_CSV}")):

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-from esc_jax.errors import Problem
+from esc_jax.errors import UserError
 
 
-class FrontendError(Problem, ValueError):
+class FrontendError(UserError, ValueError):
     """Settings that make no usable frontend. The message is one sentence."""
 
 

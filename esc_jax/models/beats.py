@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from esc_jax.models.dense import Dense
-from esc_jax.models.dropout import Dropout, skip_rows
 from esc_jax.models.encoder import Encoded
 from esc_jax.models.hubert import PositionalConv
-from esc_jax.models.transformer import ACTIVATIONS, Layer, layer_norm, pooled
+from esc_jax.ops.dense import Dense
+from esc_jax.ops.dropout import Dropout, skip_rows
+from esc_jax.ops.transformer import ACTIVATIONS, Layer, layer_norm, pooled
 
 
 class Beats(nn.Module):

@@ -11,9 +11,9 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from esc_jax.models.batch_norm import BatchNorm
-from esc_jax.models.depthwise import depthwise_conv, pointwise_conv
 from esc_jax.models.encoder import Encoded
+from esc_jax.ops.batch_norm import BatchNorm
+from esc_jax.ops.depthwise import depthwise_conv, pointwise_conv
 
 PUBLISHED_WIDTHS = (0.1, 0.2, 0.4, 0.5, 1.0, 2.0, 3.0, 4.0)
 

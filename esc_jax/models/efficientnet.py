@@ -11,11 +11,11 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from esc_jax.models.batch_norm import BatchNorm
-from esc_jax.models.depthwise import depthwise_conv, pointwise_conv
-from esc_jax.models.dropout import example_keys
 from esc_jax.models.efficientat import round_channels
 from esc_jax.models.encoder import Encoded
+from esc_jax.ops.batch_norm import BatchNorm
+from esc_jax.ops.depthwise import depthwise_conv, pointwise_conv
+from esc_jax.runtime.devices import example_keys
 
 _conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 

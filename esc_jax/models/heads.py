@@ -7,7 +7,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from esc_jax.models.dropout import Dropout
+from esc_jax.ops.dropout import Dropout
 
 
 class Linear(nn.Module):

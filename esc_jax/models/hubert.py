@@ -8,10 +8,10 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from esc_jax.models.dropout import Dropout, skip_rows
 from esc_jax.models.encoder import Encoded
-from esc_jax.models.grouped_conv import grouped_conv1d
-from esc_jax.models.transformer import Layer, dense, layer_norm, pooled
+from esc_jax.ops.dropout import Dropout, skip_rows
+from esc_jax.ops.grouped_conv import grouped_conv1d
+from esc_jax.ops.transformer import Layer, dense, layer_norm, pooled
 
 
 def frame_count(samples, kernels: tuple[int, ...], strides: tuple[int, ...]):

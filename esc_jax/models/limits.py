@@ -8,10 +8,10 @@ from typing import Any
 
 from flax import linen as nn
 
-from esc_jax.errors import Problem
+from esc_jax.errors import UserError
 
 
-class ModelError(Problem, ValueError):
+class ModelError(UserError, ValueError):
     """A description that makes no model. The message is one sentence."""
 
 

@@ -5,11 +5,11 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
-from esc_jax.models import patches
-from esc_jax.models.dense import Dense
 from esc_jax.models.encoder import Encoded, Encoding
 from esc_jax.models.patch_transformer import PatchTransformer, sine_table
-from esc_jax.models.transformer import Layer, layer_norm
+from esc_jax.ops import patches
+from esc_jax.ops.dense import Dense
+from esc_jax.ops.transformer import Layer, layer_norm
 
 
 @struct.dataclass

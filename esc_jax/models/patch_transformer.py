@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from esc_jax.models import patches
-from esc_jax.models.dense import Dense
-from esc_jax.models.dropout import Dropout, example_keys, skip_rows
 from esc_jax.models.encoder import Encoded
-from esc_jax.models.transformer import Layer, layer_norm
+from esc_jax.ops import patches
+from esc_jax.ops.dense import Dense
+from esc_jax.ops.dropout import Dropout, skip_rows
+from esc_jax.ops.transformer import Layer, layer_norm
+from esc_jax.runtime.devices import example_keys
 
 
 def sine_table(rows: int, columns: int, width: int) -> np.ndarray:

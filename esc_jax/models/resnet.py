@@ -7,10 +7,10 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from esc_jax.models.batch_norm import BatchNorm
-from esc_jax.models.convolution import Conv
 from esc_jax.models.encoder import Encoded
-from esc_jax.models.max_pool import max_pool
+from esc_jax.ops.batch_norm import BatchNorm
+from esc_jax.ops.convolution import Conv
+from esc_jax.ops.max_pool import max_pool
 
 # He et al. 2015, fan out: the variance of the gradients stays the same through the blocks.
 _he_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")

@@ -6,11 +6,11 @@ from typing import Any
 from flax import traverse_util
 import numpy as np
 
-from esc_jax.errors import Problem
+from esc_jax.errors import UserError
 from esc_jax.models import limits
 
 
-class PretrainedError(Problem, ValueError):
+class PretrainedError(UserError, ValueError):
     """A checkpoint that cannot be used. The message is one sentence for the user, and says what to do."""
 
 

@@ -49,7 +49,7 @@ def sample_rate(found: Pretrained, asked: int | None = None) -> int:
     return rate
 
 
-def adopt(config, found: Pretrained):
+def with_checkpoint_options(config, found: Pretrained):
     """A copy of a config in which the encoder and the frontend are those of the checkpoint, but for `model.keep`.
 
     Raises:

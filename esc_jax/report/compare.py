@@ -5,7 +5,7 @@ import dataclasses
 
 import numpy as np
 
-from esc_jax import statistics
+from esc_jax.evaluation import confidence
 from esc_jax.report.runs import Predictions, ReportError, Run, listed_folds
 
 
@@ -28,7 +28,7 @@ class Comparison:
 
     ahead: str
     behind: str
-    difference: statistics.Interval
+    difference: confidence.ConfidenceInterval
     clips: int
     only_ahead: int | None
     only_behind: int | None
@@ -107,11 +107,11 @@ def compare(one: Run, other: Run, *, tta: bool = False) -> Comparison:
     return Comparison(
         ahead=one.label,
         behind=other.label,
-        difference=statistics.difference_interval(*shares, [first[clip][0][1] for clip in shared]),
+        difference=confidence.difference_interval(*shares, [first[clip][0][1] for clip in shared]),
         clips=len(shared),
         only_ahead=alone[0],
         only_behind=alone[1],
-        p=statistics.mcnemar(*alone) if single else None,
+        p=confidence.mcnemar(*alone) if single else None,
     )
 
 

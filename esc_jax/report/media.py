@@ -7,9 +7,9 @@ import pathlib
 
 import soundfile
 
-from esc_jax import plots
 from esc_jax.data import audio, prepare
 from esc_jax.data.source import DataError, open_source
+from esc_jax.report import plots
 from esc_jax.report.runs import Run
 
 _SECONDS = 10.0  # of a clip, at most: a page of long clips would not load

@@ -14,7 +14,7 @@ from esc_jax.report import tables as report_tables
 from esc_jax.report.tables import Cell, Confusion, Table
 
 if TYPE_CHECKING:
-    from esc_jax.report.command import Findings
+    from esc_jax.report.findings import Findings
 
 # A clip costs about 100 kB: a page of this many stays far below 10 MB, whatever the number of runs.
 MISTAKES = 24

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from esc_jax import statistics
-from esc_jax.errors import Failure, Problem
+from esc_jax.errors import Failure, UserError
+from esc_jax.evaluation import confidence
 
 # What a cross-validation keeps below itself: runs of their own, already part of its results.
 _PART = re.compile(r"(fold|seed)[-_=]?\d+.*")
@@ -24,7 +24,7 @@ class RunError(Failure, ValueError):
     """Files of a run that cannot be read. The message is one sentence that names the file."""
 
 
-class ReportError(Problem, ValueError):
+class ReportError(UserError, ValueError):
     """A question that the runs at hand cannot answer. The message is one sentence."""
 
 
@@ -107,8 +107,8 @@ class Run:
     folds: tuple[int, ...]
     seeds: int
     tested: int
-    accuracy: statistics.Interval
-    accuracy_tta: statistics.Interval | None
+    accuracy: confidence.ConfidenceInterval
+    accuracy_tta: confidence.ConfidenceInterval | None
     std: float | None
     tta_views: int
     parameters: int
@@ -201,15 +201,17 @@ def _temperatures(calibration: Any, folds: Sequence[int]) -> dict[int, float]:
     return {fold: float(given) for fold in folds} if given is not None else {}
 
 
-def _accuracy(found: dict[str, Any] | None, correct: np.ndarray | None, recordings) -> statistics.Interval | None:
+def _accuracy(
+    found: dict[str, Any] | None, correct: np.ndarray | None, recordings
+) -> confidence.ConfidenceInterval | None:
     """The mean that the run states, with the interval over recordings; without predictions, the one that it states."""
     if found is None:
         return None
     mean = float(found["mean"])
     if correct is None:
         low, high = found["ci95"]
-        return statistics.Interval(mean, float(low), float(high), 0)
-    return dataclasses.replace(statistics.accuracy_interval(correct, recordings), value=mean)
+        return confidence.ConfidenceInterval(mean, float(low), float(high), 0)
+    return dataclasses.replace(confidence.accuracy_interval(correct, recordings), value=mean)
 
 
 def read(folder: pathlib.Path, name: str = "", *, strict: bool = False) -> Run:

@@ -5,7 +5,7 @@ import dataclasses
 
 import numpy as np
 
-from esc_jax import statistics
+from esc_jax.evaluation import calibration, confidence
 from esc_jax.report.runs import Run, listed_folds
 
 # The write-ups that this project started from: method → accuracy on ESC-50, folds 1–4 for training, fold 5 for the
@@ -31,7 +31,7 @@ COMPARISON_NOTE = (
     " and not of the luck of a seed, and neither is corrected for the number of comparisons."
 )
 CALIBRATION_NOTE = (
-    f"ECE: mean distance of confidence and accuracy over {statistics.BINS} bins of equal width, weighted by clips. NLL:"
+    f"ECE: mean distance of confidence and accuracy over {calibration.BINS} bins of equal width, weighted by clips. NLL:"
     " mean −ln p of the true class, in nats. A temperature was fitted inside the training folds, by the run itself."
 )
 PAIRS = 8
@@ -64,7 +64,7 @@ def percent(value: float, digits: int = 2) -> str:
     return f"{100 * value:.{digits}f}"
 
 
-def interval(found: statistics.Interval) -> str:
+def interval(found: confidence.ConfidenceInterval) -> str:
     """`90.00 (87.1–92.8)`."""
     return f"{percent(found.value)} ({percent(found.low, 1)}–{percent(found.high, 1)})"
 
@@ -76,7 +76,7 @@ def size(parameters: int) -> str:
     return f"{parameters / 1e3:.0f} k" if parameters >= 1e4 else str(parameters)
 
 
-def _accuracy(found: statistics.Interval, std: float | None, suffix: str) -> Cell:
+def _accuracy(found: confidence.ConfidenceInterval, std: float | None, suffix: str) -> Cell:
     spread = f" ± {percent(std)}" if std is not None else ""
     text = interval(found).replace(" (", f"{spread} (", 1) + suffix
     return Cell(text, found.value, span=(found.low, found.value, found.high))
@@ -140,8 +140,8 @@ class Calibration:
     """
 
     run: Run
-    before: statistics.Reliability
-    after: statistics.Reliability | None
+    before: calibration.Reliability
+    after: calibration.Reliability | None
     nll_before: float
     nll_after: float | None
 
@@ -149,15 +149,15 @@ class Calibration:
 def calibration(run: Run) -> Calibration:
     """Of a run with predictions; its temperatures were fitted by the run, away from its test clips."""
     found = run.predictions
-    logits = statistics.log_probabilities(found.probabilities)
-    before = statistics.reliability(found.confidence, found.correct)
-    nll_before = statistics.nll(logits, found.true)
+    logits = calibration.log_probabilities(found.probabilities)
+    before = calibration.reliability(found.confidence, found.correct)
+    nll_before = calibration.nll(logits, found.true)
     if not run.temperatures or not set(found.folds) <= set(run.temperatures):
         return Calibration(run, before, None, nll_before, None)
     scaled = logits / np.array([run.temperatures[fold] for fold in found.folds])[:, None]
-    confidence = statistics.tempered(scaled, 1.0)[np.arange(len(scaled)), found.predicted]
-    after = statistics.reliability(confidence, found.correct)
-    return Calibration(run, before, after, nll_before, statistics.nll(scaled, found.true))
+    confidence = calibration.tempered(scaled, 1.0)[np.arange(len(scaled)), found.predicted]
+    after = calibration.reliability(confidence, found.correct)
+    return Calibration(run, before, after, nll_before, calibration.nll(scaled, found.true))
 
 
 def calibration_table(found: Sequence[Calibration]) -> Table:

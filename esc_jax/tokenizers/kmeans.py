@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from esc_jax import files
-from esc_jax.errors import Problem
+from esc_jax.errors import UserError
 
 # Vectors that starting points are chosen among, and that an iteration takes at most.
 SEEDING, BATCH = 16_384, 65_536
 
 
-class ClusterError(Problem, ValueError):
+class ClusterError(UserError, ValueError):
     """Vectors that do not make so many clusters. The message is one sentence."""
 
 
@@ -50,7 +50,7 @@ class Clusters:
 
     def save(self, path: pathlib.Path) -> None:
         """Writes an .npz in one rename."""
-        with files.replacing(path) as file:
+        with files.atomic_write(path) as file:
             np.savez(file, **dataclasses.asdict(self))
 
     @classmethod

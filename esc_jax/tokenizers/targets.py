@@ -10,8 +10,8 @@ from typing import Any
 
 import jax
 
-from esc_jax.models import patches
 from esc_jax.models.encoder import Classifier
+from esc_jax.ops import patches
 from esc_jax.tokenizers import kmeans
 
 

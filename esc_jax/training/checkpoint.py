@@ -16,8 +16,8 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from esc_jax.errors import Failure, Problem, first_line
-from esc_jax.training import parallel
+from esc_jax.errors import Failure, UserError, first_line
+from esc_jax.runtime import devices
 from esc_jax.training.state import TrainState, step_of
 
 FORMAT = 1
@@ -27,7 +27,7 @@ class CheckpointError(Failure, RuntimeError):
     """A checkpoint that cannot be written or read. The message is one sentence."""
 
 
-class OtherDataError(Problem, ValueError):
+class OtherDataError(UserError, ValueError):
     """A run that was begun on other data. The message is one sentence."""
 
 
@@ -62,7 +62,7 @@ class Checkpoints:
         step = step_of(state)
         if step in self._manager.all_steps():
             return
-        state = parallel.shared(state)
+        state = devices.to_global(state)
         items = {
             "variables": ocp.args.StandardSave({"params": state.params, "batch_stats": state.batch_stats}),
             "optimizer": ocp.args.StandardSave({"state": state.opt_state, "step": state.step}),
@@ -107,7 +107,7 @@ class Checkpoints:
     def restore(self, step: int, state: TrainState) -> TrainState:
         """The state at `step`; `state` gives its structure and placement."""
 
-        state = parallel.shared(state)
+        state = devices.to_global(state)
 
         def like(tree):
             return ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, tree))
@@ -132,7 +132,7 @@ class Checkpoints:
             opt_state=found["optimizer"]["state"],
             ema=found["ema"] if state.ema is not None else None,
         )
-        return parallel.own(found)
+        return devices.to_host_local(found)
 
     def close(self) -> None:
         """Waits for what is being written."""

@@ -14,7 +14,8 @@ import numpy as np
 import tqdm
 
 from esc_jax.errors import Failure
-from esc_jax.training import checkpoint, parallel, writers
+from esc_jax.runtime import devices, processes
+from esc_jax.training import checkpoint, writers
 from esc_jax.training import state as states
 from esc_jax.training.schedules import Schedule
 from esc_jax.training.state import TrainState
@@ -47,7 +48,7 @@ class StopSignal:
     def agree(self, number: int, last: bool) -> bool:
         """Whether to stop after step `number`, the `last` of its epoch or not."""
         if jax.process_count() == 1 or last or number % 16 == 0:  # asking the others takes as long as a small step
-            self.asked = parallel.any_of(self.received)
+            self.asked = processes.any_process(self.received)
         return self.asked
 
     def __exit__(self, *error) -> None:
@@ -55,7 +56,7 @@ class StopSignal:
             signal.signal(number, handler)
 
 
-class Watched(NamedTuple):
+class EpochEval(NamedTuple):
     """What was seen after an epoch.
 
     Attributes:
@@ -80,7 +81,7 @@ class Plan:
         workdir: gets metrics.jsonl and TensorBoard's files.
         tensorboard: whether it gets the latter.
         checkpoint_epochs: from one checkpoint to the next.
-        watch: (weights, the epoch's line) → `Watched`; called after every epoch.
+        watch: (weights, the epoch's line) → `EpochEval`; called after every epoch.
         finish: what becomes of the last weights, those to evaluate with; None leaves them.
         meta: (progress, place in the data) → what a checkpoint says about itself (`checkpoint.meta`).
         place: state → the same on the devices, as the step takes and leaves it.
@@ -92,10 +93,10 @@ class Plan:
     workdir: pathlib.Path
     tensorboard: bool
     checkpoint_epochs: int
-    watch: Callable[[Any, dict[str, Any]], Watched]
+    watch: Callable[[Any, dict[str, Any]], EpochEval]
     meta: Callable[[dict[str, Any], Any], dict[str, Any]]
     finish: Callable[[Any], Any] | None = None
-    place: Callable[[Any], Any] = parallel.replicated
+    place: Callable[[Any], Any] = devices.replicate
 
     @property
     def total(self) -> int:
@@ -137,9 +138,11 @@ def run(
         logging.info("going on at step %d of %d", last, plan.total)
     before, started = progress["seconds"], time.monotonic()
     state = plan.place(state)  # where a step leaves it: from elsewhere, the second step would be compiled again
-    writer = writers.Writer(plan.workdir, progress["history"], plan.tensorboard) if parallel.first() else None
+    writer = (
+        writers.Writer(plan.workdir, progress["history"], plan.tensorboard) if processes.is_main_process() else None
+    )
 
-    def save(watched: Watched) -> None:
+    def save(watched: EpochEval) -> None:
         # The loss of a step is of the weights before it: it does not tell what the last one made of them.
         if not states.finite(state):
             raise _diverged(f"weights are not numbers after step {number}", checkpoints)
@@ -162,9 +165,9 @@ def run(
                 if due or stop.asked or watched.metric is not None:
                     save(watched)
             if stop.asked:
-                save(Watched())
+                save(EpochEval())
                 break
-        stopped = stop.asked or parallel.any_of(stop.received)  # also while the last epoch was looked at
+        stopped = stop.asked or processes.any_process(stop.received)  # also while the last epoch was looked at
     if writer:
         writer.close()
     if stopped:
@@ -213,7 +216,7 @@ def _diverged(what: str, checkpoints) -> TrainError:
     return TrainError(f"{what}; {where}; a lower config.optim.lr or config.optim.clip_norm=1 usually helps")
 
 
-def _line(plan, state, number: int, sums: dict[str, float], seconds: float) -> tuple[dict[str, Any], Watched]:
+def _line(plan, state, number: int, sums: dict[str, float], seconds: float) -> tuple[dict[str, Any], EpochEval]:
     """The line of a finished epoch, which is logged too, and what was seen after it."""
     epoch = number // plan.per_epoch
     line = {"epoch": epoch, "step": number} | {k: v / plan.per_epoch for k, v in sums.items()}

@@ -6,13 +6,13 @@ import re
 import jax
 import optax
 
-from esc_jax.errors import Problem
+from esc_jax.errors import UserError
 from esc_jax.training import schedules
 
 SCHEDULES = ("one_cycle", "linear", "cosine", "constant")
 
 
-class OptimError(Problem, ValueError):
+class OptimError(UserError, ValueError):
     """Settings that make no optimizer. The message is one sentence."""
 
 

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import optax
 
 from esc_jax.augment import compose, mix
-from esc_jax.models import patches
 from esc_jax.models.encoder import Classifier
 from esc_jax.models.masked import MaskedPredictor
 from esc_jax.objectives import masked, simclr
+from esc_jax.ops import patches
+from esc_jax.runtime import devices
 from esc_jax.tokenizers.targets import Targets
-from esc_jax.training import parallel
 from esc_jax.training import state as states
 from esc_jax.training.step import to_float
 
@@ -25,20 +25,20 @@ def heard(config, key: jax.Array, audio: jax.Array) -> jax.Array:
     `pretrain.background` of what is heard (`mix.waveforms`): views of one clip then differ in what else sounds.
     """
     wave_key, share_key, order_key = jax.random.split(key, 3)
-    place = parallel.positions(len(audio))
+    place = devices.example_positions(len(audio))
     audio = compose.waveforms(config.pretrain.augment, wave_key, place, audio, config.data.sample_rate)
     if not config.pretrain.background:
         return audio
     drawn = jax.vmap(jax.random.uniform)(compose.keys(share_key, place))
     partner = compose.cycle(order_key, config.pretrain.batch_size)[place]
     share = 1.0 - config.pretrain.background * drawn
-    return jax.vmap(mix.waveforms)(share, audio, parallel.gather(audio)[partner])
+    return jax.vmap(mix.waveforms)(share, audio, devices.all_gather(audio)[partner])
 
 
 def view(config, frontend, key: jax.Array, audio: jax.Array) -> jax.Array:
     """One view of this device's clips (rows, time) → features: as they are `heard`, parts of the spectrogram hidden."""
     heard_key, spec_key = jax.random.split(key)
-    place = parallel.positions(len(audio))
+    place = devices.example_positions(len(audio))
     return compose.spectrograms(config.pretrain.augment, spec_key, place, frontend(heard(config, heard_key, audio)))
 
 
@@ -86,19 +86,19 @@ def simclr_step(
                 rngs={"dropout": dropout_key, "droppath": path_key},
             )
             z = z.reshape(len(audio), 2, -1)
-            place = parallel.positions(len(audio))[0]
-            found = simclr.nt_xent(z, parallel.gather(z), place, config.pretrain.temperature)
+            place = devices.example_positions(len(audio))[0]
+            found = simclr.nt_xent(z, devices.all_gather(z), place, config.pretrain.temperature)
             return found.loss.mean(), (found, updates.get("batch_stats", {}))
 
         (loss, (found, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        grads = parallel.mean(grads)
+        grads = devices.all_mean(grads)
         metrics = {
             "loss": loss,
             "pretext_accuracy": found.hit.astype(jnp.float32).mean(),
             "alignment": found.alignment.mean(),
             "uniformity": found.potential.mean(),
         }
-        metrics = parallel.mean(metrics)
+        metrics = devices.all_mean(metrics)
         metrics["uniformity"] = jnp.log(metrics["uniformity"])
         metrics["grad_norm"] = optax.global_norm(grads)
         return _updated(state, optimizer, grads, batch_stats), metrics
@@ -132,7 +132,7 @@ def masked_step(
         features = frontend(audio)
         tokens, vectors = targets(fixed, audio, features)
         rows, columns = patches.grid(*features.shape[1:], how.patch)
-        keys = compose.keys(mask_key, parallel.positions(len(audio)))
+        keys = compose.keys(mask_key, devices.example_positions(len(audio)))
         hidden = jax.vmap(lambda key: masked.draw(key, rows, columns, how.share, how.kind, how.block))(keys)
 
         def loss_of(params):
@@ -153,7 +153,7 @@ def masked_step(
             return loss, (metrics, updates.get("batch_stats", {}))
 
         grads, (metrics, batch_stats) = jax.grad(loss_of, has_aux=True)(state.params)
-        grads, metrics = parallel.mean((grads, metrics))
+        grads, metrics = devices.all_mean((grads, metrics))
         metrics["grad_norm"] = optax.global_norm(grads)
         return _updated(state, optimizer, grads, batch_stats), metrics
 

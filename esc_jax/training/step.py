@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import optax
 
 from esc_jax.augment import compose, mix, waveform
-from esc_jax.models import dropout
 from esc_jax.models.encoder import Classifier, evaluating
 from esc_jax.objectives import supervised
-from esc_jax.training import optim, parallel
+from esc_jax.runtime import devices
+from esc_jax.training import optim
 from esc_jax.training import state as states
 
 
@@ -41,7 +41,7 @@ def examples(frontend, config, classes: int, key: jax.Array, batch: dict[str, ja
     wave_key, mix_key, spec_key, mel_key = jax.random.split(key, 4)
     if augment.mel_jitter:  # one bank of mel filters for the whole global batch
         frontend = functools.partial(frontend, key=mel_key)
-    place = parallel.positions(len(batch["label"]))
+    place = devices.example_positions(len(batch["label"]))
     samples = batch.get("samples")
     audio = compose.waveforms(augment, wave_key, place, to_float(batch["audio"]), config.data.sample_rate, samples)
     target = supervised.targets(batch["label"], classes, config.train.label_smoothing)
@@ -52,14 +52,14 @@ def examples(frontend, config, classes: int, key: jax.Array, batch: dict[str, ja
     blend = jax.vmap(mix.linear)
     both = own
     if samples is not None:  # a mixture ends with the longer of the two
-        longer = jnp.maximum(samples, parallel.gather(samples)[partner])
+        longer = jnp.maximum(samples, devices.all_gather(samples)[partner])
         both = padding(jnp.where(share < 1.0, longer, samples), audio.shape[-1])
     if augment.mixup_on == "waveform":
-        features = frontend(jax.vmap(mix.waveforms)(share, audio, parallel.gather(audio)[partner]), both)
+        features = frontend(jax.vmap(mix.waveforms)(share, audio, devices.all_gather(audio)[partner]), both)
     else:
         features = frontend(audio, own)
-        features = blend(share, features, parallel.gather(features)[partner])
-    target = blend(share, target, parallel.gather(target)[partner])
+        features = blend(share, features, devices.all_gather(features)[partner])
+    target = blend(share, target, devices.all_gather(target)[partner])
     return Examples(compose.spectrograms(augment, spec_key, place, features), target, both)
 
 
@@ -100,7 +100,7 @@ def _gradients(loss, state: states.TrainState, examples: Examples, key: jax.Arra
     def add(carry, part):
         sums, batch_stats = carry
         number, examples = part
-        with dropout.part(number, parts):
+        with devices.accumulation_part(number, parts):
             (value, (hits, batch_stats)), grads = gradient(state.params, batch_stats, examples, key)
         return (jax.tree.map(jnp.add, sums, (grads, {"loss": value, "accuracy": hits})), batch_stats), None
 
@@ -137,7 +137,7 @@ def train_step(
         loss = _loss(model, config, state.params)
         grads, metrics, batch_stats = _gradients(loss, state, learned, model_key, config.train.accumulate)
         # Every device has the mean over its rows; the mean over devices is taken of gradients and metrics alike.
-        grads, metrics = parallel.mean(grads), parallel.mean(metrics)
+        grads, metrics = devices.all_mean(grads), devices.all_mean(metrics)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema

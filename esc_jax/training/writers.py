@@ -15,7 +15,7 @@ from esc_jax import files
 
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes a JSON file in one rename, so that no reader ever sees half of it."""
-    with files.replacing(path, "w") as file:
+    with files.atomic_write(path, "w") as file:
         file.write(json.dumps(value, indent=1) + "\n")
 
 
@@ -31,7 +31,7 @@ class Writer:
 
     def __init__(self, workdir: pathlib.Path, history: Sequence[dict[str, Any]], tensorboard: bool):
         path = workdir / "metrics.jsonl"
-        with files.replacing(path, "w") as file:
+        with files.atomic_write(path, "w") as file:
             file.writelines(json.dumps(line) + "\n" for line in history)
         self._file = open(path, "a", buffering=1)
         self._queued: list[tuple[int, dict[str, float]]] = []

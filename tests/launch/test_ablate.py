@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 
-from esc_jax import statistics
+from esc_jax.evaluation import confidence
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TINY = str(ROOT / "tests" / "configs" / "tiny.py")
@@ -170,7 +170,7 @@ def test_differences_pair_the_same_clips(ablate, tmp_path):
     found = {key: gain for key, _, _, gain in ablate.effects(runs, grid)}
     recordings = [f"r{i // 3}" for i in range(30)] * 2
     second, first = np.concatenate([hits["2", "x"], hits["2", "y"]]), np.concatenate([hits["1", "x"], hits["1", "y"]])
-    expected = statistics.difference_interval(second, first, recordings)
+    expected = confidence.difference_interval(second, first, recordings)
     assert found["a"].value == pytest.approx(second.mean() - first.mean())
     # The same draws of the same clusters, summed in another order.
     np.testing.assert_allclose((found["a"].low, found["a"].high), (expected.low, expected.high), atol=0.02)

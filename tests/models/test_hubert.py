@@ -11,7 +11,7 @@ import pytest
 from esc_jax.models import heads
 from esc_jax.models.encoder import Classifier
 from esc_jax.models.hubert import Hubert, frame_count
-from esc_jax.models.transformer import Attention
+from esc_jax.ops.transformer import Attention
 
 TINY = functools.partial(
     Hubert,

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from esc_jax.models import patches
 from esc_jax.models.masked import MaskedPredictor, VisiblePredictor
 from esc_jax.models.patch_transformer import PatchTransformer, places, sine_table
 from esc_jax.models.resnet import ResNet
+from esc_jax.ops import patches
 
 
 def spectrograms(frames=48, bins=32, batch=3, seed=0):

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from esc_jax.objectives import simclr
-from esc_jax.training import parallel
+from esc_jax.runtime import devices
 
 
 def views(batch=6, width=5, seed=0):
@@ -46,12 +46,12 @@ def test_loss_and_gradient_are_the_same_on_one_and_on_four_devices():
     def step(weights, x):
         def loss(weights):
             z = x @ weights
-            return simclr.nt_xent(z, parallel.gather(z), parallel.positions(len(z))[0], 0.2).loss.mean()
+            return simclr.nt_xent(z, devices.all_gather(z), devices.example_positions(len(z))[0], 0.2).loss.mean()
 
         value, grads = jax.value_and_grad(loss)(weights)
-        return parallel.mean(grads), parallel.mean(value)
+        return devices.all_mean(grads), devices.all_mean(value)
 
-    one, four = (parallel.mapped(step, devices)(jnp.array(weights), x) for devices in (1, 4))
+    one, four = (devices.pmap_step(step, devices)(jnp.array(weights), x) for devices in (1, 4))
     np.testing.assert_allclose(one[1], four[1], rtol=1e-5)
     np.testing.assert_allclose(one[0], four[0], rtol=1e-5, atol=1e-6)
     z = lambda w: (x.reshape(-1, 6) @ w).reshape(8, 2, 4)  # noqa: E731

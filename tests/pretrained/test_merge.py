@@ -59,7 +59,7 @@ def test_a_head_of_other_classes_is_fresh(config, published):
 
 
 def test_what_does_not_fit_is_listed(config, published):
-    _, _, variables = build.build(merge.adopt(config, published), 3)
+    _, _, variables = build.build(merge.with_checkpoint_options(config, published), 3)
     encoder = published.variables["params"]["encoder"]
     encoder["extra"] = encoder.pop("stem")
     encoder["bn_stem"] = {"scale": np.ones(9), "bias": np.ones(8)}
@@ -81,7 +81,7 @@ def test_numbers_that_are_not_finite_are_refused(published, value):
 def test_another_sample_rate_is_refused(config, published):
     config.data.sample_rate = 32_000
     with pytest.raises(PretrainedError, match="trained at 16000 Hz: set config.data.sample_rate=16000"):
-        merge.adopt(config, published)
+        merge.with_checkpoint_options(config, published)
 
 
 def test_a_published_head_is_put_in_the_order_of_our_classes(config, published):
@@ -94,7 +94,7 @@ def test_a_published_head_is_put_in_the_order_of_our_classes(config, published):
 
 @pytest.mark.parametrize(("labels", "told"), [(("a", "b", "c"), False), (None, True)])
 def test_a_head_without_class_names_is_told(config, published, caplog, labels, told):
-    _, _, variables = build.build(merge.adopt(config, published), 3)
+    _, _, variables = build.build(merge.with_checkpoint_options(config, published), 3)
     merge.merge(variables, dataclasses.replace(published, labels=labels), "abc")
     assert ("names no classes" in caplog.text) == told
 
@@ -103,11 +103,11 @@ def test_what_the_config_keeps_stands_against_the_checkpoint(config, published):
     config.model.keep = ("frontend.mels", "encoder.zero_init")
     published.options["zero_init"] = True
     config.model.encoder.zero_init = False
-    adopted = merge.adopt(config, published)
+    adopted = merge.with_checkpoint_options(config, published)
     assert adopted.frontend.mels == 16 and not adopted.model.encoder.zero_init and adopted.model.encoder.width == 8
     config.model.keep = ("encoder.colour",)
     with pytest.raises(PretrainedError, match="there is no encoder.colour to keep; there are encoder.stage_sizes"):
-        merge.adopt(config, published)
+        merge.with_checkpoint_options(config, published)
 
 
 def test_the_checkpoint_says_what_it_is_and_its_rate(published, monkeypatch, tmp_path):

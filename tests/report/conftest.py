@@ -9,7 +9,7 @@ import soundfile
 
 from esc_jax.data.clips import Clips
 from esc_jax.data.source import COLUMNS, Source
-from esc_jax.report import command as report
+from esc_jax.report import write
 from tests.report.made import CLASSES, GOOD, PER_FOLD, POOR, RATE, labels_of, leave, views_of
 
 
@@ -75,4 +75,4 @@ def runs_dir(clips, tree, tmp_path_factory) -> pathlib.Path:
 def written(runs_dir, tmp_path_factory):
     """(findings, folder) of the report on them."""
     out = tmp_path_factory.mktemp("report")
-    return report.write(runs_dir, out), out
+    return write.write(runs_dir, out), out

@@ -8,8 +8,8 @@ import shutil
 
 import pytest
 
-from esc_jax import statistics
-from esc_jax.report import command as report
+from esc_jax.cli import report
+from esc_jax.evaluation import confidence
 from esc_jax.report import compare as report_compare
 from esc_jax.report import runs as report_runs
 from tests.report.made import GOOD, PER_FOLD, POOR, labels_of, leave, views_of
@@ -20,9 +20,9 @@ def test_comparison_is_paired_and_in_words(runs_dir):
     found = report_compare.compare(poor, good)
     only_good, only_poor = len(POOR.keys() - GOOD.keys()), len(GOOD.keys() - POOR.keys())
     assert (found.ahead, found.only_ahead, found.only_behind) == ("good", only_good, only_poor) == ("good", 7, 2)
-    assert found.p == statistics.mcnemar(7, 2)
+    assert found.p == confidence.mcnemar(7, 2)
     difference = [(p in POOR) - (p in GOOD) for p in range(PER_FOLD)]
-    expected = statistics.difference_interval(difference, [0] * PER_FOLD, [p // 2 for p in range(PER_FOLD)])
+    expected = confidence.difference_interval(difference, [0] * PER_FOLD, [p // 2 for p in range(PER_FOLD)])
     assert found.difference.value == expected.value == 5 / 24
     # The recordings come in another order here: the same draws up to Monte Carlo error.
     assert (found.difference.low, found.difference.high) == pytest.approx((expected.low, expected.high), abs=0.02)
@@ -45,7 +45,7 @@ def test_comparison_is_paired_and_in_words(runs_dir):
     ],
 )
 def test_beats_is_said_where_the_interval_is_above_zero(low, high, words):
-    interval = statistics.Interval(0.013, low, high, 300)
+    interval = confidence.ConfidenceInterval(0.013, low, high, 300)
     assert report_compare.Comparison("a", "b", interval, 400, 8, 3, 0.0214).sentence == words
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from esc_jax.report import command as report
 from esc_jax.report import media as report_media
 from esc_jax.report import page as report_html
 from esc_jax.report import runs as report_runs
+from esc_jax.report import write
 from tests.report.made import GOOD, RATE, labels_of, leave, views_of
 
 
@@ -84,7 +84,7 @@ def test_clips_that_are_gone_are_told(runs_dir, tree, tmp_path):
                 file.write(b"\0")
         made["data"]["dir"] = str(where)
         path.write_text(json.dumps(made))
-        report.write(tmp_path / "runs", tmp_path / "report")
+        write.write(tmp_path / "runs", tmp_path / "report")
         text = (tmp_path / "report/report.html").read_text()
         assert "The clips were not found: " in text and words in text
         assert "<audio" not in text and "taken for <b>sea waves</b>" in text
@@ -104,7 +104,7 @@ def test_the_page_stays_small(clips, tree, tmp_path):
         for fold in (1, 2)
     ]
     leave(tmp_path / "runs/none", clips, tree, both)
-    findings = report.write(tmp_path / "runs", tmp_path / "report")
+    findings = write.write(tmp_path / "runs", tmp_path / "report")
     assert findings.runs[0].accuracy.value == 0.0
     page = Page((tmp_path / "report/report.html").read_text())
     # Six pairs of classes, with at most four mistakes of each.
@@ -121,7 +121,7 @@ def test_names_from_files_stay_text(clips, tree, tmp_path):
     (root / "a/results.json").write_text(json.dumps(found))
     (root / "a/predictions.csv").write_text(rows.replace("rain", "</script><b>"))
     (root / "a").rename(root / "<i>&amp;'\"")
-    report.write(root, tmp_path / "report")
+    write.write(root, tmp_path / "report")
     page = Page((tmp_path / "report/report.html").read_text())
     assert page.open == [] and not {"i", "script"} & {
         tag for tag, a in page.elements if tag != "script" and not a.get("style")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from esc_jax import statistics
+from esc_jax.evaluation import confidence
 from esc_jax.report import runs as report_runs
 from esc_jax.report import tables as report_tables
 from tests.report.made import GOOD, PER_FOLD, labels_of, leave, views_of
@@ -16,7 +16,7 @@ def test_leaderboard_has_every_run_once(written):
     rows = {row[0].text: dict(zip(table.columns, (cell.text for cell in row), strict=True)) for row in table.rows}
     assert rows["lucky †"]["protocol"] == "oracle †" and rows["lucky †"]["method"] == "method"
     right = [place not in GOOD for place in range(PER_FOLD)]
-    expected = statistics.accuracy_interval(right, [place // 2 for place in range(PER_FOLD)])
+    expected = confidence.accuracy_interval(right, [place // 2 for place in range(PER_FOLD)])
     assert expected.low < 0.85 < expected.value == 21 / 24
     shown = f"87.50 ({100 * expected.low:.1f}–{100 * expected.high:.1f})"
     assert rows["good"]["accuracy, %"] == shown and rows["good"]["with TTA, %"].startswith("95.83 (")

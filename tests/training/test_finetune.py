@@ -7,7 +7,8 @@ import pytest
 
 from esc_jax import build
 from esc_jax import config as configs
-from esc_jax.training import optim, parallel
+from esc_jax.runtime import devices
+from esc_jax.training import optim
 from esc_jax.training import state as states
 from esc_jax.training import step as steps
 from tests.training import few
@@ -118,9 +119,9 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(noise_clips):
 
 
 def test_a_batch_that_does_not_divide_into_its_parts_is_refused():
-    parallel.check_batch("train.batch_size", 8, 2)
-    with pytest.raises(parallel.DeviceError, match="batch_size=12 is not divisible by the 4 devices, each in 2 parts"):
-        parallel.check_batch("train.batch_size", 12, 2)
+    devices.check_batch_size("train.batch_size", 8, 2)
+    with pytest.raises(devices.DeviceError, match="batch_size=12 is not divisible by the 4 devices, each in 2 parts"):
+        devices.check_batch_size("train.batch_size", 12, 2)
 
 
 def test_the_start_has_its_share_of_the_end():

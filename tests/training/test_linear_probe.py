@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from esc_jax import probe, statistics
 from esc_jax.data.source import DataError
+from esc_jax.evaluation import calibration
+from esc_jax.experiments import probe
 from esc_jax.training import linear_probe
 
 
@@ -111,7 +112,7 @@ def test_probe_reports_what_its_heads_do():
             held.append((logits, labels[out]))
         logits, truth = (np.concatenate(part) for part in zip(*held, strict=True))
         assert head.validation == pytest.approx((logits.argmax(-1) == truth).mean())
-        assert head.calibration.temperature == pytest.approx(statistics.fit_temperature(logits, truth), rel=1e-2)
+        assert head.calibration.temperature == pytest.approx(calibration.fit_temperature(logits, truth), rel=1e-2)
         assert head.spread < 1e-3 and 0.5 < head.validation <= 1 and 0.3 < head.knn_accuracy <= 1
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from esc_jax.training import checkpoint, loop, parallel
+from esc_jax.runtime import devices
+from esc_jax.training import checkpoint, loop
 from esc_jax.training import state as states
 
 
@@ -30,7 +31,7 @@ class Batches:
 
 
 def step(state, batch):
-    mean = jax.lax.pmean(batch.mean(), parallel.AXIS)
+    mean = jax.lax.pmean(batch.mean(), devices.AXIS)
     params = jax.tree.map(lambda p: p + mean, state.params)
     return state.replace(step=state.step + 1, params=params), {"loss": mean}
 
@@ -43,7 +44,7 @@ def plan(workdir, epochs, per_epoch=2, **options):
         workdir=workdir,
         tensorboard=False,
         checkpoint_epochs=1,
-        watch=lambda weights, line: loop.Watched(),
+        watch=lambda weights, line: loop.EpochEval(),
         meta=lambda progress, batches: {"data": "numbers", "progress": progress, "batches": batches},
         **options,
     )
@@ -54,16 +55,16 @@ def test_a_step_is_compiled_once_and_after_a_resume_once(tmp_path, caplog, runs)
     variables = {"params": {"w": jnp.zeros(3)}, "batch_stats": {}}
     state = states.create(variables, optax.sgd(0.1), ema=False)
     if runs:
-        devices, each = parallel.places(runs)
+        devices, each = devices.run_layout(runs)
         state = jax.tree.map(lambda x: jnp.broadcast_to(x[None, None], (devices, each, *x.shape)), state)
-        program, shape = parallel.side_by_side(step, runs), (devices, each, 8)
-        options = {"place": lambda state: parallel.apart(runs, state)}
+        program, shape = devices.pmap_runs(step, runs), (devices, each, 8)
+        options = {"place": lambda state: devices.shard_runs(runs, state)}
 
         def run(state, batch):
             state, metrics = program(state, batch)
             return state, {key: value.mean() for key, value in metrics.items()}
     else:
-        run, shape, options = parallel.mapped(step), (8,), {}
+        run, shape, options = devices.pmap_step(step), (8,), {}
     batches = Batches(shape)
     for epochs in (2, 4):
         caplog.clear()
@@ -94,7 +95,7 @@ def test_a_run_goes_on_from_every_step(tmp_path, monkeypatch, stop_after):
         checkpoints = checkpoint.Checkpoints(tmp_path / "checkpoints")
         state = states.create(jax.tree.map(jnp.copy, variables), optax.sgd(0.1), ema=False)
         try:
-            return loop.run(plan(tmp_path, 2, per_epoch=4), parallel.mapped(step), state, Batches((8,)), checkpoints)
+            return loop.run(plan(tmp_path, 2, per_epoch=4), devices.pmap_step(step), state, Batches((8,)), checkpoints)
         finally:
             checkpoints.close()
             monkeypatch.undo()
@@ -119,7 +120,7 @@ def test_weights_that_are_not_numbers_are_not_kept(tmp_path, bad, kept):
     checkpoints = checkpoint.Checkpoints(tmp_path / "checkpoints")
     state = states.create({"params": {"w": jnp.zeros(3)}, "batch_stats": {}}, optax.sgd(0.1), ema=False)
     with pytest.raises(loop.TrainError, match=f"weights are not numbers after step {bad}"):
-        loop.run(plan(tmp_path, 2), parallel.mapped(spoil), state, Batches((8,)), checkpoints)
+        loop.run(plan(tmp_path, 2), devices.pmap_step(spoil), state, Batches((8,)), checkpoints)
     assert checkpoints.latest() == kept
     checkpoints.close()
 
@@ -129,13 +130,13 @@ def test_the_best_and_the_latest_are_all_that_is_kept_after_a_resume(tmp_path):
     made = plan(tmp_path, 6)
 
     def watch(weights, line):
-        return loop.Watched(metric=accuracy[line["epoch"]])
+        return loop.EpochEval(metric=accuracy[line["epoch"]])
 
     for epochs in (2, 4, 6):
         checkpoints = checkpoint.Checkpoints(tmp_path / "checkpoints", select=True)
         state = states.create({"params": {"w": jnp.zeros(3)}, "batch_stats": {}}, optax.sgd(0.1), ema=False)
         own = dataclasses.replace(made, epochs=epochs, watch=watch)
-        loop.run(own, parallel.mapped(step), state, Batches((8,)), checkpoints)
+        loop.run(own, devices.pmap_step(step), state, Batches((8,)), checkpoints)
         assert checkpoints.best() == 4
         checkpoints.close()
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()) == ["12", "4"]

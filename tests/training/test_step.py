@@ -13,9 +13,10 @@ import pytest
 from esc_jax import build
 from esc_jax import config as configs
 from esc_jax.frontends import registry as frontends
-from esc_jax.models.dropout import Dropout
 from esc_jax.objectives import supervised
-from esc_jax.training import optim, parallel
+from esc_jax.ops.dropout import Dropout
+from esc_jax.runtime import devices, xla
+from esc_jax.training import optim
 from esc_jax.training import state as states
 from esc_jax.training import step as steps
 from tests.training import few
@@ -146,7 +147,7 @@ def test_a_mixture_ends_with_the_longer_of_its_clips(hubert, noise_clips, mixup_
     def examples(batch):
         return steps.examples(frontend, hubert, 8, jax.random.key(1), batch)
 
-    alone = jax.vmap(examples, axis_name=parallel.AXIS)
+    alone = jax.vmap(examples, axis_name=devices.AXIS)
     found = jax.tree.map(lambda x: np.asarray(x)[0], alone(jax.tree.map(lambda x: x[None], batch)))
     mixed = 0
     for features, target, padding in zip(found.features, found.target, found.padding, strict=True):
@@ -207,9 +208,9 @@ def test_loss_equals_the_formula():
 
 
 def test_batches_that_do_not_divide_are_refused():
-    parallel.check_batch("train.batch_size", 8)
-    with pytest.raises(parallel.DeviceError, match="train.batch_size=10 is not divisible by the 4 devices: take 8"):
-        parallel.check_batch("train.batch_size", 10)
+    devices.check_batch_size("train.batch_size", 8)
+    with pytest.raises(devices.DeviceError, match="train.batch_size=10 is not divisible by the 4 devices: take 8"):
+        devices.check_batch_size("train.batch_size", 10)
 
 
 def test_a_program_without_its_time_is_removed_from_the_cache(tmp_path):
@@ -222,6 +223,6 @@ def test_a_program_without_its_time_is_removed_from_the_cache(tmp_path):
     entry("whole", 100, "cache", "atime")
     entry("killed", 100, "cache")
     entry("being-written", 0, "cache")
-    parallel._mend(tmp_path)
+    xla._remove_incomplete(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["being-written-cache", "whole-atime", "whole-cache"]
-    parallel._mend(tmp_path / "nothing")
+    xla._remove_incomplete(tmp_path / "nothing")

@@ -1,0 +1,96 @@
+"""A model with everything needed to call it, and its creation from a config."""
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from esc_jax.frontends import registry as frontends
+from esc_jax.models import registry
+from esc_jax.models.encoder import Classifier
+from esc_jax.runtime.devices import AXIS
+
+Variables = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A classifier with its frontend, its weights and what its input and output are.
+
+    Attributes:
+        module: features → logits.
+        frontend: (B, time) waveforms → features.
+        variables: {"params", "batch_stats"}.
+        classes: class names in the order of the logits.
+        sample_rate: of the waveforms, Hz.
+        clip_s: length of a training clip, s. Shorter input is padded with zeros at the end.
+        mask_padding: whether the module receives a mask of that padding.
+    """
+
+    module: Classifier
+    frontend: Callable[..., jax.Array]
+    variables: Variables
+    classes: tuple[str, ...]
+    sample_rate: int
+    clip_s: float
+    mask_padding: bool = False
+
+    @property
+    def clip_samples(self) -> int:
+        """Samples of a training clip."""
+        return round(self.clip_s * self.sample_rate)
+
+    @property
+    def parameter_count(self) -> int:
+        """Number of parameters; running statistics are not counted."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.variables["params"]))
+
+    def with_variables(self, variables: Variables) -> "Model":
+        """The same model with other weights."""
+        return dataclasses.replace(self, variables=variables)
+
+
+def abstract(config: Mapping[str, Any], classes: Sequence[str]) -> tuple[Model, Callable[[jax.Array], Variables]]:
+    """The model of a config without weights, and the function of a PRNG key that draws them.
+
+    Args:
+        config: with `model`, `frontend`, `data` (sample_rate, clip_s, mask_padding) and `augment.crop_s`.
+        classes: class names in the order of the logits.
+
+    Raises:
+        FrontendError, ModelError: the config describes no frontend or no model.
+    """
+    data = config["data"]
+    frontend = frontends.build(config["frontend"], data["sample_rate"])
+    module = registry.build(config["model"], len(classes), axis_name=AXIS)
+    samples = round((config["augment"]["crop_s"] or data["clip_s"]) * data["sample_rate"])
+
+    def initialize(key: jax.Array) -> Variables:
+        variables = module.init(key, frontend(jnp.zeros((1, samples))))
+        return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+
+    model = Model(
+        module=module,
+        frontend=frontend,
+        variables={},
+        classes=tuple(classes),
+        sample_rate=int(data["sample_rate"]),
+        clip_s=float(data["clip_s"]),
+        mask_padding=bool(data["mask_padding"]),
+    )
+    return model, initialize
+
+
+def create(config: Mapping[str, Any], classes: Sequence[str], seed: int = 0) -> Model:
+    """The model of a config with random weights. Published weights are loaded by `pretrained.load.initialize`.
+
+    Args:
+        config, classes: as in `abstract`.
+        seed: of the weights.
+    """
+    model, initialize = abstract(config, classes)
+    # This program runs once. Optimizing its hundreds of random draws costs ten times what it saves.
+    draw = jax.jit(initialize, compiler_options={"xla_backend_optimization_level": 0})
+    return model.with_variables(draw(jax.random.key(seed)))

@@ -1,0 +1,48 @@
+"""Against XLA's own convolution, in value and in both gradients."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from esc_jax.ops.convolution import conv
+
+
+def xla(x, kernel, strides, pads):
+    """The definition."""
+    return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def check(shape, size, channels, strides, pads):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal(shape), jnp.float32)
+    kernel = jnp.asarray(rng.standard_normal((*size, shape[-1], channels)), jnp.float32)
+    weights = jnp.asarray(rng.standard_normal(xla(x, kernel, strides, pads).shape), jnp.float32)
+
+    def found(conv):
+        out, transpose = jax.vjp(lambda x, kernel: conv(x, kernel, strides, pads), x, kernel)
+        return out, *transpose(weights)
+
+    ours, theirs = jax.jit(lambda: found(conv))(), jax.jit(lambda: found(xla))()
+    for name, a, b in zip(("output", "input gradient", "kernel gradient"), ours, theirs, strict=True):
+        # Sums of a few hundred float32 products of order 1, in another order.
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("size, stride", [(3, 1), (3, 2), (1, 2), (7, 2)])
+def test_equals_xlas(size, stride):
+    check((3, 13, 10, 4), (size, size), 5, (stride, stride), ((size // 2, size // 2),) * 2)
+
+
+@settings(max_examples=8)
+@given(
+    size=st.tuples(st.integers(5, 9), st.integers(5, 9)),
+    kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    strides=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    pads=st.tuples(*[st.tuples(st.integers(0, 2), st.integers(0, 2))] * 2),
+)
+def test_any_shape(size, kernel, strides, pads):
+    check((2, *size, 3), kernel, 2, strides, pads)
