@@ -120,7 +120,7 @@ def find(name_or_path: str | pathlib.Path) -> pathlib.Path:
     path = pathlib.Path(name_or_path)
     if path.is_file():
         return path
-    names = {}
+    names: dict[str, pathlib.Path] = {}
     for folder in reversed(CONFIG_FOLDERS):
         names |= {file.stem: file for file in folder.glob("*.py") if file.stem != "__init__"}
     # configs/resnet34.py names the project's own config also from another folder.
@@ -198,7 +198,7 @@ _CHOICES: dict[str, Sequence[str]] = {
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     """Every key of a config with its value: `train.batch_size` and so on."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, (dict, ml_collections.ConfigDict)):
             flat |= flatten(value, f"{prefix}{key}.")

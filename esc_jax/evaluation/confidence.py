@@ -3,10 +3,10 @@
 Clips of one source recording are not independent. Every bootstrap here resamples recordings, not clips.
 """
 
-from collections.abc import Hashable, Sequence
 import dataclasses
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 DRAWS = 10_000
 
@@ -27,13 +27,13 @@ class ConfidenceInterval:
     clusters: int
 
 
-def _sums(values: np.ndarray, clusters: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray]:
+def _sums(values: ArrayLike, clusters: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """(G,) sums of `values` and (G,) counts, by cluster. Raises ValueError for empty input and different lengths."""
-    values = np.asarray(values, np.float64)
-    if not values.size or values.shape != (len(clusters),):
-        raise ValueError(f"{values.shape} values for {len(clusters)} clips")
-    _, group = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
-    return np.bincount(group, weights=values), np.bincount(group).astype(np.float64)
+    numbers, names = np.asarray(values, np.float64), np.asarray(clusters, dtype=str)
+    if not numbers.size or numbers.shape != names.shape or numbers.ndim != 1:
+        raise ValueError(f"{numbers.shape} values for {names.shape} clips")
+    _, group = np.unique(names, return_inverse=True)
+    return np.bincount(group, weights=numbers), np.bincount(group).astype(np.float64)
 
 
 def _resampled(sums: np.ndarray, counts: np.ndarray, draws: int, seed: int) -> np.ndarray:
@@ -48,8 +48,8 @@ def _resampled(sums: np.ndarray, counts: np.ndarray, draws: int, seed: int) -> n
 
 
 def mean_interval(
-    values: Sequence[float],
-    recordings: Sequence[Hashable],
+    values: ArrayLike,
+    recordings: ArrayLike,
     *,
     draws: int = DRAWS,
     level: float = 0.95,
@@ -74,7 +74,7 @@ def mean_interval(
 
     Source: Field & Welsh, Bootstrapping clustered data (2007); Efron & Tibshirani (1993), percentile interval.
     """
-    sums, counts = _sums(np.asarray(values), recordings)
+    sums, counts = _sums(values, recordings)
     value, tail = float(sums.sum() / counts.sum()), (1 - level) / 2
     if len(sums) == 1:
         low, high = 0.0, 1.0
@@ -88,9 +88,9 @@ def mean_interval(
 
 
 def difference_interval(
-    first: Sequence[float],
-    second: Sequence[float],
-    recordings: Sequence[Hashable],
+    first: ArrayLike,
+    second: ArrayLike,
+    recordings: ArrayLike,
     *,
     draws: int = DRAWS,
     level: float = 0.95,
@@ -108,10 +108,10 @@ def difference_interval(
         recordings: (N,) source recording of each clip.
         draws, level, seed: as in `mean_interval`.
     """
-    first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    if first.shape != second.shape:
-        raise ValueError(f"{first.shape} and {second.shape} clips cannot be paired")
-    sums, counts = _sums(first - second, recordings)
+    one, other = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    if one.shape != other.shape:
+        raise ValueError(f"{one.shape} and {other.shape} clips cannot be paired")
+    sums, counts = _sums(one - other, recordings)
     value, tail = float(sums.sum() / counts.sum()), (1 - level) / 2
     if np.allclose(sums / counts, value):
         others = 1 - tail ** (1 / len(sums)) if len(sums) > 1 else 1.0

@@ -85,7 +85,8 @@ def pretrain(config: Any, folder: pathlib.Path, task: Task, clips: Clips, split:
     """
     kind = objectives.PRETRAINING[config.pretrain.objective]
     rounds, previous = kind.rounds(config), None
-    seconds, reports, progress = 0.0, [], {}
+    seconds, reports = 0.0, []
+    progress: dict[str, Any] = {}
     for number in range(1, rounds + 1):
         place = folder if number == rounds else folder / f"round{number}"
         place.mkdir(parents=True, exist_ok=True)
@@ -127,14 +128,15 @@ def _draw_tokens(context: Context, objective: Objective) -> None:
     path = context.folder / "tokens.png"
     if path.exists() or not processes.is_main_process():
         return
-    indices = np.asarray(context.train[:: max(1, len(context.train) // 4)][:4])
+    indices = list(context.train[:: max(1, len(context.train) // 4)][:4])
     result = jax.jit(objective.tokens)(context.clips.read(indices))
     if result is None:
         return
     from esc_jax.report import plots  # matplotlib is slow to import
 
     names = [context.clips.filenames[i] for i in indices]
-    plots.tokens(*map(np.asarray, result), names, context.config.pretrain.patch_size, path)
+    features, tokens = map(np.asarray, result)
+    plots.tokens(features, tokens, names, context.config.pretrain.patch_size, path)
 
 
 def _train(context: Context, objective: Objective) -> tuple[Variables, dict[str, Any]]:

@@ -102,7 +102,7 @@ def fit_heads(
         raise DataError("a probe needs at least three folds: two training folds to choose its regularization, one test")
     names, weights = list(masks), np.stack(list(masks.values())).astype(np.float32)
     shape = {"task": task, "classes": classes}
-    heads = linear_probe.fit(x[0], labels, weights, np.float32(l2), np.arange(1), steps=steps, **shape)
+    heads = linear_probe.fit(x[0], labels, weights, np.asarray(l2, np.float32), np.arange(1), steps=steps, **shape)
     kernel, bias = np.asarray(heads.kernel)[:, :, 0], np.asarray(heads.bias)[:, :, 0]
     # One mask at a time: the logits of all heads together would take gigabytes.
     choices = {
@@ -136,7 +136,7 @@ def fit_heads(
     return outcomes
 
 
-class _Logits(Sequence):
+class _Logits:
     """(settings, N, C) logits of each mask's heads, computed when they are asked for."""
 
     def __init__(self, x: np.ndarray, kernel: np.ndarray, bias: np.ndarray):
@@ -145,7 +145,7 @@ class _Logits(Sequence):
     def __len__(self) -> int:
         return len(self._kernel)
 
-    def __getitem__(self, mask: Any) -> np.ndarray:
+    def __getitem__(self, mask: int, /) -> np.ndarray:
         return np.stack([self._x @ k + b for k, b in zip(self._kernel[mask], self._bias[mask], strict=True)])
 
 
@@ -186,7 +186,7 @@ def _final_head(problem: _Problem, fold: int, l2: float) -> tuple[np.ndarray, np
         x.reshape(-1, x.shape[-1]),
         np.tile(problem.labels, (views,) + (1,) * (problem.labels.ndim - 1)),
         mask,
-        np.float32([l2]),
+        np.asarray([l2], np.float32),
         np.arange(problem.seeds),
         task=problem.task,
         classes=problem.classes,

@@ -219,8 +219,9 @@ def train_and_evaluate(config: Any, folder: pathlib.Path) -> dict[str, Any]:
     step = devices.pmap_step(run.train_step(optimizer))
     state, progress = loop.run(plan, step, state, batches, checkpoints)
 
-    tested_step = checkpoints.best() if selects else run.total
-    if tested_step is not None and tested_step != run.total:
+    best = checkpoints.best() if selects else None
+    tested_step = run.total if best is None else best
+    if tested_step != run.total:
         state = checkpoints.restore(tested_step, state)
     extra = calibration.for_results({run.split.test_folds[0]: Calibration.read(checkpoints.meta(tested_step))})
     if learned:

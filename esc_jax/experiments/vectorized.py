@@ -7,7 +7,7 @@ state of all runs is in WORKDIR/vectorized, and is resumed from there.
 from collections.abc import Mapping, Sequence
 import functools
 import pathlib
-from typing import Any
+from typing import Any, Self
 
 from absl import logging
 import jax
@@ -40,6 +40,9 @@ class StackedBatches:
     def __init__(self, runs: Sequence[Any]):
         self._runs = runs
         self._layout = devices.run_layout(len(runs))
+
+    def __iter__(self) -> Self:
+        return self
 
     def __next__(self) -> dict[str, np.ndarray]:
         return _stack([next(run) for run in self._runs], self._layout)

@@ -123,7 +123,7 @@ class Objective(abc.ABC):
 
     def init(self, key: jax.Array, features: jax.Array) -> Variables:
         """Variables of `module` for features (1, …). The encoder's are replaced by the model's own afterwards."""
-        return self.module.init(key, features)
+        return dict(self.module.init(key, features))
 
     def init_carry(self, variables: Variables) -> Any:
         """What the objective carries from step to step beside the parameters; None for nothing."""

@@ -251,7 +251,7 @@ class Masked(Objective):
 
     def init(self, key: jax.Array, features: jax.Array) -> Variables:
         """Variables for features of a training example and an empty mask."""
-        return self.module.init(key, features, jnp.zeros((1, *self._grid), bool))
+        return dict(self.module.init(key, features, jnp.zeros((1, *self._grid), bool)))
 
     def inputs(self, constants: Any, key: jax.Array, batch: Batch) -> Inputs:
         """Features of augmented clips, with tokens of the same audio: tokens follow the augmentation."""
@@ -296,7 +296,7 @@ def patch_grid(model: Model, patch_size: int, seconds: float) -> tuple[int, int]
     shape = jax.eval_shape(model.frontend, jax.ShapeDtypeStruct((1, samples), jnp.float32)).shape
     if len(shape) != 3:
         raise ConfigError("config.pretrain.objective=masked needs a frontend that gives a spectrogram, not raw audio")
-    return patches.grid(*shape[1:], patch_size)
+    return patches.grid(shape[1], shape[2], patch_size)
 
 
 def _without_patchout(encoder: Any) -> Any:

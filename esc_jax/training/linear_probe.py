@@ -13,15 +13,24 @@ increases (O'Donoghue and Candès, 2015).
 
 from collections.abc import Sequence
 import functools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from esc_jax.tasks.base import Task
 
 _PRECISION = jax.lax.Precision.HIGHEST
+
+
+class SettingScores(Protocol):
+    """(settings, N, C) scores of each of M masks: an array, or computed on access."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, mask: int, /) -> np.ndarray: ...
 
 
 class Heads(NamedTuple):
@@ -134,22 +143,22 @@ def knn_scores(
     return jax.lax.map(split, weights)
 
 
-def exclusion_masks(folds: Sequence[int], test_folds: Sequence[int]) -> dict[frozenset[int], np.ndarray]:
+def exclusion_masks(folds: ArrayLike, test_folds: Sequence[int]) -> dict[frozenset[int], np.ndarray]:
     """Training masks (N,) by the set of folds that they exclude.
 
     The mask that excludes {t} trains the head that is tested on fold t. Those that exclude {t, v} choose its
     regularization on fold v without t. One mask serves t and v alike.
     """
-    folds = np.asarray(folds)
-    available = sorted(set(folds.tolist()))
+    fold_of = np.asarray(folds)
+    available = sorted(set(fold_of.tolist()))
     excluded = [frozenset((t,)) for t in test_folds]
     excluded += sorted({frozenset((t, v)) for t in test_folds for v in available if v != t}, key=sorted)
-    return {names: ~np.isin(folds, list(names)) for names in excluded}
+    return {names: ~np.isin(fold_of, list(names)) for names in excluded}
 
 
 def select_setting(
-    task: Task, labels: np.ndarray, scores: Sequence[np.ndarray], excluded: Sequence[frozenset[int]],
-    folds: Sequence[int], test_fold: int,
+    task: Task, labels: np.ndarray, scores: SettingScores, excluded: Sequence[frozenset[int]],
+    folds: ArrayLike, test_fold: int,
 ) -> int:  # fmt: skip
     """The setting with the best validation score for a test fold; the first of equal ones.
 
@@ -164,11 +173,11 @@ def select_setting(
         folds: (N,) of the clips.
         test_fold: the test fold.
     """
-    folds = np.asarray(folds)
+    fold_of = np.asarray(folds)
     total = np.zeros(len(scores[0]))
     for mask, names in enumerate(excluded):
         if test_fold in names and len(names) == 2:
             (fold,) = names - {test_fold}
-            inside = folds == fold
+            inside = fold_of == fold
             total += [inside.sum() * task.score(labels[inside], setting[inside]) for setting in scores[mask]]
     return int(np.round(total, 6).argmax())

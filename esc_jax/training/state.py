@@ -9,8 +9,7 @@ import numpy as np
 import optax
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """Everything that a resumed run needs to continue bit for bit. Random keys follow from `seed` and `step`.
 
     Attributes:

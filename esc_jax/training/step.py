@@ -146,7 +146,8 @@ def logits_step(model: Model, views: int = 1) -> Callable[..., jax.Array]:
     @jax.jit
     def predict(variables: Any, audio: jax.Array, samples: jax.Array | None = None) -> jax.Array:
         features, padding = _features(model, audio, views, samples)
-        return model.module.apply(variables, features, padding=padding).reshape(views, len(audio), -1)
+        logits: Any = model.module.apply(variables, features, padding=padding)
+        return logits.reshape(views, len(audio), -1)
 
     return predict
 
@@ -163,7 +164,7 @@ def embed_step(model: Model, views: int = 1) -> Callable[..., jax.Array]:
     @jax.jit
     def embed(variables: Any, audio: jax.Array, samples: jax.Array | None = None) -> jax.Array:
         features, padding = _features(model, audio, views, samples)
-        encoded = model.module.apply(variables, features, padding=padding, method="encode")
+        encoded: Any = model.module.apply(variables, features, padding=padding, method="encode")
         return encoded.embedding.reshape(views, len(audio), -1)
 
     return embed
