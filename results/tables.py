@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 from results.layout import EMPTY, HEADLINE, SHORT_ID, TABLES, Column, Row, Table, TableError, rows_of  # noqa: E402
 
 BLOCK = re.compile(r"(<!-- results:([\w-]+) -->\n)(.*?)(<!-- /results -->)", re.DOTALL)
-WIDTH = 112
+WIDTH = 100
 
 
 def render(name: str, page: pathlib.PurePath = pathlib.PurePath("docs/results/index.md")) -> str:
