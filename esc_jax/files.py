@@ -93,7 +93,7 @@ def manifest_mismatch(folder: pathlib.Path) -> str:
             return f"{MANIFEST} is damaged"
         expected = {name: tuple(entry) for name, entry in entries.items()}
     except OSError as error:
-        return f"{MANIFEST}: {error.strerror}"
+        return f"{MANIFEST} cannot be read ({error.strerror})"
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{MANIFEST} is damaged"
     for name, value in zip(expected, checksums(folder / name for name in expected), strict=True):

@@ -109,11 +109,11 @@ def decode(record: bytes, names: Container[str]) -> dict[str, Sequence[bytes] | 
             name = bytes(parts[1]).decode()
             if name not in names:
                 continue
-            ((kind, values),) = _fields(parts[2])
+            ((kind, values),) = _fields(parts[2])  # a oneof
             if kind == _BYTES_LIST:
                 features[name] = [bytes(value) for _, value in _fields(values)]
             elif kind == _INT64_LIST:
-                features[name] = np.concatenate([decode_varints(packed) for _, packed in _fields(values)])
+                features[name] = decode_varints(b"".join(packed for _, packed in _fields(values)))
             else:
                 raise ValueError(f"feature {name} of a tf.train.Example holds floats")
     return features

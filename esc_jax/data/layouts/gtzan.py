@@ -25,7 +25,9 @@ from esc_jax import files
 from esc_jax.data import tf_example
 from esc_jax.data.audio import AudioError
 from esc_jax.data.layouts import class_folders
+from esc_jax.data.records import open_records
 from esc_jax.data.rows import About, DataError, Row, check_classes
+from esc_jax.errors import first_line
 
 FOLDS = 5
 MISSING = (
@@ -36,6 +38,8 @@ MISSING = (
 
 _ROOTS = ("genres", "genres_original", ".")
 _INFO = "dataset_info.json"
+# What a damaged record, or a file of metadata that is damaged or missing, raises. array_record raises RuntimeError.
+_DAMAGED = (OSError, ValueError, KeyError, IndexError, RuntimeError)
 _ABOUT = About(
     description="Music: 1,000 tracks of thirty seconds, 10 genres, five folds of our own.",
     citation="""\
@@ -185,25 +189,18 @@ class TfdsGtzanLayout:
     def _records(self) -> dict[str, int]:
         """File name → place of its record."""
         try:
-            genres = (self.path / "label.labels.txt").read_text(encoding="utf-8").split()
+            genres = (self.path / "label.labels.txt").read_text(encoding="utf-8").splitlines()
             records = {}
             for place in range(len(self._data_source)):
                 example = tf_example.decode(self._data_source[place], ("label", "audio/filename"))
                 records[f"{genres[int(example['label'][0])]}/{example['audio/filename'][0].decode()}"] = place
-        except (OSError, ValueError, KeyError, IndexError, RuntimeError) as error:
-            raise DataError(f"data.dir: the records in {self.path} cannot be read ({error})") from None
+        except _DAMAGED as error:
+            raise DataError(f"data.dir: the records in {self.path} cannot be read ({first_line(error)})") from None
         return records
 
     @functools.cached_property
     def _data_source(self) -> Sequence[bytes]:
-        from array_record.python import array_record_data_source
-
-        return array_record_data_source.ArrayRecordDataSource(self._shards)
-
-    @functools.cached_property
-    def _sample_rate(self) -> int:
-        features = json.loads((self.path / "features.json").read_bytes())
-        return int(features["featuresDict"]["features"]["audio"]["audio"]["sampleRate"])
+        return open_records(self._shards)
 
     @functools.cached_property
     def rows(self) -> tuple[Row, ...]:
@@ -220,11 +217,16 @@ class TfdsGtzanLayout:
         return row.filename
 
     def read(self, row: Row) -> bytes:
-        """Returns a track as a wav file, to be decoded and resampled like any other."""
-        example = tf_example.decode(self._data_source[self._records[row.filename]], ("audio",))
+        """Returns a track as a wav file, to be decoded and resampled like any other. Raises AudioError."""
+        try:
+            example = tf_example.decode(self._data_source[self._records[row.filename]], ("audio",))
+            samples = np.asarray(example["audio"]).astype(np.int16)
+            features = json.loads((self.path / "features.json").read_bytes())
+            rate = int(features["featuresDict"]["features"]["audio"]["audio"]["sampleRate"])
+        except _DAMAGED as error:
+            raise AudioError(f"{self.where(row)}: cannot be read ({first_line(error)})") from None
         file = io.BytesIO()
-        samples = np.asarray(example["audio"]).astype(np.int16)
-        soundfile.write(file, samples, self._sample_rate, "PCM_16", format="WAV")
+        soundfile.write(file, samples, rate, "PCM_16", format="WAV")
         return file.getvalue()
 
 
