@@ -184,7 +184,7 @@ def official(folder: pathlib.Path, count: int) -> pathlib.Path:
 
 def preparation(config, count: int, rounds: int) -> list[dict]:
     """Lines for a tenth of `count` clips and for all."""
-    from esc_jax.data import clips as datasets
+    from esc_jax.data.datasets import registry as datasets
 
     with tempfile.TemporaryDirectory() as folder:
         counts = sorted({max(1, count // 10), count})
@@ -214,7 +214,7 @@ def preparation(config, count: int, rounds: int) -> list[dict]:
 def load(options: argparse.Namespace):
     """The config, its clips, and the indices of as many as --clips says that fill whole batches."""
     from esc_jax import config as configs
-    from esc_jax.data import clips as datasets
+    from esc_jax.data.datasets import registry as datasets
     from esc_jax.data import synthetic
 
     config = configs.load(options.config)

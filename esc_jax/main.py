@@ -169,9 +169,9 @@ def _run(config: Any, workdir: pathlib.Path, mode: str) -> str:
 
 
 def _cache_root(config: Any) -> pathlib.Path:
-    from esc_jax.data import prepare
+    from esc_jax.data import cache
 
-    return prepare.cache_root(config.data.cache_dir)
+    return cache.cache_root(config.data.cache_dir)
 
 
 def main(argv: list[str]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from esc_jax import files
 from esc_jax.data.clips import Clips
-from esc_jax.data.source import DataError
+from esc_jax.data.rows import DataError
 from esc_jax.evaluation import confidence
 from esc_jax.runtime.devices import device_name
 from esc_jax.tasks.base import Task

@@ -16,8 +16,9 @@ from typing import Any
 from absl import logging
 
 from esc_jax import config as configs
-from esc_jax.data import clips as datasets
-from esc_jax.data.source import DataError
+from esc_jax.data.clips import Clips
+from esc_jax.data.datasets import registry as datasets
+from esc_jax.data.rows import DataError
 from esc_jax.errors import ConfigError, Failure
 from esc_jax.evaluation import calibration, results
 from esc_jax.evaluation.calibration import Calibration
@@ -46,7 +47,7 @@ def _runs(config: Any, folds: list[int]) -> dict[str, Any]:
     return runs
 
 
-def _test_folds(config: Any, clips: datasets.Clips) -> list[int]:
+def _test_folds(config: Any, clips: Clips) -> list[int]:
     available = sorted(set(clips.folds))
     folds = list(config.crossval.folds) or available
     if unknown := [fold for fold in folds if fold not in available]:
@@ -109,7 +110,7 @@ def cross_validate(config: Any, folder: pathlib.Path) -> dict[str, Any]:
     return outcome
 
 
-def _finish_run(config: Any, folder: pathlib.Path, clips: datasets.Clips, description: str) -> dict[str, Any]:
+def _finish_run(config: Any, folder: pathlib.Path, clips: Clips, description: str) -> dict[str, Any]:
     """results.json of a run; trains it where it is not finished."""
     path = folder / "results.json"
     if not path.exists():

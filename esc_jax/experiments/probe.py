@@ -16,12 +16,12 @@ import numpy as np
 import optax
 
 from esc_jax import config as configs
-from esc_jax.data import clips as datasets
+from esc_jax.data import cache
 from esc_jax.data import folds as protocols
-from esc_jax.data import prepare
 from esc_jax.data.clips import Clips
+from esc_jax.data.datasets import registry as datasets
 from esc_jax.data.folds import Split
-from esc_jax.data.source import DataError
+from esc_jax.data.rows import DataError
 from esc_jax.evaluation import calibration, results
 from esc_jax.evaluation.calibration import Calibration
 from esc_jax.experiments import workdir
@@ -227,8 +227,8 @@ def probe_and_evaluate(config: Any, folder: pathlib.Path, test_folds: Sequence[i
     places = {fold: folder if len(splits) == 1 else folder / f"fold{fold}" for fold in splits}
     for place in places.values():  # before the embedding pass, which takes long
         checkpoint.check_workdir(place, clips.fingerprint)
-    cache = prepare.cache_root(config.data.cache_dir) / "embeddings"
-    x = embed_clips(model, clips, cache, views=max(1, config.eval.tta))
+    embeddings = cache.cache_root(config.data.cache_dir) / "embeddings"
+    x = embed_clips(model, clips, embeddings, views=max(1, config.eval.tta))
     seconds_embedding = time.monotonic() - started
     heads = _fit_splits(config, task, clips, splits, x)
     seconds = (time.monotonic() - started) / len(heads)
@@ -275,8 +275,8 @@ def with_head(config: Any, task: Task, clips: Clips, split: Split, model: Model)
     Fine-tuning from a random head distorts the encoder (Kumar et al., "Fine-tuning can distort pretrained features",
     ICLR 2022).
     """
-    cache = prepare.cache_root(config.data.cache_dir) / "embeddings"
-    head = fit_split(task, embed_clips(model, clips, cache), clips, split)
+    embeddings = cache.cache_root(config.data.cache_dir) / "embeddings"
+    head = fit_split(task, embed_clips(model, clips, embeddings), clips, split)
     logging.info("linear probe for the head: %s %.4f inside the training folds", task.metric_label, head.validation)
     return _with_head(model, head)
 

@@ -14,8 +14,9 @@ import numpy as np
 import optax
 
 from esc_jax import config as configs
-from esc_jax.data import clips as datasets
 from esc_jax.data import folds, pipeline
+from esc_jax.data.clips import Clips
+from esc_jax.data.datasets import registry as datasets
 from esc_jax.errors import ConfigError
 from esc_jax.evaluation import calibration, results
 from esc_jax.evaluation.calibration import Calibration
@@ -47,7 +48,7 @@ class Run:
 
     config: Any
     task: Task
-    clips: datasets.Clips
+    clips: Clips
     split: folds.Split
     model: Model
 
@@ -87,7 +88,7 @@ class Run:
         return functools.partial(predict_clips, step, clips=self.clips, batch_size=self.config.eval.batch_size)
 
 
-def split_clips(config: Any, clips: datasets.Clips) -> folds.Split:
+def split_clips(config: Any, clips: Clips) -> folds.Split:
     """The split of a config."""
     return folds.split(
         clips.folds, clips.sources, config.protocol, config.data.test_fold, config.data.drop_leaky_sources
