@@ -69,7 +69,7 @@ def defaults(model: str, head: str = "linear", frontend: str = "log_mel") -> ml_
                 "accumulate": 1,  # parts of a device's batch whose gradients are summed, one after the other
                 "epochs": 50,
                 "head_from_probe": False,  # start the head from a linear probe on the initial encoder
-                "wise_ft_alpha": 0.0,  # share of the initial weights in the final ones (WiSE-FT)
+                "wise_ft_alpha": 1.0,  # share of the trained weights in the final ones; the rest is the initial weights
                 "ema": 0.0,  # decay of the moving average of the weights; 0: off
                 "checkpoint_epochs": 1,
                 "tensorboard": True,
@@ -304,7 +304,7 @@ def _check_method(config: Any, flat: Mapping[str, Any]) -> None:
         for key, required in (("protocol", "holdout"), ("pretrain.objective", ""), ("crossval.seeds", 1)):
             if flat[key] != required:
                 raise ConfigError(f"config.{key}={flat[key]} is not available with config.method=probe")
-    if config.train.wise_ft_alpha and config.protocol != "holdout":
+    if config.train.wise_ft_alpha < 1 and config.protocol != "holdout":
         raise ConfigError(
             f"config.train.wise_ft_alpha applies to the last weights, but config.protocol={config.protocol} selects"
             " others"

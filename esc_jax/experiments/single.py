@@ -126,7 +126,7 @@ def initial_variables(run: Run, variables: Variables) -> tuple[Variables, Callab
     if run.config.train.head_from_probe:
         model = run.model.with_variables(variables)
         variables = probe.with_head(run.config, run.task, run.clips, run.split, model)
-    if not run.config.train.wise_ft_alpha:
+    if run.config.train.wise_ft_alpha == 1:
         return variables, None
     start = jax.tree.map(np.array, variables)  # a copy, since the state of the training is donated
     return variables, functools.partial(states.interpolate, start, run.config.train.wise_ft_alpha)
@@ -205,7 +205,7 @@ def train_and_evaluate(config: Any, folder: pathlib.Path) -> dict[str, Any]:
     selects = config.protocol != "holdout"
     checkpoints = checkpoint.Checkpoints(folder / "checkpoints", select=selects)
     finish = None
-    if checkpoints.latest() is None or config.train.wise_ft_alpha:
+    if checkpoints.latest() is None or config.train.wise_ft_alpha < 1:
         variables, finish = initial_variables(run, variables)
     state = states.create(variables, optimizer, ema=config.train.ema > 0, seed=config.seed)
     batches = pipeline.train_batches(

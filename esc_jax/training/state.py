@@ -75,9 +75,9 @@ def update_ema(average: Any, new: Any, step: jax.Array, decay: float) -> Any:
 
 
 def interpolate(start: Any, alpha: float, end: Any) -> Any:
-    """alpha · start + (1 − alpha) · end, of trees of weights.
+    """(1 − alpha) · start + alpha · end, of trees of weights.
 
     After fine-tuning, weights between the initial and the final ones are often better than both (WiSE-FT: Wortsman et
     al., "Robust fine-tuning of zero-shot models", CVPR 2022).
     """
-    return jax.tree.map(lambda a, b: b + alpha * (a - b), start, end)
+    return jax.tree.map(lambda a, b: b + (1.0 - alpha) * (a - b), start, end)
