@@ -1,13 +1,17 @@
 """Environmental-sound classification in JAX.
 
-`load_classifier(DIR)` gives a finished run's model, to be called on sounds (`esc_jax.classifier`).
+`load_classifier(WORKDIR)` returns the model of a finished run, which classifies waveforms and recordings
+(`esc_jax.inference.classifier`).
 """
 
-__all__ = ["load_classifier"]
+from typing import Any
+
+__version__ = "0.2.0"
+__all__ = ["__version__", "load_classifier"]
 
 
-def __getattr__(name: str):
-    # Imported when first asked for: `import esc_jax`, and with it every --help, stays free of JAX.
+def __getattr__(name: str) -> Any:
+    # Imported on first use: `import esc_jax`, and with it every --help, does not import JAX.
     if name == "load_classifier":
         from esc_jax.inference.classifier import load_classifier
 

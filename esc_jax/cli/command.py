@@ -1,30 +1,74 @@
-"""The entry point of every command: exit status, one sentence on failure."""
+"""What all commands share: exit status, one sentence on failure, output of C libraries."""
 
 from collections.abc import Callable
+import contextlib
+import faulthandler
 import functools
 import os
+import pathlib
 import sys
 
 from esc_jax.errors import describe_error
 
+Main = Callable[[list[str] | None], int | None]
 
-def command(main: Callable[[list[str] | None], int | None]) -> Callable[..., int]:
-    """The `main` of a command, made to return its exit status and to say what is `told` in one sentence."""
+
+def command(main: Main) -> Callable[[list[str] | None], int]:
+    """Decorates the `main` of a command: it returns the exit status.
+
+    An error that a user can cause is written to stderr as one sentence (`esc_jax.errors.describe_error`). Other errors
+    are raised. A closed pipe (`esc-jax predict … | head`) ends the command with status 1 and no message.
+    """
 
     @functools.wraps(main)
     def run(argv: list[str] | None = None) -> int:
         try:
             status = main(argv) or 0
-            sys.stdout.flush()  # here, not at the interpreter's end, where nobody can say what went wrong
+            sys.stdout.flush()  # here, so that an error is reported; the interpreter would print a traceback at exit
             return status
-        except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except BrokenPipeError:
+            with contextlib.suppress(OSError):  # so that the interpreter's own flush at exit does not fail again
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         except (Exception, KeyboardInterrupt) as error:
-            found = describe_error(error)
-            if found is None:
+            description = describe_error(error)
+            if description is None:
                 raise
-        sys.stderr.write(f"esc_jax: {found[1]}\n")
-        return found[0]
+        status, sentence = description
+        sys.stderr.write(f"esc_jax: {sentence}\n")
+        return status
 
     return run
+
+
+def initialize_device() -> pathlib.Path:
+    """Sets up XLA with the persistent compilation cache; before the first use of a device.
+
+    Returns:
+        The root of the caches.
+    """
+    from esc_jax.data import prepare  # imports numpy; the next JAX
+    from esc_jax.runtime import xla
+
+    cache = prepare.cache_root()
+    xla.initialize(cache / "compiled")
+    return cache
+
+
+def discard_native_output() -> None:
+    """Discards what C libraries write to stdout and stderr, such as decoders on broken files; Python's output remains.
+
+    Has no effect if Python's streams are not those of the process (in a notebook, or under pytest).
+    """
+    if sys.stdout is not sys.__stdout__ or sys.stderr is not sys.__stderr__ or not (sys.stdout and sys.stderr):
+        return
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        stream.flush()
+        # File names are bytes on Linux and need not be valid UTF-8, hence errors="replace".
+        copy = open(os.dup(number), "w", buffering=1, encoding=stream.encoding, errors="replace")
+        setattr(sys, name, copy)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, number)
+        os.close(null)
+    faulthandler.enable(sys.stderr)  # a crash in C still prints a Python traceback

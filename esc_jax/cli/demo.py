@@ -1,43 +1,53 @@
-"""A web page that listens: upload or record a sound, and read what the model hears in it, and when.
+"""Serves a web page that classifies uploaded and recorded sounds.
 
-    python -m esc_jax.demo --checkpoint=runs/resnet34
-    python -m esc_jax.demo --checkpoint=runs/resnet34 --examples=recordings/ --host=0.0.0.0 --port=8080
+    esc-jax demo --model=runs/resnet34
+    esc-jax demo --model=runs/resnet34 --examples=recordings/ --host=0.0.0.0 --port=8080
 
-The page is for this machine alone unless --host says otherwise. Sounds are worked on one after the other, and deleted
-ten minutes after they were uploaded, or with the server. It needs requirements-demo.txt.
+The page is reachable from this machine only, unless --host says otherwise. Sounds are processed one after the other and
+deleted ten minutes after the upload, or when the server ends. Requires Gradio: pip install "esc-jax[demo]".
 """
 
-import argparse
-import os
+import importlib.util
+import sys
 
-from esc_jax import files
-from esc_jax.cli.command import command
-from esc_jax.serving.demo import serve
+from esc_jax.cli import parser as arguments
+from esc_jax.cli.command import command, initialize_device
+from esc_jax.errors import UserError
+
+
+def _parser() -> arguments.Parser:
+    parser = arguments.Parser("demo", __doc__)
+    arguments.add_model(parser, "workdir of a run, or a checkpoint folder in it")
+    add = parser.add_argument
+    add("--examples", metavar="DIR", help="sounds to offer (default: test clips of the data set, if data.dir has them)")
+    add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine only)")
+    add("--port", type=arguments.integer(1, 65_535), default=7860, help="(default: %(default)s)")
+    minutes = arguments.number(0.01, 1_440.0)
+    add("--max_minutes", metavar="M", type=minutes, default=10.0, help="longest sound (default: %(default)g)")
+    add("--max_mb", metavar="MB", type=arguments.integer(), default=100, help="largest file (default: %(default)d)")
+    return parser
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    """The command line: serves the page until it is interrupted."""
-    parser = argparse.ArgumentParser(
-        "python -m esc_jax.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    """The command: serves the page until it is interrupted."""
+    options = _parser().parse(argv)
+    if importlib.util.find_spec("gradio") is None:
+        raise UserError('the demo requires Gradio: pip install "esc-jax[demo]"')
+    from esc_jax.serving import demo
+
+    initialize_device()
+
+    def announce(address: str) -> None:
+        sys.stdout.write(f"listening on {address}; press Ctrl-C to stop\n")
+        sys.stdout.flush()
+
+    demo.serve(
+        options.model,
+        host=options.host,
+        port=options.port,
+        examples_folder=options.examples,
+        max_s=60 * options.max_minutes,
+        max_mb=options.max_mb,
+        announce=announce,
     )
-    add = parser.add_argument
-    add("--checkpoint", metavar="DIR", required=True, help="workdir of a finished run")
-    add("--examples", metavar="DIR", help="sounds to offer (default: clips of the data set, where data.dir has them)")
-    add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine alone)")
-    add("--port", type=int, default=7860, help="(default: %(default)s)")
-    add("--max_minutes", type=float, default=10.0, help="longest sound that is taken (default: %(default)g)")
-    add("--max_mb", type=int, default=100, help="largest file that is taken (default: %(default)d)")
-    options = parser.parse_args(argv)
-    if options.max_minutes <= 0 or options.max_mb <= 0 or not 0 < options.port < 65536:
-        parser.error("--max_minutes and --max_mb must be above 0, --port from 1 to 65535")
-    with files.temporary_folder("esc_jax_demo_") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = str(folder)
-        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-        for name in ("no_proxy", "NO_PROXY"):  # Gradio asks its own page whether it is there
-            os.environ[name] = ",".join([*filter(None, [os.environ.get(name)]), "localhost", "127.0.0.1", options.host])
-        try:
-            import gradio  # noqa: F401
-        except ImportError:
-            parser.exit(2, "esc_jax: the demo needs Gradio: pip install -r requirements-demo.txt\n")
-        serve(options, folder)

@@ -1,44 +1,36 @@
-"""A run's model in a form that the rest of the world reads: with transformers, or with JAX alone.
+"""Exports the model of a run for use without esc_jax: with transformers, or with JAX alone.
 
-    python -m esc_jax.export --checkpoint=runs/NAME --format=stablehlo --out=exports/NAME
-    python -m esc_jax.export --checkpoint=runs/NAME --format=huggingface --out=exports/NAME
+    esc-jax export --model=runs/NAME --format=stablehlo --out=exports/NAME
+    esc-jax export --model=runs/NAME --format=huggingface --out=exports/NAME
 
-huggingface is a directory that transformers loads with its own classes (hubert, efficientnet). stablehlo is one program
-from waveform to probabilities, frontend and weights inside, for any batch size on CPU, CUDA and TPU; it runs where
-esc_jax is not installed. Both bring a README.md, the model's card, that says how to use them.
+huggingface: a folder that transformers loads with its own classes (hubert, efficientnet). stablehlo: one program from
+waveform to probabilities, including frontend and weights, for any batch size on CPU, CUDA and TPU. Both contain a
+README.md, the model card, which says how to use them.
 """
 
-import argparse
 import sys
 
+from esc_jax.cli import parser as arguments
 from esc_jax.cli.command import command
-from esc_jax.export.formats import FORMATS, export
+from esc_jax.export import formats
+from esc_jax.inference import model_path
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong with a command line in one sentence, as the other commands do."""
-
-    def error(self, message: str) -> None:
-        self.exit(2, f"esc_jax: {message}\n")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m esc_jax.export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--checkpoint", required=True, metavar="DIR", help="a run's workdir, or a checkpoint in it")
-    parser.add_argument("--format", required=True, choices=FORMATS, dest="form", help="what to write")
-    parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write; new, or empty")
+def _parser() -> arguments.Parser:
+    parser = arguments.Parser("export", __doc__)
+    arguments.add_model(parser, "workdir of a run, or a checkpoint folder in it")
+    names = tuple(formats.FORMATS)
+    add = parser.add_argument
+    add("--format", metavar="FORMAT", required=True, type=arguments.choice(*names), help=f"{' or '.join(names)}")
+    add("--out", metavar="DIR", required=True, help="the folder to write; new, or empty")
     return parser
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    """The command; returns its exit status."""
-    asked = _parser().parse_args(argv)
-    out = export(asked.checkpoint, asked.form, asked.out)
+    """The command."""
+    options = _parser().parse(argv)
+    model_path.require_run(options.model)
+    out = formats.export(options.model, options.format, options.out)
     written = (f"{path.name} ({path.stat().st_size / 1e6:.1f} MB)" for path in sorted(out.iterdir()))
     sys.stdout.write(f"{out}: {', '.join(written)}\n")

@@ -1,146 +1,79 @@
-"""Classifies recordings of any length: what is heard in them, and when.
+"""Classifies recordings of any length: which classes are heard in them, and when.
 
-    python -m esc_jax.predict --checkpoint=runs/resnet34 storm.ogg
-    python -m esc_jax.predict --checkpoint=runs/resnet34 --segments=begin,middle,end storm.ogg
-    python -m esc_jax.predict --checkpoint=runs/resnet34 --csv=OUT.csv --plot=OUT.png recordings/ "more/**/*.mp3"
+    esc-jax predict --model=runs/resnet34 storm.ogg
+    esc-jax predict --model=runs/resnet34 --segments=begin,middle,end storm.ogg
+    esc-jax predict --model=runs/resnet34 --csv=OUT.csv --plot=OUT.png recordings/ "more/**/*.mp3"
 
-A window slides over each recording. Windows start at 0, hop, 2 hop, … as long as they fit; where the last of them ends
-before the recording does, one more ends with it. A recording shorter than a window, and a window shorter than a clip of
-training, is filled up with zeros at its end, as clips are in training. The table has a row for every passage with one
-likeliest class (the mean of its windows), or one for each of --segments: the first window, the one closest to the
-middle, the last.
+A window slides over each recording. Windows start at 0, hop, 2 hop, … as long as they fit. If the last window ends
+before the recording does, one more window ends with the recording. A recording shorter than a window, and a window
+shorter than a training clip, is padded with zeros at its end, as short clips are in training. The table has a row for
+each run of windows with the same class (the mean over these windows), or a row for each of --segments: the first
+window, the one closest to the middle, and the last.
 
-FILE is anything that soundfile reads, a folder (searched through, by file extension), or a quoted pattern. A file that
-cannot be read is reported at the end, and the exit status is then 1. Files hold many hours: memory doesn't grow with
-their length.
+FILE is a recording of any format that soundfile reads, a folder (searched recursively, by file extension), or a quoted
+pattern. Files that cannot be read are reported at the end, and the exit status is 1. Memory does not grow with the
+length of a recording.
 """
 
 import argparse
-from collections.abc import Callable
-import difflib
-import faulthandler
-import math
-import os
 import pathlib
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any
 
-from esc_jax.cli.command import command
-from esc_jax.errors import MultipleErrors, collect_errors
-from esc_jax.inference.output import SEGMENTS, PredictError, plot_path, table, write_csv, write_json
-from esc_jax.inference.recordings import find_recordings
+from esc_jax.cli import parser as arguments
+from esc_jax.cli.command import command, discard_native_output, initialize_device
+from esc_jax.errors import MultipleErrors, UserError, collect_errors
+from esc_jax.inference import output, recordings
+
+if TYPE_CHECKING:  # numpy and JAX, which --help does not need
+    import numpy as np
+
+    from esc_jax.data.stream import AudioStream
+    from esc_jax.inference.classifier import SoundClassifier
+    from esc_jax.inference.timeline import Timeline
+    from esc_jax.report.timeline_plot import Overview
 
 PICTURES = (".png", ".pdf", ".svg")
 
 
-def _fail(status: int, sentence: object) -> NoReturn:
-    sys.stderr.write(f"esc_jax: {sentence}\n")
-    sys.exit(status)
+class PredictError(UserError, ValueError):
+    """A command line that would overwrite its input. The message is one sentence."""
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse, with one sentence for a mistake."""
-
-    def error(self, message: str) -> NoReturn:
-        _fail(2, message.removeprefix("argument "))
-
-
-def _seconds(text: str, least: float = 0.01, most: float = 600.0) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds") from None
-    if not least <= value <= most:
-        raise argparse.ArgumentTypeError(f"{text}: from {least:g} to {most:g} seconds are possible")
-    return value
-
-
-def _smoothing(text: str) -> float:
-    return _seconds(text, 0.0, 86_400.0)
-
-
-def _decibels(text: str) -> float | None:
-    if text == "off":
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not -200 <= value <= 0:
-        raise argparse.ArgumentTypeError(f"{text}: a level from -200 to 0 dB below full scale, or off")
-    return value
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: a number of classes, 1 or more")
-    return int(text)
-
-
-def _segments(text: str) -> tuple[str, ...]:
-    names = tuple(text.split(","))
-    for name in names:
-        if name not in SEGMENTS:
-            near = difflib.get_close_matches(name, SEGMENTS, 1)
-            meant = f"; did you mean {near[0]}?" if near else ""
-            raise argparse.ArgumentTypeError(f"there is no segment {name!r}: choose of {', '.join(SEGMENTS)}{meant}")
-    return names
-
-
-def _output(*suffixes: str) -> Callable[[str], pathlib.Path]:
-    """What reads the name of a file to write. One that ends in nothing of `suffixes` is a forgotten value, above all:
-    the recording that comes next."""
-
-    def read(text: str) -> pathlib.Path:
-        path = pathlib.Path(text).expanduser()
-        if path.is_dir() or not path.parent.is_dir():
-            wrong = "is a folder" if path.is_dir() else "its folder does not exist"
-            raise argparse.ArgumentTypeError(f"{text}: {wrong}")
-        if path.suffix.lower() not in suffixes:
-            raise argparse.ArgumentTypeError(f"{text}: the name must end in {', '.join(suffixes)}")
-        return path
-
-    return read
-
-
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """The command line; ends the process with status 2 and a sentence for a wrong one."""
-    parser = _Parser(
-        "python -m esc_jax.predict",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _parser() -> arguments.Parser:
+    parser = arguments.Parser("predict", __doc__)
+    arguments.add_model(parser, "workdir of a run, or a checkpoint folder in it")
     add = parser.add_argument
-    add("--checkpoint", metavar="DIR", required=True, help="workdir of a finished run")
-    add("--window_s", metavar="S", type=_seconds, help="length of a window (default: of the clips in training)")
-    add("--hop_s", metavar="S", type=_seconds, default=1.0, help="between the starts of windows (default: 1)")
-    add("--top_k", metavar="K", type=_count, default=3, help="classes per row, in all outputs (default: 3)")
-    add("--segments", type=_segments, help="table of these windows alone: begin,middle,end")
-    add("--smooth_s", metavar="S", type=_smoothing, default=0.0, help="moving average over this time (default: 0)")
-    silence = "mark windows of a lower RMS (dB, full scale is 0) silence instead of guessing (default: -60; or: off)"
-    add("--silence_db", metavar="DB", type=_decibels, default=-60.0, help=silence)
-    add("--json", metavar="OUT.json", type=_output(".json"), help="every window with its classes, level and silence")
-    add("--csv", metavar="OUT.csv", type=_output(".csv"), help="rows of file, start_s, end_s, class, probability")
-    add("--plot", metavar="OUT.png", type=_output(*PICTURES), help="a picture; of several files one each, OUT-NAME.png")
+    seconds, smooth = arguments.seconds(), arguments.seconds(0.0, 86_400.0)
+    segments = arguments.choices(*output.SEGMENTS)
+    add("--window_s", metavar="S", type=seconds, help="length of a window (default: of the training clips)")
+    add("--hop_s", metavar="S", type=seconds, default=1.0, help="between the starts of windows (default: 1)")
+    add(
+        "--top_k", metavar="K", type=arguments.integer(), default=3, help="classes per row, in all outputs (default: 3)"
+    )
+    add("--segments", metavar="NAMES", type=segments, help="a table of these windows only: begin,middle,end")
+    add("--smooth_s", metavar="S", type=smooth, default=0.0, help="length of a moving average (default: 0, none)")
+    silence = "windows with a lower RMS level (dB relative to full scale) are silence (default: -60; or: off)"
+    add("--silence_db", metavar="DB", type=arguments.decibels, default=-60.0, help=silence)
+    add("--json", metavar="OUT.json", type=arguments.output(".json"), help="every window: classes, level, silence")
+    add("--csv", metavar="OUT.csv", type=arguments.output(".csv"), help="file, start_s, end_s, class, probability")
+    picture = "a picture; with several recordings one of each, OUT-NAME.png"
+    add("--plot", metavar="OUT.png", type=arguments.output(*PICTURES), help=picture)
     add("files", metavar="FILE", nargs="+", help="recording, folder or quoted pattern")
-    options, unknown = parser.parse_known_intermixed_args(argv)
-    if unknown:
-        name = unknown[0].split("=")[0]
-        known = [o for action in parser._actions for o in action.option_strings]
-        near = difflib.get_close_matches(name, known, 1)
-        parser.error(f"there is no {name}" + (f"; did you mean {near[0]}?" if near else "; see --help"))
-    return options
+    return parser
 
 
-def _listen(classifier, file: str, options: argparse.Namespace, overview):
-    """The timeline of a file, under a progress bar; fills the overview of its picture, if any. Raises AudioError."""
+def _timeline(
+    classifier: "SoundClassifier", file: str, options: argparse.Namespace, overview: "Overview | None"
+) -> "Timeline":
+    """The timeline of a file, with a progress bar. Adds the samples to the overview. Raises AudioError."""
     import tqdm
 
-    shape = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
-    with tqdm.tqdm(desc=pathlib.Path(file).name, total=1.0, bar_format=shape, leave=False, disable=None) as bar:
+    bar_format = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
+    name = pathlib.Path(file).name
+    with tqdm.tqdm(desc=name, total=1.0, bar_format=bar_format, leave=False, disable=None) as bar:
 
-        def observe(block, stream) -> None:
+        def observe(block: "np.ndarray", stream: "AudioStream") -> None:
             bar.total = max(stream.announced_s, bar.n, 0.01)
             bar.update(min(len(block) / stream.sample_rate, bar.total - bar.n))
             if overview:
@@ -156,64 +89,85 @@ def _listen(classifier, file: str, options: argparse.Namespace, overview):
         )
 
 
-def run(options: argparse.Namespace) -> list[str]:
-    """Does what the command line asks, prints the tables; returns what went wrong, a sentence each."""
-    from esc_jax.data import cache
-    from esc_jax.inference import classifier
-    from esc_jax.runtime import xla
+def _classify(
+    classifier: "SoundClassifier",
+    files: list[str],
+    options: argparse.Namespace,
+    timelines: list[tuple[str, "Timeline"]],
+    problems: list[str],
+) -> None:
+    """Classifies the files, prints their tables and draws their pictures.
 
-    files, problems = find_recordings(options.files)
-    written = {path.resolve() for path in (options.json, options.csv, options.plot) if path}
+    Args:
+        classifier: the model.
+        files: the recordings.
+        options: the command line.
+        timelines: (file, timeline) of each recording is appended.
+        problems: errors are appended, one sentence each.
+    """
+    pictures: set[pathlib.Path] = set()
     for file in files:
-        if pathlib.Path(file).resolve() in written:
-            raise PredictError(f"{file} would be read and written over: name another file for the results")
-    if options.plot:
-        from esc_jax.report import timeline_plot as plots_timeline
-    xla.initialize(cache.cache_root() / "compiled")
-    classifier = classifier.load_classifier(options.checkpoint)
-    done, taken = [], set()
-    try:
-        for file in files:
-            overview = plots_timeline.Overview(classifier.sample_rate) if options.plot else None
-            timeline = None
-            with collect_errors(problems, file):
-                timeline = _listen(classifier, file, options, overview)
-            if timeline is None:
-                continue
-            problems += [timeline.note] if timeline.note else []
-            done.append((file, timeline))
-            sys.stdout.write(table(file, timeline, options.top_k, options.segments))
-            sys.stdout.flush()
-            if overview:
-                picture = plot_path(options.plot, file, taken, len(files) == 1)
-                with collect_errors(problems, picture):
-                    plots_timeline.recording(timeline, overview, pathlib.Path(file).name, picture)
-    except KeyboardInterrupt:
-        problems.append(f"interrupted after {len(done)} of {len(files)} files")
-    finally:  # whatever happened, what was done is kept
-        if options.csv:
-            with collect_errors(problems, options.csv):
-                write_csv(options.csv, done, options.top_k)
-        if options.json:
-            with collect_errors(problems, options.json):
-                write_json(options.json, done, problems, options, classifier)
-    return problems
+        overview, timeline = None, None
+        if options.plot:
+            from esc_jax.report import timeline_plot  # imports matplotlib
+
+            overview = timeline_plot.Overview(classifier.sample_rate)
+        with collect_errors(problems, file):
+            timeline = _timeline(classifier, file, options, overview)
+        if timeline is None:
+            continue
+        if timeline.note:
+            problems.append(timeline.note)
+        timelines.append((file, timeline))
+        sys.stdout.write(output.table(file, timeline, options.top_k, options.segments))
+        sys.stdout.flush()
+        if overview:
+            picture = output.plot_path(options.plot, file, pictures, len(files) == 1)
+            pictures.add(picture)
+            with collect_errors(problems, picture):
+                timeline_plot.recording(timeline, overview, pathlib.Path(file).name, picture)
+
+
+def _settings(classifier: "SoundClassifier", options: argparse.Namespace) -> dict[str, Any]:
+    """The entries at the top of the JSON document."""
+    return {
+        "model": options.model,
+        "task": classifier.task.name,
+        "classes": list(classifier.classes),
+        "sample_rate": classifier.sample_rate,
+        "window_s": options.window_s or classifier.window_s,
+        "hop_s": options.hop_s,
+        "smooth_s": options.smooth_s,
+        "silence_db": options.silence_db,
+    }
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    """The command line."""
-    if problems := run(parse(argv)):
+    """The command."""
+    options = _parser().parse(argv)
+    discard_native_output()
+    files, problems = recordings.find_recordings(options.files)
+    written = {path.resolve() for path in (options.json, options.csv, options.plot) if path}
+    for file in files:
+        if pathlib.Path(file).resolve() in written:
+            raise PredictError(f"{file} is both read and written: give another name for the results")
+    from esc_jax.inference import classifier as classifiers
+
+    initialize_device()
+    classifier = classifiers.load_classifier(options.model)
+    timelines: list[tuple[str, Timeline]] = []
+    try:
+        _classify(classifier, files, options, timelines, problems)
+    except KeyboardInterrupt:
+        problems.append(f"interrupted after {len(timelines)} of {len(files)} files")
+    finally:  # whatever happened, the finished files are written
+        if options.csv:
+            with collect_errors(problems, options.csv):
+                output.write_csv(options.csv, timelines, options.top_k)
+        if options.json:
+            with collect_errors(problems, options.json):
+                settings = _settings(classifier, options)
+                output.write_json(options.json, timelines, options.top_k, settings=settings, problems=problems)
+    if problems:
         raise MultipleErrors(problems)
-
-
-def cli() -> None:
-    """Entry point of `python -m esc_jax.predict`."""
-    # Decoders in C write to the terminal about broken files, in between the tables. Python keeps the terminal, and
-    # they get nothing. Names of files are bytes, and may be no text: hence "replace".
-    for name, number in (("stdout", 1), ("stderr", 2)):
-        old = getattr(sys, name)
-        setattr(sys, name, open(os.dup(number), "w", buffering=1, encoding=old.encoding, errors="replace"))
-        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
-    faulthandler.enable(sys.stderr)  # a crash in C still says where
-    sys.exit(main())

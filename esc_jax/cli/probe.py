@@ -1,48 +1,44 @@
-"""Linear and nearest-neighbour heads on frozen embeddings: all folds × regularisations × seeds in one program.
+"""Fits and tests linear and nearest-neighbour classifiers on frozen embeddings, for every fold of a data set.
 
-    python -m esc_jax.probe EMBEDDINGS.npz                        (of `python -m esc_jax.embed`)
-    python -m esc_jax.main --config=configs/efficientat_frozen.py --mode=crossval
+    esc-jax probe EMBEDDINGS.npz                                     (a file of esc-jax embed)
+    esc-jax train --config=efficientat_frozen --mode=crossval        (embeds, probes and writes a run)
 
-What regularises a test fold's head is chosen inside its training folds: each of them validates once, on heads that
-have seen neither it nor the test fold. The head is then fitted on all of the training folds and tested once.
+The regularisation for a test fold is selected within its training folds: each of them is held out once, and predicted
+by a classifier fitted on neither it nor the test fold. The classifier is then fitted on all training folds and tested
+once.
 """
 
-import argparse
 import sys
 
-import numpy as np
-
+from esc_jax.cli import parser as arguments
 from esc_jax.cli.command import command
-from esc_jax.data.rows import DataError
-from esc_jax.experiments.probe import probabilities, probe, table
+
+
+def _parser() -> arguments.Parser:
+    parser = arguments.Parser("probe", __doc__)
+    parser.add_argument("embeddings", metavar="EMBEDDINGS.npz", help="of a data set, written by esc-jax embed")
+    seeds = "random initialisations of the solver (default: %(default)s)"
+    parser.add_argument("--seeds", metavar="N", type=arguments.integer(), default=1, help=seeds)
+    return parser
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    """The command line: probes a file of embeddings."""
-    parser = argparse.ArgumentParser(
-        "python -m esc_jax.probe", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    """The command."""
+    options = _parser().parse(argv)
+    from esc_jax.experiments import probe
+    from esc_jax.inference import embeddings
+    from esc_jax.tasks import registry as tasks
+
+    data = embeddings.read_data_set(options.embeddings)
+    x, labels, folds = data["embeddings"], data["label"], data["fold"]
+    heads = probe.probe(
+        x[None], labels, folds.tolist(), sorted(set(folds.tolist())), len(data["classes"]), seeds=options.seeds
     )
-    parser.add_argument("embeddings", help=".npz of esc_jax.embed, of a data set")
-    parser.add_argument("--seeds", type=int, default=1, help="starting points of the solver (default: %(default)s)")
-    options = parser.parse_args(argv)
-    if options.seeds < 1:
-        parser.error("--seeds must be 1 or more")
-    try:
-        with np.load(options.embeddings, allow_pickle=False) as file:
-            x, labels, folds, classes = (file[name] for name in ("embeddings", "label", "fold", "classes"))
-        whole = x.ndim == 2 and labels.shape == folds.shape == x.shape[:1] and set(labels) <= set(range(len(classes)))
-        finite = np.isfinite(x).all()
-    except OSError:
-        raise
-    except Exception:  # numpy, zipfile and zlib have many for what is none of their files
-        raise DataError(f"{options.embeddings} holds no embeddings of a data set: esc_jax.embed writes them") from None
-    if not whole or not finite:
-        reason = "numbers that are none" if whole else "arrays that do not belong together"
-        raise DataError(f"{options.embeddings} holds {reason}: write it anew with esc_jax.embed")
-    found = probe(x[None], labels, folds, sorted(set(folds.tolist())), len(classes), seeds=options.seeds)
-    accuracy = []
-    for head in found:
-        inside = folds == head.fold
-        accuracy.append((probabilities(x[inside], head.kernel, head.bias).argmax(-1) == labels[inside]).mean())
-    sys.stdout.write(table(found, accuracy))
+    task = tasks.get("single_label")  # labels are class indices
+    scores = []
+    for head in heads:
+        tested = folds == head.fold
+        logits = x[tested] @ head.kernel + head.bias
+        scores.append(task.score(labels[tested], task.probabilities(logits)))
+    sys.stdout.write(probe.table(heads, scores))

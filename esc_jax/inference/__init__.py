@@ -1,0 +1,1 @@
+"""Trained models on recordings: predictions over time, embeddings, and their output formats."""

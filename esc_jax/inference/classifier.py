@@ -1,11 +1,12 @@
-"""A trained model applied to waveforms and recordings of any length.
+"""A trained model applied to waveforms and to recordings of any length.
 
     classifier = esc_jax.load_classifier("runs/resnet34")
     classifier(waveform, sample_rate).labels[0]
     classifier.timeline("storm.ogg").probabilities
 
 A recording is decoded, mixed to mono and resampled block by block. Its windows are classified in batches of one
-compiled shape, so memory does not grow with the length of the recording."""
+compiled shape, so that memory does not grow with the length of the recording.
+"""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -15,58 +16,62 @@ import pathlib
 import jax
 import numpy as np
 
-from esc_jax import build
 from esc_jax.data import audio
 from esc_jax.data.audio import AudioError
 from esc_jax.data.stream import AudioStream, windows
 from esc_jax.evaluation.calibration import Calibration
+from esc_jax.inference import model_path
 from esc_jax.inference.timeline import Prediction, Timeline
 from esc_jax.runtime import devices, xla
+from esc_jax.tasks import registry as tasks
 from esc_jax.training.checkpoint import CheckpointError
+from esc_jax.training.restore import Restored, restore
 from esc_jax.training.step import logits_step
 
-# A window with a lower RMS is silence. The quietest of 800 clips of ESC-50, a keyboard, has −56 dB.
+# Windows with a lower RMS level are silent. The quietest of 800 clips of ESC-50 (a keyboard) has −56 dB.
 SILENCE_DB = -60.0
+MAX_WINDOW_S = 600.0
 
-
-LONGEST_S = 600.0
-
-
-# Seconds of audio on the device at a time. A CPU gains nothing from more, an accelerator does.
+# Seconds of audio per batch. More does not make a CPU faster; it does make an accelerator faster.
 _BATCH_S = {"cpu": 40.0}
-
-
 _ACCELERATOR_BATCH_S = 320.0
 
 
 class SoundClassifier:
-    """A finished run's model, to be called on waveforms and recordings.
+    """The model of a finished run, callable on waveforms and recordings.
 
     Attributes:
-        classes: names, in the order of the probabilities.
-        sample_rate: Hz that the model hears at; input of any rate is resampled to it.
-        window_s: length of the clips it was trained on, and of a window if nothing else is said, s.
-        calibration: temperature of the probabilities, and which sounds are unfamiliar, where the checkpoint says so.
+        config: of the run.
+        model: with its weights.
+        task: what the classes of the model mean.
+        classes: class names in the order of the probabilities.
+        sample_rate: of the model, Hz. Input of any rate is resampled to it.
+        window_s: length of a training clip, and the default length of a window, s.
+        calibration: temperature of the probabilities and threshold of unfamiliar sounds, if the checkpoint has them.
     """
 
-    def __init__(self, restored: build.Restored):
-        self.classes = restored.classes
-        self.sample_rate = restored.sample_rate
-        self.window_s = restored.clip_s
+    def __init__(self, restored: Restored):
+        self.config = restored.config
+        self.model = restored.model
+        self.task = tasks.get(restored.config.task)
+        self.classes = restored.model.classes
+        self.sample_rate = restored.model.sample_rate
+        self.window_s = restored.model.clip_s
         self.calibration = Calibration.read(restored.meta)
-        self._masks = restored.mask_padding
-        self._variables = restored.variables
-        self._logits = logits_step(restored.model, restored.frontend)
+        self._logits = logits_step(restored.model)
 
     def __call__(self, waveform: np.ndarray, sample_rate: float) -> Prediction:
-        """Classifies a waveform; a longer one than a clip by the average over windows half a clip apart.
+        """Classifies a waveform.
+
+        The prediction for a waveform longer than a training clip is the mean over windows of `window_s`, half a window
+        apart.
 
         Args:
-            waveform: (time,) or, as soundfile gives it, (time, channels); floating point in [−1, 1] or integers.
-            sample_rate: Hz, 1,000 to 1,000,000.
+            waveform: (time,) or (time, channels), as soundfile returns it; floating point in [−1, 1], or integers.
+            sample_rate: of the waveform, 1,000 to 1,000,000 Hz.
 
         Raises:
-            AudioError: there are no samples, or samples that are not numbers; another shape, type or rate.
+            AudioError: the waveform has no samples or non-finite ones, or an unsupported shape, type or sample rate.
         """
         audio.check_rate(sample_rate, "waveform")
         with np.errstate(over="ignore", invalid="ignore"):
@@ -75,11 +80,11 @@ class SoundClassifier:
             raise AudioError("waveform: holds samples that are not numbers")
         size = self._samples("window_s", self.window_s)
         _, probabilities, unfamiliar, _ = self._classify(windows([mono], size, max(1, size // 2)), size, "waveform")
-        return Prediction.of(self.classes, probabilities, unfamiliar)
+        return Prediction.average(self.classes, probabilities, unfamiliar)
 
     def timeline(
         self,
-        path: str | os.PathLike,
+        path: str | os.PathLike[str],
         window_s: float | None = None,
         hop_s: float = 1.0,
         *,
@@ -87,22 +92,22 @@ class SoundClassifier:
         silence_db: float | None = SILENCE_DB,
         observe: Callable[[np.ndarray, AudioStream], None] | None = None,
     ) -> Timeline:
-        """Classifies a recording of any length, window by window (`windows` says where they are).
+        """Classifies a recording of any length, window by window. `data.stream.windows` defines where windows start.
 
-        A window shorter than a clip of training is filled up with zeros at its end, as the clips were, and the model
-        told so where it was in training (`data.mask_padding`).
+        A window shorter than a training clip is padded with zeros at its end, as short clips are in training. The
+        padding is masked if it was masked in training (`data.mask_padding`).
 
         Args:
-            path: any format that soundfile reads, any rate and number of channels.
-            window_s: length of a window, s; None for that of a clip of training.
-            hop_s: between the starts of windows, s.
-            smooth_s: the probabilities become a moving average over this time; 0 leaves them.
-            silence_db: windows with a lower RMS, in dB below full scale, are marked silent; None marks none.
-            observe: called with every block of mono samples at the model's rate, in order, for progress and pictures.
+            path: a recording of any format that soundfile reads, any sample rate and number of channels.
+            window_s: length of a window, s; None for the length of a training clip.
+            hop_s: time between the starts of consecutive windows, s.
+            smooth_s: length of a moving average of the probabilities, s; 0 for none.
+            silence_db: windows with a lower RMS level, in dB relative to full scale, are marked silent; None for none.
+            observe: called with each block of mono samples at the model's rate and with the stream, in order.
 
         Raises:
             AudioError: the file cannot be used.
-            ValueError: a length that is not above 0 and at most 600 s.
+            ValueError: window_s or hop_s is not in (0, 600].
         """
         size = self._samples("window_s", self.window_s if window_s is None else window_s)
         hop = self._samples("hop_s", hop_s)
@@ -119,60 +124,72 @@ class SoundClassifier:
 
         starts, probabilities, unfamiliar, level = self._classify(windows(blocks(), size, hop), size, stream.name)
         silent = level < silence_db if silence_db is not None else np.zeros(len(level), bool)
-        ends = np.minimum(starts + size, total)
-        rate = self.sample_rate
-        found = Timeline(
-            self.classes,
-            starts / rate,
-            ends / rate,
-            probabilities,
-            level,
-            silent,
-            unfamiliar & ~silent,
-            total / rate,
-            stream.note,
+        timeline = Timeline(
+            classes=self.classes,
+            starts=starts / self.sample_rate,
+            ends=np.minimum(starts + size, total) / self.sample_rate,
+            probabilities=probabilities,
+            level_db=level,
+            silent=silent,
+            unfamiliar=unfamiliar & ~silent,
+            duration_s=total / self.sample_rate,
+            task=self.task,
+            note=stream.note,
         )
-        return found.smoothed(smooth_s) if smooth_s else found
+        return timeline.smoothed(smooth_s) if smooth_s else timeline
 
     def _samples(self, name: str, seconds: float) -> int:
-        if not 0 < seconds <= LONGEST_S:  # refuses NaN too
-            raise ValueError(f"{name}={seconds:g}: must be above 0 and at most {LONGEST_S:g} seconds")
+        if not 0 < seconds <= MAX_WINDOW_S:  # False for NaN
+            raise ValueError(f"{name}={seconds:g}: must be above 0 and at most {MAX_WINDOW_S:g} seconds")
         return max(1, round(seconds * self.sample_rate))
 
     def _classify(
-        self, cut: Iterable[tuple[int, np.ndarray]], size: int, name: str
+        self, pieces: Iterable[tuple[int, np.ndarray]], size: int, name: str
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Starts, probabilities, whether unfamiliar, and RMS levels (dB) of windows of up to `size` samples."""
-        shape = max(size, round(self.window_s * self.sample_rate))
+        """Classifies windows of up to `size` samples.
+
+        Args:
+            pieces: (start, samples) of each window.
+            size: samples of a window.
+            name: of the recording, for errors.
+
+        Returns:
+            Starts (samples), probabilities, whether unfamiliar, and RMS levels (dB), each of the n windows.
+        """
+        shape = max(size, self.model.clip_samples)
         budget = _BATCH_S.get(jax.default_backend(), _ACCELERATOR_BATCH_S)
         rows = max(1, int(budget * self.sample_rate) // shape)
-        starts, level, done, running = [], [], [], deque()
+        starts: list[int] = []
+        power: list[float] = []
+        done: list[np.ndarray] = []
+        running: deque[jax.Array] = deque()
         batch, valid = np.zeros((rows, shape), np.int16), np.full(rows, shape, np.int32)
-
-        def logits() -> jax.Array:
-            padded = self._masks and (valid < shape).any()
-            return self._logits(self._variables, *devices.to_device((batch, valid) if padded else (batch,)))
-
-        for start, samples in cut:
+        for start, samples in pieces:
             row = len(starts) % rows
-            batch[row, : len(samples)] = audio.to_int16(samples)  # what training read: 16 bits
+            batch[row, : len(samples)] = audio.to_int16(samples)  # 16 bits, as in training
             valid[row] = len(samples)
             starts.append(start)
-            level.append(float(np.mean(np.square(samples, dtype=np.float64))))
+            power.append(float(np.mean(np.square(samples, dtype=np.float64))))
             if row == rows - 1:
-                running.append(logits())
+                running.append(self._run(batch, valid))
                 batch, valid = np.zeros_like(batch), np.full_like(valid, shape)  # the device may still read the others
-                if len(running) > 1:  # the device computes one while the host decodes the next
+                if len(running) > 1:  # the device computes one batch while the host decodes the next
                     done.append(np.asarray(running.popleft()[0]))
-        if len(starts) % rows:
-            running.append(logits())
-        done += [np.asarray(found[0]) for found in running]
         if not starts:
             raise AudioError(f"{name}: holds no samples")
+        if len(starts) % rows:
+            running.append(self._run(batch, valid))
+        done += [np.asarray(output[0]) for output in running]
         logits = np.concatenate(done)[: len(starts)]
-        found = self.calibration.probabilities(logits), self.calibration.unfamiliar(logits)
+        probabilities = self.calibration.probabilities(self.task, logits)
+        unfamiliar = self.calibration.unfamiliar(self.task, logits)
         with np.errstate(divide="ignore"):
-            return np.array(starts), *found, 10 * np.log10(level)
+            return np.array(starts), probabilities, unfamiliar, 10 * np.log10(power)
+
+    def _run(self, batch: np.ndarray, valid: np.ndarray) -> jax.Array:
+        """(1, rows, classes) logits of a batch whose rows have `valid` samples before their padding."""
+        masked = self.model.mask_padding and bool((valid < batch.shape[1]).any())
+        return self._logits(self.model.variables, *devices.to_device((batch, valid) if masked else (batch,)))
 
 
 def _as_float(waveform: np.ndarray) -> np.ndarray:
@@ -184,7 +201,7 @@ def _as_float(waveform: np.ndarray) -> np.ndarray:
         raise AudioError(f"waveform: of shape {waveform.shape}; it must be (time,) or (time, channels)")
     if not waveform.size:
         raise AudioError("waveform: holds no samples")
-    if waveform.dtype == np.uint8:  # 8-bit PCM is the one with an offset
+    if waveform.dtype == np.uint8:  # 8-bit PCM has an offset; the other integer types do not
         return (waveform.astype(np.float32) - 128.0) / 128.0
     if np.issubdtype(waveform.dtype, np.signedinteger):
         return (waveform / -float(np.iinfo(waveform.dtype).min)).astype(np.float32)
@@ -193,16 +210,22 @@ def _as_float(waveform: np.ndarray) -> np.ndarray:
     return waveform.astype(np.float32)
 
 
-def load_classifier(path: str | os.PathLike) -> SoundClassifier:
-    """The classifier of a finished run: its workdir, its `checkpoints` folder or one step in it.
+def load_classifier(path: str | os.PathLike[str]) -> SoundClassifier:
+    """Loads the classifier of a finished run.
 
-    Where no device was used before, XLA is set up as in training: on CPU it is several times faster so.
+    XLA is configured as in training if no device has been used in this process yet; on CPU this is several times
+    faster than XLA's defaults.
+
+    Args:
+        path: the run's workdir, its `checkpoints` folder or one checkpoint in it.
 
     Raises:
-        CheckpointError: there is none, it is of another version of the format, or it cannot be read.
+        CheckpointError: there is no checkpoint, it has another format version, or it cannot be read.
+        ModelPathError: the path is published weights, which must be trained or probed first.
     """
-    xla.initialize(guest=True)
+    model_path.require_run(path)
+    xla.initialize(library=True)
     try:
-        return SoundClassifier(build.restore(pathlib.Path(path)))
+        return SoundClassifier(restore(pathlib.Path(path)))
     except (AttributeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: its config is not one of this version of esc_jax ({error})") from error

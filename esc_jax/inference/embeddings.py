@@ -1,106 +1,184 @@
 """Embeddings of a frozen encoder, of data sets and of recordings."""
 
+from collections.abc import Callable
 import hashlib
+import os
 import pathlib
+from typing import Any
 
+import jax
 import numpy as np
 
 from esc_jax import files
+from esc_jax.data import audio
+from esc_jax.data import stream as streams
+from esc_jax.data.audio import AudioError
 from esc_jax.errors import UserError
+from esc_jax.inference import model_path
+from esc_jax.models.model import Model
+from esc_jax.pretrained import load
+from esc_jax.runtime import devices
+from esc_jax.training import restore
+from esc_jax.training import step as steps
 
-_OVERHANG = 0.01  # of a window: a recording that is longer than whole windows by less has no row for it
+# As a fraction of a window: a recording that exceeds whole windows by less than this gets no further window.
+_MAX_REMAINDER = 0.01
 
 
 class EmbedError(UserError, ValueError):
-    """Embeddings that cannot be written. The message is one sentence for the user."""
+    """Embeddings that cannot be computed. The message is one sentence."""
 
 
-def digest(encoder, frontend, variables, clips, views: int) -> str:
-    """Name of what `embed_clips` gives: it changes with the encoder, its weights, the frontend, the clips, the views."""
-    import jax
+def load_encoder(path: str, sample_rate: int | None = None) -> Model:
+    """The model of a run, or a published checkpoint.
 
-    parts = (encoder, frontend, clips.fingerprint, clips.length, clips.sample_rate, views)
+    Args:
+        path: a run's workdir or a checkpoint folder; or the file, folder or hub id of a published checkpoint.
+        sample_rate: Hz, for a published encoder without a sample rate of its own.
+
+    Raises:
+        EmbedError: `sample_rate` is given for a run, which has its own.
+        CheckpointError, PretrainedError: the checkpoint cannot be used.
+    """
+    if not model_path.is_run(path):
+        return load.load_published(path, sample_rate)
+    if sample_rate is not None:
+        raise EmbedError(f"sample_rate={sample_rate} is for published encoders: {path} is a run, which has its own")
+    return restore.restore(path).model
+
+
+def digest(model: Model, clips: Any, views: int) -> str:
+    """An identifier of the result of `embed_clips`.
+
+    It changes with the encoder, its weights, the frontend, the clips and the number of views.
+    """
+    parts: tuple[Any, ...]
+    parts = (model.module.encoder, model.frontend, clips.fingerprint, clips.length, clips.sample_rate, views)
     parts += ("masked",) if clips.masked else ()
-    found = hashlib.sha256(repr(parts).encode())
-    weights = {name: tree.get("encoder", {}) for name, tree in variables.items()}
+    checksum = hashlib.sha256(repr(parts).encode())
+    weights = {name: tree.get("encoder", {}) for name, tree in model.variables.items()}
     for path, leaf in jax.tree_util.tree_leaves_with_path(weights):
-        found.update(jax.tree_util.keystr(path).encode() + np.ascontiguousarray(leaf).tobytes())
-    return found.hexdigest()[:16]
+        checksum.update(jax.tree_util.keystr(path).encode() + np.ascontiguousarray(leaf).tobytes())
+    return checksum.hexdigest()[:16]
 
 
 def embed_clips(
-    model, frontend, variables, clips, folder: pathlib.Path, *, views: int = 1, batch_size: int = 20
+    model: Model,
+    clips: Any,
+    folder: pathlib.Path,
+    views: int = 1,
+    batch_size: int = 20,
+    *,
+    progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """(views, N, D) float32 embeddings of every clip, as it is and rotated in time as in test-time augmentation.
+    """Embeds every clip, as it is and with the time shifts of test-time augmentation.
+
+    Each batch is written to `folder`/`digest(…)` when it is done. A pass that was interrupted continues there, and a
+    finished one is read from disk.
 
     Args:
-        model, frontend, variables: as `build.start` or `build.restore` gives them.
-        clips: the data set.
-        folder: keeps finished parts under the digest of what they were made of, so that the same pass is never made
-            twice, nor begun anew after an interruption.
-        views: 1 for the clips as they are.
-        batch_size: clips at a time, all their views together.
+        model: the encoder; its head is not used.
+        clips: a `data.clips.Clips`.
+        folder: where batches are cached.
+        views: number of views per clip; 1 for the clips as they are.
+        batch_size: clips per batch. All views of a clip are in the same batch.
+        progress: called with the number of finished batches and of all batches.
+
+    Returns:
+        (views, clips, D) float32.
     """
-    import tqdm
+    from esc_jax.data import pipeline  # imports grain, which embedding recordings does not need
 
-    from esc_jax.data import pipeline
-    from esc_jax.runtime import devices
-    from esc_jax.training import step as steps
+    cache = folder / digest(model, clips, views)
+    cache.mkdir(parents=True, exist_ok=True)
+    encode = steps.embed_step(model, views)
 
-    folder = folder / digest(model.encoder, frontend, variables, clips, views)
-    folder.mkdir(parents=True, exist_ok=True)
-
-    encode = steps.embed_step(model, frontend, views)
-
-    def part(start: int) -> pathlib.Path:
-        return folder / f"{start:06d}.npy"
+    def batch_file(start: int) -> pathlib.Path:
+        return cache / f"{start:06d}.npy"
 
     starts = range(0, len(clips), batch_size)
-    missing = [start for start in starts if not part(start).exists()]
+    missing = [start for start in starts if not batch_file(start).exists()]
     indices = [i for start in missing for i in range(start, min(start + batch_size, len(clips)))]
     batches = pipeline.eval_batches(clips, indices, batch_size)
-    for start in tqdm.tqdm(missing, desc="embedding", unit="batch", leave=False, disable=None):
+    for number, start in enumerate(missing, len(starts) - len(missing) + 1):
         batch = next(batches)
-        found = np.asarray(encode(variables, *devices.to_device(pipeline.inputs(batch))))[:, batch["mask"]]
-        with files.atomic_write(part(start)) as file:
-            np.save(file, found)
-    return np.concatenate([np.load(part(start)) for start in starts], axis=1)
+        inputs = devices.to_device(pipeline.inputs(batch))
+        embeddings = np.asarray(encode(model.variables, *inputs))[:, batch["mask"]]
+        with files.atomic_write(batch_file(start)) as file:
+            np.save(file, embeddings)
+        if progress:
+            progress(number, len(starts))
+    return np.concatenate([np.load(batch_file(start)) for start in starts], axis=1)
 
 
 def embed_recording(
-    encode, variables, stream, window: int, *, mask_padding: bool = False, batch_size: int = 20
+    encode: Callable[..., jax.Array], model: Model, stream: streams.AudioStream, batch_size: int = 20
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) starts in samples and (n, D) embeddings of a recording of any length.
+    """Embeds a recording of any length in windows of a training clip, side by side.
+
+    If the last window would end before the recording, one more window ends with it. A recording shorter than a window
+    is padded with zeros; the padding is masked if the model masks it.
 
     Args:
-        encode: `step.embed_step` of the model.
-        variables: its.
-        stream: `stream.AudioStream` at the encoder's rate.
-        window: samples of a window.
-        mask_padding: whether the model is told what a recording shorter than a window was filled up with.
-        batch_size: windows at a time.
+        encode: `training.step.embed_step(model)`, compiled once for all recordings.
+        model: the encoder.
+        stream: the recording, at the model's sample rate.
+        batch_size: windows per batch.
+
+    Returns:
+        (n,) starts of the windows in samples, and (n, D) float32 embeddings.
 
     Raises:
-        AudioError: it cannot be used.
+        AudioError: the recording cannot be used.
     """
-    from esc_jax.data import audio
-    from esc_jax.data import stream as streams
-    from esc_jax.runtime import devices
-
-    starts, found, more = [], [], ()
+    window = model.clip_samples
+    starts: list[int] = []
+    done: list[np.ndarray] = []
     batch = np.zeros((batch_size, window), np.int16)
+    valid = np.full(batch_size, window, np.int32)
+
+    def run() -> np.ndarray:
+        masked = model.mask_padding and bool((valid < window).any())
+        return np.asarray(encode(model.variables, *devices.to_device((batch, valid) if masked else (batch,))))[0]
+
     for start, samples in streams.windows(stream, window, window):
-        if starts and start - starts[-1] < _OVERHANG * window:
+        if starts and start - starts[-1] < _MAX_REMAINDER * window:
             continue
-        batch[len(starts) % batch_size, : len(samples)] = audio.to_int16(samples)
+        row = len(starts) % batch_size
+        batch[row, : len(samples)] = audio.to_int16(samples)  # 16 bits, as in training
+        valid[:] = len(samples)  # less than a window only if it is the only one
         starts.append(start)
-        if mask_padding and len(samples) < window:  # the only one
-            more = (np.full(batch_size, len(samples), np.int32),)
-        if len(starts) % batch_size == 0:
-            found.append(np.asarray(encode(variables, *devices.to_device((batch, *more))))[0])
+        if row == batch_size - 1:
+            done.append(run())
             batch = np.zeros_like(batch)
     if not starts:
-        raise audio.AudioError(f"{stream.name}: holds no samples")
+        raise AudioError(f"{stream.name}: holds no samples")
     if len(starts) % batch_size:
-        found.append(np.asarray(encode(variables, *devices.to_device((batch, *more))))[0])
-    return np.array(starts), np.concatenate(found)[: len(starts)]
+        done.append(run())
+    return np.array(starts), np.concatenate(done)[: len(starts)]
+
+
+def read_data_set(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Reads the embeddings of a data set from a file of `esc-jax embed`.
+
+    Returns:
+        `embeddings` (N, D), `label` (N,), `fold` (N,) and `classes` (C,).
+
+    Raises:
+        EmbedError: the file is not one of a data set, or its arrays are inconsistent or not finite.
+        OSError: it cannot be opened.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in ("embeddings", "label", "fold", "classes")}
+    except OSError:
+        raise
+    except Exception:  # numpy, zipfile and zlib raise many types for files of other kinds
+        raise EmbedError(f"{path} contains no embeddings of a data set: esc-jax embed writes them") from None
+    x, labels = arrays["embeddings"], arrays["label"]
+    one_per_row = x.ndim == 2 and labels.shape == arrays["fold"].shape == x.shape[:1]
+    if not one_per_row or not set(labels.tolist()) <= set(range(len(arrays["classes"]))):
+        raise EmbedError(f"{path} contains arrays that do not match: write it again with esc-jax embed")
+    if not np.isfinite(x).all():
+        raise EmbedError(f"{path} contains non-finite numbers: write it again with esc-jax embed")
+    return arrays

@@ -1,38 +1,41 @@
 """Timelines as text tables, JSON and CSV."""
 
+from collections.abc import Collection, Mapping, Sequence
+import csv
+import json
 import math
 import pathlib
+from typing import TYPE_CHECKING, Any
 
-from esc_jax.errors import UserError
+if TYPE_CHECKING:  # numpy, which --help does not need
+    from esc_jax.inference.timeline import Prediction, Timeline
 
 SEGMENTS = ("begin", "middle", "end")
+SILENCE = "silence"
+UNFAMILIAR = "unlike anything in training"
 
 
-class PredictError(UserError, ValueError):
-    """A command line that would do harm. The message is one sentence for the user."""
-
-
-def _cells(prediction, k: int, width: int) -> str:
+def _cells(prediction: "Prediction | None", k: int, width: int) -> str:
     if prediction is None:
-        return "silence"
-    listed = "   ".join(f"{label:<{width}} {100 * share:5.1f} %" for label, share in prediction.top(k)).rstrip()
-    return listed + ("   (unlike anything in training)" if prediction.unfamiliar else "")
+        return SILENCE
+    cells = "   ".join(f"{label:<{width}} {100 * share:5.1f} %" for label, share in prediction.top(k)).rstrip()
+    return cells + (f"   ({UNFAMILIAR})" if prediction.unfamiliar else "")
 
 
-def table(name: str, timeline, k: int, segments: tuple[str, ...] | None = None) -> str:
-    """What a terminal shows of a recording: a row per passage, or per segment.
+def table(name: str, timeline: "Timeline", k: int, segments: Sequence[str] | None = None) -> str:
+    """A recording as a table for a terminal, with a row per passage or per segment.
 
     Args:
         name: of the file.
-        timeline: `classifier.Timeline` of it.
+        timeline: of the recording.
         k: classes per row.
-        segments: some of SEGMENTS; None for the passages, with a row for the whole.
+        segments: members of SEGMENTS; None for all passages, with a last row for the whole recording.
     """
     from esc_jax.inference.timeline import clock
 
     if segments:
-        places = [(s, timeline.at(s)) for s in segments]
-        spans = [(s, timeline.starts[i], timeline.ends[i], timeline.mean(i, i + 1)) for s, i in places]
+        windows = [(segment, timeline.window_at(segment)) for segment in segments]
+        spans = [(segment, timeline.starts[i], timeline.ends[i], timeline.mean(i, i + 1)) for segment, i in windows]
     else:
         edges = timeline.edges
         spans = [("", edges[a], edges[b], timeline.mean(a, b)) for a, b in timeline.passages()]
@@ -40,74 +43,99 @@ def table(name: str, timeline, k: int, segments: tuple[str, ...] | None = None) 
     width = max((len(label) for _, _, _, p in spans if p for label in p.labels[:k]), default=0)
     count = len(timeline.starts)
     lines = [f"{name}: {timeline.duration_s:.1f} s, {count} window{'s' * (count != 1)}"]
-    for label, begin, end, prediction in spans:
-        times = f"{clock(begin, True):>9} –{clock(end, True):>9}"
+    for label, start, end, prediction in spans:
+        times = f"{clock(start, True):>9} –{clock(end, True):>9}"
         lines.append(f"  {label:<6} {times}   {_cells(prediction, k, width)}")
     return "\n".join(lines) + "\n"
 
 
-def rows(timeline, k: int) -> list[dict]:
-    """The windows of a timeline as objects for JSON: `start_s`, `end_s`, `level_db`, `silent`, `unfamiliar`, `top`.
+def rows(timeline: "Timeline", k: int) -> list[dict[str, Any]]:
+    """The windows of a timeline as JSON objects.
 
-    `level_db` is None where all samples are zero. `top` holds the k likeliest classes, and nothing where silent.
+    Returns:
+        Objects with `start_s`, `end_s`, `level_db` (None if all samples are zero), `silent`, `unfamiliar` and `top`,
+        the k most probable classes; `top` is empty for silent windows.
     """
-    found = []
+    objects = []
     for i, (start, end, level) in enumerate(zip(timeline.starts, timeline.ends, timeline.level_db, strict=True)):
-        top = [] if timeline.silent[i] else timeline.mean(i, i + 1).top(k)
-        found.append(
+        prediction = timeline.mean(i, i + 1)
+        objects.append(
             {
                 "start_s": round(float(start), 4),
                 "end_s": round(float(end), 4),
                 "level_db": round(float(level), 2) if math.isfinite(level) else None,
                 "silent": bool(timeline.silent[i]),
                 "unfamiliar": bool(timeline.unfamiliar[i]),
-                "top": [{"class": label, "probability": round(share, 6)} for label, share in top],
+                "top": [
+                    {"class": label, "probability": round(share, 6)}
+                    for label, share in (prediction.top(k) if prediction else [])
+                ],
             }
         )
-    return found
+    return objects
 
 
-def write_csv(path: pathlib.Path, done: list[tuple], k: int) -> None:
-    import csv
+def write_csv(path: pathlib.Path, timelines: Sequence[tuple[str, "Timeline"]], k: int) -> None:
+    """Writes the k most probable classes of every window as rows of `file`, `start_s`, `end_s`, `class`, `probability`.
 
-    # Names of files are bytes, and may be no text.
+    A silent window is one row of class "silence" without a probability.
+
+    Args:
+        path: the file to write.
+        timelines: (file name, timeline) of each recording.
+        k: classes per window.
+    """
+    # File names are bytes on Linux and need not be valid UTF-8.
     with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(["file", "start_s", "end_s", "class", "probability"])
-        for name, timeline in done:
+        for name, timeline in timelines:
             for row in rows(timeline, k):
-                # A class is never called silence with a probability: the gate is not a guess.
-                classes = [("silence", "")] if row["silent"] else [(c["class"], c["probability"]) for c in row["top"]]
-                writer.writerows([name, row["start_s"], row["end_s"], *pair] for pair in classes)
+                top = [(c["class"], c["probability"]) for c in row["top"]]
+                writer.writerows([name, row["start_s"], row["end_s"], *pair] for pair in top or [(SILENCE, "")])
 
 
-def write_json(path: pathlib.Path, done: list[tuple], problems: list[str], options, classifier) -> None:
-    import json
+def write_json(
+    path: pathlib.Path,
+    timelines: Sequence[tuple[str, "Timeline"]],
+    k: int,
+    *,
+    settings: Mapping[str, Any],
+    problems: Sequence[str],
+) -> None:
+    """Writes every window of every recording, with the k most probable classes.
 
+    Args:
+        path: the file to write.
+        timelines: (file name, timeline) of each recording.
+        k: classes per window.
+        settings: entries at the top of the document.
+        problems: sentences about files that could not be used.
+    """
     document = {
-        "checkpoint": str(options.checkpoint),
-        "classes": list(classifier.classes),
-        "sample_rate": classifier.sample_rate,
-        "window_s": options.window_s or classifier.window_s,
-        "hop_s": options.hop_s,
-        "smooth_s": options.smooth_s,
-        "silence_db": options.silence_db,
+        **settings,
         "files": [
-            {"file": name, "duration_s": round(t.duration_s, 4), "note": t.note, "windows": rows(t, options.top_k)}
-            for name, t in done
+            {"file": name, "duration_s": round(t.duration_s, 4), "note": t.note, "windows": rows(t, k)}
+            for name, t in timelines
         ],
-        "problems": problems,
+        "problems": list(problems),
     }
     path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def plot_path(out: pathlib.Path, file: str, taken: set[pathlib.Path], single: bool) -> pathlib.Path:
-    """Where the picture of a file goes: OUT.png, or of several OUT-STEM.png, with a number where stems are equal."""
+def plot_path(out: pathlib.Path, file: str, taken: Collection[pathlib.Path], single: bool) -> pathlib.Path:
+    """The path of a recording's picture: OUT.png, or OUT-STEM.png with several recordings.
+
+    Args:
+        out: value of --plot.
+        file: the recording.
+        taken: paths in use; a number is appended to a stem that is taken.
+        single: whether it is the only recording.
+    """
     if single:
         return out
     path, number = out.with_name(f"{out.stem}-{pathlib.Path(file).stem}{out.suffix}"), 1
     while path in taken:
         number += 1
         path = out.with_name(f"{out.stem}-{pathlib.Path(file).stem}-{number}{out.suffix}")
-    taken.add(path)
     return path

@@ -1,35 +1,41 @@
 """Recordings named by files, folders and patterns."""
 
+from collections.abc import Sequence
 import glob
 import os
 import pathlib
 
 
-def find_recordings(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """The files that arguments stand for, each once, in order; and a sentence for each that stands for none.
+def find_recordings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The files that a command line names.
 
-    What is hidden in a folder (a name with a dot in front) is left there. A name without a pattern is taken as it is,
-    whatever its extension.
+    Args:
+        arguments: files, folders (searched recursively, by file extension, without hidden files) and glob patterns.
+            A file named directly is taken whatever its extension, and whether it exists or not.
+
+    Returns:
+        The paths, each once, in order; and a sentence for each argument that names no file.
     """
-    from esc_jax.data import audio
+    from esc_jax.data import audio  # imports numpy, which --help does not need
 
-    found, problems = {}, []
+    paths: dict[str, None] = {}
+    problems = []
     for argument in arguments:
         if "://" in argument:
-            problems.append(f"{argument}: URLs are not fetched; download it, and give the file")
+            problems.append(f"{argument}: URLs are not supported; download the file and give its path")
             continue
         path = pathlib.Path(argument).expanduser()
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in audio.EXTENSIONS and p.is_file())
-            shown = [p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts)]
-            if not shown:
-                problems.append(f"{argument}: the folder holds no recordings")
-            found |= dict.fromkeys(map(str, shown))
+            files = sorted(p for p in path.rglob("*") if p.suffix.lower() in audio.EXTENSIONS and p.is_file())
+            visible = [p for p in files if not any(part.startswith(".") for part in p.relative_to(path).parts)]
+            if not visible:
+                problems.append(f"{argument}: the folder contains no recordings")
+            paths |= dict.fromkeys(map(str, visible))
         elif not path.exists() and glob.has_magic(argument):
             matches = sorted(p for p in glob.glob(str(path), recursive=True) if os.path.isfile(p))
             if not matches:
                 problems.append(f"{argument}: no file matches")
-            found |= dict.fromkeys(matches)
+            paths |= dict.fromkeys(matches)
         else:
-            found[str(path)] = None
-    return list(found), problems
+            paths[str(path)] = None
+    return list(paths), problems

@@ -5,9 +5,11 @@ import dataclasses
 
 import numpy as np
 
+from esc_jax.tasks.base import Task
+
 
 def clock(seconds: float, decimals: bool = False) -> str:
-    """A time as m:ss or h:mm:ss, with tenths where it is not whole, or always."""
+    """Formats a time as m:ss or h:mm:ss, with tenths where it is not a whole number, or always with `decimals`."""
     whole, tenths = divmod(round(seconds * 10), 10)
     minutes = f"{whole // 3600}:{whole // 60 % 60:02}" if whole >= 3600 else f"{whole // 60}"
     return f"{minutes}:{whole % 60:02}" + (f".{tenths}" if tenths or decimals else "")
@@ -18,11 +20,11 @@ class Prediction:
     """Class probabilities of a sound.
 
     Attributes:
-        labels: all classes, likeliest first.
+        labels: all classes, most probable first.
         probabilities: (classes,) in the order of `labels`.
-        vector: (classes,) in the order of the classifier's `classes`.
-        unfamiliar: it is unlike anything in training (`calibration`), whatever the probabilities say; of several
-            windows, most are.
+        vector: (classes,) the same probabilities in the order of the classifier's `classes`.
+        unfamiliar: whether the sound is unlike the training data (`evaluation.calibration`). For several windows:
+            whether most of them are.
     """
 
     labels: tuple[str, ...]
@@ -31,30 +33,38 @@ class Prediction:
     unfamiliar: bool = False
 
     @classmethod
-    def of(cls, classes: Sequence[str], vectors: np.ndarray, unfamiliar: np.ndarray) -> "Prediction":
-        """The average of windows, (n, classes) in the order of `classes` and (n,)."""
-        vector = vectors.mean(axis=0)
-        order = np.argsort(-vector, kind="stable")
-        return cls(tuple(classes[i] for i in order), vector[order], vector, bool(unfamiliar.mean() > 0.5))
+    def average(cls, classes: Sequence[str], probabilities: np.ndarray, unfamiliar: np.ndarray) -> "Prediction":
+        """The mean over windows.
+
+        Args:
+            classes: class names.
+            probabilities: (windows, classes) in the order of `classes`.
+            unfamiliar: (windows,) bool.
+        """
+        vector = probabilities.mean(axis=0)
+        ranking = np.argsort(-vector, kind="stable")
+        return cls(tuple(classes[i] for i in ranking), vector[ranking], vector, bool(unfamiliar.mean() > 0.5))
 
     def top(self, k: int) -> list[tuple[str, float]]:
-        """The k likeliest classes with their probabilities."""
+        """The k most probable classes with their probabilities."""
         return list(zip(self.labels[:k], self.probabilities[:k].tolist(), strict=True))
 
 
 @dataclasses.dataclass(frozen=True)
 class Timeline:
-    """Class probabilities of a recording over time, in n windows.
+    """Class probabilities of a recording in n windows, in the order of time.
 
     Attributes:
-        classes: names, in the order of the columns.
-        starts, ends: (n,) of the windows, s. The end of the last is the end of the recording.
-        probabilities: (n, classes). Those of silent windows are what the model made of silence.
-        level_db: (n,) RMS of the windows, dB below full scale (a full sine has −3); −inf for zeros.
-        silent: (n,) true where the level is below the gate.
-        unfamiliar: (n,) true where the sound is unlike anything in training (`calibration`).
-        duration_s: of the recording.
-        note: a sentence if the file broke off before its announced length; else empty.
+        classes: class names in the order of the columns.
+        starts: (n,) start of each window, s.
+        ends: (n,) end of each window, s. The last window ends with the recording.
+        probabilities: (n, classes). Rows of silent windows are the model's output on silence.
+        level_db: (n,) RMS level of each window in dB relative to full scale: −3 for a sine of full scale, −∞ for zeros.
+        silent: (n,) true where the level is below the silence threshold.
+        unfamiliar: (n,) true where the sound is unlike the training data (`evaluation.calibration`).
+        duration_s: length of the recording, s.
+        task: decides for the class of each window.
+        note: a sentence if the file ended before its announced length, else empty.
     """
 
     classes: tuple[str, ...]
@@ -65,6 +75,7 @@ class Timeline:
     silent: np.ndarray
     unfamiliar: np.ndarray
     duration_s: float
+    task: Task
     note: str = ""
 
     @property
@@ -74,39 +85,49 @@ class Timeline:
 
     @property
     def edges(self) -> np.ndarray:
-        """(n + 1,) s: the recording cut half way between the centres, a piece per window."""
+        """(n + 1,) boundaries, s, half way between the centres: they divide the recording into one piece per window."""
         middles = (self.times[1:] + self.times[:-1]) / 2
         return np.concatenate([[0.0], middles, [self.duration_s]])
 
     @property
     def leaders(self) -> np.ndarray:
-        """(n,) index of the likeliest class; −1 where silent."""
-        return np.where(self.silent, -1, self.probabilities.argmax(axis=1))
+        """(n,) index of the class that the task decides for; −1 for silent windows and where it decides for none."""
+        return np.where(self.silent, -1, self.task.decide(self.probabilities))
 
     def passages(self) -> list[tuple[int, int]]:
-        """Runs of windows with the same leader, as (first, stop); together they are all windows."""
+        """Runs of consecutive windows with the same leader, as (first, stop). Together they cover all windows."""
         cuts = [0, *(np.flatnonzero(np.diff(self.leaders)) + 1).tolist(), len(self.starts)]
         return list(zip(cuts[:-1], cuts[1:], strict=True))
 
     def mean(self, first: int = 0, stop: int | None = None) -> Prediction | None:
-        """Average over the windows first … stop − 1 that are not silent; None where all are."""
-        heard = np.flatnonzero(~self.silent[first:stop]) + first
-        return Prediction.of(self.classes, self.probabilities[heard], self.unfamiliar[heard]) if len(heard) else None
+        """The mean over the windows first … stop − 1 without the silent ones; None if all of them are silent."""
+        audible = np.flatnonzero(~self.silent[first:stop]) + first
+        if not len(audible):
+            return None
+        return Prediction.average(self.classes, self.probabilities[audible], self.unfamiliar[audible])
 
-    def at(self, where: str) -> int:
-        """Index of the first window ("begin"), the last ("end") or the one closest to the "middle"."""
+    def window_at(self, position: str) -> int:
+        """Index of a window.
+
+        Args:
+            position: "begin" for the first window, "middle" for the one closest to the centre of the recording, "end"
+                for the last.
+        """
         middle = int(np.abs(self.times - self.duration_s / 2).argmin())
-        return {"begin": 0, "middle": middle, "end": len(self.starts) - 1}[where]
+        return {"begin": 0, "middle": middle, "end": len(self.starts) - 1}[position]
 
     def smoothed(self, seconds: float) -> "Timeline":
-        """With the average over the windows whose centres are within seconds / 2, silent ones left out."""
+        """A moving average of the probabilities, over the audible windows with centres within ± seconds / 2.
+
+        A window without audible windows in that range keeps its probabilities.
+        """
         weights = (~self.silent).astype(np.float64)
         sums = np.cumsum(np.pad(self.probabilities * weights[:, None], ((1, 0), (0, 0))), axis=0, dtype=np.float64)
         counts = np.cumsum(np.pad(weights, (1, 0)))
-        reach = seconds / 2 + 1e-6  # centres a whole number of hops away are within it, whatever the rounding
+        reach = seconds / 2 + 1e-6  # include centres at exactly seconds / 2 in spite of rounding
         first = np.searchsorted(self.times, self.times - reach)
         stop = np.searchsorted(self.times, self.times + reach, side="right")
         number = (counts[stop] - counts[first])[:, None]
         averages = (sums[stop] - sums[first]) / np.maximum(number, 1.0)
-        found = np.where(number > 0, averages, self.probabilities).astype(np.float32)
-        return dataclasses.replace(self, probabilities=found)
+        probabilities = np.where(number > 0, averages, self.probabilities).astype(np.float32)
+        return dataclasses.replace(self, probabilities=probabilities)

@@ -1,0 +1,1 @@
+"""Services around a trained model."""

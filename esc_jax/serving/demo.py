@@ -1,37 +1,45 @@
 """A web page that classifies uploaded and recorded sounds."""
 
-import argparse
+from collections.abc import Callable, Mapping
 import os
 import pathlib
-import sys
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
+from esc_jax import files
+from esc_jax.data.audio import AudioError
+from esc_jax.data.source import DataError, open_source
+from esc_jax.data.stream import AudioStream
 from esc_jax.errors import Failure
+from esc_jax.inference import recordings
+from esc_jax.inference.classifier import SoundClassifier, load_classifier
+from esc_jax.inference.output import SILENCE, UNFAMILIAR
+from esc_jax.inference.timeline import Timeline, clock
+from esc_jax.report import timeline_plot
 
-TOP = 5
+if TYPE_CHECKING:
+    import gradio
 
-
-EXAMPLES = 6
-
-
-_WAITING = 20  # users in the queue; the next is told to come back later
-
-
-_KEPT_S = 600  # an upload: two who upload the same sound have one file, which nobody may delete as soon as it was heard
+TOP_K = 5
+MAX_EXAMPLES = 6
+_MAX_QUEUE = 20  # further users are asked to come back later
+# Equal uploads share one file, which therefore cannot be deleted as soon as one of them is classified.
+_DELETE_AFTER_S = 600
 
 
 class DemoError(Failure, RuntimeError):
-    """A page that cannot be served. The message is one sentence for the user."""
+    """A page that cannot be served. The message is one sentence."""
 
 
-class Heard(NamedTuple):
-    """What the page shows of a sound.
+class PageResult(NamedTuple):
+    """What the page shows for a sound.
 
     Attributes:
         sentence: Markdown.
-        top: class → probability of the five likeliest; None where there is nothing to name.
-        picture: matplotlib's, spectrogram and timeline; None where the sound cannot be used.
-        rows: (from, to, sound, %) of the passages of one likeliest class.
+        top: class → probability of the most probable classes; None for silence and for files that cannot be used.
+        picture: spectrogram and timeline, a matplotlib figure; None for files that cannot be used.
+        rows: (from, to, class, percent) of each passage of the timeline.
     """
 
     sentence: str
@@ -40,170 +48,201 @@ class Heard(NamedTuple):
     rows: list[list[str]] = []
 
 
-def listen(classifier, path: str, most_s: float, progress=lambda share: None) -> Heard:
-    """Classifies an audio file; a problem is a sentence, not an exception.
+def _display_name(label: str) -> str:
+    return label.replace("_", " ")
+
+
+def _passages(timeline: Timeline) -> list[list[str]]:
+    """(from, to, class, percent) of each passage."""
+    rows, edges = [], timeline.edges
+    for first, stop in timeline.passages():
+        times = [clock(edge, True) for edge in (edges[first], edges[stop])]
+        prediction = timeline.mean(first, stop)
+        if prediction is None:
+            rows.append([*times, SILENCE, ""])
+            continue
+        ((label, probability),) = prediction.top(1)
+        suffix = f" ({UNFAMILIAR})" if prediction.unfamiliar else ""
+        rows.append([*times, _display_name(label) + suffix, f"{100 * probability:.1f}"])
+    return rows
+
+
+def classify_upload(
+    classifier: SoundClassifier, path: str, max_s: float, progress: Callable[[float], object] = lambda fraction: None
+) -> PageResult:
+    """Classifies an audio file. A file that cannot be used gives a sentence, not an exception.
 
     Args:
-        classifier: `classifier.SoundClassifier`.
+        classifier: the model.
         path: the file.
-        most_s: longest sound that is taken, s.
-        progress: called with the share that is done.
+        max_s: maximum length of the sound, s.
+        progress: called with the fraction that is done.
     """
-    from esc_jax.data.audio import AudioError
-    from esc_jax.inference.timeline import clock
-    from esc_jax.report import timeline_plot as plots_timeline
-
-    overview = plots_timeline.Overview(classifier.sample_rate)
+    overview = timeline_plot.Overview(classifier.sample_rate)
     done = 0.0
 
-    def observe(block, stream) -> None:
+    def observe(block: np.ndarray, stream: AudioStream) -> None:
         nonlocal done
         done += len(block) / stream.sample_rate
-        if max(done, stream.announced_s) > most_s:
-            raise AudioError(f"the sound is longer than the {clock(most_s)} that this page takes")
+        if max(done, stream.announced_s) > max_s:
+            raise AudioError(f"the sound is longer than the {clock(max_s)} that this page takes")
         progress(min(1.0, done / max(stream.announced_s, done)))
         overview.add(block)
 
     try:
         timeline = classifier.timeline(path, observe=observe)
     except AudioError as error:
-        sentence = str(error).removeprefix(f"{path}: ")
-        return Heard(f"**This can't be used:** {sentence}.")
-    picture = plots_timeline.recording(timeline, overview, "")
+        message = str(error).removeprefix(f"{path}: ")
+        return PageResult(f"**This can't be used:** {message}.")
+    picture = timeline_plot.recording(timeline, overview, "")
     average, length = timeline.mean(), clock(timeline.duration_s, True)
     if average is None:
-        return Heard(f"**Silence**, {length} of it.", None, picture)
-    top = {name.replace("_", " "): share for name, share in average.top(TOP)}
+        return PageResult(f"**Silence**, {length} of it.", None, picture)
+    top = {_display_name(label): probability for label, probability in average.top(TOP_K)}
     first = next(iter(top))
     sentence = f"**{first}**, on average over {length}."
     if average.unfamiliar:
         sentence = f"**Unlike anything in training**: the names below are guesses. Closest: {first}."
     if timeline.note:
         sentence += f" The file broke off: {timeline.note.removeprefix(f'{path}: ')}."
-    rows, edges = [], timeline.edges
-    for begin, stop in timeline.passages():
-        part = timeline.mean(begin, stop)
-        name, share = part.top(1)[0] if part else ("silence", None)
-        name = name.replace("_", " ")
-        unsure = " (unlike anything in training)" if part and part.unfamiliar else ""
-        times = [clock(edge, True) for edge in (edges[begin], edges[stop])]
-        rows.append([*times, name + unsure, "" if share is None else f"{100 * share:.1f}"])
-    return Heard(sentence, top, picture, rows)
+    return PageResult(sentence, top, picture, _passages(timeline))
 
 
-def examples(classifier, data: dict[str, Any], folder: str | None) -> list[tuple[str, bytes]]:
-    """Sounds to offer, name and bytes: of a folder; else test clips of different classes, if the data set is there.
+def find_examples(
+    classifier: SoundClassifier, data: Mapping[str, Any], folder: str | None = None
+) -> list[tuple[str, bytes]]:
+    """Example sounds as (file name, content).
 
     Args:
-        classifier: `classifier.SoundClassifier`.
-        data: of the run's config.
-        folder: of --examples, or None.
+        classifier: the model.
+        data: the `data` section of the run's config.
+        folder: recordings to use. None for test clips of different classes, if the data set is in `data["dir"]`.
 
     Raises:
-        AudioError: the folder holds no recordings.
+        AudioError: the folder contains no recordings.
     """
-    from esc_jax.data.audio import AudioError
-    from esc_jax.data.rows import DataError
-    from esc_jax.data.layouts.registry import open_source
-    from esc_jax.inference import recordings
-
     if folder:
-        found, problems = recordings.find_recordings([folder])
-        if problems or not all(map(os.path.isfile, found)):
-            raise AudioError(f"--examples={folder}: {'no such folder' if not problems else 'holds no recordings'}")
-        return [(pathlib.Path(path).name, pathlib.Path(path).read_bytes()) for path in found[:EXAMPLES]]
+        paths, problems = recordings.find_recordings([folder])
+        if problems or not all(map(os.path.isfile, paths)):
+            raise AudioError(f"--examples={folder}: {'contains no recordings' if problems else 'no such folder'}")
+        return [(pathlib.Path(path).name, pathlib.Path(path).read_bytes()) for path in paths[:MAX_EXAMPLES]]
     if not data["dir"]:
         return []
     try:
         source = open_source(data["dir"])
-    except DataError:  # the run comes from elsewhere
+    except DataError:  # the run was trained on another machine
         return []
     tested = [row for row in reversed(source.rows) if row.fold == data["test_fold"]]
     by_class = {row.category: row for row in tested if row.category in classifier.classes}
-    chosen = [by_class[name] for name in sorted(by_class)]
-    chosen = chosen[:: max(1, len(chosen) // EXAMPLES)][:EXAMPLES]
-    return [(pathlib.Path(row.filename).name, source.read(row)) for row in chosen]
+    rows = [by_class[name] for name in sorted(by_class)]
+    rows = rows[:: max(1, len(rows) // MAX_EXAMPLES)][:MAX_EXAMPLES]
+    return [(pathlib.Path(row.filename).name, source.read(row)) for row in rows]
 
 
-def page(classifier, offered: list[tuple[str, bytes]], most_s: float, folder: pathlib.Path):
-    """The page: a `gradio.Blocks`, not launched.
+def build_page(
+    classifier: SoundClassifier, examples: list[tuple[str, bytes]], max_s: float, folder: pathlib.Path
+) -> "gradio.Blocks":
+    """Builds the page without serving it.
 
     Args:
-        classifier: `classifier.SoundClassifier`.
-        offered: `examples`.
-        most_s: longest sound that is taken, s.
-        folder: of Gradio's temporary files.
+        classifier: the model.
+        examples: of `find_examples`.
+        max_s: maximum length of a sound, s.
+        folder: for copies of the examples; Gradio serves files of its own temporary folder only.
     """
     import gradio
 
-    def hear(path: str | None, progress=gradio.Progress()):
+    def classify(path: str | None, progress: Any = gradio.Progress()) -> tuple[Any, ...]:
         if path is None:
             return "", None, None, gradio.update(value=[], visible=False)
-        found = listen(classifier, path, most_s, progress)
-        table = gradio.update(value=found.rows, visible=len(found.rows) > 1)
-        return found.sentence, found.top, found.picture, table
+        result = classify_upload(classifier, path, max_s, progress)
+        table = gradio.update(value=result.rows, visible=len(result.rows) > 1)
+        return result.sentence, result.top, result.picture, table
 
-    own = []  # copies: the folders that the examples come from are not served
-    for number, (name, content) in enumerate(offered):
-        own.append(folder / "examples" / str(number) / name)
-        own[-1].parent.mkdir(parents=True)
-        own[-1].write_bytes(content)
-    with gradio.Blocks(title="esc_jax", analytics_enabled=False, delete_cache=(60, _KEPT_S)) as made:
+    copies = []
+    for number, (name, content) in enumerate(examples):
+        copies.append(folder / "examples" / str(number) / name)
+        copies[-1].parent.mkdir(parents=True)
+        copies[-1].write_bytes(content)
+    with gradio.Blocks(title="esc_jax", analytics_enabled=False, delete_cache=(60, _DELETE_AFTER_S)) as blocks:
         gradio.Markdown(
             f"# What do you hear?\nUpload or record a sound. The model knows {len(classifier.classes)} classes and"
-            f" listens to {classifier.window_s:g} seconds at a time. Sounds of up to {most_s / 60:g} minutes are taken,"
-            f" and deleted {_KEPT_S // 60} minutes later."
+            f" listens to {classifier.window_s:g} seconds at a time. Sounds of up to {max_s / 60:g} minutes are taken,"
+            f" and deleted {_DELETE_AFTER_S // 60} minutes later."
         )
         with gradio.Row():
             with gradio.Column():
                 sound = gradio.Audio(
                     type="filepath", sources=["upload", "microphone"], label="Sound", editable=False, buttons=[]
                 )
-                if offered:
-                    gradio.Examples([[path] for path in own], sound, label="Examples", cache_examples=False)
+                if copies:
+                    gradio.Examples([[path] for path in copies], sound, label="Examples", cache_examples=False)
             with gradio.Column():
                 sentence = gradio.Markdown(elem_id="sentence")
-                top = gradio.Label(label="Most likely", num_top_classes=TOP)
+                top = gradio.Label(label="Most likely", num_top_classes=TOP_K)
         picture = gradio.Plot(label="Over time")
         table = gradio.Dataframe(headers=["from", "to", "sound", "%"], visible=False, interactive=False)
-        # A change is an upload, the end of a recording, an example, or that the sound was taken away.
-        sound.change(hear, sound, [sentence, top, picture, table], api_name="hear")
-        gradio.Markdown(f"Classes: {', '.join(name.replace('_', ' ') for name in classifier.classes)}.")
-    return made.queue(default_concurrency_limit=1, max_size=_WAITING)
+        # A change is an upload, the end of a recording, the choice of an example, or the removal of the sound.
+        sound.change(classify, sound, [sentence, top, picture, table], api_name="classify")
+        gradio.Markdown(f"Classes: {', '.join(map(_display_name, classifier.classes))}.")
+    return blocks.queue(default_concurrency_limit=1, max_size=_MAX_QUEUE)
 
 
-def serve(options: argparse.Namespace, folder: pathlib.Path) -> None:
-    """Serves the page until it is interrupted; `folder` is as in `page`."""
-    import gradio
+def _configure_gradio(host: str, folder: pathlib.Path) -> None:
+    """Sets the environment that Gradio reads when it is imported."""
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    for name in ("no_proxy", "NO_PROXY"):  # Gradio requests its own page once it is served
+        os.environ[name] = ",".join([*filter(None, [os.environ.get(name)]), "localhost", "127.0.0.1", host])
 
-    from esc_jax.data import cache
-    from esc_jax.inference import classifier
-    from esc_jax.runtime import xla
-    from esc_jax.training import checkpoint
 
-    xla.initialize(cache.cache_root() / "compiled")
-    classifier = classifier.load_classifier(options.checkpoint)
-    data = checkpoint.read_meta(*checkpoint.find(options.checkpoint))["config"]["data"]
-    offered = examples(classifier, data, options.examples)
-    made = page(classifier, offered, 60 * options.max_minutes, folder.resolve())
-    fonts = ["system-ui", "sans-serif"]  # no font is fetched from elsewhere
-    try:
-        _, address, _ = made.launch(
-            quiet=True,
-            prevent_thread_lock=True,
-            server_name=options.host,
-            server_port=options.port,
-            max_file_size=options.max_mb << 20,
-            share=False,
-            footer_links=[],
-            theme=gradio.themes.Base(font=fonts, font_mono=["ui-monospace", "monospace"]),
-        )
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        raise DemoError(
-            f"{options.host}:{options.port} is not free, or not of this machine: choose another --port or --host"
-        ) from None
-    sys.stdout.write(f"listening on {address}; Ctrl-C ends it\n")
-    sys.stdout.flush()
-    made.block_thread()
+def serve(
+    model: str,
+    *,
+    host: str,
+    port: int,
+    examples_folder: str | None,
+    max_s: float,
+    max_mb: int,
+    announce: Callable[[str], None],
+) -> None:
+    """Serves the page until the process is interrupted.
+
+    Args:
+        model: workdir of a run.
+        host, port: address to listen on.
+        examples_folder: as in `find_examples`.
+        max_s: maximum length of a sound, s.
+        max_mb: maximum size of an upload, MiB.
+        announce: called with the address when the page is served.
+
+    Raises:
+        DemoError: the address cannot be used. CheckpointError, ModelPathError, AudioError: as in the functions above.
+    """
+    with files.temporary_folder("esc_jax_demo_") as folder:
+        _configure_gradio(host, folder)
+        import gradio
+
+        classifier = load_classifier(model)
+        examples = find_examples(classifier, classifier.config.data, examples_folder)
+        page = build_page(classifier, examples, max_s, folder.resolve())
+        fonts = ["system-ui", "sans-serif"]  # no fonts from other servers
+        try:
+            _, address, _ = page.launch(
+                quiet=True,
+                prevent_thread_lock=True,
+                server_name=host,
+                server_port=port,
+                max_file_size=max_mb << 20,
+                share=False,
+                footer_links=[],
+                theme=gradio.themes.Base(font=fonts, font_mono=["ui-monospace", "monospace"]),
+            )
+        except OSError as error:
+            if error.errno is not None:  # Gradio's own error for a port in use has none
+                raise
+            raise DemoError(
+                f"{host}:{port} is in use, or is not an address of this machine: choose another --port or --host"
+            ) from None
+        announce(address)
+        page.block_thread()

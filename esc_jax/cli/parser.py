@@ -1,0 +1,140 @@
+"""The argument parser of all commands, and the types of their arguments."""
+
+import argparse
+from collections.abc import Callable, Iterable, Sequence
+import difflib
+import math
+import pathlib
+from typing import Any, NoReturn
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """ "; did you mean …?" with the closest of `names`; empty if none is close."""
+    matches = difflib.get_close_matches(name, list(names), 1)
+    return f"; did you mean {matches[0]}?" if matches else ""
+
+
+class Parser(argparse.ArgumentParser):
+    """An `argparse.ArgumentParser` that reports a mistake in one sentence and exits with status 2.
+
+    An unknown option is reported with the nearest one. Options cannot be abbreviated. Options and positional arguments
+    can be mixed.
+
+    Args:
+        command: name of the command.
+        description: its help text.
+    """
+
+    def __init__(self, command: str, description: str | None):
+        super().__init__(
+            prog=f"esc-jax {command}",
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Exits with status 2 and one sentence."""
+        self.exit(2, f"esc_jax: {message.removeprefix('argument ')}\n")
+
+    def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
+        """The arguments of `argv`, or of the process."""
+        options, unknown = self.parse_known_intermixed_args(argv)
+        if unknown and not unknown[0].startswith("-"):
+            self.error(f"unexpected argument {unknown[0]!r}")
+        if unknown:
+            name = unknown[0].split("=")[0]
+            known = [option for action in self._actions for option in action.option_strings]
+            self.error(f"there is no option {name}" + (nearest(name, known) or "; see --help"))
+        return options
+
+
+def _to_float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def number(lowest: float, highest: float, unit: str = "") -> Callable[[str], float]:
+    """The type of a number in a range, with the name of its unit for errors."""
+
+    def read(text: str) -> float:
+        value = _to_float(text)
+        if not lowest <= value <= highest:
+            limits = f"from {lowest:g} to {highest:g} {unit}".rstrip()
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number {limits}")
+        return value
+
+    return read
+
+
+def seconds(lowest: float = 0.01, highest: float = 600.0) -> Callable[[str], float]:
+    """The type of a duration."""
+    return number(lowest, highest, "seconds")
+
+
+def decibels(text: str) -> float | None:
+    """The type of a level relative to full scale; "off" is None."""
+    if text == "off":
+        return None
+    value = _to_float(text)
+    if not -200 <= value <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a level from -200 to 0 dB nor 'off'")
+    return value
+
+
+def integer(lowest: int = 1, highest: int | None = None) -> Callable[[str], int]:
+    """The type of a whole number."""
+    limits = f"of at least {lowest}" if highest is None else f"from {lowest} to {highest}"
+
+    def read(text: str) -> int:
+        value = int(text) if text.lstrip("-").isdecimal() else None
+        if value is None or value < lowest or (highest is not None and value > highest):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {limits}")
+        return value
+
+    return read
+
+
+def choice(*names: str) -> Callable[[str], str]:
+    """The type of one of several names."""
+
+    def read(text: str) -> str:
+        if text not in names:
+            raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(names)}{nearest(text, names)}")
+        return text
+
+    return read
+
+
+def choices(*names: str) -> Callable[[str], tuple[str, ...]]:
+    """The type of a comma-separated list of names."""
+    read_one = choice(*names)
+    return lambda text: tuple(read_one(name) for name in text.split(","))
+
+
+def output(*suffixes: str, make_parents: bool = False) -> Callable[[str], pathlib.Path]:
+    """The type of a file to write.
+
+    Args:
+        suffixes: allowed endings. Another ending is usually an input file after an option whose value was forgotten.
+        make_parents: whether the command creates the folders above the file; if not, they must exist.
+    """
+
+    def read(text: str) -> pathlib.Path:
+        path = pathlib.Path(text).expanduser()
+        if path.is_dir():
+            raise argparse.ArgumentTypeError(f"{text!r} is a folder; give the name of a file")
+        if path.suffix.lower() not in suffixes:
+            raise argparse.ArgumentTypeError(f"{text!r} does not end in {' or '.join(suffixes)}")
+        if not make_parents and not path.parent.is_dir():
+            raise argparse.ArgumentTypeError(f"the folder of {text!r} does not exist")
+        return path
+
+    return read
+
+
+def add_model(parser: Parser, help_text: str, **options: Any) -> None:
+    """Adds --model."""
+    parser.add_argument("--model", metavar="MODEL", required=True, help=help_text, **options)

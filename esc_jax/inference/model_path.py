@@ -1,0 +1,44 @@
+"""What the path of a model names: a run of esc_jax, or published weights."""
+
+import os
+import pathlib
+import re
+
+from esc_jax.errors import UserError
+
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in a folder as Hugging Face publishes it
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+class ModelPathError(UserError, ValueError):
+    """A path that names no trained run. The message is one sentence."""
+
+
+def _is_checkpoint(path: pathlib.Path) -> bool:
+    return path.name.isdigit() and (path / "meta").is_dir()
+
+
+def is_run(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a run's workdir, its `checkpoints` folder or one checkpoint in it."""
+    folder = pathlib.Path(path).expanduser()
+    if not folder.is_dir():
+        return False
+    return (folder / "checkpoints").is_dir() or any(map(_is_checkpoint, (folder.resolve(), *folder.iterdir())))
+
+
+def is_published(path: str | os.PathLike[str]) -> bool:
+    """Whether a path looks like published weights: a file, a Hugging Face folder, or a hub id ("owner/name")."""
+    folder = pathlib.Path(path).expanduser()
+    if folder.is_dir():
+        return not is_run(folder) and any((folder / name).is_file() for name in _WEIGHTS)
+    hub_id = _HUB_ID.fullmatch(os.fspath(path)) is not None and not folder.parent.exists()
+    return folder.is_file() or hub_id
+
+
+def require_run(path: str | os.PathLike[str]) -> None:
+    """Raises ModelPathError if the path is published weights, which do not classify the user's classes."""
+    if is_published(path):
+        raise ModelPathError(
+            f"{os.fspath(path)} is not a trained run: published weights must first be trained or probed on a data set"
+            f" (esc-jax train --config=NAME --config.model.pretrained={os.fspath(path)})"
+        )
