@@ -47,12 +47,12 @@ def initialize_device() -> pathlib.Path:
     Returns:
         The root of the caches.
     """
-    from esc_jax.data import prepare  # imports numpy; the next JAX
-    from esc_jax.runtime import xla
+    from esc_jax.data import cache
+    from esc_jax.runtime import xla  # imports JAX, which --help does not need
 
-    cache = prepare.cache_root()
-    xla.initialize(cache / "compiled")
-    return cache
+    root = cache.cache_root()
+    xla.initialize(root / "compiled")
+    return root
 
 
 def discard_native_output() -> None:

@@ -3,9 +3,14 @@
 import argparse
 from collections.abc import Callable, Iterable, Sequence
 import difflib
+import itertools
 import math
 import pathlib
+import re
+import sys
 from typing import Any, NoReturn
+
+_OPTION = re.compile("--?[A-Za-z]")
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -39,13 +44,15 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
         """The arguments of `argv`, or of the process."""
-        options, unknown = self.parse_known_intermixed_args(argv)
-        if unknown and not unknown[0].startswith("-"):
-            self.error(f"unexpected argument {unknown[0]!r}")
-        if unknown:
-            name = unknown[0].split("=")[0]
-            known = [option for action in self._actions for option in action.option_strings]
-            self.error(f"there is no option {name}" + (nearest(name, known) or "; see --help"))
+        given = list(sys.argv[1:] if argv is None else argv)
+        known = [option for action in self._actions for option in action.option_strings]
+        for argument in itertools.takewhile(lambda argument: argument != "--", given):
+            name = argument.split("=")[0]
+            if _OPTION.match(name) and name not in known:  # argparse would report a missing option first
+                self.error(f"there is no option {name}" + (nearest(name, known) or "; see --help"))
+        options, unexpected = self.parse_known_intermixed_args(given)
+        if unexpected:
+            self.error(f"unexpected argument {unexpected[0]!r}")
         return options
 
 

@@ -37,8 +37,10 @@ def is_published(path: str | os.PathLike[str]) -> bool:
 
 def require_run(path: str | os.PathLike[str]) -> None:
     """Raises ModelPathError if the path is published weights, which do not classify the user's classes."""
-    if is_published(path):
-        raise ModelPathError(
-            f"{os.fspath(path)} is not a trained run: published weights must first be trained or probed on a data set"
-            f" (esc-jax train --config=NAME --config.model.pretrained={os.fspath(path)})"
-        )
+    if not is_published(path):
+        return
+    name = os.fspath(path)
+    remedy = f"must first be trained or probed on a data set: esc-jax train --config=NAME --config.model.pretrained={name}"
+    if not pathlib.Path(path).expanduser().exists():
+        raise ModelPathError(f"{name}: no such folder (published weights of a hub id {remedy})")
+    raise ModelPathError(f"{name} is not a trained run (published weights {remedy})")

@@ -9,7 +9,8 @@ import numpy as np
 
 from esc_jax import files
 from esc_jax.data.audio import AudioError
-from esc_jax.data.source import DataError, open_source
+from esc_jax.data.layouts.registry import open_source
+from esc_jax.data.rows import DataError
 from esc_jax.data.stream import AudioStream
 from esc_jax.errors import Failure
 from esc_jax.inference import recordings
