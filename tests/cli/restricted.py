@@ -1,6 +1,6 @@
 """Runs `esc-jax` in a process that lacks what Windows lacks, and what is not needed for prediction.
 
-    python -m tests.cli.restricted COMMAND …     or: python -m tests.cli.restricted --import MODULE
+python -m tests.cli.restricted COMMAND …     or: python -m tests.cli.restricted --import MODULE
 """
 
 import ctypes

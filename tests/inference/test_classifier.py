@@ -1,5 +1,6 @@
-"""A classifier on waveforms and recordings, against loops over the whole signal; and what the decoder makes of junk."""
+"""A classifier on waveforms and recordings, against loops over the whole signal, and on files that are not audio."""
 
+import io
 import json
 import pathlib
 import shutil
@@ -8,19 +9,23 @@ import sys
 import tracemalloc
 
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 import soundfile
 import soxr
 
-from esc_jax import build
 from esc_jax.data import audio
 from esc_jax.data.audio import AudioError
-from esc_jax.inference import classifier
-from esc_jax.inference.classifier import SoundClassifier
-from esc_jax.inference.timeline import Timeline
+from esc_jax.inference.classifier import SoundClassifier, load_classifier
+from esc_jax.inference.model_path import ModelPathError
+from esc_jax.models.model import Model
+from esc_jax.runtime import xla
+from esc_jax.tasks import registry as tasks
 from esc_jax.training.checkpoint import CheckpointError
-from tests.sounds import expected_starts, sound
+from esc_jax.training.restore import Restored, restore
+from esc_jax.training.step import predict_step
+from tests.inference.sounds import expected_starts, sound
 
 RATE, CLASSES = 8000, ("a", "b", "c", "d")
 
@@ -36,35 +41,39 @@ class Quarters:
         return 20.0 * jnp.abs(waveform).reshape(len(waveform), 4, -1).mean(-1)
 
 
-class Told:
-    """A model that needs no training: the logit of class 0 is the seconds that are said to be no padding, or 9."""
+class UnpaddedSeconds:
+    """A model that needs no training: the logit of class 0 is the unpadded length in seconds; 9 without a mask."""
 
     def apply(self, variables, waveform, padding):
         seconds = jnp.full(len(waveform), 9.0) if padding is None else (~padding).sum(1).astype(jnp.float32) / RATE
         return jnp.zeros((len(waveform), 4)).at[:, 0].set(seconds)
 
 
-def classifier_of(model, meta=None, mask_padding=False):
-    """On waveforms of half a second as they are."""
-    restored = build.Restored(
-        config=None, classes=CLASSES, sample_rate=RATE, clip_s=0.5, mask_padding=mask_padding, model=model,
-        frontend=lambda waveform, padding: waveform, variables={}, folder=pathlib.Path("x"), step=1, meta=meta or {},
+def make_classifier(module, meta=None, mask_padding=False):
+    """A classifier of waveforms of half a second, without a frontend."""
+    model = Model(
+        module=module, frontend=lambda waveform, padding: waveform, variables={}, classes=CLASSES, sample_rate=RATE,
+        clip_s=0.5, mask_padding=mask_padding,
     )  # fmt: skip
-    return SoundClassifier(restored)
+    config = ml_collections.ConfigDict({"task": "single_label"})
+    return SoundClassifier(Restored(model, config, pathlib.Path("x"), 1, meta or {}))
 
 
 def quarters(window):
-    """What Quarters makes of one window, in numpy."""
+    """The probabilities of Quarters for one window, in numpy."""
     logits = 20.0 * np.abs(np.rint(window.astype(np.float64) * 32768) / 32768).reshape(4, -1).mean(-1)
     return np.exp(logits) / np.exp(logits).sum()
 
 
 @pytest.fixture(scope="module")
 def classifier():
-    model = Quarters()
-    found = classifier_of(model)
-    found.model = model
-    return found
+    return make_classifier(Quarters())
+
+
+@pytest.fixture
+def no_xla_setup(monkeypatch):
+    """Leaves XLA as it is for the other tests of this process."""
+    monkeypatch.setattr(xla, "initialize", lambda *_, **__: None)
 
 
 @pytest.mark.parametrize(
@@ -73,32 +82,32 @@ def classifier():
 def test_a_timeline_is_a_loop_over_the_whole_file(classifier, tmp_path, seconds, window_s, hop_s):
     path = tmp_path / "a.wav"
     soundfile.write(path, sound(seconds, 11_025, 2), 11_025, subtype="FLOAT")
-    found = classifier.timeline(path, window_s, hop_s)
+    timeline = classifier.timeline(path, window_s, hop_s)
     samples, _ = soundfile.read(path, dtype="float32")
     whole = soxr.resample(samples.mean(axis=1), 11_025, RATE, quality="VHQ")
     size = round(window_s * RATE)
     starts = expected_starts(len(whole), size, round(hop_s * RATE))
-    np.testing.assert_allclose(found.starts, np.array(starts) / RATE, rtol=1e-12)
-    assert found.ends[-1] == found.duration_s == len(whole) / RATE
-    assert found.probabilities.shape == (len(starts), 4)
+    np.testing.assert_allclose(timeline.starts, np.array(starts) / RATE, rtol=1e-12)
+    assert timeline.ends[-1] == timeline.duration_s == len(whole) / RATE
+    assert timeline.probabilities.shape == (len(starts), 4)
     for row, start in enumerate(starts):
         window = whole[start : start + size]
-        # A window is filled up to its length, and to that of a clip in training: 0.5 s.
+        # A window is padded to its length, and to that of a training clip, 0.5 s.
         padded = np.pad(window, (0, max(size, RATE // 2) - len(window)))
         # float32 on the device against float64 here
-        np.testing.assert_allclose(found.probabilities[row], quarters(padded), atol=1e-5)
-        assert found.level_db[row] == pytest.approx(10 * np.log10(np.mean(window.astype(np.float64) ** 2)), abs=1e-6)
+        np.testing.assert_allclose(timeline.probabilities[row], quarters(padded), atol=1e-5)
+        assert timeline.level_db[row] == pytest.approx(10 * np.log10(np.mean(window.astype(np.float64) ** 2)), abs=1e-6)
     if seconds > 1:
-        assert np.ptp(found.probabilities, axis=0).min() > 0.1  # the windows are told apart
+        assert np.ptp(timeline.probabilities, axis=0).min() > 0.1  # the windows differ
 
 
 def test_one_program_serves_every_length(classifier, tmp_path):
-    classifier.model.shapes.clear()
+    classifier.model.module.shapes.clear()
     for number, seconds in enumerate((0.05, 0.7, 5.1, 30.0)):
         soundfile.write(tmp_path / f"{number}.wav", sound(seconds, RATE), RATE)
         classifier.timeline(tmp_path / f"{number}.wav", 0.75, 0.3)
-    assert len(classifier.model.shapes) == 1
-    assert classifier.model.shapes[0][1] == 6000
+    assert len(classifier.model.module.shapes) == 1
+    assert classifier.model.module.shapes[0][1] == 6000
 
 
 def test_memory_does_not_grow_with_the_recording(classifier, tmp_path):
@@ -106,22 +115,22 @@ def test_memory_does_not_grow_with_the_recording(classifier, tmp_path):
     for minutes in (1, 12):
         path = tmp_path / f"{minutes}.wav"
         soundfile.write(path, np.tile(sound(20.0, RATE), (3 * minutes, 1)), RATE)
-        classifier.timeline(path, 0.5, 0.25)  # what is compiled and cached is not of the recording
+        classifier.timeline(path, 0.5, 0.25)  # compiles the program
         tracemalloc.start()
-        found = classifier.timeline(path, 0.5, 0.25)
+        timeline = classifier.timeline(path, 0.5, 0.25)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-        assert len(found.starts) == minutes * 240 - 1
-    # The eleven minutes more are 21 MB as float32; their results, 2640 windows, some hundreds of bytes each.
+        assert len(timeline.starts) == minutes * 240 - 1
+    # Eleven more minutes are 21 MB as float32; their results are 2640 windows of some hundreds of bytes.
     assert peaks[1] < peaks[0] + 2e6
 
 
 def test_observers_get_every_sample(classifier, tmp_path):
     soundfile.write(tmp_path / "a.ogg", sound(3.2, 44_100), 44_100)
-    heard = []
-    classifier.timeline(tmp_path / "a.ogg", observe=lambda block, stream: heard.append((block, stream.announced_s)))
-    np.testing.assert_array_equal(np.concatenate([b for b, _ in heard]), audio.load(tmp_path / "a.ogg", RATE))
-    assert {announced for _, announced in heard} == {3.2}
+    calls = []
+    classifier.timeline(tmp_path / "a.ogg", observe=lambda block, stream: calls.append((block, stream.announced_s)))
+    np.testing.assert_array_equal(np.concatenate([b for b, _ in calls]), audio.load(tmp_path / "a.ogg", RATE))
+    assert {announced for _, announced in calls} == {3.2}
 
 
 def test_near_silence_is_marked_and_left_out_of_averages(classifier, tmp_path):
@@ -129,49 +138,34 @@ def test_near_silence_is_marked_and_left_out_of_averages(classifier, tmp_path):
     signal[3 * RATE : 5 * RATE] = 0
     signal[7 * RATE : 8 * RATE] = 0.0009  # −60.9 dB
     soundfile.write(tmp_path / "a.wav", signal, RATE, subtype="FLOAT")
-    found = classifier.timeline(tmp_path / "a.wav", 0.5, 0.5)
-    assert np.flatnonzero(found.silent).tolist() == [6, 7, 8, 9, 14, 15]
-    assert np.isneginf(found.level_db[6]) and found.level_db[14] == pytest.approx(20 * np.log10(0.0009), abs=1e-3)
-    assert (found.leaders == -1).tolist() == found.silent.tolist()
+    timeline = classifier.timeline(tmp_path / "a.wav", 0.5, 0.5)
+    assert np.flatnonzero(timeline.silent).tolist() == [6, 7, 8, 9, 14, 15]
+    assert np.isneginf(timeline.level_db[6]) and timeline.level_db[14] == pytest.approx(20 * np.log10(0.0009), abs=1e-3)
+    assert (timeline.leaders == -1).tolist() == timeline.silent.tolist()
     assert not classifier.timeline(tmp_path / "a.wav", 0.5, 0.5, silence_db=None).silent.any()
     assert classifier.timeline(tmp_path / "a.wav", 0.5, 0.5, silence_db=-61).silent.sum() == 4
 
     smooth = classifier.timeline(tmp_path / "a.wav", 0.5, 0.5, smooth_s=2.0)
-    for row, centre in enumerate(found.times):
-        near = [j for j, c in enumerate(found.times) if abs(c - centre) < 1.001 and not found.silent[j]]
-        expected = found.probabilities[near].mean(axis=0) if near else found.probabilities[row]
+    for row, centre in enumerate(timeline.times):
+        near = [j for j, c in enumerate(timeline.times) if abs(c - centre) < 1.001 and not timeline.silent[j]]
+        expected = timeline.probabilities[near].mean(axis=0) if near else timeline.probabilities[row]
         np.testing.assert_allclose(smooth.probabilities[row], expected, atol=1e-6)
-    heard = found.probabilities[~found.silent].mean(axis=0)
-    np.testing.assert_allclose(found.mean().vector, heard, atol=1e-6)
-    assert found.mean(6, 10) is None
-
-
-@pytest.fixture
-def timeline():
-    """Seven windows of 4 s every 2 s, and one that ends with the recording."""
-    starts = np.array([0.0, 2, 4, 6, 8, 10, 12, 13])
-    shares = np.full((8, 3), 0.1)
-    shares[np.arange(8), [0, 0, 1, 1, 1, 2, 0, 0]] = 0.8
-    silent = np.arange(8) == 4
-    return Timeline(("x", "y", "z"), starts, starts + 4, shares, np.zeros(8), silent, np.zeros(8, bool), 17.0)
-
-
-def test_passages_tile_the_recording(timeline):
-    assert timeline.passages() == [(0, 2), (2, 4), (4, 5), (5, 6), (6, 8)]
-    assert timeline.leaders.tolist() == [0, 0, 1, 1, -1, 2, 0, 0]
-    assert timeline.edges.tolist() == [0, 3, 5, 7, 9, 11, 13, 14.5, 17]
-    assert [timeline.at(w) for w in ("begin", "middle", "end")] == [0, 3, 7]  # 8.5 s is closest to 8 s, 6 to 10
-    assert timeline.mean(5, 7).top(2) == [("x", pytest.approx(0.45)), ("z", pytest.approx(0.45))]
+    audible = timeline.probabilities[~timeline.silent].mean(axis=0)
+    np.testing.assert_allclose(timeline.mean().vector, audible, atol=1e-6)
+    assert timeline.mean(6, 10) is None
 
 
 def test_a_waveform_of_any_shape_type_and_rate(classifier):
     wave = np.round(sound(0.5, RATE)[:, 0] * 32768) / 32768
-    found = classifier(wave, RATE)
-    np.testing.assert_allclose(found.vector, quarters(wave), atol=1e-5)
-    order = sorted(range(4), key=lambda i: -found.vector[i])
-    assert found.labels == tuple(CLASSES[i] for i in order)
-    np.testing.assert_array_equal(found.probabilities, found.vector[order])
-    assert found.top(2) == [(found.labels[0], found.probabilities[0]), (found.labels[1], found.probabilities[1])]
+    prediction = classifier(wave, RATE)
+    np.testing.assert_allclose(prediction.vector, quarters(wave), atol=1e-5)
+    order = sorted(range(4), key=lambda i: -prediction.vector[i])
+    assert prediction.labels == tuple(CLASSES[i] for i in order)
+    np.testing.assert_array_equal(prediction.probabilities, prediction.vector[order])
+    assert prediction.top(2) == [
+        (prediction.labels[0], prediction.probabilities[0]),
+        (prediction.labels[1], prediction.probabilities[1]),
+    ]
     same = [
         (wave * 32768).astype(np.int16),
         (wave * 2.0**31).astype(np.int32),
@@ -181,20 +175,21 @@ def test_a_waveform_of_any_shape_type_and_rate(classifier):
     ]
     for other in same:
         # The mean of two channels may round another way, by one step of 16 bits.
-        np.testing.assert_allclose(classifier(other, RATE).vector, found.vector, atol=1e-4)
+        np.testing.assert_allclose(classifier(other, RATE).vector, prediction.vector, atol=1e-4)
     coarse = np.round(wave * 128)
     bytewise = classifier((coarse + 128).astype(np.uint8), RATE)
     np.testing.assert_allclose(bytewise.vector, quarters(coarse / 128), atol=1e-5)
     resampled = soxr.resample(wave, RATE, 44_100, quality="VHQ")
-    # What the resampler's filters take away above 3.6 kHz, a tenth of white noise.
-    np.testing.assert_allclose(classifier(resampled, 44_100).vector, found.vector, atol=0.1)
+    # The resampler removes what is above 3.6 kHz, a tenth of white noise.
+    np.testing.assert_allclose(classifier(resampled, 44_100).vector, prediction.vector, atol=0.1)
     np.testing.assert_allclose(classifier(wave[:400], RATE).vector, quarters(np.pad(wave[:400], (0, 3600))), atol=1e-5)
 
 
 def test_a_long_waveform_is_the_average_of_half_overlapping_windows(classifier):
     wave = sound(1.3, RATE)[:, 0]
-    cut = [wave[s : s + 4000] for s in (0, 2000, 4000, 6000, 6400)]
-    np.testing.assert_allclose(classifier(wave, RATE).vector, np.mean([quarters(w) for w in cut], axis=0), atol=1e-5)
+    windows = [wave[s : s + 4000] for s in (0, 2000, 4000, 6000, 6400)]
+    expected = np.mean([quarters(window) for window in windows], axis=0)
+    np.testing.assert_allclose(classifier(wave, RATE).vector, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +207,7 @@ def test_a_long_waveform_is_the_average_of_half_overlapping_windows(classifier):
         (np.zeros(100), float("nan"), "a sample rate of nan Hz"),
     ],
 )
-def test_a_waveform_that_is_none_is_one_sentence(classifier, waveform, rate, sentence):
+def test_an_unusable_waveform_is_an_error_of_one_sentence(classifier, waveform, rate, sentence):
     with pytest.raises(AudioError, match=sentence) as raised:
         classifier(waveform, rate)
     assert "\n" not in str(raised.value)
@@ -226,9 +221,7 @@ def test_lengths_out_of_range(classifier, tmp_path, options):
 
 
 def wav(rate=RATE, samples=None, subtype="FLOAT"):
-    """Bytes of a WAV file, half a second."""
-    import io
-
+    """Bytes of a WAV file of half a second."""
     file = io.BytesIO()
     soundfile.write(file, sound(0.5, RATE) if samples is None else samples, RATE, format="WAV", subtype=subtype)
     content = bytearray(file.getvalue())
@@ -254,7 +247,7 @@ BAD = {
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", BAD)
-def test_a_file_that_is_no_sound_is_one_sentence(classifier, tmp_path, name):
+def test_an_unusable_file_is_an_error_of_one_sentence(classifier, tmp_path, name):
     content, sentence = BAD[name]
     (tmp_path / name).write_bytes(content)
     with pytest.raises(AudioError) as raised:
@@ -275,28 +268,24 @@ def test_a_file_that_breaks_off_is_classified_that_far(classifier, tmp_path, nam
     soundfile.write(path, sound(10.0, 44_100), 44_100)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    found = classifier.timeline(path)
-    assert 2 < found.duration_s < 8
-    assert found.note.startswith(f"{path}: breaks off after {found.duration_s:.1f} of 10.0 s")
-    assert found.note.endswith("; only what is there was classified")
-    np.testing.assert_array_equal(found.starts[:2], [0, 1])
+    timeline = classifier.timeline(path)
+    assert 2 < timeline.duration_s < 8
+    assert timeline.note.startswith(f"{path}: breaks off after {timeline.duration_s:.1f} of 10.0 s")
+    assert timeline.note.endswith("; only what is there was classified")
+    np.testing.assert_array_equal(timeline.starts[:2], [0, 1])
 
 
-def test_a_checkpoint_is_all_it_takes(untrained, monkeypatch):
+def test_a_checkpoint_is_sufficient(untrained, no_xla_setup):
     import esc_jax
-    from esc_jax.training.step import predict_step
 
-    monkeypatch.setattr(parallel, "initialize", lambda *_, **__: None)  # other tests of this process want XLA as it is
     classifier = esc_jax.load_classifier(str(untrained))
-    assert (classifier.classes, classifier.sample_rate, classifier.window_s) == (
-        ("rain", "sea_waves", "dog"),
-        16_000,
-        1.0,
-    )
+    assert classifier.classes == ("rain", "sea_waves", "dog")
+    assert (classifier.sample_rate, classifier.window_s, classifier.task.name) == (16_000, 1.0, "single_label")
     wave = sound(1.0, 16_000)[:, 0]
-    restored = build.restore(untrained)
-    direct = predict_step(restored.model, restored.frontend)(restored.variables, audio.to_int16(wave)[None])[0, 0]
-    # Another batch size, another order of sums.
+    model = restore(untrained).model
+    step = predict_step(model, tasks.get("single_label"))
+    direct = step(model.variables, audio.to_int16(wave)[None])[0, 0]
+    # Another batch size sums in another order.
     np.testing.assert_allclose(classifier(wave, 16_000).vector, direct, atol=1e-5)
 
 
@@ -304,51 +293,58 @@ def test_a_checkpoint_is_all_it_takes(untrained, monkeypatch):
     "change, sentence",
     [
         ({"format": 99}, "written in format 99, and this version of esc_jax reads"),
-        ({"sample_rate": None}, "its config is not one of this version of esc_jax"),
         ({"classes": None}, "its config is not one of this version of esc_jax"),
         ({"config": {"seed": 1}}, "its config is not one of this version of esc_jax"),
         ({"classes": ["x", "y"]}, "its weights do not fit the model of its config"),
     ],
 )
-def test_a_checkpoint_that_does_not_fit_is_one_sentence(untrained, tmp_path, monkeypatch, change, sentence):
-    monkeypatch.setattr(parallel, "initialize", lambda *_, **__: None)
+def test_a_checkpoint_that_does_not_fit_is_an_error_of_one_sentence(
+    untrained, tmp_path, no_xla_setup, change, sentence
+):
     shutil.copytree(untrained, tmp_path / "run")
     path = tmp_path / "run/checkpoints/0/meta/metadata"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(CheckpointError) as raised:
-        classifier.load_classifier(tmp_path / "run")
+        load_classifier(tmp_path / "run")
     assert sentence in str(raised.value) and "\n" not in str(raised.value)
 
 
 def test_a_folder_without_a_checkpoint(tmp_path):
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
-        classifier.load_classifier(tmp_path)
+        load_classifier(tmp_path)
     with pytest.raises(CheckpointError, match="no such folder"):
-        classifier.load_classifier(tmp_path / "none")
+        load_classifier(tmp_path / "none")
+
+
+def test_published_weights_must_be_trained_first(tmp_path):
+    (tmp_path / "weights.pt").write_bytes(b"")
+    with pytest.raises(ModelPathError, match=r"weights\.pt is not a trained run \(published weights must first be"):
+        load_classifier(tmp_path / "weights.pt")
 
 
 def test_importing_the_package_imports_no_jax():
     code = "import sys, esc_jax; print('jax' in sys.modules, hasattr(esc_jax, 'nothing'), esc_jax.load_classifier)"
-    root = pathlib.Path(__file__).resolve().parents[1]
-    found = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
-    assert found.stdout.startswith("False False <function load_classifier")
+    root = pathlib.Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("False False <function load_classifier")
 
 
-def test_a_model_is_told_of_padding_where_it_was_in_training(tmp_path):
-    def logit(found):
-        return np.log(found.vector[0] / found.vector[1])
+def test_the_padding_is_masked_if_it_was_in_training(tmp_path):
+    def logit(prediction):
+        return np.log(prediction.vector[0] / prediction.vector[1])
 
-    told, untold = (classifier_of(Told(), mask_padding=mask) for mask in (True, False))
-    for seconds, expected in ((0.2, 0.2), (0.5, 9.0)):  # nothing is said of a batch without padding
-        assert logit(told(sound(seconds, RATE), RATE)) == pytest.approx(expected, abs=1e-3)
-        assert logit(untold(sound(seconds, RATE), RATE)) == pytest.approx(9.0, abs=1e-3)
+    masked, unmasked = (make_classifier(UnpaddedSeconds(), mask_padding=mask) for mask in (True, False))
+    for seconds, expected in ((0.2, 0.2), (0.5, 9.0)):  # there is no mask for a batch without padding
+        assert logit(masked(sound(seconds, RATE), RATE)) == pytest.approx(expected, abs=1e-3)
+        assert logit(unmasked(sound(seconds, RATE), RATE)) == pytest.approx(9.0, abs=1e-3)
     soundfile.write(tmp_path / "a.wav", sound(1.0, RATE), RATE)
-    found = told.timeline(tmp_path / "a.wav", window_s=0.25, hop_s=0.25)  # shorter windows than clips
-    np.testing.assert_allclose(np.log(found.probabilities[:, 0] / found.probabilities[:, 1]), 0.25, atol=1e-3)
+    timeline = masked.timeline(tmp_path / "a.wav", window_s=0.25, hop_s=0.25)  # windows shorter than clips
+    logits = np.log(timeline.probabilities[:, 0] / timeline.probabilities[:, 1])
+    np.testing.assert_allclose(logits, 0.25, atol=1e-3)
 
 
 def test_a_calibration_of_the_checkpoint_scales_the_probabilities(classifier):
-    calibrated = classifier_of(Quarters(), {"calibration": {"temperature": 2.5}})
+    calibrated = make_classifier(Quarters(), {"calibration": {"temperature": 2.5}})
     waveform = sound(0.5, RATE)[:, 0]
     plain, scaled = (c(waveform, RATE).vector for c in (classifier, calibrated))
     expected = plain.astype(np.float64) ** (1 / 2.5)
@@ -358,9 +354,9 @@ def test_a_calibration_of_the_checkpoint_scales_the_probabilities(classifier):
 def test_a_sound_below_the_energy_of_the_calibration_is_unfamiliar(tmp_path):
     loud, quiet = np.full(RATE // 2, 0.5, np.float32), np.full(RATE // 2, 0.05, np.float32)
     energies = [np.log(4) + 20 * level for level in (0.5, 0.05)]  # of four equal logits
-    marked = classifier_of(Quarters(), {"calibration": {"energy": float(np.mean(energies))}})
+    marked = make_classifier(Quarters(), {"calibration": {"energy": float(np.mean(energies))}})
     assert marked(quiet, RATE).unfamiliar and not marked(loud, RATE).unfamiliar
     soundfile.write(tmp_path / "a.wav", np.concatenate([loud, quiet, np.zeros(RATE // 2)]), RATE)
     timeline = marked.timeline(tmp_path / "a.wav", hop_s=0.5)
-    assert timeline.unfamiliar.tolist() == [False, True, False]  # silence is silence
+    assert timeline.unfamiliar.tolist() == [False, True, False]  # silence is not unfamiliar
     assert timeline.silent.tolist() == [False, False, True]

@@ -1,0 +1,105 @@
+"""`esc-jax COMMAND`: the list of commands, their help, and what all commands share."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import esc_jax
+from esc_jax import __main__ as entry
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def start(code, **options):
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True, **options)
+
+
+def test_the_commands_are_listed(capsys):
+    assert entry.main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    for name, summary in entry.COMMANDS.items():
+        assert f"  {name:<7}   {summary}\n" in printed
+    assert entry.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"esc-jax {esc_jax.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["predikt", "a.wav"], "there is no command predikt; did you mean predict?"),
+        (["--model=x"], "there is no command --model=x; see esc-jax --help"),
+        ([], "no command given; see esc-jax --help"),
+    ],
+)
+def test_an_unknown_command(argv, message, capsys):
+    assert entry.main(argv) == 2
+    assert capsys.readouterr().err == f"esc_jax: {message}\n"
+
+
+@pytest.mark.parametrize("name", [name for name in entry.COMMANDS if name != "train"])
+def test_help_imports_little(name):
+    heavy = ("jax", "numpy", "matplotlib", "soundfile", "absl")
+    code = f"""
+import sys
+from esc_jax.__main__ import main
+try:
+    main([{name!r}, "--help"])
+except SystemExit as stopped:
+    assert stopped.code == 0
+assert not (loaded := [module for module in {heavy} if module in sys.modules]), loaded
+"""
+    done = start(code, stdout=subprocess.PIPE)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"usage: esc-jax {name} ")
+
+
+def test_train_runs_the_main_module():
+    done = subprocess.run([sys.executable, "-m", "esc_jax", "train"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("esc_jax: ") and "--config=" in done.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_output_that_cannot_be_written_is_reported():
+    code = "import sys; from esc_jax.cli.command import command; sys.exit(command(lambda argv: print('done'))())"
+    with open("/dev/full", "w") as full:
+        done = start(code, stdout=full)
+    assert (done.returncode, done.stderr) == (1, "esc_jax: No space left on device: writing the results\n")
+
+
+def test_a_closed_pipe_is_no_error():
+    code = """
+import sys
+from esc_jax.cli.command import command
+sys.exit(command(lambda argv: sys.stdout.write("line\\n" * 4_000_000) and None)())
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait() == 1
+
+
+def test_the_output_of_c_libraries_is_discarded():
+    code = """
+import os, sys
+from esc_jax.cli.command import discard_native_output
+discard_native_output()
+os.write(1, b"native")
+os.write(2, b"native")
+sys.stdout.write("python \\udcff\\n")
+sys.stderr.write("error\\n")
+"""
+    done = start(code, stdout=subprocess.PIPE)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "python ?\n", "error\n")
+
+
+def test_output_is_kept_where_the_streams_are_replaced(capfd):
+    from esc_jax.cli.command import discard_native_output
+
+    discard_native_output()
+    os.write(1, b"native")
+    assert capfd.readouterr().out == "native"

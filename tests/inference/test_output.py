@@ -1,0 +1,53 @@
+"""Tables, CSV and names of pictures."""
+
+import csv
+import os
+
+import pytest
+
+from esc_jax.inference import output
+from tests.inference.factories import make_timeline
+
+
+def test_the_table_has_a_row_for_each_passage():
+    assert output.table("x.wav", make_timeline(unfamiliar=True, duration_s=3617.0), 2) == (
+        "x.wav: 3617.0 s, 8 windows\n"
+        "            0:00.0 –   0:05.0   rain       80.0 %   sea_waves  10.0 %\n"
+        "            0:05.0 –   0:09.0   sea_waves  80.0 %   rain       10.0 %\n"
+        "            0:09.0 –   0:11.0   silence\n"
+        "            0:11.0 –   0:13.0   dog        80.0 %   rain       10.0 %   (unlike anything in training)\n"
+        "            0:13.0 –1:00:17.0   rain       80.0 %   sea_waves  10.0 %   (unlike anything in training)\n"
+        "  whole     0:00.0 –1:00:17.0   rain       50.0 %   sea_waves  30.0 %\n"
+    )
+
+
+def test_the_table_of_segments():
+    assert output.table("x.wav", make_timeline(), 1, ("middle",)) == (
+        "x.wav: 17.0 s, 8 windows\n  middle    0:06.0 –  0:10.0   sea_waves  80.0 %\n".replace(" –  0", " –   0")
+    )
+
+
+def test_a_silent_window_is_one_row_without_a_probability(tmp_path):
+    output.write_csv(tmp_path / "o.csv", [("x.wav", make_timeline())], 2)
+    with open(tmp_path / "o.csv", newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["file", "start_s", "end_s", "class", "probability"] and len(rows) == 1 + 7 * 2 + 1
+    assert rows[9] == ["x.wav", "8.0", "12.0", "silence", ""]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="file names are text on Windows")
+def test_file_names_that_are_not_text(tmp_path):
+    name = os.fsdecode(os.fsencode(tmp_path) + b'/\xff,"a.wav')
+    output.write_csv(tmp_path / "o.csv", [(name, make_timeline())], 1)
+    with open(tmp_path / "o.csv", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        assert {row[0] for row in csv.reader(file)} == {"file", name}
+
+
+def test_names_of_pictures(tmp_path):
+    taken, names = set(), []
+    for file in ("a/x.wav", "y.ogg", "b/x.wav", "x.mp3"):
+        path = output.plot_path(tmp_path / "o.png", file, taken, False)
+        taken.add(path)
+        names.append(path.name)
+    assert names == ["o-x.png", "o-y.png", "o-x-2.png", "o-x-3.png"]
+    assert output.plot_path(tmp_path / "o.png", "x.wav", set(), True).name == "o.png"
