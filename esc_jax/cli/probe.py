@@ -11,7 +11,7 @@ once.
 import sys
 
 from esc_jax.cli import parser as arguments
-from esc_jax.cli.command import command
+from esc_jax.cli.command import command, initialize_device
 
 
 def _parser() -> arguments.Parser:
@@ -27,18 +27,6 @@ def main(argv: list[str] | None = None) -> None:
     """The command."""
     options = _parser().parse(argv)
     from esc_jax.experiments import probe
-    from esc_jax.inference import embeddings
-    from esc_jax.tasks import registry as tasks
 
-    data = embeddings.read_data_set(options.embeddings)
-    x, labels, folds = data["embeddings"], data["label"], data["fold"]
-    heads = probe.probe(
-        x[None], labels, folds.tolist(), sorted(set(folds.tolist())), len(data["classes"]), seeds=options.seeds
-    )
-    task = tasks.get("single_label")  # labels are class indices
-    scores = []
-    for head in heads:
-        tested = folds == head.fold
-        logits = x[tested] @ head.kernel + head.bias
-        scores.append(task.score(labels[tested], task.probabilities(logits)))
-    sys.stdout.write(probe.table(heads, scores))
+    initialize_device()
+    sys.stdout.write(probe.probe_embeddings(options.embeddings, options.seeds))

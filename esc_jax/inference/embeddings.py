@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 import hashlib
-import os
 import pathlib
 from typing import Any
 
@@ -156,29 +155,3 @@ def embed_recording(
     if len(starts) % batch_size:
         done.append(run())
     return np.array(starts), np.concatenate(done)[: len(starts)]
-
-
-def read_data_set(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Reads the embeddings of a data set from a file of `esc-jax embed`.
-
-    Returns:
-        `embeddings` (N, D), `label` (N,), `fold` (N,) and `classes` (C,).
-
-    Raises:
-        EmbedError: the file is not one of a data set, or its arrays are inconsistent or not finite.
-        OSError: it cannot be opened.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ("embeddings", "label", "fold", "classes")}
-    except OSError:
-        raise
-    except Exception:  # numpy, zipfile and zlib raise many types for files of other kinds
-        raise EmbedError(f"{path} contains no embeddings of a data set: esc-jax embed writes them") from None
-    x, labels = arrays["embeddings"], arrays["label"]
-    one_per_row = x.ndim == 2 and labels.shape == arrays["fold"].shape == x.shape[:1]
-    if not one_per_row or not set(labels.tolist()) <= set(range(len(arrays["classes"]))):
-        raise EmbedError(f"{path} contains arrays that do not match: write it again with esc-jax embed")
-    if not np.isfinite(x).all():
-        raise EmbedError(f"{path} contains non-finite numbers: write it again with esc-jax embed")
-    return arrays

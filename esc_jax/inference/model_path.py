@@ -40,7 +40,9 @@ def require_run(path: str | os.PathLike[str]) -> None:
     if not is_published(path):
         return
     name = os.fspath(path)
-    remedy = f"must first be trained or probed on a data set: esc-jax train --config=NAME --config.model.pretrained={name}"
+    remedy = (
+        f"must first be trained or probed on a data set: esc-jax train --config=NAME --config.model.pretrained={name}"
+    )
     if not pathlib.Path(path).expanduser().exists():
         raise ModelPathError(f"{name}: no such folder (published weights of a hub id {remedy})")
     raise ModelPathError(f"{name} is not a trained run (published weights {remedy})")

@@ -73,7 +73,7 @@ def test_a_closed_pipe_is_no_error():
     code = """
 import sys
 from esc_jax.cli.command import command
-sys.exit(command(lambda argv: sys.stdout.write("line\\n" * 4_000_000) and None)())
+sys.exit(command(lambda argv: [print("line") for _ in range(1_000_000)] and None)())
 """
     process = subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

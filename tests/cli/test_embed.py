@@ -47,7 +47,9 @@ def test_the_embeddings_of_a_data_set(untrained, noise_clips, tmp_path, monkeypa
     monkeypatch.setattr(datasets, "load", lambda data: noise_clips)
     assert embed.main([f"--model={untrained}", "--data_dir=data", f"--out={tmp_path}/o.npz"]) == 0
     assert capsys.readouterr().out == f"{tmp_path}/o.npz: 12 embeddings of 16 numbers\n"
-    data = embeddings.read_data_set(tmp_path / "o.npz")
+    with np.load(tmp_path / "o.npz") as file:
+        data = dict(file)
+    assert set(data) == {"embeddings", "label", "fold", "source", "filename", "start_s", "classes"}
     np.testing.assert_array_equal(data["label"], noise_clips.labels)
     np.testing.assert_array_equal(data["fold"], noise_clips.folds)
     model = embeddings.load_encoder(str(untrained))

@@ -292,10 +292,10 @@ def test_a_checkpoint_is_sufficient(untrained, no_xla_setup):
 @pytest.mark.parametrize(
     "change, sentence",
     [
-        ({"format": 99}, "written in format 99, and this version of esc_jax reads"),
+        ({"format": 99}, "has format 99, but this version of esc_jax reads"),
         ({"classes": None}, "its config is not one of this version of esc_jax"),
         ({"config": {"seed": 1}}, "its config is not one of this version of esc_jax"),
-        ({"classes": ["x", "y"]}, "its weights do not fit the model of its config"),
+        ({"classes": ["x", "y"]}, "its weights do not match the model of its config"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_an_error_of_one_sentence(
@@ -310,7 +310,7 @@ def test_a_checkpoint_that_does_not_fit_is_an_error_of_one_sentence(
 
 
 def test_a_folder_without_a_checkpoint(tmp_path):
-    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+    with pytest.raises(CheckpointError, match="contains no checkpoint"):
         load_classifier(tmp_path)
     with pytest.raises(CheckpointError, match="no such folder"):
         load_classifier(tmp_path / "none")

@@ -1,4 +1,4 @@
-"""Embeddings of data sets and recordings, their cache, and files of embeddings."""
+"""Embeddings of data sets and recordings, and their cache."""
 
 import dataclasses
 
@@ -123,46 +123,3 @@ def test_an_encoder_is_a_run_or_a_published_checkpoint(untrained):
     assert embeddings.load_encoder(str(untrained)).classes == ("rain", "sea_waves", "dog")
     with pytest.raises(embeddings.EmbedError, match="sample_rate=8000 is for published encoders"):
         embeddings.load_encoder(str(untrained), 8000)
-
-
-def make_file(path, **changes):
-    """A file of embeddings: nine clips, two classes, three folds."""
-    x = np.random.default_rng(0).standard_normal((9, 4)).astype(np.float32)
-    arrays = {"embeddings": x, "label": np.arange(9) % 2, "fold": np.arange(9) % 3, "classes": np.array(["a", "b"])}
-    np.savez(path, **{name: array for name, array in (arrays | changes).items() if array is not None})
-    return path
-
-
-def test_a_file_of_embeddings(tmp_path):
-    data = embeddings.read_data_set(make_file(tmp_path / "e.npz"))
-    assert data["embeddings"].shape == (9, 4) and data["classes"].tolist() == ["a", "b"]
-    with pytest.raises(FileNotFoundError):
-        embeddings.read_data_set(tmp_path / "none.npz")
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"fold": None}, "contains no embeddings of a data set"),  # of recordings
-        ({"label": np.arange(8) % 2}, "contains arrays that do not match"),
-        ({"label": np.arange(9) % 2 + 1}, "contains arrays that do not match"),
-        ({"embeddings": np.full((9, 4), np.nan)}, "contains non-finite numbers"),
-    ],
-)
-def test_inconsistent_embeddings(changes, message, tmp_path):
-    with pytest.raises(embeddings.EmbedError, match=f"e.npz {message}"):
-        embeddings.read_data_set(make_file(tmp_path / "e.npz", **changes))
-
-
-@pytest.mark.parametrize("content", ["text", "npy", "truncated"])
-def test_a_file_of_another_kind(content, tmp_path):
-    path = make_file(tmp_path / "e.npz")
-    if content == "text":
-        path.write_text("no numbers")
-    elif content == "npy":
-        with open(path, "wb") as file:
-            np.save(file, np.zeros((9, 4)))
-    else:
-        path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(embeddings.EmbedError, match="contains no embeddings of a data set"):
-        embeddings.read_data_set(path)
