@@ -12,6 +12,7 @@ from esc_jax import files
 from esc_jax.data import audio
 from esc_jax.data import stream as streams
 from esc_jax.data.audio import AudioError
+from esc_jax.data.clips import Clips
 from esc_jax.errors import UserError
 from esc_jax.inference import model_path
 from esc_jax.models.model import Model
@@ -46,7 +47,7 @@ def load_encoder(path: str, sample_rate: int | None = None) -> Model:
     return restore.restore(path).model
 
 
-def digest(model: Model, clips: Any, views: int) -> str:
+def digest(model: Model, clips: Clips, views: int) -> str:
     """An identifier of the result of `embed_clips`.
 
     It changes with the encoder, its weights, the frontend, the clips and the number of views.
@@ -63,7 +64,7 @@ def digest(model: Model, clips: Any, views: int) -> str:
 
 def embed_clips(
     model: Model,
-    clips: Any,
+    clips: Clips,
     folder: pathlib.Path,
     views: int = 1,
     batch_size: int = 20,
@@ -77,7 +78,7 @@ def embed_clips(
 
     Args:
         model: the encoder; its head is not used.
-        clips: a `data.clips.Clips`.
+        clips: the data set.
         folder: where batches are cached.
         views: number of views per clip; 1 for the clips as they are.
         batch_size: clips per batch. All views of a clip are in the same batch.
