@@ -48,7 +48,7 @@ def _embed_data_set(model: "Model", options: argparse.Namespace, cache: pathlib.
     import tqdm
 
     from esc_jax import config as configs
-    from esc_jax.data import clips as datasets
+    from esc_jax.data.datasets import registry as datasets
     from esc_jax.inference import embeddings
 
     data = configs.defaults("resnet").data

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from esc_jax.cli import embed
-from esc_jax.data import clips as datasets
+from esc_jax.data.datasets import registry as datasets
 from esc_jax.data.rows import DataError
 from esc_jax.inference import embeddings
 from esc_jax.runtime import xla
