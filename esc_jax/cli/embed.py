@@ -73,7 +73,7 @@ def _embed_data_set(model: "Model", options: argparse.Namespace, cache: pathlib.
     }
 
 
-def _embed_recordings(model: "Model", arguments: list[str], problems: list[str]) -> dict[str, Any]:
+def _embed_recordings(model: "Model", paths: list[str], problems: list[str]) -> dict[str, Any]:
     """The arrays of the output file for recordings; errors are added to `problems`.
 
     Raises:
@@ -87,7 +87,7 @@ def _embed_recordings(model: "Model", arguments: list[str], problems: list[str])
     from esc_jax.training import step as steps
 
     encode = steps.embed_step(model)
-    names, sentences = recordings.find_recordings(arguments)
+    names, sentences = recordings.find_recordings(paths)
     problems += sentences
     rows, filenames, starts = [], [], []
     for name in tqdm.tqdm(names, desc="embedding", unit="file", leave=False, disable=None):
@@ -117,8 +117,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("give either --data_dir or files")
     if options.sample_rate and model_path.is_run(options.model):
         parser.error("--sample_rate is for published encoders: a run has its own")
-    if options.files:  # a data set is prepared in a process of its own, whose messages must remain
-        discard_native_output()
+    discard_native_output()
     import numpy as np
 
     from esc_jax.inference import embeddings
