@@ -104,7 +104,7 @@ def decode(source: bytes | str | os.PathLike[str], name: str = "") -> tuple[np.n
     return waveform, file.samplerate
 
 
-def to_mono(waveform: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
+def to_mono(waveform: np.ndarray, rate: float, sample_rate: int) -> np.ndarray:
     """Averages the channels and resamples with soxr's "VHQ" recipe (linear phase, 28 bit).
 
     Args:

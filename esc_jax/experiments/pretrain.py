@@ -22,7 +22,6 @@ from esc_jax.errors import ConfigError
 from esc_jax.evaluation import diagnostics
 from esc_jax.evaluation.predict import predict_clips
 from esc_jax.experiments import probe
-from esc_jax.inference.embeddings import embed_clips
 from esc_jax.models.model import Model, Variables
 from esc_jax.objectives import registry as objectives
 from esc_jax.objectives.base import Context, Objective
@@ -231,7 +230,7 @@ def downstream(
         model: of the run.
         learned: outcome of `pretrain`.
     """
-    x = embed_clips(model.with_variables(learned.variables), clips, folder / "embeddings")
+    x = probe.embed_with_progress(model.with_variables(learned.variables), clips, folder / "embeddings")
     head = probe.fit_split(task, x, clips, split)
     indices = list(split.test)
     score = task.score(clips.labels[indices], probe.head_logits(x[0][indices], head.kernel, head.bias))

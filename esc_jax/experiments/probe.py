@@ -14,6 +14,7 @@ from absl import logging
 import jax.numpy as jnp
 import numpy as np
 import optax
+import tqdm
 
 from esc_jax import config as configs
 from esc_jax.data import cache
@@ -66,6 +67,17 @@ class ProbeResult:
     spread: float
     neighbours: int
     knn_score: float
+
+
+def embed_with_progress(model: Model, clips: Clips, folder: pathlib.Path, views: int = 1) -> np.ndarray:
+    """`inference.embeddings.embed_clips` under a progress bar."""
+    with tqdm.tqdm(desc="embedding", unit="clip", leave=False, disable=None) as bar:
+
+        def update(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return embed_clips(model, clips, folder, views, progress=update)
 
 
 def head_logits(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
@@ -228,7 +240,7 @@ def probe_and_evaluate(config: Any, folder: pathlib.Path, test_folds: Sequence[i
     for place in places.values():  # before the embedding pass, which takes long
         checkpoint.check_workdir(place, clips.fingerprint)
     embeddings = cache.cache_root(config.data.cache_dir) / "embeddings"
-    x = embed_clips(model, clips, embeddings, views=max(1, config.eval.tta))
+    x = embed_with_progress(model, clips, embeddings, max(1, config.eval.tta))
     seconds_embedding = time.monotonic() - started
     heads = _fit_splits(config, task, clips, splits, x)
     seconds = (time.monotonic() - started) / len(heads)
@@ -276,7 +288,7 @@ def with_head(config: Any, task: Task, clips: Clips, split: Split, model: Model)
     ICLR 2022).
     """
     embeddings = cache.cache_root(config.data.cache_dir) / "embeddings"
-    head = fit_split(task, embed_clips(model, clips, embeddings), clips, split)
+    head = fit_split(task, embed_with_progress(model, clips, embeddings), clips, split)
     logging.info("linear probe for the head: %s %.4f inside the training folds", task.metric_label, head.validation)
     return _with_head(model, head)
 

@@ -30,14 +30,14 @@ _CPU_FLAG_BEFORE = (0, 11)  # of jaxlib
 _CACHE_BYTES = 2 << 30
 
 
-def initialize(compilation_cache: pathlib.Path | None = None, *, guest: bool = False) -> None:
+def initialize(compilation_cache: pathlib.Path | None = None, *, library: bool = False) -> None:
     """Sets up the process for XLA on CPU, and the persistent compilation cache; before the first use of a device.
 
     Args:
         compilation_cache: its folder; None: programs are compiled anew.
-        guest: the process is somebody else's, so its memory is left as it is (see `training.heap`).
+        library: the process is somebody else's, so its memory is left as it is (see `training.heap`).
     """
-    if not guest:
+    if not library:
         memory.keep_heap()
         jax.config.update("jax_cpu_enable_async_dispatch", False)
     flags = os.environ.get("XLA_FLAGS", "")
