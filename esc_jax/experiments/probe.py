@@ -71,7 +71,7 @@ class ProbeResult:
 
 def embed_with_progress(model: Model, clips: Clips, folder: pathlib.Path, views: int = 1) -> np.ndarray:
     """`inference.embeddings.embed_clips` under a progress bar."""
-    with tqdm.tqdm(desc="embedding", unit="clip", leave=False, disable=None) as bar:
+    with tqdm.tqdm(desc="embedding", unit="batch", leave=False, disable=None) as bar:
 
         def update(done: int, total: int) -> None:
             bar.total = total

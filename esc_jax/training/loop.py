@@ -161,7 +161,7 @@ class _Training:
         if processes.is_main_process():
             writer = writers.Writer(plan.workdir, self._progress["history"], plan.tensorboard)
         progress_bar = tqdm.tqdm(
-            desc=plan.description, total=plan.total, initial=self._number, unit="step", leave=False, disable=None
+            desc=plan.description, total=plan.total, initial=self._number, unit="step", disable=None
         )
         with StopSignal() as stop, progress_bar as bar:
             while self._number < plan.total:
