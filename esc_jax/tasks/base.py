@@ -2,10 +2,24 @@
 
 import abc
 from collections.abc import Sequence
+import dataclasses
 from typing import Any, ClassVar
 
 import jax
 import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class ErrorGroup:
+    """Clips with errors of the same kind.
+
+    Attributes:
+        description: of the kind, with counts, as a phrase.
+        rows: of the clips in the arrays that were given, the most confident error first.
+    """
+
+    description: str
+    rows: tuple[int, ...]
 
 
 class Task(abc.ABC):
@@ -19,12 +33,14 @@ class Task(abc.ABC):
         metric: key of the primary metric in results.json and in metrics.jsonl.
         metric_label: how the primary metric is written in tables and pictures.
         hessian_bound: bound of the second derivative of the loss with respect to a logit, for convex solvers.
+        torch_activation: `activation` as a method call on a torch tensor, for usage examples.
     """
 
     name: ClassVar[str]
     metric: ClassVar[str]
     metric_label: ClassVar[str]
     hessian_bound: ClassVar[float]
+    torch_activation: ClassVar[str]
 
     @abc.abstractmethod
     def targets(self, labels: jax.Array, classes: int, smoothing: float = 0.0) -> jax.Array:
@@ -82,6 +98,8 @@ class Task(abc.ABC):
     def fold_metrics(self, labels: np.ndarray, scores: np.ndarray, views: np.ndarray | None) -> dict[str, Any]:
         """The task's entries of one element of `folds` in results.json.
 
+        Every task has `total`, the number of clips, the primary metric and `{metric}_tta`, which is None without views.
+
         Args:
             labels: of the test clips.
             scores: (n, classes) probabilities of the clips.
@@ -99,6 +117,14 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def label_text(self, label: Any, classes: Sequence[str]) -> str:
         """A label or a decision as text, for csv files and pages."""
+
+    @abc.abstractmethod
+    def parse_label(self, text: str, classes: Sequence[str]) -> Any:
+        """The label that `label_text` writes as `text`. Raises ValueError for a name that is not in `classes`."""
+
+    @abc.abstractmethod
+    def error_groups(self, labels: np.ndarray, scores: np.ndarray, classes: Sequence[str]) -> list[ErrorGroup]:
+        """The incorrect decisions on (n, classes) scores by their kind, the most frequent kind first."""
 
     @abc.abstractmethod
     def class_ranking(self, details: dict[str, Any]) -> list[tuple[str, float | None, str]]:

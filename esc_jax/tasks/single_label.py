@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from esc_jax.tasks.base import Task
+from esc_jax.tasks.base import ErrorGroup, Task
 
 
 class SingleLabel(Task):
@@ -18,6 +18,7 @@ class SingleLabel(Task):
     metric = "accuracy"
     metric_label = "accuracy"
     hessian_bound = 0.5  # Böhning, "Multinomial logistic regression algorithm" (1992)
+    torch_activation = "softmax(-1)"
 
     def targets(self, labels: jax.Array, classes: int, smoothing: float = 0.0) -> jax.Array:
         """(B, classes): (1 − s) · one-hot + s / classes."""
@@ -103,6 +104,36 @@ class SingleLabel(Task):
     def label_text(self, label: Any, classes: Sequence[str]) -> str:
         """Name of the class."""
         return classes[int(label)]
+
+    def parse_label(self, text: str, classes: Sequence[str]) -> int:
+        """Index of the class."""
+        if text not in classes:
+            raise ValueError(f"{text!r} is not a class")
+        return classes.index(text)
+
+    def error_groups(self, labels: np.ndarray, scores: np.ndarray, classes: Sequence[str]) -> list[ErrorGroup]:
+        """A group for each pair of classes that are confused, in either direction.
+
+        Groups of equal size are in the order of their most confident error, then of the class indices.
+        """
+        predicted, certainty = self.decide(scores), self.confidence(scores)
+        totals = self.class_counts(labels, len(classes))
+        pairs: dict[tuple[int, int], list[int]] = {}
+        for row in np.flatnonzero(predicted != labels).tolist():
+            pair = int(labels[row]), int(predicted[row])
+            pairs.setdefault((min(pair), max(pair)), []).append(row)
+        for rows in pairs.values():
+            rows.sort(key=lambda row: -certainty[row])
+        groups = []
+        for (a, b), rows in sorted(pairs.items(), key=lambda item: (-len(item[1]), -certainty[item[1][0]], item[0])):
+            forward = int((labels[rows] == a).sum())
+            if 2 * forward < len(rows):  # the more frequent direction is first
+                a, b, forward = b, a, len(rows) - forward
+            first, second = (f"“{classes[index].replace('_', ' ')}”" for index in (a, b))
+            back = f"{len(rows) - forward} of {totals[b]}" if forward < len(rows) else "none"
+            text = f"{forward} of {totals[a]} {first} classified as {second}, {back} the other way round"
+            groups.append(ErrorGroup(text, tuple(rows)))
+        return groups
 
     def class_ranking(self, details: dict[str, Any]) -> list[tuple[str, float | None, str]]:
         """Classes by accuracy, then by name; classes without clips are last."""
