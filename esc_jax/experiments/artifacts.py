@@ -43,7 +43,7 @@ def write_artifacts(
             path = workdir / "confusion_matrix.png"
             plots.confusion_matrix(np.array(results["confusion"]), clips.classes, title, path)
         if history:
-            plots.curves(history, title, workdir / "curves.png", pretrain_history)
+            plots.curves(history, task, title, workdir / "curves.png", pretrain_history)
         writers.write_json(workdir / "results.json", results)
     processes.barrier(f"{workdir} is tested")
 
