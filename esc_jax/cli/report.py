@@ -1,54 +1,41 @@
-"""A report on all runs below a folder, or a paired comparison of two of them.
+"""Reports on all runs in a folder, or compares two runs.
 
-    esc-jax report runs                        writes report.md, report.html and their pictures to runs/report
-    esc-jax report --compare runs/a runs/b     tells which is better, by how much, and how sure that is
+    esc-jax report runs                        writes report.md, report.html and pictures into runs/report
+    esc-jax report --compare runs/a runs/b     prints the difference of the scores with its confidence interval
 
-report.html is one file that needs no network: its table sorts, and the best run's mistakes can be seen and heard.
+report.html is one file that needs no network. Its tables can be sorted, and the mistakes of the best run can be played.
 """
-
-from __future__ import annotations
 
 import pathlib
 import sys
 
 from esc_jax.cli.command import command
 from esc_jax.cli.parser import Parser
-from esc_jax.report.write import comparison, write
 
 
 def _parser() -> Parser:
     parser = Parser("report", __doc__)
-    parser.add_argument("runs_dir", metavar="RUNS_DIR", nargs="?", type=pathlib.Path, help="folder of all runs")
-    parser.add_argument(
-        "--out", metavar="REPORT_DIR", type=pathlib.Path, help="where the report goes (default: RUNS_DIR/report)"
-    )
-    parser.add_argument(
-        "--compare", metavar=("RUN_A", "RUN_B"), nargs=2, type=pathlib.Path, help="two runs to compare, clip by clip"
-    )
+    add = parser.add_argument
+    add("runs_dir", metavar="RUNS_DIR", nargs="?", type=pathlib.Path, help="folder of the runs")
+    add("--out", metavar="REPORT_DIR", type=pathlib.Path, help="folder of the report (default: RUNS_DIR/report)")
+    pair = ("RUN_A", "RUN_B")
+    add("--compare", metavar=pair, nargs=2, type=pathlib.Path, help="two runs to compare on the clips that both tested")
     return parser
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    """The command; returns its exit status."""
+    """The command."""
     parser = _parser()
-    asked = parser.parse(argv)
-    if (asked.runs_dir is None) == (asked.compare is None):
+    options = parser.parse(argv)
+    if (options.runs_dir is None) == (options.compare is None):
         parser.error("give RUNS_DIR, or two runs as --compare RUN_A RUN_B")
-    if asked.compare and asked.out:
+    if options.compare and options.out:
         parser.error("--compare prints its result and takes no --out")
-    if asked.compare:
-        sys.stdout.write(comparison(*asked.compare) + "\n")
-        return
-    from esc_jax.report import runs as report_runs
-    from esc_jax.report import tables as report_tables
+    from esc_jax.report import write  # imports numpy and matplotlib, which --help does not need
 
-    out = asked.out or asked.runs_dir / "report"
-    findings = write(asked.runs_dir, out)
-    for group in findings.groups:
-        top = report_runs.best(group)
-        count = f"{len(group)} run{'s' if len(group) > 1 else ''}"
-        sys.stdout.write(f"{top.data_label}: {count}, the best {top.label}, {report_tables.interval(top.accuracy)} %\n")
-    for note in findings.notes:
-        sys.stdout.write(f"{note}\n")
-    sys.stdout.write(f"the report is in {out}: report.html, report.md\n")
+    if options.compare:
+        sys.stdout.write(f"{write.compare_runs(*options.compare)}\n")
+        return
+    out = options.out or options.runs_dir / "report"
+    sys.stdout.write(f"{write.summary(write.write_report(options.runs_dir, out))}\nreport: {out / 'report.html'}\n")

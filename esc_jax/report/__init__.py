@@ -1,5 +1,5 @@
-"""Reports on runs: `python -m esc_jax.report`.
+"""Reports on finished runs, and pictures.
 
-command.py is the command; runs.py reads what runs leave, compare.py tells two of them apart, tables.py has what
-Markdown and HTML share, page.py is the HTML page, media.py the clips on it.
+`write.write_report` writes report.md and report.html, `write.compare_runs` compares two runs, `plots` and
+`timeline_plot` draw pictures for other parts of the package.
 """

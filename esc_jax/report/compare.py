@@ -1,16 +1,18 @@
-"""Two runs on the same clips: which is better, by how much, and how sure that is."""
+"""Paired comparisons of runs on the clips that both were tested on."""
 
 from collections.abc import Sequence
 import dataclasses
+from typing import Any
 
 import numpy as np
 
 from esc_jax.evaluation import confidence
-from esc_jax.report.runs import Predictions, ReportError, Run, listed_folds
+from esc_jax.report.errors import ReportError
+from esc_jax.report.runs import Run
 
 
 def points(value: float) -> str:
-    """A difference of shares in percentage points, with a real minus sign."""
+    """A difference of shares in percentage points, with a minus sign (U+2212)."""
     return f"{100 * value:.1f}".replace("-", "−").replace("−0.0", "0.0")
 
 
@@ -19,32 +21,37 @@ class Comparison:
     """Two runs on the clips that both were tested on.
 
     Attributes:
-        ahead, behind: names; which is which where they are level does not matter.
-        difference: accuracy of the one minus that of the other, not negative.
-        clips: that both were tested on.
-        only_ahead, only_behind: clips that just one of them has right; None with several seeds.
-        p: of McNemar's exact test; None with several seeds, where a clip has no single answer.
+        better, worse: labels of the runs, in any order if their scores are equal.
+        metric_label: of the task.
+        difference: score of the better run minus that of the worse, with its 95 % interval.
+        clips: number of clips.
+        only_better, only_worse: clips that only this run predicts correctly; None where `p` is None.
+        p: p-value of McNemar's exact test; None unless each run has one correct or incorrect prediction per clip.
     """
 
-    ahead: str
-    behind: str
+    better: str
+    worse: str
+    metric_label: str
     difference: confidence.ConfidenceInterval
     clips: int
-    only_ahead: int | None
-    only_behind: int | None
+    only_better: int | None
+    only_worse: int | None
     p: float | None
 
     @property
     def sentence(self) -> str:
-        """Which is better, by how much, and how sure that is."""
-        d = self.difference
-        interval = f"95 % interval {points(d.low)} to {points(d.high)}"
-        if d.value == 0:
-            text = f"{self.ahead} and {self.behind} are right equally often, {interval}"
-        elif d.low > 0:
-            text = f"{self.ahead} beats {self.behind} by {points(d.value)} points, {interval}"
+        """The difference, its interval and whether it is significant."""
+        value = points(self.difference.value)
+        interval = f"95 % CI {points(self.difference.low)} to {points(self.difference.high)}"
+        if self.difference.value == 0:
+            text = f"{self.better} and {self.worse} have the same {self.metric_label} ({interval})"
+        elif self.difference.low > 0:
+            text = f"{self.better} outperforms {self.worse} by {value} points of {self.metric_label} ({interval})"
         else:
-            text = f"{self.ahead} is {points(d.value)} points ahead of {self.behind}, {interval}: too close to call"
+            text = (
+                f"{self.better} is {value} points of {self.metric_label} above {self.worse}"
+                f" ({interval}: not significant)"
+            )
         if self.p is not None:
             p = "p<0.001" if self.p < 0.001 else f"p={self.p:.3f}" if self.p < 0.1 else f"p={self.p:.2f}"
             text += f", McNemar {p}"
@@ -52,85 +59,118 @@ class Comparison:
 
     @property
     def basis(self) -> str:
-        """What the sentence rests on."""
+        """The clips that the comparison is based on."""
         text = f"{self.clips:,} clips of {self.difference.clusters:,} recordings"
         if self.p is None:
-            return text + "; no McNemar test, as with several seeds a clip has no single answer"
-        return text + f"; {self.only_ahead} right with {self.ahead} alone, {self.only_behind} with {self.behind} alone"
+            return text + "; no McNemar test, which needs one prediction per clip"
+        return f"{text}; {self.only_better} correct only with {self.better}, {self.only_worse} only with {self.worse}"
 
 
-def _by_clip(found: Predictions, correct: np.ndarray) -> dict[str, list[tuple[int, str, bool]]]:
-    """Clip → its rows: class, recording, right or wrong."""
-    rows: dict[str, list[tuple[int, str, bool]]] = {}
-    for clip, true, recording, right in zip(found.clips, found.true, found.recordings, correct, strict=True):
-        rows.setdefault(clip, []).append((int(true), recording, bool(right)))
-    return rows
+@dataclasses.dataclass(frozen=True)
+class _ClipResult:
+    """A clip in the predictions of a run.
+
+    Attributes:
+        identity: label and recording, equal in all runs on the same data.
+        values: contribution to the metric, one for each seed.
+    """
+
+    identity: tuple[Any, str]
+    values: list[float]
 
 
-def compare(one: Run, other: Run, *, tta: bool = False) -> Comparison:
-    """Paired comparison on the clips that both runs were tested on.
+def _by_clip(run: Run, tta: bool) -> dict[str, _ClipResult]:
+    """Clip → its result. Raises ReportError."""
+    predictions = run.predictions
+    if predictions is None:
+        raise ReportError(run.notes[0] if run.notes else f"{run.name} has no predictions")
+    scores = predictions.scores_tta if tta and predictions.scores_tta is not None else predictions.scores
+    values = run.task.clip_scores(predictions.labels, scores)
+    if values is None:
+        raise ReportError(f"runs of the task {run.task.name} cannot be compared: its metric is not a mean over clips")
+    results: dict[str, _ClipResult] = {}
+    rows = zip(predictions.clips, predictions.labels.tolist(), predictions.recordings, values.tolist(), strict=True)
+    for clip, label, recording, value in rows:
+        results.setdefault(clip, _ClipResult((label, recording), [])).values.append(value)
+    return results
+
+
+def _check_comparable(first: Run, second: Run) -> None:
+    """Raises ReportError unless both runs have the same task, data and classes."""
+    prefix = f"{first.name} and {second.name} cannot be compared:"
+    if first.task.name != second.task.name:
+        raise ReportError(f"{prefix} they are of different tasks ({first.task.name}; {second.task.name})")
+    if first.fingerprint != second.fingerprint:
+        raise ReportError(f"{prefix} they are of different data ({first.data_label}; {second.data_label})")
+    if first.classes != second.classes:
+        pairs = enumerate(zip(first.classes, second.classes, strict=False))
+        shortest = min(len(first.classes), len(second.classes))
+        index = next((i for i, (a, b) in pairs if a != b), shortest)
+        names = [run.classes[index] if index < len(run.classes) else "missing" for run in (first, second)]
+        raise ReportError(f"{prefix} their classes differ in number or order (class {index} is {names[0]}; {names[1]})")
+
+
+def compare(first: Run, second: Run, *, tta: bool = False) -> Comparison:
+    """Compares two runs on the clips that both were tested on.
 
     Args:
-        one, other: with predictions.
-        tta: compare the averages over views.
+        first, second: runs with predictions.
+        tta: whether to compare predictions with test-time augmentation.
 
     Raises:
-        ReportError: other data, another order of the classes, no clip in common, no predictions.
+        ReportError: the runs have different tasks, data or classes, no clip in common, or no predictions.
     """
-    for run in (one, other):
-        if run.predictions is None:
-            raise ReportError(run.notes[0] if run.notes else f"{run.name} has no predictions")
-    pair = f"{one.name} and {other.name} cannot be compared:"
-    if one.fingerprint != other.fingerprint:
-        raise ReportError(f"{pair} they are of different data ({one.data_label}; {other.data_label})")
-    if one.classes != other.classes:
-        place = next(
-            (i for i, (a, b) in enumerate(zip(one.classes, other.classes, strict=False)) if a != b),
-            min(len(one.classes), len(other.classes)),
-        )
-        names = [r.classes[place] if place < len(r.classes) else "missing" for r in (one, other)]
-        raise ReportError(f"{pair} their classes are in different order (class {place} is {names[0]}; {names[1]})")
-    first, second = (
-        _by_clip(r.predictions, r.predictions.correct_tta if tta else r.predictions.correct) for r in (one, other)
-    )
-    shared = sorted(first.keys() & second.keys())
-    if not shared:
-        tested = "; ".join(listed_folds(r) for r in (one, other))
-        raise ReportError(f"{pair} they were tested on different clips ({tested})")
-    if any(first[clip][0][:2] != second[clip][0][:2] for clip in shared):
-        raise ReportError(f"{pair} they give a clip different classes or recordings")
-    shares = [np.array([np.mean([right for *_, right in rows[clip]]) for clip in shared]) for rows in (first, second)]
-    if shares[1].mean() > shares[0].mean():
-        one, other, shares = other, one, shares[::-1]
-    single = all(len(rows[clip]) == 1 for rows in (first, second) for clip in shared)
-    alone = (int((shares[0] > shares[1]).sum()), int((shares[0] < shares[1]).sum())) if single else (None, None)
+    results = [_by_clip(run, tta) for run in (first, second)]
+    _check_comparable(first, second)
+    clips = sorted(results[0].keys() & results[1].keys())
+    if not clips:
+        tested = f"{first.folds_text}; {second.folds_text}"
+        raise ReportError(f"{first.name} and {second.name} cannot be compared: they share no test clip ({tested})")
+    if any(results[0][clip].identity != results[1][clip].identity for clip in clips):
+        raise ReportError(f"{first.name} and {second.name} cannot be compared: labels or recordings of a clip differ")
+    values = [np.array([np.mean(one[clip].values) for clip in clips]) for one in results]
+    if values[1].mean() > values[0].mean():
+        first, second = second, first
+        values.reverse()
+    only_better = only_worse = p = None
+    if all(one[clip].values in ([0.0], [1.0]) for one in results for clip in clips):
+        only_better, only_worse = int((values[0] > values[1]).sum()), int((values[0] < values[1]).sum())
+        p = confidence.mcnemar(only_better, only_worse)
+    recordings = [results[0][clip].identity[1] for clip in clips]
     return Comparison(
-        ahead=one.label,
-        behind=other.label,
-        difference=confidence.difference_interval(*shares, [first[clip][0][1] for clip in shared]),
-        clips=len(shared),
-        only_ahead=alone[0],
-        only_behind=alone[1],
-        p=confidence.mcnemar(*alone) if single else None,
+        better=first.label,
+        worse=second.label,
+        metric_label=first.task.metric_label,
+        difference=confidence.difference_interval(values[0], values[1], recordings),
+        clips=len(clips),
+        only_better=only_better,
+        only_worse=only_worse,
+        p=p,
     )
 
 
 def against_best(runs: Sequence[Run]) -> tuple[list[Comparison], list[str]]:
-    """Every run against the best one that was tested on some of its clips, and sentences on those with none.
+    """Compares every run with the best run that was tested on some of its clips.
 
     Args:
-        runs: of one data set, the best first.
+        runs: of one task and data set, the best first.
+
+    Returns:
+        The comparisons, and sentences on runs that cannot be compared.
     """
-    done, left = [], []
-    able = [run for run in runs if run.predictions]
-    for place, run in enumerate(able[1:], 1):
-        for better in able[:place]:
-            if set(better.predictions.clips) & set(run.predictions.clips):
-                try:
-                    done.append(compare(better, run))
-                except ReportError as error:
-                    left.append(str(error))
-                break
-        else:
-            left.append(f"{run.name} shares no test clip with a better run ({listed_folds(run)})")
-    return done, left
+    comparisons, problems = [], []
+    previous: list[tuple[Run, set[str]]] = []
+    for run in runs:
+        if run.predictions is None:
+            continue
+        clips = set(run.predictions.clips)
+        reference = next((better for better, tested in previous if tested & clips), None)
+        if reference:
+            try:
+                comparisons.append(compare(reference, run))
+            except ReportError as error:
+                problems.append(str(error))
+        elif previous:
+            problems.append(f"{run.name} shares no test clip with a better run ({run.folds_text})")
+        previous.append((run, clips))
+    return comparisons, problems

@@ -1,57 +1,71 @@
-"""What a report contains: runs, comparisons, calibration, confusions."""
-
-from __future__ import annotations
+"""The content of a report, independent of its format."""
 
 import dataclasses
 import pathlib
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # --help answers before numpy is imported
-    from esc_jax.report.compare import Comparison
-    from esc_jax.report.runs import Run
-    from esc_jax.report.tables import Calibration, Confusion
+from esc_jax.report import compare, write_ups
+from esc_jax.report import runs as finished
+from esc_jax.report.calibration import RunCalibration, run_calibration
+from esc_jax.report.mistakes import MistakeGroup, mistake_groups
+from esc_jax.report.runs import Run
 
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-    """What a report says.
+    """The content of a report.
 
     Attributes:
-        groups: runs of each data set, the best first.
-        notes: on what was skipped.
-        comparisons: of each run with the best one on its data; `apart` are those that cannot be compared.
-        apart: sentences.
+        groups: comparable runs (same task, data and classes), the best first.
+        notes: sentences on runs that were skipped or are incomplete.
+        comparisons: of each run with the best one of its group.
+        incomparable: sentences on runs that cannot be compared.
         calibrations: of the runs with predictions.
-        confusions: (best run of a data set, its confused pairs), for each data set with predictions.
+        mistakes: for each group with predictions, its best run and the mistakes of that run.
     """
 
     groups: list[list[Run]]
     notes: list[str]
-    comparisons: list[Comparison]
-    apart: list[str]
-    calibrations: list[Calibration]
-    confusions: list[tuple[Run, list[Confusion]]]
+    comparisons: list[compare.Comparison]
+    incomparable: list[str]
+    calibrations: list[RunCalibration]
+    mistakes: list[tuple[Run, list[MistakeGroup]]]
 
     @property
     def runs(self) -> list[Run]:
-        """All of them, in the order of the leaderboard."""
+        """All runs, in the order of the groups."""
         return [run for group in self.groups for run in group]
+
+    @property
+    def leaderboards(self) -> list[tuple[str, list[Run]]]:
+        """(title, runs) of each task."""
+        tasks: dict[str, list[Run]] = {}
+        for run in self.runs:
+            tasks.setdefault(run.task.name, []).append(run)
+        if len(tasks) == 1:
+            return [("Leaderboard", self.runs)]
+        return [(f"Leaderboard: {runs[0].task.metric_label} ({name})", runs) for name, runs in tasks.items()]
+
+    @property
+    def includes_write_up_data(self) -> bool:
+        """Whether a run is of the task and data of the two write-ups."""
+        return any((run.task.name, run.data) == (write_ups.TASK.name, write_ups.DATA) for run in self.runs)
 
 
 def collect(runs_dir: pathlib.Path) -> Findings:
-    """Reads the runs and works out everything that is told of them. Raises RunError and ReportError."""
-    from esc_jax.report import compare as report_compare
-    from esc_jax.report import runs as report_runs
-    from esc_jax.report import tables as report_tables
-
-    runs, notes = report_runs.find(runs_dir)
-    groups = report_runs.by_data(runs)
-    comparisons, apart, confusions = [], [], []
+    """Reads the runs in a folder, compares them and computes their calibration. Raises RunError, ReportError."""
+    runs, notes = finished.find(runs_dir)
+    groups = finished.group_by_data(runs)
+    findings = Findings(groups, notes, [], [], [], [])
     for group in groups:
-        found, left = report_compare.against_best(group)
-        comparisons += found
-        apart += left
-        if able := [run for run in group if run.predictions]:
-            confusions.append((top := report_runs.best(able), report_tables.confusions(top)))
-    calibrations = [report_tables.calibration(run) for run in runs if run.predictions]
-    return Findings(groups, notes, comparisons, apart, calibrations, confusions)
+        comparisons, problems = compare.against_best(group)
+        findings.comparisons.extend(comparisons)
+        findings.incomparable.extend(problems)
+        with_predictions = [run for run in group if run.predictions is not None]
+        if with_predictions:
+            run = finished.best(with_predictions)
+            assert run.predictions is not None
+            findings.mistakes.append((run, mistake_groups(run, run.predictions)))
+    for run in runs:
+        if run.predictions is not None:
+            findings.calibrations.append(run_calibration(run, run.predictions))
+    return findings

@@ -1,59 +1,69 @@
-"""report.md."""
+"""A report as Markdown."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
+from esc_jax.report import calibration, tables, write_ups
 from esc_jax.report.findings import Findings
+from esc_jax.report.mistakes import MistakeGroup
+from esc_jax.report.runs import Run
+from esc_jax.report.tables import Table
 
-if TYPE_CHECKING:  # --help answers before numpy is imported
-    from esc_jax.report.tables import Table
+GROUPS = 8  # kinds of mistakes that are listed
+_CLIPS = 6  # clips that are named for each
 
 
-_LISTED = 6
-
-
-def _markdown_text(text: str) -> str:
+def _escape(text: str) -> str:
     for mark in "\\`*_[]<>|":
         text = text.replace(mark, f"\\{mark}")
     return text.replace("\n", " ")
 
 
-def _markdown_table(table: Table) -> list[str]:
+def _table(table: Table) -> list[str]:
     lines = [
-        "| " + " | ".join(table.columns) + " |",
-        "|" + "|".join("---:" if numeric else "---" for numeric in table.numeric) + "|",
+        f"| {' | '.join(table.columns)} |",
+        f"|{'|'.join('---:' if numeric else '---' for numeric in table.numeric)}|",
     ]
-    return lines + ["| " + " | ".join(_markdown_text(cell.text) for cell in row) + " |" for row in table.rows]
+    return lines + [f"| {' | '.join(_escape(cell.text) for cell in row)} |" for row in table.rows]
+
+
+def _leaderboards(findings: Findings) -> list[str]:
+    lines = []
+    for title, runs in findings.leaderboards:
+        lines += [f"## {title}", "", *_table(tables.leaderboard(runs)), ""]
+    return lines + [f"{line}  " for line in tables.legend(findings.runs)] + ["", "![scores](scores.png)", ""]
+
+
+def _write_ups() -> list[str]:
+    lines = ["## The two write-ups", ""]
+    for source in write_ups.SOURCES:
+        title = f"[{source.title}]({source.url})" if source.url else source.title
+        lines.append(f"- “{title}”, {source.origin}")
+    lines += ["", write_ups.NOTE, "", f"| method (published) | {write_ups.TASK.metric_label}, % † |", "|---|---:|"]
+    return lines + [f"| {_escape(name)} | {value:.2f} |" for name, value in write_ups.RESULTS] + [""]
+
+
+def _mistakes(run: Run, groups: list[MistakeGroup]) -> list[str]:
+    lines = [f"## Most frequent mistakes of {_escape(run.label)} ({_escape(run.data_label)})", ""]
+    for group in groups[:GROUPS]:
+        clips = ", ".join(one.clip for one in group.mistakes[:_CLIPS])
+        more = f" and {len(group.mistakes) - _CLIPS} more" if len(group.mistakes) > _CLIPS else ""
+        lines.append(f"- {_escape(group.description)}: {_escape(clips)}{more}")
+    return lines + ([""] if groups else ["None: all predictions are correct.", ""])
 
 
 def markdown(findings: Findings) -> str:
-    """report.md."""
-    from esc_jax.report import tables as report_tables
-
-    text = _markdown_text
-    lines = ["# Report", "", "## Leaderboard", "", *_markdown_table(report_tables.leaderboard(findings.runs)), ""]
-    lines += [line + "  " for line in report_tables.legend(findings.runs)] + ["", "![accuracies](accuracies.png)", ""]
+    """The text of report.md. It refers to scores.png and reliability.png in the same folder."""
+    lines = ["# Report", "", *_leaderboards(findings)]
     if findings.notes:
-        lines += ["## Notes", "", *(f"- {text(note)}" for note in findings.notes), ""]
-    if any(run.data == "esc50" for run in findings.runs):
-        lines += ["## The write-ups' final table", "", report_tables.WRITE_UPS_NOTE, ""]
-        lines += ["| method (published) | accuracy, % † |", "|---|---:|"]
-        lines += [f"| {text(name)} | {value:.2f} |" for name, value in report_tables.WRITE_UPS] + [""]
-    if findings.comparisons or findings.apart:
-        lines += ["## Paired comparisons", "", report_tables.COMPARISON_NOTE, ""]
-        lines += [f"- {text(one.sentence)} ({text(one.basis)})" for one in findings.comparisons]
-        lines += [f"- {text(sentence)}" for sentence in findings.apart] + [""]
+        lines += ["## Notes", "", *(f"- {_escape(note)}" for note in findings.notes), ""]
+    if findings.includes_write_up_data:
+        lines += _write_ups()
+    if findings.comparisons or findings.incomparable:
+        lines += ["## Paired comparisons", "", tables.COMPARISON_NOTE, ""]
+        lines += [f"- {_escape(one.sentence)} ({_escape(one.basis)})" for one in findings.comparisons]
+        lines += [f"- {_escape(sentence)}" for sentence in findings.incomparable] + [""]
     if findings.calibrations:
-        lines += ["## Calibration", "", report_tables.CALIBRATION_NOTE, ""]
-        lines += [*_markdown_table(report_tables.calibration_table(findings.calibrations)), ""]
+        lines += ["## Calibration", "", calibration.NOTE, ""]
+        lines += [*_table(tables.calibration_table(findings.calibrations)), ""]
         lines += ["![reliability](reliability.png)", ""]
-    for run, pairs in findings.confusions:
-        lines += [f"## Classes that {text(run.label)} confuses most ({text(run.data_label)})", ""]
-        for pair in pairs[: report_tables.PAIRS]:
-            clips = [one.clip for one in pair.mistakes[:_LISTED]]
-            more = f" and {len(pair.mistakes) - _LISTED} more" if len(pair.mistakes) > _LISTED else ""
-            lines.append(f"- {text(pair.sentence)}: {text(', '.join(clips))}{more}")
-        lines += [] if pairs else ["None: every clip is right."]
-        lines.append("")
+    for run, groups in findings.mistakes:
+        lines += _mistakes(run, groups)
     return "\n".join(lines)

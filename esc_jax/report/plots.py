@@ -1,22 +1,33 @@
-"""Pictures of runs, data and augmentations. matplotlib without a screen; imported only where a picture is made."""
+"""Pictures of runs, data and augmentations, drawn with matplotlib without a display."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 import pathlib
-from typing import Any
+from typing import IO, Any
 
+import jax
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 import numpy as np
 
+from esc_jax.evaluation.calibration import Reliability
+from esc_jax.frontends.log_mel import hz_to_mel, mel_bank
+from esc_jax.tasks.base import Task
+
+History = Sequence[Mapping[str, Any]]
+
+_BLUE, _ORANGE = "#1f6f8b", "#b35900"
+
 
 def confusion_matrix(table: np.ndarray, classes: Sequence[str], title: str, path: pathlib.Path | None = None) -> Figure:
-    """Confusion matrix as a picture: shares of each true class as colour, counts as numbers.
+    """Confusion matrix. The colour is the share of the true class, the text the number of clips.
 
     Args:
-        table: (classes, classes) counts, rows true.
-        classes: names.
-        title: above it.
-        path: where to save it; None only returns the figure.
+        table: (classes, classes) counts. Rows are true classes, columns are predicted classes.
+        classes: class names.
+        title: above the matrix.
+        path: file to write; None only returns the figure.
     """
     table = np.asarray(table)
     n = len(classes)
@@ -41,55 +52,71 @@ def confusion_matrix(table: np.ndarray, classes: Sequence[str], title: str, path
     return figure
 
 
+def _learning_curves(axes: Axes, lines: History, series: dict[str, str]) -> None:
+    for key, label in series.items():
+        values = [(line["epoch"], line[key]) for line in lines if key in line]
+        if values:
+            axes.plot(*zip(*values, strict=True), label=label, marker="." if len(values) < 3 else "")
+    axes.set_xlabel("epoch")
+    axes.grid(alpha=0.3)
+
+
 def curves(
-    history: Sequence[dict[str, Any]],
+    history: History,
+    task: Task,
     title: str,
     path: pathlib.Path | None = None,
-    pretext: Sequence[dict[str, Any]] = (),
+    pretrain_history: History = (),
 ) -> Figure:
-    """Loss, accuracy and learning rate over epochs; of two stages one above the other.
+    """Loss, primary metric and learning rate over the epochs, in one row of panels for each stage.
 
     Args:
-        history: a line per epoch: `epoch`, `loss`, `accuracy`, `lr`, and `val_loss`, `val_accuracy` where the protocol
-            looks at them.
-        title: above it.
-        path: where to save it; None only returns the figure.
-        pretext: of a pretraining, with `pretext_accuracy`, and here and there `knn_accuracy`.
+        history: for each epoch of training `epoch`, `loss`, `lr`, the primary metric, and `val_loss` and the metric
+            with the prefix `val_` where the protocol evaluates held-out clips.
+        task: of the labels.
+        title: above the panels.
+        path: file to write; None only returns the figure.
+        pretrain_history: for each epoch of pretraining `epoch`, `loss`, `lr`, metrics of the pretext task with the
+            prefix `pretext_`, and for some epochs the metric of nearest neighbours with the prefix `knn_`.
     """
-    rows = [(history, "", {"accuracy": "training (augmented)", "val_accuracy": "held out"})]
-    if pretext:
-        shown = {"pretext_accuracy": "pretext task", "knn_accuracy": "5 nearest neighbours, training folds"}
-        rows.insert(0, (pretext, "pretraining: ", shown))
-    figure = Figure(figsize=(11, 0.4 + 3.0 * len(rows)), layout="constrained")
-    panels = figure.subplots(len(rows), 3, squeeze=False)
-    for line_of_panels, (lines, stage, shares) in zip(panels, rows, strict=True):
-        losses = {"loss": "training (augmented)", "val_loss": "held out"}
-        for axes, series, name in zip(
-            line_of_panels, (losses, shares, {"lr": ""}), ("loss", "accuracy", "learning rate"), strict=True
-        ):
-            for key, label in series.items():
-                seen = [(line["epoch"], line[key]) for line in lines if key in line]
-                if seen:
-                    axes.plot(*zip(*seen, strict=True), label=label, marker="." if len(seen) < 3 else "")
-            axes.set_xlabel("epoch")
-            axes.set_title(stage + name, fontsize=10)
-            axes.grid(alpha=0.3)
-        line_of_panels[1].set_ylim(0, 1)
-        line_of_panels[1].legend(fontsize=8)
+    training = {task.metric: "training (augmented)", f"val_{task.metric}": "held out"}
+    stages: list[tuple[str, History, dict[str, str]]] = [("", history, training)]
+    if pretrain_history:
+        keys = dict.fromkeys(key for line in pretrain_history for key in line if key.startswith("pretext_"))
+        scores = {key: key.replace("_", " ") for key in keys}
+        scores[f"knn_{task.metric}"] = f"{task.metric_label} of 5 nearest neighbours"
+        stages.insert(0, ("pretraining: ", pretrain_history, scores))
+    figure = Figure(figsize=(11, 0.4 + 3.0 * len(stages)), layout="constrained")
+    panels = figure.subplots(len(stages), 3, squeeze=False)
+    for (loss, score, rate), (stage, lines, scores) in zip(panels, stages, strict=True):
+        _learning_curves(loss, lines, {"loss": "training (augmented)", "val_loss": "held out"})
+        _learning_curves(score, lines, scores)
+        _learning_curves(rate, lines, {"lr": "learning rate"})
+        loss.set_title(f"{stage}loss", fontsize=10)
+        score.set_title(f"{stage}{'scores' if stage else task.metric_label}", fontsize=10)
+        rate.set_title(f"{stage}learning rate", fontsize=10)
+        score.set_ylim(0, 1)
+        if score.lines:
+            score.legend(fontsize=8)
     figure.suptitle(title, fontsize=10)
     if path:
         figure.savefig(path, dpi=120)
     return figure
 
 
-def augmentations(views: dict[str, np.ndarray], sample_rate: int, frontend, path: pathlib.Path | None = None) -> Figure:
-    """Waveform and features of one clip under each of several augmentations, for a notebook.
+def augmentations(
+    views: Mapping[str, np.ndarray],
+    sample_rate: int,
+    frontend: Callable[..., jax.Array],
+    path: pathlib.Path | None = None,
+) -> Figure:
+    """Waveform and features of a clip under each of several augmentations.
 
     Args:
         views: name → (time,) waveform, or (frames, bins) features: `augment.compose.gallery`.
         sample_rate: Hz.
         frontend: waveform → features.
-        path: where to save it; None only returns the figure.
+        path: file to write; None only returns the figure.
     """
     columns = min(4, len(views))
     rows = -(-len(views) // columns)
@@ -119,32 +146,36 @@ def augmentations(views: dict[str, np.ndarray], sample_rate: int, frontend, path
 def tokens(
     features: np.ndarray, ids: np.ndarray, names: Sequence[str], size: int, path: pathlib.Path | None = None
 ) -> Figure:
-    """Spectrograms, and below them again under the tokens of their patches: a number and a colour for each token.
+    """Spectrograms, and below each the tokens of its patches as numbers and colours.
 
     Args:
         features: (N, frames, bins).
-        ids: (N, rows, columns).
-        names: N titles.
+        ids: (N, rows, columns) tokens.
+        names: (N,) titles.
         size: frames and bins of a patch.
-        path: where to save it; None only returns the figure.
+        path: file to write; None only returns the figure.
     """
     features, ids = np.asarray(features), np.asarray(ids)
     count, rows, columns = ids.shape
-    # Numbers that differ by one are neighbours to nobody: hues are shuffled, the same way every time.
+    # Tokens with similar numbers are not similar, so hues are shuffled, with a fixed seed.
     hues = np.random.default_rng(0).permutation(int(ids.max()) + 1)
     figure = Figure(figsize=(3.6 * count, 4.8), layout="constrained")
     panels = figure.subplots(2, count, squeeze=False)
-    for (top, bottom), spectrogram, own, name in zip(panels.T, features, ids, names, strict=True):
-        seen = spectrogram[: rows * size, : columns * size].T
-        place = {"origin": "lower", "aspect": "auto", "extent": (0, rows * size, 0, columns * size)}
-        top.imshow(seen, cmap="magma", **place)
+    for (top, bottom), image, patches, name in zip(panels.T, features, ids, names, strict=True):
+        covered = image[: rows * size, : columns * size].T
+        layout: dict[str, Any] = {
+            "origin": "lower",
+            "aspect": "auto",
+            "extent": (0, rows * size, 0, columns * size),
+        }
+        top.imshow(covered, cmap="magma", **layout)
         top.set_title(name, fontsize=9)
-        bottom.imshow(seen, cmap="gray", **place)
-        bottom.imshow(hues[own].T, cmap="hsv", alpha=0.4, vmin=0, vmax=len(hues), **place)
+        bottom.imshow(covered, cmap="gray", **layout)
+        bottom.imshow(hues[patches].T, cmap="hsv", alpha=0.4, vmin=0, vmax=len(hues), **layout)
         if rows * columns <= 256:
             for row, column in np.ndindex(rows, columns):
                 middle = (row + 0.5) * size, (column + 0.5) * size
-                number = bottom.text(*middle, own[row, column], ha="center", va="center", fontsize=6, color="white")
+                number = bottom.text(*middle, patches[row, column], ha="center", va="center", fontsize=6, color="white")
                 number.set_path_effects([withStroke(linewidth=1, foreground="black")])  # on bright and dark patches
         bottom.set_xlabel("frame")
     panels[0, 0].set_ylabel("bin")
@@ -154,60 +185,90 @@ def tokens(
     return figure
 
 
-def accuracies(
-    panels: dict[str, Sequence[tuple[str, float, float, float]]],
-    published: dict[str, Sequence[tuple[str, float]]] | None = None,
-    path: pathlib.Path | None = None,
-) -> Figure:
-    """Accuracies with their intervals, a panel for each data set, the best on top.
+@dataclasses.dataclass(frozen=True)
+class ScorePanel:
+    """Scores on one data set.
+
+    Attributes:
+        title: above the panel.
+        metric_label: of the task.
+        scores: (name, value, low, high) of each run, shares from 0 to 1, in the order of the rows.
+        published: (name, value) of published results without an interval.
+    """
+
+    title: str
+    metric_label: str
+    scores: Sequence[tuple[str, float, float, float]]
+    published: Sequence[tuple[str, float]] = ()
+
+
+def _score_panel(axes: Axes, panel: ScorePanel) -> None:
+    names, values, lows, highs = zip(*panel.scores, strict=True)
+    middle, low, high = 100 * np.array(values), 100 * np.array(lows), 100 * np.array(highs)
+    # A mean over folds of different size can lie outside the interval over all clips. Bars have no negative length.
+    bars = np.maximum([middle - low, high - middle], 0)
+    axes.errorbar(middle, range(len(names)), xerr=bars, fmt="o", color=_BLUE, capsize=3, label="measured, 95 %")
+    labels = [*names, *(name for name, _ in panel.published)]
+    if panel.published:
+        positions = range(len(names), len(labels))
+        published = [100 * value for _, value in panel.published]
+        style: dict[str, Any] = {"marker": "D", "markerfacecolor": "none", "markeredgecolor": _ORANGE, "linestyle": ""}
+        axes.plot(published, positions, label="published, no interval", **style)
+        axes.axhline(len(names) - 0.5, color="grey", linewidth=0.6)
+        axes.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
+    axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.set_xlim(right=100.5)
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_title(panel.title, fontsize=10, loc="left")
+
+
+def scores(panels: Sequence[ScorePanel], path: pathlib.Path | None = None) -> Figure:
+    """Scores of runs with their intervals, in one panel for each data set.
 
     Args:
-        panels: data set → (name, accuracy, low, high), shares from 0 to 1, in the order of the rows.
-        published: data set → (name, accuracy) of figures that come without an interval, drawn hollow below ours.
-        path: where to save it; None only returns the figure.
+        panels: data sets.
+        path: file to write; None only returns the figure.
     """
-    published = published or {}
-    rows = {name: len(entries) + len(published.get(name, ())) for name, entries in panels.items()}
-    figure = Figure(figsize=(9, 1.1 * len(panels) + 0.3 * sum(rows.values())), layout="constrained")
-    stacked = figure.subplots(len(panels), 1, squeeze=False, height_ratios=[r + 2 for r in rows.values()])[:, 0]
-    for axes, (data, entries) in zip(stacked, panels.items(), strict=True):
-        names, values, lows, highs = zip(*entries, strict=True)
-        middle, low, high = 100 * np.array(values), 100 * np.array(lows), 100 * np.array(highs)
-        # A mean over unequal folds may lie outside an interval of all clips: no bar has a negative length.
-        bars = np.maximum([middle - low, high - middle], 0)
-        axes.errorbar(middle, range(len(names)), xerr=bars, fmt="o", color="#1f6f8b", capsize=3, label="ours, 95 %")
-        labels = list(names)
-        if extra := published.get(data, ()):
-            places = range(len(names), len(names) + len(extra))
-            axes.plot(
-                [100 * v for _, v in extra],
-                places,
-                "D",
-                mfc="none",
-                mec="#b35900",
-                ls="",
-                label="published, no interval",
-            )
-            axes.axhline(len(names) - 0.5, color="grey", linewidth=0.6)
-            axes.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
-            labels += [name for name, _ in extra]
-        axes.set_yticks(range(len(labels)), labels, fontsize=8)
-        axes.set_ylim(len(labels) - 0.4, -0.6)
-        axes.set_xlim(right=100.5)
-        axes.grid(axis="x", alpha=0.3)
-        axes.set_title(data, fontsize=10, loc="left")
-    stacked[-1].set_xlabel("accuracy, %")
+    rows = [len(panel.scores) + len(panel.published) for panel in panels]
+    figure = Figure(figsize=(9, 1.1 * len(panels) + 0.3 * sum(rows)), layout="constrained")
+    grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=[number + 2 for number in rows])[:, 0]
+    for place, (axes, panel) in enumerate(zip(grid, panels, strict=True)):
+        _score_panel(axes, panel)
+        if place == len(panels) - 1 or panels[place + 1].metric_label != panel.metric_label:
+            axes.set_xlabel(f"{panel.metric_label}, %")
     if path:
         figure.savefig(path, dpi=120)
     return figure
 
 
-def reliability(panels: Sequence[tuple[str, Any, Any]], path: pathlib.Path | None = None) -> Figure:
-    """Reliability diagrams: accuracy over confidence, bin by bin, with the number of clips in each.
+def _reliability_panel(top: Axes, bottom: Axes, title: str, before: Reliability, after: Reliability | None) -> None:
+    top.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
+    diagrams = [(before, _BLUE, "o-", f"without temperature, ECE {100 * before.ece:.1f} %")]
+    if after is not None:
+        diagrams.append((after, _ORANGE, "s--", f"with temperature, ECE {100 * after.ece:.1f} %"))
+    for one, colour, style, label in diagrams:
+        used = one.count > 0
+        top.plot(one.confidence[used], one.accuracy[used], style, color=colour, markersize=4, label=label)
+    top.set(xlim=(0, 1), ylim=(0, 1.02))
+    top.tick_params(labelbottom=False)
+    top.set_ylabel("share of correct clips", fontsize=8)
+    top.set_title(title, fontsize=9)
+    top.legend(fontsize=7, loc="lower right")
+    bottom.stairs(before.count, before.edges, fill=True, color=_BLUE, alpha=0.6)
+    bottom.set(xlim=(0, 1))
+    bottom.set_xlabel("confidence", fontsize=8)
+    bottom.set_ylabel("clips", fontsize=8)
+
+
+def reliability(
+    panels: Sequence[tuple[str, Reliability, Reliability | None]], path: pathlib.Path | None = None
+) -> Figure:
+    """Reliability diagrams: share of correct clips over confidence, and the number of clips in each bin.
 
     Args:
-        panels: (title, `statistics.Reliability`, the one after temperature scaling or None), a panel each.
-        path: where to save it; None only returns the figure.
+        panels: (title, diagram, diagram after temperature scaling or None).
+        path: file to write; None only returns the figure.
     """
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
@@ -218,39 +279,21 @@ def reliability(panels: Sequence[tuple[str, Any, Any]], path: pathlib.Path | Non
     for place, (title, before, after) in enumerate(panels):
         top, bottom = grid[2 * (place // columns) : 2 * (place // columns) + 2, place % columns]
         top.axis("on")
-        top.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
-        shown = [(before, "#1f6f8b", "o-", f"as trained, ECE {100 * before.ece:.1f} %")]
-        if after is not None:
-            shown.append((after, "#b35900", "s--", f"with temperature, ECE {100 * after.ece:.1f} %"))
-        for found, colour, style, label in shown:
-            full = found.count > 0
-            top.plot(found.confidence[full], found.accuracy[full], style, color=colour, markersize=4, label=label)
-        top.set(xlim=(0, 1), ylim=(0, 1.02))
-        top.tick_params(labelbottom=False)
-        top.set_ylabel("share that is right", fontsize=8)
-        top.set_title(title, fontsize=9)
-        top.legend(fontsize=7, loc="lower right")
         bottom.axis("on")
-        bottom.stairs(before.count, before.edges, fill=True, color="#1f6f8b", alpha=0.6)
-        bottom.set(xlim=(0, 1))
-        bottom.set_xlabel("confidence", fontsize=8)
-        bottom.set_ylabel("clips", fontsize=8)
+        _reliability_panel(top, bottom, title, before, after)
     if path:
         figure.savefig(path, dpi=120)
     return figure
 
 
-def spectrogram(waveform: np.ndarray, sample_rate: int, path: Any = None) -> Figure:
-    """Mel spectrogram of a clip in decibels below its loudest point, down to -80, for a person to look at.
-
-    Plain numpy: a picture for a report needs no device.
+def spectrogram(waveform: np.ndarray, sample_rate: int, path: pathlib.Path | IO[bytes] | None = None) -> Figure:
+    """Mel spectrogram of a clip in dB relative to its maximum, down to −80 dB. Computed with numpy, without a device.
 
     Args:
-        waveform: (time,) in [-1, 1]; silence gives an empty picture.
+        waveform: (time,) in [−1, 1].
         sample_rate: Hz.
-        path: where to save it, a path or a file; None only returns the figure.
+        path: file to write, as a path or a file object; None only returns the figure.
     """
-    from esc_jax.frontends.log_mel import hz_to_mel, mel_bank
 
     size, hop, bands = 2048, max(1, sample_rate // 100), 96
     waveform = np.pad(np.asarray(waveform, np.float32), size // 2)

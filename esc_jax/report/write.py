@@ -1,72 +1,94 @@
-"""Writes a report, or compares two runs."""
-
-from __future__ import annotations
+"""Writing a report, and comparing two runs."""
 
 import pathlib
-from typing import TYPE_CHECKING
 
+from esc_jax.report import compare, plots, tables, write_ups
+from esc_jax.report import runs as finished
+from esc_jax.report.errors import ReportError
 from esc_jax.report.findings import Findings, collect
 from esc_jax.report.markdown import markdown
+from esc_jax.report.page import page
 
-if TYPE_CHECKING:  # --help answers before numpy is imported
-    pass
-
-
-# A sweep has hundreds of runs: the tables hold all of them, the pictures the best.
-_DRAWN = 40
-
-
-_DIAGRAMS = 6
+# Pictures show the best runs of a large sweep. The tables contain all runs.
+_MAX_SCORES = 40
+_MAX_DIAGRAMS = 6
 
 
 def draw(findings: Findings, out: pathlib.Path) -> None:
-    """accuracies.png, and reliability.png where there are predictions."""
-    from esc_jax.report import plots
-    from esc_jax.report import tables as report_tables
-
-    panels, published = {}, {}
+    """Writes scores.png and, if there are predictions, reliability.png into the folder `out`."""
+    panels: dict[str, plots.ScorePanel] = {}
+    published_done = False
     for group in findings.groups:
-        # Two data sets may have one name and one size.
-        title = group[0].data_label + (f" [{group[0].fingerprint}]" if group[0].data_label in panels else "")
-        panels[title] = [(run.label, run.accuracy.value, run.accuracy.low, run.accuracy.high) for run in group[:_DRAWN]]
-        if group[0].data == "esc50" and not published:
-            published[title] = [(f"{name} †", value / 100) for name, value in report_tables.WRITE_UPS]
-    plots.accuracies(panels, published, out / "accuracies.png")
-    diagrams = [(one.run.label, one.before, one.after) for one in findings.calibrations[:_DIAGRAMS]]
+        first = group[0]
+        # Two data sets may have the same name and size.
+        title = first.data_label + (f" [{first.fingerprint}]" if first.data_label in panels else "")
+        published: list[tuple[str, float]] = []
+        if (first.task.name, first.data) == (write_ups.TASK.name, write_ups.DATA) and not published_done:
+            published = [(f"{name} †", value / 100) for name, value in write_ups.RESULTS]
+            published_done = True
+        scores = [(run.label, run.score.value, run.score.low, run.score.high) for run in group[:_MAX_SCORES]]
+        panels[title] = plots.ScorePanel(title, first.task.metric_label, scores, published)
+    plots.scores(list(panels.values()), out / "scores.png")
+    diagrams = [(one.run.label, one.before, one.after) for one in findings.calibrations[:_MAX_DIAGRAMS]]
     if diagrams:
         plots.reliability(diagrams, out / "reliability.png")
 
 
-def write(runs_dir: pathlib.Path, out: pathlib.Path) -> Findings:
-    """Writes the report on the runs below `runs_dir` into `out`. Raises RunError, ReportError, OSError."""
-    findings = collect(runs_dir)
-    from esc_jax.report import page as report_html
+def write_report(runs_dir: pathlib.Path, out: pathlib.Path) -> Findings:
+    """Writes report.md, report.html and their pictures.
 
+    Args:
+        runs_dir: folder of the runs.
+        out: folder of the report. It is created if it does not exist.
+
+    Returns:
+        The content of the report.
+
+    Raises:
+        RunError, ReportError: there is no run to report on. OSError: the report cannot be written.
+    """
+    findings = collect(runs_dir)
     out.mkdir(parents=True, exist_ok=True)
     draw(findings, out)
     (out / "report.md").write_text(markdown(findings), encoding="utf-8")
-    (out / "report.html").write_text(report_html.page(findings, out), encoding="utf-8")
+    (out / "report.html").write_text(page(findings, out), encoding="utf-8")
     return findings
 
 
-def comparison(first: pathlib.Path, second: pathlib.Path) -> str:
-    """The paired comparison of two runs in sentences, with TTA where both have it."""
-    from esc_jax.report import compare as report_compare
-    from esc_jax.report import runs as report_runs
+def compare_runs(first: pathlib.Path, second: pathlib.Path) -> str:
+    """The paired comparison of two runs in sentences, also with test-time augmentation if both runs have it.
 
+    Args:
+        first, second: work directories.
+
+    Raises:
+        RunError, ReportError: the runs cannot be read or compared.
+    """
     for folder in (first, second):
         if not (folder / "results.json").is_file():
-            reason = "is not a finished run: it holds no results.json" if folder.is_dir() else "does not exist"
-            raise report_runs.ReportError(f"{folder} {reason}")
+            reason = "is not a finished run: it has no results.json" if folder.is_dir() else "does not exist"
+            raise ReportError(f"{folder} {reason}")
     names = [folder.resolve().name for folder in (first, second)]
     if names[0] == names[1]:
         names = [str(first), str(second)]
-    pair = [report_runs.read(folder, name, strict=True) for folder, name in zip((first, second), names, strict=True)]
-    plain = report_compare.compare(*pair)
-    lines = [f"{plain.sentence} ({plain.basis})"]
-    if all(run.accuracy_tta for run in pair):
-        averaged = report_compare.compare(*pair, tta=True)
-        lines.append(f"with TTA: {averaged.sentence} ({averaged.basis})")
-    if any(run.test_selected for run in pair):
-        lines.append("† the epoch was chosen on the test fold: optimistic")
+    one = finished.read(first, names[0], strict=True)
+    other = finished.read(second, names[1], strict=True)
+    comparison = compare.compare(one, other)
+    lines = [f"{comparison.sentence} ({comparison.basis})"]
+    if one.score_tta and other.score_tta:
+        with_tta = compare.compare(one, other, tta=True)
+        lines.append(f"with TTA: {with_tta.sentence} ({with_tta.basis})")
+    if one.test_selected or other.test_selected:
+        lines.append("† The epoch was selected on the test fold: optimistic.")
     return "\n".join(lines)
+
+
+def summary(findings: Findings) -> str:
+    """The best run of each group, and the notes, as lines for a terminal."""
+    lines = []
+    for group in findings.groups:
+        run = finished.best(group)
+        count = f"{len(group)} run{'s' if len(group) > 1 else ''}"
+        score = f"{run.task.metric_label} {tables.interval_text(run.score)} %"
+        lines.append(f"{run.data_label}: {count}, best: {run.label}, {score}")
+    return "\n".join(lines + findings.notes)

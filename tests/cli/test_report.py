@@ -1,4 +1,4 @@
-"""The command line, as a user gives it."""
+"""esc-jax report, as a user calls it."""
 
 import pathlib
 import re
@@ -9,18 +9,18 @@ import sys
 import pytest
 
 from esc_jax.cli import report
-from esc_jax.report import command as report
 
 
-def test_no_run_at_all(tmp_path, capsys):
+def test_a_folder_without_runs(tmp_path, capsys):
     assert report.main([str(tmp_path)]) == 1
-    assert capsys.readouterr().err == f"esc_jax: {tmp_path} holds no run: there is no results.json in it or below it\n"
-    assert report.main([str(tmp_path / "nowhere")]) == 2
-    assert capsys.readouterr().err == f"esc_jax: {tmp_path / 'nowhere'} does not exist\n"
-    (tmp_path / "half").mkdir()
-    (tmp_path / "half/results.json").write_text("{")
+    message = f"{tmp_path} contains no run: there is no results.json in any subfolder"
+    assert capsys.readouterr().err == f"esc_jax: {message}\n"
+    assert report.main([str(tmp_path / "missing")]) == 2
+    assert capsys.readouterr().err == f"esc_jax: {tmp_path / 'missing'} does not exist\n"
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged/results.json").write_text("{")
     assert report.main([str(tmp_path)]) == 1
-    assert "half/results.json is not whole" in capsys.readouterr().err
+    assert "damaged/results.json is incomplete or damaged" in capsys.readouterr().err
     assert not (tmp_path / "report").exists()
 
 
@@ -30,8 +30,15 @@ def test_a_report_that_cannot_be_written(runs_dir, tmp_path, capsys):
     assert capsys.readouterr().err == f"esc_jax: File exists: {tmp_path / 'file'}\n"
 
 
+def test_the_best_run_is_printed(runs_dir, tmp_path, capsys):
+    assert report.main([str(runs_dir), f"--out={tmp_path}"]) == 0
+    best, *notes, last = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"esc50, 48 clips: 4 runs, best: cv, accuracy 95\.83 \(\d+\.\d–\d+\.\d\) %", best)
+    assert len(notes) == 2 and last == f"report: {tmp_path / 'report.html'}"
+
+
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         ([], "give RUNS_DIR, or two runs"),
         (["runs", "--ouut=x"], "did you mean --out?"),
@@ -39,24 +46,25 @@ def test_a_report_that_cannot_be_written(runs_dir, tmp_path, capsys):
         (["--compare", "a", "b", "--out=c"], "takes no --out"),
     ],
 )
-def test_wrong_command_lines(arguments, words, capsys):
+def test_wrong_command_lines(arguments, message, capsys):
     with pytest.raises(SystemExit) as stopped:
         report.main(arguments)
-    said = capsys.readouterr().err
-    assert stopped.value.code == 2 and words in said and said.count("\n") == 1
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and message in error and error.count("\n") == 1
 
 
-def test_commands_as_a_user_gives_them(run, runs_dir):
+def test_the_command(run, runs_dir):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    printed = run("report", "--help").stdout
+    output = run("report", "--help").stdout
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert "RUNS_DIR" in printed and "--compare RUN_A RUN_B" in printed
-    # Two seconds are promised; processor time, since other work may share this machine.
+    assert "RUNS_DIR" in output and "--compare RUN_A RUN_B" in output
+    # Processor time, which does not depend on other processes of the machine.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
-    printed = run("report", "--compare", str(runs_dir / "deep/poor"), str(runs_dir / "good")).stdout
-    assert re.match(r"good .* 20\.8 points .*McNemar p=0\.18 \(24 clips of 12 recordings; 7 right with good", printed)
+    output = run("report", "--compare", str(runs_dir / "deep/poor"), str(runs_dir / "good")).stdout
+    basis = r"\(24 clips of 12 recordings; 7 correct only with good, 2 only with poor\)\n"
+    assert re.fullmatch(rf"good .* 20\.8 points of accuracy .*McNemar p=0\.18 {basis}", output)
 
 
-def test_help_needs_nothing():
-    code = "import sys; import esc_jax.report; sys.exit('numpy' in sys.modules or 'jax' in sys.modules)"
+def test_help_does_not_import_numpy():
+    code = "import sys; import esc_jax.cli.report; sys.exit('numpy' in sys.modules or 'jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=pathlib.Path(report.__file__).parents[2]).returncode == 0

@@ -1,48 +1,83 @@
-"""Runs for the tests of the report, as the real writers leave them, and the data set that they are of."""
+"""Work directories of finished runs for the tests of the report, written by the functions that runs use."""
+
+import pathlib
+from typing import Any
 
 import numpy as np
 
-from esc_jax import config
+from esc_jax import config as configs
+from esc_jax.data.clips import Clips
 from esc_jax.evaluation import results
+from esc_jax.tasks import registry as tasks
 from esc_jax.training import writers
 
 CLASSES = ("rain", "sea_waves", "dog", "cat")
-PER_FOLD = 24  # clips; two of each recording
+CLIPS_PER_FOLD = 24  # two of each recording
 RATE = 16_000
 
-# Places in a fold, by class: rain 0, 4, 8 …; sea waves 1, 5, 9 …; dog 2, 6 …; cat 3, 7 ….
+# Mistakes in a fold: position of the clip → predicted class. Clip i is of class i mod 4.
 GOOD = {0: 1, 4: 1, 5: 0}
 POOR = {0: 1, 1: 0, 2: 3, 3: 2, 6: 3, 7: 2, 10: 3, 11: 2}
 
 
-def views_of(labels, wrong, confidence, tta_wrong=None):
-    """(views, n, classes): right with `confidence` where not in `wrong` (place → predicted class); the second view
-    makes the average right everywhere but in `tta_wrong`."""
-    views = np.full((1 if tta_wrong is None else 2, len(labels), len(CLASSES)), (1 - confidence) / 3, np.float32)
-    for place, label in enumerate(labels):
-        views[0, place, wrong.get(place, label)] = confidence
-        if tta_wrong is not None:
-            views[1, place] = 0.0
-            views[1, place, tta_wrong.get(place, label)] = 1.0
+def fold_labels(clips: Clips, fold: int) -> list[int]:
+    return [int(label) for label, clip_fold in zip(clips.labels, clips.folds, strict=True) if clip_fold == fold]
+
+
+def fold_scores(
+    labels: list[int], mistakes: dict[int, int], confidence: float, tta_mistakes: dict[int, int] | None = None
+) -> np.ndarray:
+    """(views, n, classes) probabilities.
+
+    Args:
+        labels: (n,) of the clips.
+        mistakes: position → predicted class. All other clips are predicted correctly.
+        confidence: probability of the predicted class; the others share the rest.
+        tta_mistakes: the mistakes of the mean over views. None returns a single view.
+    """
+    shape = (1 if tta_mistakes is None else 2, len(labels), len(CLASSES))
+    views = np.full(shape, (1 - confidence) / 3, np.float32)
+    for position, label in enumerate(labels):
+        views[0, position, mistakes.get(position, label)] = confidence
+        if tta_mistakes is not None:
+            views[1, position] = 0.0
+            views[1, position, tta_mistakes.get(position, label)] = 1.0
     return views
 
 
-def leave(folder, clips, tree, tests, *, name="method", protocol="holdout", seconds=90.0, **extra):
-    """A run's folder, by the writers of esc_jax.evaluate. `tests` is a list of (fold, seed, views)."""
-    made = config.defaults(model="resnet")
-    made.experiment, made.protocol, made.data.dir, made.data.clip_s = name, protocol, str(tree), 1.0
-    made.data.name, made.eval.tta = "esc50", 2
+def write_run(
+    folder: pathlib.Path,
+    clips: Clips,
+    data_dir: pathlib.Path,
+    tests: list[tuple[int, int, np.ndarray]],
+    *,
+    name: str = "method",
+    protocol: str = "holdout",
+    seconds: float = 90.0,
+    **extra: Any,
+) -> pathlib.Path:
+    """Writes results.json, predictions.csv and config.json of a run.
+
+    Args:
+        folder: work directory; created.
+        clips: the data set.
+        data_dir: data.dir of the config.
+        tests: (test fold, seed, probabilities as from `fold_scores`).
+        name, protocol: of the config.
+        seconds: training time of each test.
+        extra: more entries of results.json.
+    """
+    config = configs.defaults(model="resnet")
+    config.experiment, config.protocol, config.data.dir, config.data.clip_s = name, protocol, str(data_dir), 1.0
+    config.data.name, config.eval.tta = "esc50", 2
+    task = tasks.get(config.task)
     parts = []
     for fold, seed, views in tests:
-        indices = [i for i, f in enumerate(clips.folds) if f == fold]
+        indices = [index for index, clip_fold in enumerate(clips.folds) if clip_fold == fold]
         parts.append(results.fold_predictions(fold, seed, indices, views, 3, seconds))
     folder.mkdir(parents=True)
-    found = results.results(made, clips, parts, "split in words", parameters=1_234_567) | extra
-    results.write_predictions(folder / "predictions.csv", clips, parts)
-    writers.write_json(folder / "results.json", found)
-    writers.write_json(folder / "config.json", made.to_dict())
+    content = results.results(config, task, clips, parts, "description of the split", parameters=1_234_567) | extra
+    results.write_predictions(folder / "predictions.csv", task, clips, parts)
+    writers.write_json(folder / "results.json", content)
+    writers.write_json(folder / "config.json", config.to_dict())
     return folder
-
-
-def labels_of(clips, fold):
-    return [int(label) for label, f in zip(clips.labels, clips.folds, strict=True) if f == fold]

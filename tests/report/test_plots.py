@@ -1,4 +1,4 @@
-"""Pictures: that they are drawn from what they are given."""
+"""Pictures show the numbers that they are given."""
 
 import jax
 import numpy as np
@@ -8,6 +8,7 @@ from esc_jax.augment import compose
 from esc_jax.evaluation import calibration
 from esc_jax.frontends.log_mel import LogMel
 from esc_jax.report import plots
+from esc_jax.tasks import registry as tasks
 
 
 def test_confusion_matrix_shows_every_count(tmp_path):
@@ -21,12 +22,27 @@ def test_confusion_matrix_shows_every_count(tmp_path):
     assert (tmp_path / "c.png").stat().st_size > 1000
 
 
-def test_curves_hold_the_history():
+def test_curves_show_the_history():
     history = [{"epoch": e, "loss": 1 / e, "accuracy": 0.1 * e, "lr": 1e-3} for e in (1, 2, 3)]
     history[1]["val_accuracy"], history[1]["val_loss"] = 0.5, 0.7
-    panels = plots.curves(history, "title").axes
+    task = tasks.get("single_label")
+    panels = plots.curves(history, task, "title").axes
     np.testing.assert_allclose(panels[0].lines[0].get_ydata(), [1, 1 / 2, 1 / 3])
     assert list(panels[1].lines[1].get_xdata()) == [2] and list(panels[1].lines[1].get_ydata()) == [0.5]
+    assert panels[1].get_title() == "accuracy"
+
+
+def test_curves_of_pretraining_are_above_those_of_training():
+    history = [{"epoch": 1, "loss": 1.0, "accuracy": 0.1, "lr": 1e-3}]
+    pretraining = [{"epoch": e, "loss": 2.0, "pretext_accuracy": 0.2 * e, "lr": 1e-3} for e in (1, 2)]
+    pretraining[1]["knn_accuracy"] = 0.7
+    panels = plots.curves(history, tasks.get("single_label"), "title", pretrain_history=pretraining).axes
+    assert len(panels) == 6
+    assert [line.get_label() for line in panels[1].lines] == ["pretext accuracy", "accuracy of 5 nearest neighbours"]
+    np.testing.assert_allclose(panels[1].lines[0].get_ydata(), [0.2, 0.4])
+    assert list(panels[1].lines[1].get_xdata()) == [2]
+    byol = [{"epoch": 1, "loss": 2.0, "lr": 1e-3}]  # an objective without a pretext metric
+    assert not plots.curves(history, tasks.get("single_label"), "title", pretrain_history=byol).axes[1].lines
 
 
 def test_every_augmentation_has_its_panel(tmp_path):
@@ -41,21 +57,24 @@ def test_every_augmentation_has_its_panel(tmp_path):
     assert {axes.get_title() for axes in figure.axes} - {""} == set(views)
 
 
-def test_pictures_are_drawn_from_their_numbers():
-    figure = plots.accuracies({"data": [("a", 0.9, 0.85, 0.93), ("b", 0.5, 0.6, 0.7)]}, {"data": [("c", 0.8)]})
+def test_scores_and_reliability_show_their_numbers():
+    rows = [("a", 0.9, 0.85, 0.93), ("b", 0.5, 0.6, 0.7)]
+    panels = [plots.ScorePanel("data", "mAP", rows, [("c", 0.8)]), plots.ScorePanel("more", "accuracy", rows)]
+    figure = plots.scores(panels)
+    assert [axes.get_xlabel() for axes in figure.axes] == ["mAP, %", "accuracy, %"]
     axes = figure.axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "c"]
     points, low, high = (axes.containers[0][0], *axes.containers[0][1][:2])
     np.testing.assert_allclose(points.get_xdata(), [90, 50])
-    np.testing.assert_allclose(low.get_xdata(), [85, 50])  # an interval that misses its value is drawn from it
+    np.testing.assert_allclose(low.get_xdata(), [85, 50])  # the interval does not contain its value
     np.testing.assert_allclose(high.get_xdata(), [93, 70])
-    found = calibration.reliability([0.9, 0.9, 0.3], [1, 0, 1], bins=2)
-    panel = plots.reliability([("one", found, None), ("two", found, found)]).axes
+    diagram = calibration.reliability([0.9, 0.9, 0.3], [1, 0, 1], bins=2)
+    panel = plots.reliability([("one", diagram, None), ("two", diagram, diagram)]).axes
     np.testing.assert_allclose(panel[0].lines[1].get_xydata(), [[0.3, 1.0], [0.9, 0.5]])
     assert len(panel[0].lines) == 2 and len(panel[1].lines) == 3
 
 
-def test_spectrogram_shows_the_pitch_where_it_is():
+def test_spectrogram_shows_the_frequency():
     wave = np.sin(2 * np.pi * 1000 * np.arange(16_000) / 16_000).astype(np.float32)
     axes = plots.spectrogram(wave, 16_000).axes[0]
     image = axes.images[0]

@@ -1,0 +1,52 @@
+"""Calibration of the predictions of a run."""
+
+import dataclasses
+
+import numpy as np
+
+from esc_jax.evaluation.calibration import BINS, Reliability, reliability
+from esc_jax.report.predictions import Predictions
+from esc_jax.report.runs import Run
+
+NOTE = (
+    "ECE: expected calibration error, the mean distance between confidence and the share of correct clips over"
+    f" {BINS} bins of equal width, weighted by the number of clips. NLL: mean negative log-likelihood of the labels, in"
+    " nats. The run fitted its temperature on clips of the training folds."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunCalibration:
+    """Calibration of a run before and after temperature scaling.
+
+    Attributes:
+        run: with predictions.
+        before, after: reliability diagrams; `after` is None where the run has no temperature.
+        nll_before, nll_after: mean negative log-likelihood of the labels, nats.
+    """
+
+    run: Run
+    before: Reliability
+    after: Reliability | None
+    nll_before: float
+    nll_after: float | None
+
+
+def run_calibration(run: Run, predictions: Predictions) -> RunCalibration:
+    """The calibration of a run, with the temperatures that it fitted without its test clips.
+
+    Args:
+        run: with predictions.
+        predictions: of the run.
+    """
+    task, labels = run.task, predictions.labels
+    correct = task.correct(labels, predictions.scores).tolist()
+    logits = task.logits(predictions.scores)
+    before = reliability(task.confidence(predictions.scores).tolist(), correct)
+    nll_before = task.nll(logits, labels)
+    folds = predictions.folds.tolist()
+    if not run.temperatures or not set(folds) <= set(run.temperatures):
+        return RunCalibration(run, before, None, nll_before, None)
+    scaled = logits / np.array([run.temperatures[fold] for fold in folds])[:, None]
+    after = reliability(task.confidence(task.probabilities(scaled)).tolist(), correct)
+    return RunCalibration(run, before, after, nll_before, task.nll(scaled, labels))
