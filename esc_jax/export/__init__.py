@@ -1,0 +1,1 @@
+"""Exports of trained models: `formats.export` writes a model for use without esc_jax."""

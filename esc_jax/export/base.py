@@ -1,17 +1,10 @@
-"""File names and errors shared by the export formats."""
+"""File names and errors of all export formats."""
 
 from esc_jax.errors import UserError
 
 PROGRAM, DESCRIPTION, CARD = "model.stablehlo", "model.json", "README.md"
-
-
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 class ExportError(UserError, ValueError):
-    """An export that cannot be made. The message is one sentence for the user, and says what to do."""
-
-
-def samples(run) -> int:
-    """Samples of a clip in training, cut or padded."""
-    return round(run.clip_s * run.sample_rate)
+    """The model cannot be exported as requested. The message is one sentence that says what to do."""

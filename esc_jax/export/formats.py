@@ -1,50 +1,64 @@
 """Export formats by name."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 import pathlib
+from typing import TYPE_CHECKING
 
 from esc_jax import files
 from esc_jax.export.base import ExportError
 from esc_jax.export.huggingface import to_huggingface
 from esc_jax.export.stablehlo import to_stablehlo
 
-FORMATS = {"huggingface": to_huggingface, "stablehlo": to_stablehlo}
+if TYPE_CHECKING:  # imports JAX, which the help text of the command does not need
+    from esc_jax.training.restore import Restored
+
+# Name → function that writes a model into an empty folder.
+FORMATS: dict[str, Callable[[Restored, pathlib.Path], None]] = {
+    "huggingface": to_huggingface,
+    "stablehlo": to_stablehlo,
+}
 
 
-def export(checkpoint: str | pathlib.Path, form: str, out: str | pathlib.Path) -> pathlib.Path:
-    """Writes the model of a checkpoint in a format: all of it, or nothing.
+def export(path: str | pathlib.Path, form: str, out: str | pathlib.Path) -> pathlib.Path:
+    """Exports the model of a run. The output folder is written completely, or not at all.
 
     Args:
-        checkpoint: a run's workdir, its `checkpoints` folder or one step in it.
-        form: a key of FORMATS.
-        out: the folder to make; it may exist if it is empty.
+        path: work directory of the run, its `checkpoints` folder or one step in it.
+        form: key of FORMATS.
+        out: folder to create. It may exist if it is empty.
+
     Returns:
-        The folder.
+        The absolute path of the folder.
+
     Raises:
-        ExportError, PretrainedError: it cannot be written in this format. CheckpointError: there is nothing to write.
+        ExportError, PretrainedError: the model cannot be written in this format.
+        CheckpointError: there is no checkpoint, or it cannot be read.
     """
     _check_out(out)
-    from esc_jax import build
+    from esc_jax.training import restore  # imports JAX
 
-    return write(build.restore(checkpoint), form, out)
+    return write(restore.restore(path), form, out)
 
 
-def write(run, form: str, out: str | pathlib.Path) -> pathlib.Path:
-    """As `export`, of an `esc_jax.build.Restored`."""
+def write(restored: Restored, form: str, out: str | pathlib.Path) -> pathlib.Path:
+    """Exports a model that was restored from a checkpoint. Arguments and errors are those of `export`."""
     out = _check_out(out)
-    # Its parents are made when there is something to put there: a failed export leaves none of them behind either.
-    beside = next(parent for parent in out.parents if parent.is_dir())
-    with files.temporary_folder(f".{out.name}.", beside) as folder:
-        made = folder / out.name
-        made.mkdir()  # with the usual permissions; the temporary folder is its owner's alone
-        FORMATS[form](run, made)
+    # Missing parents of `out` are created last, so that a failed export leaves no folder behind.
+    existing = next(parent for parent in out.parents if parent.is_dir())
+    with files.temporary_folder(f".{out.name}.", existing) as temporary:
+        folder = temporary / out.name
+        folder.mkdir()  # with default permissions, unlike the temporary folder
+        FORMATS[form](restored, folder)
         out.parent.mkdir(parents=True, exist_ok=True)
-        made.replace(out)
+        folder.replace(out)
     return out
 
 
 def _check_out(out: str | pathlib.Path) -> pathlib.Path:
-    """The absolute path of a folder that is new or empty. Raises ExportError for anything else."""
-    out = pathlib.Path(out).expanduser().resolve()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ExportError(f"--out={out} exists and is not an empty folder: name another, or remove it first")
-    return out
+    """The absolute path of a folder that is missing or empty. Raises ExportError for any other path."""
+    path = pathlib.Path(out).expanduser().resolve()
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ExportError(f"--out={path} exists and is not an empty folder: choose another one, or remove it")
+    return path

@@ -1,51 +1,60 @@
-"""Export for transformers: config.json, model.safetensors, preprocessor_config.json, README.md."""
+"""Export as a folder that transformers loads."""
+
+from __future__ import annotations
 
 import pathlib
+from typing import TYPE_CHECKING
 
-from esc_jax.export.base import CARD, ExportError, samples
+from esc_jax.export.base import CARD, ExportError
+
+if TYPE_CHECKING:  # imports JAX, which the help text of the command does not need
+    from esc_jax.training.restore import Restored
 
 
-def to_huggingface(run, directory: pathlib.Path) -> None:
+def to_huggingface(restored: Restored, directory: pathlib.Path) -> None:
     """Writes config.json, model.safetensors, preprocessor_config.json and README.md for transformers.
 
-    The logits are those of the run; reading the directory again with `esc_jax.pretrained` gives the same arrays.
+    Its model computes the logits of the run. `esc_jax.pretrained` reads the same arrays from the folder.
 
     Args:
-        run: an `esc_jax.build.Restored`.
-        directory: an empty folder.
+        restored: model of a run.
+        directory: empty folder.
+
     Raises:
-        ExportError: transformers has no class for the architecture, or pads it otherwise.
-        PretrainedError: it has the class, but not with this head, frontend or padding.
+        ExportError: transformers has no class for the architecture, or pads its input differently.
+        PretrainedError: the class does not have this head, frontend or padding.
     """
-    from esc_jax.export import model_card as export_card
+    from esc_jax.export import model_card
     from esc_jax.pretrained import efficientnet, hubert
 
-    model = run.config.model
-    options, frontend = model.encoder.to_dict(), run.config.frontend.to_dict() | {"sample_rate": run.sample_rate}
-    if model.name == "hubert":
-        hubert.write(directory, run.variables, options, run.classes, frontend)
-    elif model.name == "efficientnet":
-        _check_padding(run)
-        efficientnet.write(directory, run.variables, options, run.classes, frontend, model.head.dropout)
+    model, config = restored.model, restored.config.model
+    options = config.encoder.to_dict()
+    frontend = restored.config.frontend.to_dict() | {"sample_rate": model.sample_rate}
+    if config.name == "hubert":
+        hubert.write(directory, model.variables, options, model.classes, frontend)
+    elif config.name == "efficientnet":
+        _check_padding(restored)
+        efficientnet.write(directory, model.variables, options, model.classes, frontend, config.head.dropout)
     else:
         raise ExportError(
-            f"transformers has no class for model.name={model.name} (it has for hubert and efficientnet): export it"
-            " with --format=stablehlo"
+            f"transformers has no class for model.name={config.name} (only for hubert and efficientnet): use"
+            " --format=stablehlo"
         )
-    (directory / CARD).write_text(export_card.huggingface(run), encoding="utf-8")
+    (directory / CARD).write_text(model_card.huggingface_card(restored), encoding="utf-8")
 
 
-def _check_padding(run) -> None:
-    """Raises ExportError for a spectrogram that transformers' EfficientNet pads otherwise than TensorFlow's SAME.
+def _check_padding(restored: Restored) -> None:
+    """Raises ExportError where transformers' EfficientNet pads a spectrogram differently from TensorFlow's SAME.
 
-    It pads as SAME does even sizes; five layers halve the map, so that both agree where the size is a multiple of 32.
+    For even sizes both are equal. Five layers halve the size, so it must be a multiple of 32.
     """
     import jax
     import jax.numpy as jnp
 
-    frames, bins = jax.eval_shape(run.frontend, jax.ShapeDtypeStruct((1, samples(run)), jnp.float32)).shape[1:]
-    if run.config.model.encoder.same_padding == "tf" and (frames % 32 or bins % 32):
+    waveform = jax.ShapeDtypeStruct((1, restored.model.clip_samples), jnp.float32)
+    frames, bins = jax.eval_shape(restored.model.frontend, waveform).shape[1:]
+    if restored.config.model.encoder.same_padding == "tf" and (frames % 32 or bins % 32):
         raise ExportError(
-            f"transformers pads spectrograms of {frames} × {bins} otherwise than model.encoder.same_padding=tf does,"
-            " and the logits would differ: export with --format=stablehlo, or train with same_padding=transformers"
+            f"transformers pads spectrograms of {frames} × {bins} differently from model.encoder.same_padding=tf, so"
+            " the logits would differ: use --format=stablehlo, or train with same_padding=transformers"
         )

@@ -1,264 +1,158 @@
-"""The model card of an export: what it was trained on, what was measured, how to use it, which licences apply."""
+"""The model card of an export: training data, measured score, usage and licences."""
 
-import json
 import pathlib
 import re
 from typing import Any
 
-from esc_jax.errors import Failure
+import jax
 
-# What is said of an accuracy, by the protocol that it was measured under.
+from esc_jax.export import usage
+from esc_jax.export.measurement import Measurement, read_measurement
+from esc_jax.tasks import registry as tasks
+from esc_jax.training.restore import Restored
+
+# Protocol → how the score was measured.
 _PROTOCOLS = {
-    "holdout": "trained for a number of epochs that was fixed beforehand and tested once, at the end",
-    "validation": "the epoch was selected on one of the training folds, the test fold tested once, at the end",
-    "oracle": "the epoch was selected on the test fold itself, so this accuracy is too good (†)",
+    "holdout": "trained for a fixed number of epochs and tested once, at the end",
+    "validation": "the epoch was selected on one of the training folds, and the test fold was tested once, at the end",
+    "oracle": "the epoch was selected on the test fold itself, so the value is too high (†)",
 }
 _CITATION = 'K. J. Piczak, "ESC: Dataset for Environmental Sound Classification", 2015'
-# By data.name: what the data are called, and their licence where they have one to be respected.
+# data.name → name of the data set, licence of its recordings.
 _DATA = {
-    "esc50": ("ESC-50", f"ESC-50's recordings are CC BY-NC 3.0: name the source, no commercial use ({_CITATION})"),
-    "esc10": ("ESC-10", f"ESC-10's recordings are CC BY 3.0: name the source ({_CITATION})"),
+    "esc50": ("ESC-50", f"The recordings of ESC-50 are CC BY-NC 3.0: attribution, no commercial use ({_CITATION})"),
+    "esc10": ("ESC-10", f"The recordings of ESC-10 are CC BY 3.0: attribution ({_CITATION})"),
     "gtzan": ("GTZAN", "GTZAN is published without a licence for its recordings"),
     "synthetic": ("sounds synthesised by esc_jax", ""),
 }
-# Classes that ESC-50 and ESC-10 have: data of one's own may lie in the same layout, under the same data.name.
-_ESC_CLASSES = {"dog", "sea_waves", "chainsaw"}
-# By model.name: the licence of the weights as their publishers give it.
+# data.name → number of classes, some of the classes, and description of other data that is read under this name.
+_IDENTITY = {
+    "esc50": (50, {"dog", "sea_waves", "chainsaw", "church_bells"}, "a data set in ESC-50's layout"),
+    "esc10": (10, {"dog", "sea_waves", "chainsaw", "helicopter"}, "a data set in ESC-50's layout"),
+    "gtzan": (10, {"blues", "disco", "hiphop", "reggae"}, "a data set with a folder for each class"),
+}
+# model.name → licence of the weights according to their publishers.
 _WEIGHTS = {
-    "beats": "MIT for the BEATs that microsoft/unilm publishes",
-    "efficientat": "MIT for the EfficientAT that fschmid56/EfficientAT publishes",
+    "beats": "MIT for the BEATs checkpoints of microsoft/unilm",
+    "efficientat": "MIT for the checkpoints of fschmid56/EfficientAT",
     "efficientnet": "Apache 2.0 for google/efficientnet-b0 and timm, BSD for torchvision",
     "hubert": "Apache 2.0 for ntu-spml/distilhubert and facebook's HuBERT",
 }
 
-_STABLEHLO = """\
-import json
 
-import jax
-from jax import export
-import numpy as np
-
-model = json.load(open("model.json"))
-classify = jax.jit(export.deserialize(bytearray(open("model.stablehlo", "rb").read())).call)
-waveforms = np.zeros((1, model["samples"]), np.float32)  # your clips: mono, {rate} Hz, {seconds:g} s, in [-1, 1]
-probabilities = np.asarray(classify(waveforms))
-print([model["labels"][i] for i in probabilities.argmax(-1)])"""
-
-_HUBERT = """\
-import librosa
-import torch
-from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
-
-extractor = AutoFeatureExtractor.from_pretrained(".")
-model = AutoModelForAudioClassification.from_pretrained(".").eval()
-waveform, _ = librosa.load("clip.wav", sr={rate})
-{inputs}
-with torch.no_grad():
-    probabilities = model(**inputs).logits.softmax(-1)[0]
-for i in probabilities.argsort(descending=True)[:3].tolist():
-    print(model.config.id2label[i], f"{{probabilities[i]:.3f}}")"""
-
-# By whether the model was told of padding in training.
-_HUBERT_INPUTS = {
-    False: """\
-waveform = librosa.util.fix_length(waveform, size={samples})  # cut, or padded with silence, as in training
-inputs = extractor(waveform, sampling_rate={rate}, return_tensors="pt")""",
-    True: """\
-settings = {{"padding": "max_length", "max_length": {samples}, "truncation": True}}  # cut, or padded, as in training
-inputs = extractor(waveform, sampling_rate={rate}, return_tensors="pt", **settings)""",
-}
-
-_EFFICIENTNET = """\
-import librosa
-import numpy as np
-import torch
-from transformers import AutoModelForImageClassification
-
-model = AutoModelForImageClassification.from_pretrained(".").eval()
-waveform, _ = librosa.load("clip.wav", sr={rate})
-waveform = librosa.util.fix_length(waveform, size={samples})  # cut, or padded with silence, as in training
-{features}
-pixel_values = torch.tensor(spectrogram, dtype=torch.float32)[None, None].expand(1, 3, -1, -1)
-with torch.no_grad():
-    probabilities = model(pixel_values=pixel_values).logits.softmax(-1)[0]
-for i in probabilities.argsort(descending=True)[:3].tolist():
-    print(model.config.id2label[i], f"{{probabilities[i]:.3f}}")"""
-
-_LOG_MEL = """\
-power = librosa.feature.melspectrogram(
-    y=waveform, sr={rate}, n_fft={n_fft}, win_length={win_length}, hop_length={hop}, center={center},
-    pad_mode="constant", n_mels={mels}, fmin={fmin}, fmax={fmax}, htk={htk}, norm={norm!r},
-)
-spectrogram = (np.log(power.T + {offset}) - ({mean})) / {std}  # frames × bins"""
-
-_OTHER_FRONTEND = """\
-from esc_jax.frontends import registry  # this frontend is in no other library
-
-spectrogram = np.array(registry.build({frontend}, {rate})(waveform))  # frames × bins"""
+def model_name(restored: Restored) -> str:
+    """Name of the experiment; without one, of the architecture."""
+    return restored.config.experiment or restored.config.model.name
 
 
-class CardError(Failure, RuntimeError):
-    """The run's results cannot be read. The message is one sentence."""
-
-
-def name(run) -> str:
-    """What the model is called: its experiment, or where that has no name its architecture."""
-    return run.config.experiment or run.config.model.name
-
-
-def measured(run) -> dict[str, Any]:
-    """The accuracy of exactly these weights, from the results.json of their run.
-
-    Returns:
-        {"accuracy", "std", "ci95", "clips", "folds", "protocol", "test_selected", "accuracy_tta", "tta_views"}, or
-        {"accuracy": None, "reason"} where there is none.
-    Raises:
-        CardError: results.json is there and is not what a run writes.
-    """
-    workdir = run.folder.parent if run.folder.name == "checkpoints" else run.folder
-    path = pathlib.Path(workdir) / "results.json"
-    if not path.exists():
-        return {"accuracy": None, "reason": "the run has no results"}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        step = found.get("checkpoint_step")
-        if step is not None and step != run.step:
-            return {"accuracy": None, "reason": f"the run's results are of step {step}, these weights of {run.step}"}
-        tta = found["accuracy_tta"]
-        return {
-            "accuracy": float(found["accuracy"]["mean"]),
-            "std": found["accuracy"]["std"],
-            "ci95": [float(bound) for bound in found["accuracy"]["ci95"]],
-            "clips": sum(fold["total"] for fold in found["folds"]),
-            "folds": sorted({fold["fold"] for fold in found["folds"]}),
-            "protocol": found["protocol"],
-            "test_selected": bool(found["test_selected"]),
-            "accuracy_tta": float(tta["mean"]) if tta else None,
-            "tta_views": found.get("tta_views", 0),
-        }
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise CardError(f"{path} is not what a run writes: test the run again with --mode=evaluate") from None
-
-
-def huggingface(run) -> str:
-    """README.md of a directory for transformers."""
-    rate, size = run.sample_rate, round(run.clip_s * run.sample_rate)
-    if run.config.model.name == "hubert":
-        inputs = _HUBERT_INPUTS[run.mask_padding].format(rate=rate, samples=size)
-        code = _HUBERT.format(rate=rate, inputs=inputs)
-        about = "The feature extractor takes the waveform as it is; nothing else is to be set."
+def huggingface_card(restored: Restored) -> str:
+    """README.md of an export for transformers."""
+    config = restored.config.model
+    if config.name == "hubert":
+        kind, note = "audio", "The feature extractor takes the waveform. No other settings are needed."
     else:
-        code = _EFFICIENTNET.format(rate=rate, samples=size, features=_features(run))
-        about = (
-            "`pixel_values` is the spectrogram, three times over, (batch, 3, frames, bins); transformers has no"
-            " processor that makes it. Its settings are in config.json, `esc_jax_frontend`."
+        kind = "image"
+        note = (
+            "`pixel_values` is the spectrogram, repeated over three channels: (batch, 3, frames, bins)."
+            " transformers has no processor that computes it. Its settings are in config.json under `esc_jax_frontend`."
         )
-    if run.config.model.dtype != "float32":
-        about += (
-            f"\n\nIt was trained and measured in {run.config.model.dtype}. The weights are float32, as transformers"
-            " computes: the probabilities differ by that rounding."
+    if config.dtype != "float32":
+        note += (
+            f"\n\nThe model was trained and measured in {config.dtype}. The weights are float32, the type in which"
+            " transformers computes. The probabilities differ by the rounding."
         )
-    kind = "audio" if run.config.model.name == "hubert" else "image"
     header = f"---\nlibrary_name: transformers\npipeline_tag: {kind}-classification\nlicense: other\n---\n\n"
-    use = f"In this folder, with transformers, torch and librosa:\n\n```python\n{code}\n```\n\n{about}"
-    return header + _card(run, use)
-
-
-def stablehlo(run) -> str:
-    """README.md of a program."""
-    import jax
-
-    code = _STABLEHLO.format(rate=run.sample_rate, seconds=run.clip_s)
-    use = (
-        f"In this folder, with jax and numpy alone:\n\n```python\n{code}\n```\n\n"
-        "One program for CPU, CUDA and TPU, from waveform to probabilities: spectrogram, model and weights are inside."
-        " `waveforms` is (batch, samples), of any batch size; each new one is compiled once. A shorter clip is padded"
-        " with zeros at its end, a longer recording cut into windows. On GPU and TPU, JAX multiplies matrices with"
-        " fewer digits than on a CPU unless told otherwise.\n\n"
-        f"Exported with JAX {jax.__version__}, which promises that releases of the next six months read it; after that,"
-        " export the checkpoint again."
+    code = usage.transformers_example(restored)
+    return header + _card(
+        restored, f"In this folder, with transformers, torch and librosa:\n\n```python\n{code}\n```\n\n{note}"
     )
-    return _card(run, use)
 
 
-def _card(run, use: str) -> str:
-    config = run.config
-    data, data_licence = _data(run)
-    parameters = sum(leaf.size for leaf in _leaves(run.variables["params"]))
-    started = f"from the published weights `{_published(config.model.pretrained)}`" if config.model.pretrained else ""
-    licence = [f"- {data_licence}." if data_licence else "", f"- {_weights_licence(config)}." if started else ""]
-    lines = [
-        f"# {name(run)}",
-        f"Classifies sounds: {len(run.classes)} classes, clips of {run.clip_s:g} s, mono, {run.sample_rate} Hz."
-        f" {config.model.name}, {parameters:,} parameters, trained with esc_jax on {data}"
-        f" {started or 'from random weights'}.",
+def stablehlo_card(restored: Restored) -> str:
+    """README.md of an export as a StableHLO program."""
+    use = (
+        f"In this folder, with jax and numpy only:\n\n```python\n{usage.stablehlo_example(restored)}\n```\n\n"
+        "The program contains spectrogram, model and weights, and runs on CPU, CUDA and TPU. `waveforms` is (batch,"
+        " samples), with any batch size; each new batch size is compiled once. Pad shorter clips with zeros at the end,"
+        " and cut longer recordings into windows. On GPU and TPU, JAX multiplies matrices with lower precision than on"
+        " CPU by default.\n\n"
+        f"Exported with JAX {jax.__version__}, which guarantees that releases of the next six months can read the"
+        " program. After that, export the checkpoint again."
+    )
+    return _card(restored, use)
+
+
+def _card(restored: Restored, use: str) -> str:
+    config, model = restored.config, restored.model
+    data, data_licence = _describe_data(restored)
+    pretrained = config.model.pretrained
+    start = f"starting from the published weights `{_public_name(pretrained)}`" if pretrained else "from random weights"
+    sections = [
+        f"# {model_name(restored)}",
+        f"Classifies sounds: {len(model.classes)} classes, clips of {model.clip_s:g} s, mono, {model.sample_rate} Hz."
+        f" Architecture: {config.model.name}, {model.parameter_count:,} parameters. Trained with esc_jax on {data},"
+        f" {start}.",
         "## Use",
         use,
         "## Measured",
-        _measured_in_words(measured(run)),
-        f"Protocol `{config.protocol}`, test fold {config.data.test_fold}, which was left out of the training. The"
-        " probabilities are the softmax of the model, not calibrated; a sound of no class gets one all the same.",
+        _describe_measurement(restored),
+        "The outputs are the probabilities of the model without calibration. A sound that belongs to none of the"
+        " classes gets probabilities as well.",
         "## Classes",
-        ", ".join(run.classes) + ".",
+        f"{', '.join(model.classes)}.",
         "## Licence",
-        "The weights derive from what they were trained on and started from, whose licences apply:\n\n"
-        + "\n".join(line for line in licence if line)
-        if any(licence)
-        else "The weights derive from no published recordings or weights.",
+        _describe_licences(data_licence, _weights_licence(config) if pretrained else ""),
     ]
-    return "\n\n".join(lines) + "\n"
+    return "\n\n".join(sections) + "\n"
 
 
-def _leaves(tree: Any) -> list[Any]:
-    import jax
-
-    return jax.tree.leaves(tree)
-
-
-def _measured_in_words(found: dict[str, Any]) -> str:
-    if found["accuracy"] is None:
-        return f"No accuracy is known: {found['reason']}."
-    low, high = found["ci95"]
-    spread = f" ± {100 * found['std']:.2f} (standard deviation over runs)" if found["std"] is not None else ""
-    folds = f"fold{'s' if len(found['folds']) > 1 else ''} {', '.join(map(str, found['folds']))}"
-    text = (
-        f"**{100 * found['accuracy']:.2f} %**{spread} of {found['clips']} clips of {folds}, 95 % interval"
-        f" {100 * low:.1f} to {100 * high:.1f} (Wilson, clips taken as independent):"
-        f" {_PROTOCOLS.get(found['protocol'], 'protocol ' + found['protocol'])}."
-    )
-    if found["accuracy_tta"] is not None:
-        text += f" With {found['tta_views']} views averaged, which this export does not do: "
-        text += f"{100 * found['accuracy_tta']:.2f} %."
+def _describe_measurement(restored: Restored) -> str:
+    label, result = tasks.get(restored.config.task).metric_label, read_measurement(restored)
+    if isinstance(result, str):
+        return f"There is no measured {label} of these weights: {result}."
+    folds = f"fold{'s' if len(result.folds) > 1 else ''} {', '.join(map(str, result.folds))}"
+    protocol = _PROTOCOLS.get(result.protocol)
+    text = f"{_describe_score(label, result)} on {result.clips} clips of {folds}, which were not used for training."
+    text += f" Protocol `{result.protocol}`{f': {protocol}' if protocol else ''}."
+    if result.mean_tta is not None:
+        text += (
+            f" With probabilities averaged over {result.tta_views} views, which this export does not compute:"
+            f" {100 * result.mean_tta:.2f} %."
+        )
     return text
 
 
-def _data(run) -> tuple[str, str]:
-    """What the data are called, and the sentence on their licence."""
-    kind = run.config.data.name
-    if kind in ("esc50", "esc10") and not set(run.classes) >= _ESC_CLASSES:
-        return "a data set in ESC-50's layout", "The licence of those recordings applies"
-    return _DATA.get(kind, (kind, f"The licence of {kind} applies"))
+def _describe_score(label: str, result: Measurement) -> str:
+    spread = f" ± {100 * result.std:.2f} (standard deviation over runs)" if result.std is not None else ""
+    low, high = (f"{100 * bound:.1f}" for bound in result.ci95)
+    return f"{label} **{100 * result.mean:.2f} %**{spread} (95 % interval {low} to {high})"
 
 
-def _published(pretrained: str) -> str:
-    """A hub id as it is; of a path the last part, for where it lay is nobody's business."""
+def _describe_data(restored: Restored) -> tuple[str, str]:
+    """Name of the training data, and a sentence on their licence.
+
+    Other data can be read under the name of a public data set, so its classes are checked.
+    """
+    name, classes = restored.config.data.name, restored.model.classes
+    if name in _IDENTITY:
+        number, some, other = _IDENTITY[name]
+        if len(classes) != number or not some <= set(classes):
+            return other, "The licence of those recordings applies"
+    return _DATA.get(name, (f"the data set {name}", f"The licence of {name} applies"))
+
+
+def _public_name(pretrained: str) -> str:
+    """A hub id as it is; of a path only the last part, because the others are private."""
     return pretrained if re.fullmatch(r"[\w-]+/[\w.-]+", pretrained) else pathlib.PurePath(pretrained).name
 
 
-def _weights_licence(config) -> str:
-    known = _WEIGHTS.get(config.model.name, "see where they are published")
-    return f"`{_published(config.model.pretrained)}`: the licence of the published weights ({known}; check it there)"
+def _weights_licence(config: Any) -> str:
+    known = _WEIGHTS.get(config.model.name, "see their publisher")
+    return f"`{_public_name(config.model.pretrained)}`: the licence of the published weights ({known}; check it there)"
 
 
-def _features(run) -> str:
-    """Code from `waveform` to `spectrogram`: librosa's for log-mel, which gives the same."""
-    frontend = run.config.frontend.to_dict()
-    if frontend["name"] != "log_mel":
-        return _OTHER_FRONTEND.format(frontend=frontend, rate=run.sample_rate)
-    values = frontend | {
-        "rate": run.sample_rate,
-        "win_length": frontend["win_length"] or frontend["n_fft"],
-        "fmax": frontend["fmax"] or run.sample_rate / 2,
-        "norm": None if frontend["htk"] else "slaney",
-    }
-    return _LOG_MEL.format(**values)
+def _describe_licences(*licences: str) -> str:
+    items = [f"- {licence}." for licence in licences if licence]
+    if not items:
+        return "The weights are not derived from published recordings or weights."
+    return "The weights are derived from these sources, whose licences apply:\n\n" + "\n".join(items)

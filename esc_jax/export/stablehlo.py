@@ -1,73 +1,92 @@
 """Export as one StableHLO program, from waveform to probabilities."""
 
+from __future__ import annotations
+
 import json
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from esc_jax.export.base import CARD, DESCRIPTION, PLATFORMS, PROGRAM, samples
+from esc_jax.export.base import CARD, DESCRIPTION, PLATFORMS, PROGRAM
+
+if TYPE_CHECKING:  # import JAX, which the help text of the command does not need
+    from jax.export import Exported
+
+    from esc_jax.training.restore import Restored
 
 
-def program(run):
-    """The whole pipeline, lowered for every platform of PLATFORMS, the weights inside as constants.
+def program(restored: Restored) -> Exported:
+    """The program of a model with frontend, weights and the activation of its task, lowered for PLATFORMS.
 
-    The batch is symbolic. The time is not: of the frontends only log_mel can be traced without its length, and a model
-    has seen no other than this one.
+    The batch size is symbolic. The number of samples is that of a training clip, because some frontends cannot be
+    traced with a symbolic length.
 
     Args:
-        run: an `esc_jax.build.Restored`.
+        restored: model of a run.
+
     Returns:
-        `jax.export.Exported`: (batch, samples) float32 → (batch, classes) float32 probabilities.
+        (batch, samples) float32 waveforms → (batch, classes) float32 probabilities.
     """
     import jax
     from jax import export as jax_export
     import jax.numpy as jnp
     import numpy as np
 
-    variables = jax.tree.map(np.asarray, run.variables)  # constants that belong to no device of this machine
+    from esc_jax.tasks import registry as tasks
+
+    model, task = restored.model, tasks.get(restored.config.task)
+    variables = jax.tree.map(np.asarray, model.variables)  # constants that are not bound to a device
 
     @jax.jit
     def classify(waveform: jax.Array) -> jax.Array:
-        return jax.nn.softmax(run.model.apply(variables, run.frontend(waveform)))
+        logits: Any = model.module.apply(variables, model.frontend(waveform))
+        return task.activation(logits)
 
-    shape = jax_export.symbolic_shape(f"batch, {samples(run)}")
+    shape = jax_export.symbolic_shape(f"batch, {model.clip_samples}")
     return jax_export.export(classify, platforms=PLATFORMS)(jax.ShapeDtypeStruct(shape, jnp.float32))
 
 
-def describe(run) -> dict[str, Any]:
-    """What model.json says of a program."""
+def describe(restored: Restored) -> dict[str, Any]:
+    """The content of model.json."""
     import jax
 
-    from esc_jax.export import model_card as export_card
+    from esc_jax.export import measurement, model_card
 
+    model = restored.model
+    padding = ", which the program does not mask" if model.mask_padding else ""
     return {
-        "name": export_card.name(run),
-        "architecture": run.config.model.name,
-        "labels": list(run.classes),
-        "sample_rate": run.sample_rate,
-        "samples": samples(run),
+        "name": model_card.model_name(restored),
+        "architecture": restored.config.model.name,
+        "task": restored.config.task,
+        "labels": list(model.classes),
+        "sample_rate": model.sample_rate,
+        "samples": model.clip_samples,
         "input": {
-            "shape": ["batch", samples(run)],
+            "shape": ["batch", model.clip_samples],
             "dtype": "float32",
-            "description": "mono waveforms in [-1, 1) (16-bit samples divided by 32768); a shorter clip is padded with"
-            f" zeros at its end{', which the program takes for sound' if run.mask_padding else ''}, a longer recording"
-            " cut into windows",
+            "description": "mono waveforms in [-1, 1) (16-bit samples divided by 32768). Pad shorter clips with"
+            f" zeros at the end{padding}. Cut longer recordings into windows.",
         },
         "output": {
-            "shape": ["batch", len(run.classes)],
+            "shape": ["batch", len(model.classes)],
             "dtype": "float32",
             "description": "probabilities in the order of labels",
         },
         "platforms": list(PLATFORMS),
         "jax": jax.__version__,
-        "measured": export_card.measured(run),
+        "measured": measurement.to_json(measurement.read_measurement(restored)),
     }
 
 
-def to_stablehlo(run, directory: pathlib.Path) -> None:
-    """Writes model.stablehlo (a serialised `jax.export.Exported`), model.json and README.md."""
-    from esc_jax.export import model_card as export_card
+def to_stablehlo(restored: Restored, directory: pathlib.Path) -> None:
+    """Writes model.stablehlo (a serialised `jax.export.Exported`), model.json and README.md.
 
-    (directory / PROGRAM).write_bytes(program(run).serialize())
-    content = json.dumps(describe(run), indent=2, ensure_ascii=False)
+    Args:
+        restored: model of a run.
+        directory: empty folder.
+    """
+    from esc_jax.export import model_card
+
+    (directory / PROGRAM).write_bytes(program(restored).serialize())
+    content = json.dumps(describe(restored), indent=2, ensure_ascii=False)
     (directory / DESCRIPTION).write_text(content + "\n", encoding="utf-8")
-    (directory / CARD).write_text(export_card.stablehlo(run), encoding="utf-8")
+    (directory / CARD).write_text(model_card.stablehlo_card(restored), encoding="utf-8")

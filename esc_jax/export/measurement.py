@@ -1,0 +1,82 @@
+"""The measured score of exported weights."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+from esc_jax.errors import Failure
+from esc_jax.tasks import registry as tasks
+from esc_jax.training.restore import Restored
+
+
+class MeasurementError(Failure, RuntimeError):
+    """The results of the run cannot be read. The message is one sentence."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """The primary metric of exactly these weights, from the results.json of their run.
+
+    Attributes:
+        metric: key of the task's primary metric.
+        mean: over the tested folds.
+        std: standard deviation over folds and seeds; None for a single test.
+        ci95: 95 % interval.
+        clips: number of tested clips.
+        folds: test folds.
+        protocol: of the run.
+        test_selected: whether the epoch was selected on the test fold.
+        mean_tta: metric of probabilities averaged over views; None without test-time augmentation.
+        tta_views: number of views.
+    """
+
+    metric: str
+    mean: float
+    std: float | None
+    ci95: tuple[float, float]
+    clips: int
+    folds: tuple[int, ...]
+    protocol: str
+    test_selected: bool
+    mean_tta: float | None
+    tta_views: int
+
+
+def read_measurement(restored: Restored) -> Measurement | str:
+    """The measurement of a model's weights, or the reason why there is none.
+
+    Raises:
+        MeasurementError: results.json exists but was not written by a run.
+    """
+    workdir = restored.folder.parent if restored.folder.name == "checkpoints" else restored.folder
+    path = pathlib.Path(workdir) / "results.json"
+    metric = tasks.get(restored.config.task).metric
+    if not path.exists():
+        return "the run has no results"
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        step = results.get("checkpoint_step")
+        if step is not None and step != restored.step:
+            return f"the results of the run are of step {step}, the weights of step {restored.step}"
+        score, score_tta = results[metric], results[f"{metric}_tta"]
+        low, high = score["ci95"]
+        return Measurement(
+            metric=metric,
+            mean=float(score["mean"]),
+            std=None if score["std"] is None else float(score["std"]),
+            ci95=(float(low), float(high)),
+            clips=sum(int(fold["total"]) for fold in results["folds"]),
+            folds=tuple(sorted({int(fold["fold"]) for fold in results["folds"]})),
+            protocol=str(results["protocol"]),
+            test_selected=bool(results["test_selected"]),
+            mean_tta=float(score_tta["mean"]) if score_tta else None,
+            tta_views=int(results.get("tta_views", 0)),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise MeasurementError(f"{path} was not written by a run: test the run again with --mode=evaluate") from None
+
+
+def to_json(result: Measurement | str) -> dict[str, Any]:
+    """The measurement as a JSON object. Without one, `mean` is None, and `reason` says why."""
+    return {"mean": None, "reason": result} if isinstance(result, str) else dataclasses.asdict(result)

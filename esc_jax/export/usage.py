@@ -1,0 +1,105 @@
+"""Usage examples of model cards. Every example is complete and runs in the exported folder."""
+
+from esc_jax.tasks import registry as tasks
+from esc_jax.training.restore import Restored
+
+_STABLEHLO = """\
+import json
+
+import jax
+from jax import export
+import numpy as np
+
+model = json.load(open("model.json"))
+classify = jax.jit(export.deserialize(bytearray(open("model.stablehlo", "rb").read())).call)
+waveforms = np.zeros((1, model["samples"]), np.float32)  # your clips: mono, {rate} Hz, {seconds:g} s, in [-1, 1]
+probabilities = np.asarray(classify(waveforms))
+for i in probabilities[0].argsort()[::-1][:3]:
+    print(model["labels"][i], f"{{probabilities[0, i]:.3f}}")"""
+
+_TOP_CLASSES = """\
+for i in probabilities.argsort(descending=True)[:3].tolist():
+    print(model.config.id2label[i], f"{probabilities[i]:.3f}")"""
+
+_HUBERT = """\
+import librosa
+import torch
+from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
+
+extractor = AutoFeatureExtractor.from_pretrained(".")
+model = AutoModelForAudioClassification.from_pretrained(".").eval()
+waveform, _ = librosa.load("clip.wav", sr={rate})
+{inputs}
+with torch.no_grad():
+    probabilities = model(**inputs).logits.{activation}[0]
+{top_classes}"""
+
+# By whether the model receives a padding mask.
+_HUBERT_INPUTS = {
+    False: """\
+waveform = librosa.util.fix_length(waveform, size={samples})  # cut, or padded with zeros, as in training
+inputs = extractor(waveform, sampling_rate={rate}, return_tensors="pt")""",
+    True: """\
+settings = {{"padding": "max_length", "max_length": {samples}, "truncation": True}}  # cut, or padded, as in training
+inputs = extractor(waveform, sampling_rate={rate}, return_tensors="pt", **settings)""",
+}
+
+_EFFICIENTNET = """\
+import librosa
+import numpy as np
+import torch
+from transformers import AutoModelForImageClassification
+
+model = AutoModelForImageClassification.from_pretrained(".").eval()
+waveform, _ = librosa.load("clip.wav", sr={rate})
+waveform = librosa.util.fix_length(waveform, size={samples})  # cut, or padded with zeros, as in training
+{features}
+pixel_values = torch.tensor(spectrogram, dtype=torch.float32)[None, None].expand(1, 3, -1, -1)
+with torch.no_grad():
+    probabilities = model(pixel_values=pixel_values).logits.{activation}[0]
+{top_classes}"""
+
+_LOG_MEL = """\
+power = librosa.feature.melspectrogram(
+    y=waveform, sr={rate}, n_fft={n_fft}, win_length={win_length}, hop_length={hop}, center={center},
+    pad_mode="constant", n_mels={mels}, fmin={fmin}, fmax={fmax}, htk={htk}, norm={norm!r},
+)
+spectrogram = (np.log(power.T + {offset}) - ({mean})) / {std}  # frames × bins"""
+
+_OTHER_FRONTEND = """\
+from esc_jax.frontends import registry  # no other library has this frontend
+
+spectrogram = np.array(registry.build({frontend}, {rate})(waveform))  # frames × bins"""
+
+
+def stablehlo_example(restored: Restored) -> str:
+    """Python code that runs the program on a batch of waveforms."""
+    return _STABLEHLO.format(rate=restored.model.sample_rate, seconds=restored.model.clip_s)
+
+
+def transformers_example(restored: Restored) -> str:
+    """Python code that classifies clip.wav with transformers."""
+    model = restored.model
+    values = {
+        "rate": model.sample_rate,
+        "samples": model.clip_samples,
+        "activation": tasks.get(restored.config.task).torch_activation,
+        "top_classes": _TOP_CLASSES,
+    }
+    if restored.config.model.name == "hubert":
+        return _HUBERT.format(inputs=_HUBERT_INPUTS[model.mask_padding].format(**values), **values)
+    return _EFFICIENTNET.format(features=_features(restored), **values)
+
+
+def _features(restored: Restored) -> str:
+    """Code from `waveform` to `spectrogram`: for log-mel with librosa, which computes the same features."""
+    frontend, rate = restored.config.frontend.to_dict(), restored.model.sample_rate
+    if frontend["name"] != "log_mel":
+        return _OTHER_FRONTEND.format(frontend=frontend, rate=rate)
+    values = frontend | {
+        "rate": rate,
+        "win_length": frontend["win_length"] or frontend["n_fft"],
+        "fmax": frontend["fmax"] or rate / 2,
+        "norm": None if frontend["htk"] else "slaney",
+    }
+    return _LOG_MEL.format(**values)
