@@ -94,7 +94,7 @@ def _card(restored: Restored, use: str) -> str:
         f" {start}.",
         "## Use",
         use,
-        "## Measured",
+        "## Evaluation",
         _describe_measurement(restored),
         "The outputs are the probabilities of the model without calibration. A sound that belongs to none of the"
         " classes gets probabilities as well.",
@@ -125,7 +125,7 @@ def _describe_measurement(restored: Restored) -> str:
 def _describe_score(label: str, result: Measurement) -> str:
     spread = f" ± {100 * result.std:.2f} (standard deviation over runs)" if result.std is not None else ""
     low, high = (f"{100 * bound:.1f}" for bound in result.ci95)
-    return f"{label} **{100 * result.mean:.2f} %**{spread} (95 % interval {low} to {high})"
+    return f"Measured {label}: **{100 * result.mean:.2f} %**{spread} (95 % interval {low} to {high})"
 
 
 def _describe_data(restored: Restored) -> tuple[str, str]:

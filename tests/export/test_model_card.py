@@ -48,7 +48,7 @@ def write_card(tmp_path, results, classes=CLASSES, **changes) -> str:
 def test_the_card_contains_the_measured_score(tmp_path):
     text = write_card(tmp_path, RESULTS)
     assert "# tiny_resnet" in text and "7 classes, clips of 0.5 s, mono, 16000 Hz" in text and "12 parameters" in text
-    assert "accuracy **94.50 %** (95 % interval 91.8 to 96.3) on 400 clips of fold 2" in text
+    assert "Measured accuracy: **94.50 %** (95 % interval 91.8 to 96.3) on 400 clips of fold 2" in text
     assert "averaged over 5 views, which this export does not compute: 95.00 %" in text
     assert "Protocol `holdout`: trained for a fixed number of epochs" in text and "sea_waves" in text
     oracle = RESULTS | {"protocol": "oracle", "test_selected": True, "accuracy_tta": None}

@@ -53,6 +53,7 @@ def write_run(
     *,
     name: str = "method",
     protocol: str = "holdout",
+    task: str = "single_label",
     seconds: float = 90.0,
     **extra: Any,
 ) -> pathlib.Path:
@@ -63,21 +64,21 @@ def write_run(
         clips: the data set.
         data_dir: data.dir of the config.
         tests: (test fold, seed, probabilities as from `fold_scores`).
-        name, protocol: of the config.
+        name, protocol, task: of the config.
         seconds: training time of each test.
         extra: more entries of results.json.
     """
     config = configs.defaults(model="resnet")
     config.experiment, config.protocol, config.data.dir, config.data.clip_s = name, protocol, str(data_dir), 1.0
-    config.data.name, config.eval.tta = "esc50", 2
-    task = tasks.get(config.task)
+    config.data.name, config.eval.tta, config.task = "esc50", 2, task
+    labels = tasks.get(task)
     parts = []
     for fold, seed, views in tests:
         indices = [index for index, clip_fold in enumerate(clips.folds) if clip_fold == fold]
         parts.append(results.fold_predictions(fold, seed, indices, views, 3, seconds))
     folder.mkdir(parents=True)
-    content = results.results(config, task, clips, parts, "description of the split", parameters=1_234_567) | extra
-    results.write_predictions(folder / "predictions.csv", task, clips, parts)
+    content = results.results(config, labels, clips, parts, "description of the split", parameters=1_234_567) | extra
+    results.write_predictions(folder / "predictions.csv", labels, clips, parts)
     writers.write_json(folder / "results.json", content)
     writers.write_json(folder / "config.json", config.to_dict())
     return folder
