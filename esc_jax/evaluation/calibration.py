@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from esc_jax.tasks.base import Task
 
@@ -103,7 +104,7 @@ class Reliability:
         return float(np.nansum(gap * self.count) / self.count.sum())
 
 
-def reliability(confidence: Sequence[float], correct: Sequence[bool], bins: int = BINS) -> Reliability:
+def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = BINS) -> Reliability:
     """Clips in bins ((b − 1)/bins, b/bins] of the confidence.
 
     Args:
