@@ -1,17 +1,17 @@
-"""BEATs fine-tuned with differential learning rates: 1e-5 for the encoder, 1e-3 for the head, as in the write-up.
+"""BEATs, fine-tuned with a learning rate of 1e-5 for the encoder and 1e-3 for the head.
 
     python -m esc_jax.main --config=configs/beats_finetune.py --config.model.pretrained=BEATs_iter3_plus_AS2M.pt
 
-The checkpoints come from github.com/microsoft/unilm (beats/, MIT). The write-up reports 95.25 % (one fold, epoch chosen
-on it). Sixteen clips at a time in four parts; on a GPU, --config.model.dtype=bfloat16 and --config.train.accumulate=1.
-Not run here: the weights could not be had.
+The checkpoints are published at github.com/microsoft/unilm (beats/, MIT). The batch of 16 clips is processed in four
+parts to limit memory. On a GPU, use --config.model.dtype=bfloat16 and --config.train.accumulate=1. This config has not
+been run with the published weights.
 """
 
 from esc_jax import config as base
 
 
 def get_config():
-    """The experiment."""
+    """The config of the experiment."""
     config = base.defaults(model="beats", head="linear", frontend="kaldi_fbank")
     config.data.sample_rate = 16_000
     config.data.mask_padding = True

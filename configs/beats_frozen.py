@@ -1,21 +1,21 @@
-"""A linear head on frozen BEATs embeddings.
+r"""A linear head on frozen BEATs embeddings.
 
-    python -m esc_jax.main --config=configs/beats_frozen.py --config.model.pretrained=BEATs_iter3_plus_AS2M.pt \\
+    python -m esc_jax.main --config=configs/beats_frozen.py --config.model.pretrained=BEATs_iter3_plus_AS2M.pt \
         --mode=crossval
 
-The checkpoints come from github.com/microsoft/unilm (beats/, MIT). The write-up reports 94.50 % for a classifier on
-the frozen encoder (one fold, epoch chosen on it), the literature 95.5 % for iter3+. Not run here: the weights could
-not be had.
+The checkpoints are published at github.com/microsoft/unilm (beats/, MIT). Each clip passes the encoder once, and the
+regularization of each fold's head is selected within its training folds. This config has not been run with the
+published weights.
 """
 
 from esc_jax import config as base
 
 
 def get_config():
-    """The experiment."""
+    """The config of the experiment."""
     config = base.defaults(model="beats", head="linear", frontend="kaldi_fbank")
     config.data.sample_rate = 16_000
     config.data.mask_padding = True
     config.method = "probe"
-    config.eval.tta = 0  # 90 million parameters: a view costs as much as the clip
+    config.eval.tta = 0  # off: each view is another pass through 90 million parameters
     return config

@@ -1,22 +1,21 @@
-"""DistilHuBERT fine-tuned so that it learns: a fast head, slower layers, frozen convolutions, all layers pooled.
+"""DistilHuBERT, fine-tuned with layer-wise settings: the convolutions are frozen, and all layers are pooled.
 
     python -m esc_jax.main --config=configs/distilhubert.py
 
-The weights are fetched from the Hugging Face hub (ntu-spml/distilhubert, Apache 2.0), or give the folder as
---config.model.pretrained=PATH. Against distilhubert_writeup.py: the head learns twenty times as fast as the layers, the
-waveform's convolutions are frozen (which also saves their backward pass), the input of the first layer
-and every layer's output are pooled with learned weights, examples are rotated and mixed, and there are four times
-the epochs. Not run here with the published weights, which could not be had: no accuracy is claimed.
+The weights come from the Hugging Face hub (ntu-spml/distilhubert, Apache-2.0) or from a folder:
+--config.model.pretrained=PATH. Unlike distilhubert_writeup.py, the learning rate of the head is twenty times that of
+the layers, the outputs of all layers are pooled with learned weights, clips are augmented and mixed, and training is
+four times as long. This config has not been run with the published weights.
 """
 
-from configs import distilhubert_writeup
+from esc_jax import config as base
 
 
 def get_config():
-    """The experiment."""
-    config = distilhubert_writeup.get_config()
+    """The config of the experiment."""
+    config = base.load("distilhubert_writeup")
     config.model.encoder.weighted_layer_sum = True
-    config.model.keep = ("frontend.normalize", "encoder.weighted_layer_sum")
+    config.model.overrides = ("frontend.normalize", "encoder.weighted_layer_sum")
     config.augment.roll = 1.0
     config.augment.gain_db = 6.0
     config.augment.mixup_alpha = 0.3

@@ -1,18 +1,18 @@
-"""The recipe of distilhubert.py on music: GTZAN's ten genres, 30-second tracks cut into windows of 5 s.
+"""DistilHuBERT on GTZAN: ten music genres, 30-second tracks cut into windows of 5 seconds.
 
     python -m esc_jax.main --config=configs/distilhubert_gtzan.py --config.data.dir=GTZAN
 
-GTZAN is a folder `genres/blues/blues.00000.wav …`; no track has windows on both sides of a split. The published
-fine-tune sanchit-gandhi/distilhubert-finetuned-gtzan loads in the same way (--config.model.pretrained), its head and
-its ten labels included. Not run here: neither weights nor data could be had.
+The data folder holds `genres/blues/blues.00000.wav` and so on. All windows of a track are in the same split. A
+published fine-tuned model (sanchit-gandhi/distilhubert-finetuned-gtzan) can be loaded with --config.model.pretrained,
+its head included. This config has been run with neither the published weights nor the published data.
 """
 
-from configs import distilhubert
+from esc_jax import config as base
 
 
 def get_config():
-    """The experiment."""
-    config = distilhubert.get_config()
+    """The config of the experiment."""
+    config = base.load("distilhubert")
     config.data.name = "gtzan"
     config.data.on_bad_clip = "skip"  # jazz.00054.wav does not decode in any published copy
     return config

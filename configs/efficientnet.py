@@ -1,17 +1,17 @@
-"""EfficientNet-B0, pretrained on ImageNet, fine-tuned on spectrograms as on pictures.
+"""EfficientNet-B0, pretrained on ImageNet, fine-tuned on spectrograms.
 
     python -m esc_jax.main --config=configs/efficientnet.py
 
-The weights are fetched from the Hugging Face hub (google/efficientnet-b0, Apache 2.0), or give a folder or a state dict
-of transformers, torchvision or timm as --config.model.pretrained=PATH; the three colours of its stem are summed. The
-write-up reports 81.50 % (one fold, epoch chosen on it). Not run here: the weights could not be had.
+The weights come from the Hugging Face hub (google/efficientnet-b0, Apache-2.0) or from a folder or state dict of
+transformers, torchvision or timm: --config.model.pretrained=PATH. The three input channels of the stem are summed. This
+config has not been run with the published weights.
 """
 
 from esc_jax import config as base
 
 
 def get_config():
-    """The experiment."""
+    """The config of the experiment."""
     config = base.defaults(model="efficientnet", head="linear")
     config.model.pretrained = "google/efficientnet-b0"
     config.model.head.dropout = 0.2

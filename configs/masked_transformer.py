@@ -1,24 +1,22 @@
-r"""Masked prediction on the patch transformer: tokens of hidden patches first, without labels; then the labels.
+r"""Masked prediction on a patch transformer: self-supervised pretraining, then supervised fine-tuning.
 
     python -m esc_jax.main --config=configs/masked_transformer.py \
         --config.data.dir=ESC-50-master --config.data.test_fold=4
 
-The network of patch_transformer.py. 40 % of the patches of 16 × 16 are hidden, and the network says which of 256
-clusters of training patches each is in (k-means). `--config.pretrain.rounds=2` then clusters what the network has
-learned and pretrains another one on that; `--config.pretrain.tokens.teacher=mn04_as_mAP_432.pt` begins with a published
-encoder's features. Best so far, on half the width (76.00 %, 79.50 with five views, on fold 4: [j] in the README):
-that teacher, `--config.pretrain.clip_weight=10`, and `--config.pretrain.mask.share=0.75
---config.pretrain.mask.predictor=2 --config.model.encoder.stride=16`, which lets the encoder see a quarter of the
-patches alone. The write-up this project started from reports 40.00 % for such a transformer.
+The encoder is that of patch_transformer.py. 40 % of the 16 × 16 patches are masked, and the network predicts the token
+of each masked patch: one of 256 k-means clusters of training patches. --config.pretrain.rounds=2 clusters the learned
+features and pretrains a second network on them; --config.pretrain.teacher=mn04_as_mAP_432.pt clusters a published
+encoder's features. With --config.pretrain.predictor_layers=2, the encoder processes visible patches only; use it with
+--config.pretrain.mask_ratio=0.75 and --config.model.encoder.stride=16. Results: docs/results.
 """
 
-from configs import patch_transformer
+from esc_jax import config as base
 
 
 def get_config():
-    """The experiment."""
-    config = patch_transformer.get_config()
-    config.pretrain.method = "masked"
+    """The config of the experiment."""
+    config = base.load("patch_transformer")
+    config.pretrain = base.pretrain_defaults("masked")
     config.pretrain.epochs = 200
     config.pretrain.batch_size = 64
     config.pretrain.augment.roll = 1.0

@@ -1,20 +1,18 @@
-r"""A small transformer over patches of the spectrogram, from scratch, with what small data need.
+r"""A small transformer on spectrogram patches, trained from scratch.
 
     python -m esc_jax.main --config=configs/patch_transformer.py \
         --config.data.dir=ESC-50-master --config.data.test_fold=4
 
-Six layers of width 256 (4.9 M parameters) over overlapping patches of 16 × 16, half of which every example leaves out
-in training (patchout); mixup, crops with a change of speed, frequency warp, SpecAugment, stochastic depth, a long
-schedule and the average of the weights. masked_transformer.py pretrains the same network without labels first. Of
-half this width, with patches that do not overlap, it gave 70.50 % (74.00 with five views) on fold 4 after 320 epochs on
-folds 1 to 3, 36 minutes on one core: see the README.
+Six layers of width 256 on overlapping patches of 16 × 16. Half of the patches of each example are dropped in training
+(patchout). Regularization: mixup, random crops with a change of speed, frequency warping, SpecAugment and stochastic
+depth. masked_transformer.py pretrains the same network. Results: docs/results.
 """
 
 from esc_jax import config as base
 
 
 def get_config():
-    """The experiment."""
+    """The config of the experiment."""
     config = base.defaults(model="patch_transformer")
     config.frontend.hop = 640
     config.frontend.n_fft = 1280

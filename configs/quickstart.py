@@ -1,15 +1,16 @@
-"""A first run, on sounds that it synthesises itself: `make run`.
+"""A first run on synthesized sounds, used by `make run`.
 
     python -m esc_jax.main --config=configs/quickstart.py
 
-A narrow ResNet-18 on 480 clips of 12 classes, four folds for training and one for the test.
+A narrow ResNet-18 on 480 clips of 12 classes. Four folds are for training and one is for testing. No download is
+needed.
 """
 
 from esc_jax import config as base
 
 
 def get_config():
-    """The experiment."""
+    """The config of the experiment."""
     config = base.defaults(model="resnet")
     config.data.name = "synthetic"
     config.data.sample_rate = 16_000

@@ -1,18 +1,18 @@
-"""ResNet-34 from scratch on ESC-50, full width and resolution: for a GPU.
+"""ResNet-34 on ESC-50, trained from scratch at full width and resolution. It needs a GPU.
 
     python -m esc_jax.main --config=configs/resnet34.py
     python -m esc_jax.main --config=configs/resnet34.py --config.data.dir=ESC-50-master --config.data.test_fold=4
 
-Rotation, loudest-of-two crops with a change of speed, gain, mixup of waveforms at equal level, frequency warp and
-SpecAugment; AdamW with OneCycle; the average of the weights is tested. This recipe has not been run at full length
-yet: no accuracy is claimed. `resnet34_cpu.py` is the one for two CPU cores.
+Augmentation: rotation in time, random crops with a change of speed, gain, mixup of waveforms, frequency warping and
+SpecAugment. AdamW with a one-cycle schedule; the moving average of the weights is evaluated. This config has not been
+run to the end. resnet34_cpu.py is the variant for two CPU cores.
 """
 
 from esc_jax import config as base
 
 
 def get_config():
-    """The experiment."""
+    """The config of the experiment."""
     config = base.defaults(model="resnet")
     config.model.head.dropout = 0.2
     config.augment.roll = 1.0

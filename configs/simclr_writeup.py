@@ -1,19 +1,19 @@
-"""SimCLR as in the write-up this project started from: mild views, and a pretext task that is soon solved.
+"""SimCLR with the baseline recipe of a public write-up: weak augmentation.
 
     python -m esc_jax.main --config=configs/simclr_writeup.py
 
-ResNet-34, head 512 → 512 → 128, temperature 0.5; then fine-tuning on the labels, and a linear probe beside it. The
-write-up reports 98 % on the pretext task and 82.50 % after fine-tuning (one fold, epoch chosen on it). For a GPU; not
-run here at that size; with a quarter of the width, for 80 and 200 epochs, it is in the README.
+ResNet-34, a projection head of widths 512, 512 and 128, and a temperature of 0.5; then supervised fine-tuning, with a
+linear probe of the pretrained encoder beside it. The recipe is a reference for simclr.py and needs a GPU. Results:
+docs/results.
 """
 
-from configs import resnet34
+from esc_jax import config as base
 
 
 def get_config():
-    """The experiment."""
-    config = resnet34.get_config()
-    config.pretrain.method = "simclr"
+    """The config of the experiment."""
+    config = base.load("resnet34")
+    config.pretrain = base.pretrain_defaults("simclr")
     config.pretrain.temperature = 0.5
     config.pretrain.epochs = 100
     config.pretrain.batch_size = 64
