@@ -7,8 +7,8 @@
 #
 # Each part has a process of its own. Parts that fail or exceed their time limit are listed at the end and do not stop
 # the others. Results are written to ${OUT:-benchmarks/results} as they come: tables (gpu.md), all figures with a line
-# per part (gpu.jsonl), and gpu.log. ${PYTHON:-python} needs JAX and PyTorch for the GPU. BUDGET_S is the time limit of all
-# parts in seconds (530). The exit status is the number of failed parts.
+# per part (gpu.jsonl), and gpu.log. ${PYTHON:-python} needs JAX and PyTorch for the GPU. BUDGET_S is the time limit of
+# all parts in seconds (530). The exit status is the number of failed parts.
 set -u
 cd "$(dirname "$0")/.."
 out=${OUT:-benchmarks/results}
