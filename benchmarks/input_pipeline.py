@@ -187,7 +187,7 @@ def write_esc50(folder: pathlib.Path, count: int) -> pathlib.Path:
 
 def preparation(config: Any, count: int, rounds: int) -> list[dict]:
     """A row for a tenth of `count` clips and one for all."""
-    from esc_jax.data import clips as datasets
+    from esc_jax.data.datasets import registry as datasets
 
     with tempfile.TemporaryDirectory() as folder:
         counts = sorted({max(1, count // 10), count})
@@ -217,8 +217,8 @@ def preparation(config: Any, count: int, rounds: int) -> list[dict]:
 def load(options: argparse.Namespace) -> tuple[Any, Any, np.ndarray]:
     """The config, its clips, and the indices of at most --clips clips that fill whole batches."""
     from esc_jax import config as configs
-    from esc_jax.data import clips as datasets
     from esc_jax.data import synthetic
+    from esc_jax.data.datasets import registry as datasets
 
     config = configs.load(options.config)
     config.experiment, config.train.batch_size = pathlib.Path(options.config).stem, options.batch

@@ -7,8 +7,8 @@ Every size is measured in a process of its own, whose maximum resident set is re
 rounds after one that compiles.
 
 - batch: a training step of the config on noise with random weights, at batch sizes 1 to 64.
-- folds: `experiments.probe` on random embeddings (2,000 × 384, 50 classes, eight folds) with 1, 2, 4 and 8 test folds.
-  Heads are fitted for every fold, every pair of folds and every regularization strength. The first call, which
+- folds: `experiments.probe.fit_heads` on random embeddings (2,000 × 384, 50 classes, eight folds) with 1, 2, 4 and 8
+  test folds. Heads are fitted for every fold, every pair of folds and every regularization strength. The first call, which
   compiles, is reported separately.
 - audio: prediction on recordings of 1 minute to 4 hours, as in prediction.py, in one round. Needs --model.
 - clips: one epoch of `pipeline.train_batches` on 1,000 to 16,000 clips of the config's length in batches of 32. The
@@ -83,7 +83,9 @@ def batch(options: argparse.Namespace, size: int) -> dict:
 def folds(options: argparse.Namespace, count: int) -> dict:
     """Linear probes that test `count` of eight folds."""
     from esc_jax.experiments import probe
+    from esc_jax.tasks import registry as tasks
 
+    task = tasks.get("single_label")
     number, width, classes = (160, 16, 5) if options.tiny else (2000, 384, 50)
     rng = np.random.default_rng(0)
     x = rng.standard_normal((1, number, width)).astype(np.float32)
@@ -91,7 +93,7 @@ def folds(options: argparse.Namespace, count: int) -> dict:
     test_folds = range(1, count + 1)
 
     def call() -> None:
-        probe.probe(x, labels, fold_of, test_folds, classes)
+        probe.fit_heads(task, x, labels, fold_of, test_folds, classes)
 
     started = time.perf_counter()
     call()
