@@ -8,8 +8,8 @@ rounds after one that compiles.
 
 - batch: a training step of the config on noise with random weights, at batch sizes 1 to 64.
 - folds: `experiments.probe.fit_heads` on random embeddings (2,000 × 384, 50 classes, eight folds) with 1, 2, 4 and 8
-  test folds. Heads are fitted for every fold, every pair of folds and every regularization strength. The first call, which
-  compiles, is reported separately.
+  test folds. Heads are fitted for every fold, every pair of folds and every regularization strength. The first call,
+  which compiles, is reported separately.
 - audio: prediction on recordings of 1 minute to 4 hours, as in prediction.py, in one round. Needs --model.
 - clips: one epoch of `pipeline.train_batches` on 1,000 to 16,000 clips of the config's length in batches of 32. The
   clips are 60 synthesized ones that repeat, so that memory is that of the pipeline; the memory before the epoch is

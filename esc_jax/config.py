@@ -1,12 +1,13 @@
-"""The keys every config has, their defaults, and what is checked before anything starts.
+"""The keys of a config, their defaults, and what is checked before anything starts.
 
-An experiment is a file in configs/ whose `get_config()` takes `defaults(…)` and sets what differs. A key that is not
-here, or in the architecture's own options, does not exist: a mistyped one is refused with the nearest that does.
+An experiment is a file in configs/ whose `get_config()` starts from `defaults(…)`, or from another config with
+`load(NAME)`, and sets what differs. A key that is neither here nor in the options of the chosen model, frontend or
+objective does not exist: a mistyped key is refused, with the nearest one that exists.
 """
 
+from collections.abc import Mapping, Sequence
 import difflib
 import importlib.util
-import json
 import pathlib
 import re
 from typing import Any
@@ -16,41 +17,21 @@ import ml_collections
 from esc_jax.augment import compose
 from esc_jax.data import folds
 from esc_jax.data.download import URL
-from esc_jax.errors import UserError
+from esc_jax.errors import ConfigError
 from esc_jax.frontends import registry as frontends
 from esc_jax.models import registry as models
-from esc_jax.objectives import masked
-from esc_jax.runtime import processes
-from esc_jax.training import writers
+from esc_jax.objectives import registry as objectives
+from esc_jax.objectives.supervised import Supervised
+from esc_jax.tasks import registry as tasks
+from esc_jax.training import optim
 
-
-class ConfigError(UserError, ValueError):
-    """A config that cannot run. The message is one sentence that names the key."""
-
-
-def _optim() -> dict[str, Any]:
-    return {
-        "lr": 1e-3,
-        "weight_decay": 0.01,
-        "b1": 0.9,  # unless cycle_momentum says otherwise
-        "b2": 0.999,
-        "eps": 1e-8,
-        "clip_norm": 0.0,  # 0: no clipping
-        "schedule": "one_cycle",
-        "warmup_steps": -1,  # the first of these three that is not negative; none: no warm-up
-        "warmup_epochs": -1.0,
-        "warmup_percent": 30.0,
-        "div": 25.0,  # one_cycle: peak over first
-        "final_div": 1e4,  # one_cycle: first over last
-        "cycle_momentum": True,  # one_cycle: β₁ falls from 0.95 to 0.85 while the rate rises, and rises again
-        "groups": (),  # ((regular expression of parameter paths, factor of lr; 0 freezes), …)
-        "layer_decay": 0.0,  # factor of lr from each layer of the encoder to the one before it; 0: off
-        "unfreeze": (),  # ((regular expression of parameter paths, epochs that they stay), …)
-    }
+_PACKAGE = pathlib.Path(__file__).parent
+# Where configs are found by name: inside an installed package, or beside it in a checkout.
+CONFIG_FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
 
 
 def defaults(model: str, head: str = "linear", frontend: str = "log_mel") -> ml_collections.ConfigDict:
-    """A config of an architecture, everything optional turned off.
+    """A config of an architecture, with everything optional turned off.
 
     Args:
         model: key of `models.registry.ENCODERS`.
@@ -59,19 +40,20 @@ def defaults(model: str, head: str = "linear", frontend: str = "log_mel") -> ml_
     """
     return ml_collections.ConfigDict(
         {
-            "experiment": "",  # name of the config file; main fills it in
+            "experiment": "",  # name of the config file; main sets it
             "seed": 0,
             "protocol": "holdout",
             "method": "train",  # or "probe": a linear head on the frozen encoder
+            "task": "single_label",
             "data": {
                 "name": "esc50",  # esc50, esc10, gtzan, synthetic
-                "dir": "",  # a folder or zip in the layout of ESC-50; empty: download it
+                "dir": "",  # a folder or zip file; empty: download ESC-50
                 "url": URL,
                 "cache_dir": "",  # downloads and prepared data; empty: the user's cache
                 "test_fold": 5,
                 "sample_rate": 32_000,
-                "clip_s": 5.0,  # clips are cut or padded to this
-                "mask_padding": False,  # tell the model what was padded; hubert and beats can leave it out
+                "clip_s": 5.0,  # clips are cut or padded to this length
+                "mask_padding": False,  # pass a padding mask to the model; hubert and beats use it
                 "drop_leaky_sources": False,
                 "on_bad_clip": "error",  # or "skip"
                 "clips_per_fold": 8,  # of each class of the synthetic set
@@ -80,94 +62,116 @@ def defaults(model: str, head: str = "linear", frontend: str = "log_mel") -> ml_
             "frontend": frontends.defaults(frontend),
             "augment": compose.defaults(),
             "model": models.defaults(model, head),
-            "optim": _optim(),
-            "pretrain": {
-                "method": "",  # simclr, masked; empty: none
-                "rounds": 1,  # of masked: each further one predicts clusters of what the one before has learned
-                "epochs": 100,  # of a round
-                "batch_size": 128,
-                "checkpoint_epochs": 5,
-                "watch_epochs": 10,  # from one look at the embeddings to the next
-                "temperature": 0.5,
-                "hidden": 512,  # of the projection head, which is thrown away
-                "width": 128,
-                "clip_weight": 0.0,  # of masked: that what is seen tells the clip's mean too, of what is clustered
-                "background": 0.0,  # largest share of another clip that is mixed into a view
-                "mask": {
-                    "patch": 16,  # frames and bins
-                    "share": 0.4,  # of the patches that are hidden
-                    "kind": "random",  # or "block", "time", "frequency"
-                    "block": 3,  # patches along the sides of what is hidden together; random hides single ones
-                    "predictor": 0,  # layers that guess from what the encoder sees, the visible; 0: it sees and guesses
-                },
-                "tokens": {
-                    "clusters": 256,
-                    "iterations": 50,  # of k-means, at most
-                    "teacher": "",  # whose features are clustered in the first round: a published checkpoint or a run
-                },
-                "augment": compose.defaults(),
-                "optim": _optim(),
-            },
+            "optim": optim.defaults(),
+            "pretrain": {"objective": ""},  # replaced by `pretrain_defaults(OBJECTIVE)`
             "train": {
                 "batch_size": 32,
                 "accumulate": 1,  # parts of a device's batch whose gradients are summed, one after the other
                 "epochs": 50,
-                "head_from_probe": False,  # start the head from a linear probe on the encoder as it is
-                "start_share": 0.0,  # of the weights it started from in those it ends with
-                "label_smoothing": 0.0,
-                "ema": 0.0,  # decay of the weights' average; 0: off
+                "head_from_probe": False,  # start the head from a linear probe on the initial encoder
+                "wise_ft_alpha": 0.0,  # share of the initial weights in the final ones (WiSE-FT)
+                "ema": 0.0,  # decay of the moving average of the weights; 0: off
                 "checkpoint_epochs": 1,
                 "tensorboard": True,
+                **Supervised.defaults(),
             },
             "probe": {
-                "seeds": 1,  # starting points of the solver, which must all end in the same head
+                "seeds": 1,  # starting points of the solver
             },
             "crossval": {
-                "folds": (),  # those to test on; empty: all that the data have
-                "seeds": 1,  # runs per fold: seed, seed + 1, …
-                "vectorized": False,  # all of them at once, in one program
+                "folds": (),  # test folds; empty: all folds of the data
+                "seeds": 1,  # runs of each fold: seed, seed + 1, …
+                "vectorized": False,  # all runs at once, in one program
             },
             "eval": {
                 "batch_size": 50,
-                "tta": 5,  # views averaged; 0: none
+                "tta": 5,  # views that are averaged; 0: none
             },
         }
     )
 
 
-def load(path: str | pathlib.Path) -> ml_collections.ConfigDict:
-    """The config of a file in configs/. Raises ConfigError where there is no such file, or no `get_config()` in it."""
-    if not pathlib.Path(path).is_file():
-        raise ConfigError(f"--config={path} does not exist")
+def pretrain_defaults(objective: str) -> ml_collections.ConfigDict:
+    """The `pretrain` part of a config with a self-supervised stage: common keys and those of the objective.
+
+    Args:
+        objective: key of `objectives.registry.PRETRAINING`.
+    """
+    common = {
+        "objective": objective,
+        "epochs": 100,  # of a round
+        "batch_size": 128,
+        "checkpoint_epochs": 5,
+        "monitor_epochs": 10,  # epochs between two evaluations of the embeddings
+        "augment": compose.defaults(),
+        "optim": optim.defaults(),
+    }
+    specific = objectives.defaults(objective)
+    assert not common.keys() & specific.keys(), "an objective must not redefine a common key"
+    return ml_collections.ConfigDict(common | specific)
+
+
+def find(name_or_path: str | pathlib.Path) -> pathlib.Path:
+    """The file of a config: a path, or the name of one of the project's own configs.
+
+    Raises:
+        ConfigError: neither exists.
+    """
+    path = pathlib.Path(name_or_path)
+    if path.is_file():
+        return path
+    names: dict[str, pathlib.Path] = {}
+    for folder in reversed(CONFIG_FOLDERS):
+        names |= {file.stem: file for file in folder.glob("*.py") if file.stem != "__init__"}
+    # configs/resnet34.py names the project's own config also from another folder.
+    name = path.stem if path.suffix == ".py" and path.parent.name == "configs" else str(path)
+    if name in names:
+        return names[name]
+    near = difflib.get_close_matches(path.stem, names, 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise ConfigError(f"--config={name_or_path} does not exist{hint}")
+
+
+def load(name_or_path: str | pathlib.Path) -> ml_collections.ConfigDict:
+    """The config of a file, or of one of the project's own configs by its name.
+
+    Raises:
+        ConfigError: there is no such file, or it defines no `get_config()`.
+    """
+    path = find(name_or_path)
     spec = importlib.util.spec_from_file_location("config", path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"--config={name_or_path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
-        raise ConfigError(f"--config={path} has no get_config()")
+        raise ConfigError(f"--config={name_or_path} has no get_config()")
     return module.get_config()
 
 
 # Key: (lowest, highest) allowed.
-_RANGES = {
+_RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, (1 << 31) - 2000),  # crossval.seeds counts on from it
     "data.clip_s": (0.05, 3600),
     "data.clips_per_fold": (1, 10_000),
-    "pretrain.rounds": (1, 100),
+    "train.batch_size": (1, 1 << 20),
+    "train.accumulate": (1, 1 << 20),
+    "train.epochs": (1, 1 << 20),
+    "train.wise_ft_alpha": (0, 1),
+    "train.ema": (0, 0.99999),
+    "train.checkpoint_epochs": (1, 1 << 20),
+    "probe.seeds": (1, 1000),
+    "crossval.seeds": (1, 1000),
+    "eval.batch_size": (1, 1 << 20),
+    "eval.tta": (0, 1000),
+} | {f"train.{key}": limits for key, limits in Supervised.ranges.items()}
+_PRETRAIN_RANGES: dict[str, tuple[float, float]] = {
     "pretrain.epochs": (1, 1 << 20),
     "pretrain.batch_size": (2, 1 << 20),
     "pretrain.checkpoint_epochs": (1, 1 << 20),
-    "pretrain.watch_epochs": (1, 1 << 20),
-    "pretrain.temperature": (0.001, 100),
-    "pretrain.hidden": (1, 1 << 16),
-    "pretrain.width": (1, 1 << 16),
-    "pretrain.clip_weight": (0, 1e6),
-    "pretrain.background": (0, 1),
-    "pretrain.mask.patch": (1, 1024),
-    "pretrain.mask.share": (0, 1),
-    "pretrain.mask.block": (1, 1024),
-    "pretrain.mask.predictor": (0, 100),
-    "pretrain.tokens.clusters": (2, 1 << 20),
-    "pretrain.tokens.iterations": (1, 10_000),
+    "pretrain.monitor_epochs": (1, 1 << 20),
+}
+_AUGMENT_RANGES: dict[str, tuple[float, float]] = {
     "augment.roll": (0, 1),
     "augment.crop_s": (0, 3600),
     "augment.crop_tries": (1, 100),
@@ -180,44 +184,21 @@ _RANGES = {
     "augment.time_mask": (0, 10_000),
     "augment.freq_mask": (0, 10_000),
     "augment.mask_count": (1, 20),
-    "optim.lr": (0, 100),
-    "optim.weight_decay": (0, 10),
-    "optim.b1": (0, 0.9999),
-    "optim.b2": (0, 0.999999),
-    "optim.eps": (1e-12, 1),
-    "optim.div": (1, 1e9),
-    "optim.final_div": (1, 1e12),
-    "optim.clip_norm": (0, 1e6),
-    "optim.layer_decay": (0, 1),
-    "train.batch_size": (1, 1 << 20),
-    "train.accumulate": (1, 1 << 20),
-    "train.epochs": (1, 1 << 20),
-    "train.start_share": (0, 1),
-    "train.label_smoothing": (0, 0.99),
-    "train.ema": (0, 0.99999),
-    "train.checkpoint_epochs": (1, 1 << 20),
-    "probe.seeds": (1, 1000),
-    "crossval.seeds": (1, 1000),
-    "eval.batch_size": (1, 1 << 20),
-    "eval.tta": (0, 1000),
 }
-_CHOICES = {
+_CHOICES: dict[str, Sequence[str]] = {
     "protocol": folds.PROTOCOLS,
     "method": ("train", "probe"),
-    "pretrain.method": ("", "simclr", "masked"),
-    "pretrain.mask.kind": masked.KINDS,
+    "task": tuple(tasks.TASKS),
+    "pretrain.objective": ("", *objectives.PRETRAINING),
     "data.on_bad_clip": ("error", "skip"),
     "augment.mixup_on": ("waveform", "spectrogram"),
     "model.dtype": ("float32", "bfloat16"),
 }
 
-# Where the same data lie, and what is not part of the result: free to differ when a run is resumed.
-LOCATION_KEYS = ("data.dir", "data.url", "data.cache_dir", "train.tensorboard", "train.checkpoint_epochs", "experiment")
-
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Every key of a config with its value, `train.batch_size` and so on."""
-    flat = {}
+    """Every key of a config with its value: `train.batch_size` and so on."""
+    flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, (dict, ml_collections.ConfigDict)):
             flat |= flatten(value, f"{prefix}{key}.")
@@ -230,99 +211,112 @@ def nearest(key: str, config: Any) -> str:
     """The sentence for a key that does not exist."""
     keys = list(flatten(config))
     leaf = key.rsplit(".", 1)[-1]
-    near = [k for k in keys if k.rsplit(".", 1)[-1] == leaf]  # a right name in the wrong place
+    near = [k for k in keys if k.rsplit(".", 1)[-1] == leaf]  # the right name in the wrong place
     near = ([k for k in near if not k.startswith("pretrain.")] or near)[:3]
     near = near or difflib.get_close_matches(key, keys, 1, 0.5)
     near = near or [k for k in keys if difflib.get_close_matches(leaf, [k.rsplit(".", 1)[-1]], 1, 0.7)][:1]
-    return f"there is no config.{key}" + (f"; did you mean {' or '.join(f'config.{k}' for k in near)}?" if near else "")
+    hint = f"; did you mean {' or '.join(f'config.{k}' for k in near)}?" if near else ""
+    if not near and key.startswith("pretrain."):
+        hint = "; this config has no self-supervised stage, or another objective"
+    return f"there is no config.{key}{hint}"
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-    """Raises ConfigError or ModelError for values that cannot be, before anything is downloaded or compiled."""
+    """Raises ConfigError, TaskError or ModelError for impossible values, before anything is downloaded or compiled."""
     flat = flatten(config)
-    # The pretraining stage has augmentations and an optimizer of its own, with the same limits.
-    again = {f"pretrain.{key}": limits for key, limits in _RANGES.items() if key.startswith(("augment.", "optim."))}
-    for key, (low, high) in (_RANGES | again).items():
+    _check_choices(flat)
+    objective = objectives.PRETRAINING.get(config.pretrain.objective)
+    ranges = _RANGES | _AUGMENT_RANGES | {f"optim.{key}": limits for key, limits in optim.RANGES.items()}
+    if objective:
+        _check_stage(config, flat)
+        ranges |= {f"pretrain.{k}": v for k, v in ranges.items() if k.startswith(("augment.", "optim."))}
+        ranges |= _PRETRAIN_RANGES | {f"pretrain.{key}": limits for key, limits in objective.ranges.items()}
+    for key, (low, high) in ranges.items():
         if not low <= flat[key] <= high:
-            raise ConfigError(f"config.{key}={flat[key]} is out of range: it goes from {low:g} to {high:g}")
-    for key, choices in _CHOICES.items():
-        if flat[key] not in choices:
-            near = difflib.get_close_matches(str(flat[key]), choices, 1)
+            raise ConfigError(f"config.{key}={flat[key]} is out of range: it must be between {low:g} and {high:g}")
+    models.build(config.model, 2)  # raises ModelError; nothing is computed
+    _check_augment(config, "")
+    _check_method(config, flat)
+    if objective:
+        _check_augment(config, "pretrain.")
+        if config.pretrain.augment.mixup_alpha:
+            raise ConfigError("config.pretrain.augment.mixup_alpha mixes labels: use config.pretrain.background_mix")
+        if config.pretrain.augment.mel_jitter:
+            raise ConfigError("config.pretrain.augment.mel_jitter=True has no effect in pretraining: set it to False")
+        objective.check(config)
+
+
+def _check_choices(flat: Mapping[str, Any]) -> None:
+    choices = dict(_CHOICES)
+    if objective := objectives.PRETRAINING.get(flat["pretrain.objective"]):
+        choices |= {
+            f"pretrain.{key}": allowed for key, allowed in objective.choices.items() if f"pretrain.{key}" in flat
+        }
+    for key, allowed in choices.items():
+        if flat[key] not in allowed:
+            near = difflib.get_close_matches(str(flat[key]), [choice for choice in allowed if choice], 1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"config.{key}={flat[key]}: choose one of {', '.join(choices)}{hint}")
-    models.build(config.model, 2)  # says what makes no model; nothing is computed
+            shown = ", ".join(choice or '""' for choice in allowed)
+            raise ConfigError(f"config.{key}={flat[key]}: choose one of {shown}{hint}")
+
+
+def _check_stage(config: Any, flat: Mapping[str, Any]) -> None:
+    """Raises ConfigError where the keys of `pretrain` are not those of its objective."""
+    name = config.pretrain.objective
+    expected = {f"pretrain.{key}" for key in flatten(pretrain_defaults(name))}
+    present = {key for key in flat if key.startswith("pretrain.")}
+    if expected != present:
+        raise ConfigError(
+            f"config.pretrain.objective={name}: the keys of config.pretrain are those of another objective; start from"
+            f' a config with config.pretrain = pretrain_defaults("{name}")'
+        )
+
+
+def _check_augment(config: Any, prefix: str) -> None:
+    """Raises ConfigError for augmentation and rates that exclude one another, of one stage."""
+    stage = config.pretrain if prefix else config
+    augment = stage.augment
+    if stage.optim.lr <= 0:
+        raise ConfigError(f"config.{prefix}optim.lr={stage.optim.lr} must be above 0")
+    if augment.crop_s > config.data.clip_s:
+        raise ConfigError(
+            f"config.{prefix}augment.crop_s={augment.crop_s:g} is longer than the clips"
+            f" (config.data.clip_s={config.data.clip_s:g})"
+        )
+    if augment.speed_octaves and not augment.crop_s:
+        raise ConfigError(f"config.{prefix}augment.speed_octaves needs a crop: set config.{prefix}augment.crop_s")
+
+
+def _check_method(config: Any, flat: Mapping[str, Any]) -> None:
+    """Raises ConfigError for options that the method, the model or the protocol excludes."""
     if (config.train.head_from_probe or config.method == "probe") and config.model.head.name != "linear":
         raise ConfigError(f"config.model.head.name={config.model.head.name}: a probe fits a linear head")
     if config.data.mask_padding:
         if config.model.name not in models.MASKING:
             raise ConfigError(
-                f"config.data.mask_padding: to model.name={config.model.name} padding is silence;"
-                f" {' and '.join(models.MASKING)} can leave it out"
+                f"config.data.mask_padding=True: model.name={config.model.name} has no padding mask; the models that"
+                f" have one are {' and '.join(models.MASKING)}"
             )
-        for key in ("pretrain.method", "augment.crop_s"):
+        for key in ("pretrain.objective", "augment.crop_s"):
             if flat[key]:
-                raise ConfigError(
-                    f"config.{key}={flat[key]} takes padding for silence, and needs data.mask_padding=False"
-                )
+                raise ConfigError(f"config.{key}={flat[key]} requires config.data.mask_padding=False")
     if config.method == "probe":
-        for key, usual in (("protocol", "holdout"), ("pretrain.method", ""), ("crossval.seeds", 1)):
-            if flat[key] != usual:
-                raise ConfigError(f"config.{key}={flat[key]}: a probe does not do that (config.method=probe)")
-    if config.train.start_share and config.protocol != "holdout":
+        for key, required in (("protocol", "holdout"), ("pretrain.objective", ""), ("crossval.seeds", 1)):
+            if flat[key] != required:
+                raise ConfigError(f"config.{key}={flat[key]} is not available with config.method=probe")
+    if config.train.wise_ft_alpha and config.protocol != "holdout":
         raise ConfigError(
-            f"config.train.start_share is of the last weights, and config.protocol={config.protocol} selects others"
+            f"config.train.wise_ft_alpha applies to the last weights, but config.protocol={config.protocol} selects"
+            " others"
         )
-    for prefix, part in (("", config), ("pretrain.", config.pretrain)):
-        if part.optim.lr <= 0:
-            raise ConfigError(f"config.{prefix}optim.lr={part.optim.lr} must be above 0")
-        if part.augment.crop_s > config.data.clip_s:
-            raise ConfigError(
-                f"config.{prefix}augment.crop_s={part.augment.crop_s:g} is longer than the clips"
-                f" (config.data.clip_s={config.data.clip_s:g})"
-            )
-        if part.augment.speed_octaves and not part.augment.crop_s:
-            raise ConfigError(
-                f"config.{prefix}augment.speed_octaves needs a crop to stretch: set config.{prefix}augment.crop_s"
-            )
-    own = config.pretrain.augment
-    if own.mixup_alpha:
-        raise ConfigError("config.pretrain.augment.mixup_alpha mixes labels: set config.pretrain.background")
-    unused = ("frequency_warp", "time_mask", "freq_mask") if config.pretrain.method == "masked" else ()
-    for key in (*unused, "mel_jitter"):
-        if own[key]:
-            raise ConfigError(f"config.pretrain.augment.{key}={own[key]} has no part in this pretraining")
     if config.augment.mel_jitter and config.frontend.name != "efficientat_mel":
-        raise ConfigError(f"config.augment.mel_jitter: frontend.name={config.frontend.name} has none to move")
-    try:
-        re.compile(config.model.evaluating)
-    except re.error as error:
         raise ConfigError(
-            f"config.model.evaluating={config.model.evaluating} is not a regular expression ({error})"
-        ) from None
+            f"config.augment.mel_jitter=True requires frontend.name=efficientat_mel, not {config.frontend.name}"
+        )
     if config.augment.mixup_alpha and config.train.batch_size < 2:
         raise ConfigError("config.augment.mixup_alpha mixes pairs: config.train.batch_size must be at least 2")
-
-
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Keys in which two flat configs differ, as "key (old, now new)"; LOCATION_KEYS may.
-
-    One that only one of them has is a later version's, and is off (0, empty) where it makes no difference.
-    """
-    old, new = json.loads(json.dumps(old)), json.loads(json.dumps(new))  # a tuple is a list once it was on disk
-    keys = sorted((set(old) | set(new)) - set(LOCATION_KEYS))
-    off = {k for k in keys if not (old.get(k) or new.get(k)) and (k not in old or k not in new)}
-    return [f"{k} ({old.get(k)}, now {new.get(k)})" for k in keys if k not in off and old.get(k) != new.get(k)]
-
-
-def claim(workdir: pathlib.Path, config) -> None:
-    """Makes a workdir this config's own, or raises ConfigError where it is another's."""
-    path = workdir / "config.json"
-    if path.exists() and (changed := differences(flatten(json.loads(path.read_text())), flatten(config))):
-        raise ConfigError(
-            f"{workdir} holds a run of another config: {'; '.join(changed[:3])}{' …' if len(changed) > 3 else ''};"
-            " choose another --workdir"
-        )
-    if processes.is_main_process():
-        workdir.mkdir(parents=True, exist_ok=True)
-        writers.write_json(path, config.to_dict())
-    processes.barrier(f"{workdir} is claimed")
+    pattern = config.model.eval_mode
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(f"config.model.eval_mode={pattern} is not a regular expression ({error})") from None

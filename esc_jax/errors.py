@@ -14,6 +14,10 @@ class UserError(Exception):
     status = 2
 
 
+class ConfigError(UserError, ValueError):
+    """A config that cannot run. The message is one sentence that names the key."""
+
+
 class Failure(UserError):
     """What was asked for is right, and could not be done."""
 

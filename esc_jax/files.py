@@ -1,21 +1,26 @@
-"""Files that appear whole or not at all, folders for one process alone, and what tells contents apart."""
+"""Atomic writes, locks, temporary folders and checksums."""
 
 from collections.abc import Iterable, Iterator
 from concurrent import futures
 import contextlib
 import hashlib
+import json
 import os
 import pathlib
 import shutil
 import signal
 import tempfile
 import threading
-from typing import IO
+from typing import IO, Any
 import zlib
 
 from esc_jax.errors import Failure
 
+MANIFEST = "manifest.json"
+
 _BLOCK = 1 << 20
+# What ends a process from outside and can be handled. Windows has SIGBREAK (Ctrl-Break, a closed console) beside it.
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGBREAK") if hasattr(signal, name))
 
 
 class LockedError(Failure):
@@ -23,31 +28,31 @@ class LockedError(Failure):
 
 
 @contextlib.contextmanager
-def atomic_write(path: pathlib.Path, mode: str = "wb", newline: str | None = None) -> Iterator[IO]:
-    """A file to write, which takes the place of `path` in one rename at the end; where something is raised, it is gone.
+def atomic_write(path: pathlib.Path, mode: str = "wb", newline: str | None = None) -> Iterator[IO[Any]]:
+    """Opens a file that replaces `path` in one rename at the end. If an exception is raised, `path` is unchanged.
 
-    Processes that write the same file at once do not disturb one another: the last rename counts.
+    Processes that write the same file at once do not disturb each other: the last rename counts.
 
     Args:
-        path: to be written; its folder exists.
-        mode, newline: of `open`.
+        path: file to write; its folder exists.
+        mode, newline: as of `open`. Text is written as UTF-8.
     """
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        with open(partial, mode, newline=newline) as file:
+        with open(partial, mode, newline=newline, encoding=None if "b" in mode else "utf-8") as file:
             yield file
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def checksums(paths: Iterable[str | os.PathLike]) -> list[tuple[int, int] | None]:
-    """Size and CRC-32 of the content of every file, as a zip's directory has them; None where it cannot be read.
+def checksums(paths: Iterable[str | os.PathLike[str]]) -> list[tuple[int, int] | None]:
+    """Returns size and CRC-32 of every file, as a zip archive stores them; None for a file that cannot be read.
 
-    600 MB take a second of one core; the threads share them, for CRC and reading release the interpreter's lock.
+    One core reads about 600 MB/s. Files are read in parallel threads: both CRC and reading release the GIL.
     """
 
-    def checksum(path) -> tuple[int, int] | None:
+    def checksum(path: str | os.PathLike[str]) -> tuple[int, int] | None:
         size = crc = 0
         try:
             with open(path, "rb", buffering=0) as file:
@@ -61,57 +66,116 @@ def checksums(paths: Iterable[str | os.PathLike]) -> list[tuple[int, int] | None
         return list(pool.map(checksum, paths))
 
 
+def _digest(entries: dict[str, list[int]]) -> int:
+    return zlib.crc32(json.dumps(entries, sort_keys=True).encode())
+
+
+def write_manifest(folder: pathlib.Path) -> None:
+    """Writes manifest.json: size and CRC-32 of every file in `folder`, and a CRC-32 of the list itself."""
+    names = sorted(path.name for path in folder.iterdir() if path.name != MANIFEST)
+    values = checksums(folder / name for name in names)
+    entries = {name: list(value) for name, value in zip(names, values, strict=True) if value is not None}
+    with atomic_write(folder / MANIFEST, "w") as file:
+        json.dump({"files": entries, "crc32": _digest(entries)}, file, indent=1)
+
+
+def manifest_mismatch(folder: pathlib.Path) -> str:
+    """Compares a folder with its manifest.json.
+
+    Returns:
+        The first file that is missing or does not have the content it was written with, in words; empty if all match.
+        Files that the manifest does not name are ignored.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        entries = manifest["files"]
+        if manifest["crc32"] != _digest(entries):
+            return f"{MANIFEST} is damaged"
+        expected = {name: tuple(entry) for name, entry in entries.items()}
+    except OSError as error:
+        return f"{MANIFEST} cannot be read ({error.strerror})"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{MANIFEST} is damaged"
+    for name, value in zip(expected, checksums(folder / name for name in expected), strict=True):
+        if value != expected[name]:
+            return f"{name} {'cannot be read' if value is None else 'is damaged'}"
+    return ""
+
+
+@contextlib.contextmanager
+def file_lock(path: pathlib.Path, blocking: bool = True) -> Iterator[bool]:
+    """Holds a lock that one process has at a time. The system releases it when the process ends, however it ends.
+
+    Args:
+        path: the lock file; its folder is created.
+        blocking: wait for the lock; otherwise `filelock.Timeout` is raised while another process holds it.
+
+    Yields:
+        Whether the lock is held: False where the file cannot be written or the file system has no locks.
+    """
+    import filelock
+
+    lock: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+    held = True
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(path).acquire(blocking=blocking)
+    except filelock.Timeout:
+        raise
+    except (OSError, NotImplementedError):  # the latter: a file system without locks
+        held = False
+    with lock:
+        yield held
+
+
 @contextlib.contextmanager
 def exclusive_lock(folder: pathlib.Path, locks: pathlib.Path) -> Iterator[None]:
-    """Refuses a folder that another process has in the same way, and keeps it until the end.
+    """Locks a folder for this process, or fails at once if another process has locked it.
 
-    The system lets go of it with the process, however that ends. The folder itself need not exist, and is not made.
+    The folder itself need not exist and is not created.
 
     Args:
         folder: to be worked in.
-        locks: folder of the locks, the same one in all processes. Where it cannot be written to, nobody is refused.
+        locks: folder of the lock files, the same in all processes. If it cannot be written, nothing is locked.
 
     Raises:
-        LockedError: another process has it.
+        LockedError: another process holds the lock.
     """
     import filelock
 
     name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
-    held = contextlib.nullcontext()
-    try:
-        locks.mkdir(parents=True, exist_ok=True)
-        held = filelock.FileLock(locks / f"{name}.lock").acquire(blocking=False)
-    except filelock.Timeout:
-        raise LockedError(
-            f"{folder} is being worked in by another process: wait for its end, or choose another --workdir"
-        ) from None
-    except (OSError, NotImplementedError):  # the latter: a file system without locks
-        pass
-    with held:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(file_lock(locks / f"{name}.lock", blocking=False))
+        except filelock.Timeout:
+            raise LockedError(
+                f"{folder} is being worked in by another process: wait for its end, or choose another --workdir"
+            ) from None
         yield
 
 
 @contextlib.contextmanager
 def temporary_folder(prefix: str, parent: pathlib.Path | None = None) -> Iterator[pathlib.Path]:
-    """A folder that is removed at the end, and where SIGTERM ends the process.
+    """Creates a folder that is removed at the end, also if SIGTERM (on Windows: Ctrl-Break) ends the process.
 
-    The signal's handler does both itself. An exception that it raised instead would be ignored where the signal comes
-    in a callback of the garbage collector, and JAX has one: the process would go on.
+    The signal handler removes the folder and exits. It does not raise an exception: one that is raised while the
+    garbage collector runs a callback, as JAX installs, is ignored, and the process would continue.
 
     Args:
         prefix: of its name.
-        parent: where it is made; None for the system's place.
+        parent: where it is created; None for the system's folder.
     """
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as name:
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True) as name:
 
-        def leave(number: int, frame: object) -> None:
+        def remove_and_exit(number: int, frame: object) -> None:
             shutil.rmtree(name, ignore_errors=True)
             os._exit(128 + number)
 
-        able = threading.current_thread() is threading.main_thread()  # no other may set handlers
-        before = signal.signal(signal.SIGTERM, leave) if able else None
+        previous = {}
+        if threading.current_thread() is threading.main_thread():  # only the main thread may set handlers
+            previous = {number: signal.signal(number, remove_and_exit) for number in _SIGNALS}
         try:
             yield pathlib.Path(name)
         finally:
-            if able:
-                signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+            for number, handler in previous.items():
+                signal.signal(number, handler or signal.SIG_DFL)

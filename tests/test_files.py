@@ -1,5 +1,7 @@
-"""Files that appear whole or not at all, and folders that are one process's own or go with it."""
+"""Atomic writes, locks, temporary folders, and manifests of checksums."""
 
+import json
+import os
 import signal
 import subprocess
 import sys
@@ -9,7 +11,7 @@ import pytest
 from esc_jax import files
 
 
-def test_what_is_written_takes_the_place_of_the_file_at_the_end(tmp_path):
+def test_atomic_write_replaces_the_file_at_the_end(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
     with files.atomic_write(path, "w") as file:
@@ -19,7 +21,7 @@ def test_what_is_written_takes_the_place_of_the_file_at_the_end(tmp_path):
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
 
 
-def test_what_fails_leaves_the_file_as_it_was_and_nothing_beside_it(tmp_path):
+def test_atomic_write_that_fails_changes_nothing(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
     with pytest.raises(RuntimeError), files.atomic_write(path, "w") as file:
@@ -28,7 +30,7 @@ def test_what_fails_leaves_the_file_as_it_was_and_nothing_beside_it(tmp_path):
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_goes_with_a_process_that_is_told_to_end(tmp_path):
+def test_a_temporary_folder_is_removed_on_sigterm(tmp_path):
     """In a callback of the garbage collector too, where an exception would be ignored."""
     code = """
 import gc, os, pathlib, signal, sys
@@ -43,39 +45,107 @@ with files.temporary_folder("x.", pathlib.Path(sys.argv[1])) as folder:
     assert (done.returncode, done.stdout) == (143, "") and not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_is_no_longer_needed_leaves_the_signal_as_it_was(tmp_path):
-    before = signal.getsignal(signal.SIGTERM)
+def test_a_temporary_folder_restores_the_signal_handlers(tmp_path):
+    before = [signal.getsignal(number) for number in files._SIGNALS]
     with files.temporary_folder("x.", tmp_path) as folder:
         (folder / "a").write_text("")
-    assert signal.getsignal(signal.SIGTERM) == before and not list(tmp_path.iterdir())
+    assert [signal.getsignal(number) for number in files._SIGNALS] == before and not list(tmp_path.iterdir())
 
 
-KEEPER = """
+HOLDER = """
 import pathlib, sys
 from esc_jax import files
 with files.exclusive_lock(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])):
-    print("kept", flush=True)
+    print("locked", flush=True)
     sys.stdin.read()
 """
 
 
-def test_a_folder_of_another_process_is_refused_until_that_process_ends(tmp_path):
+def test_a_folder_is_locked_until_its_process_ends(tmp_path):
     folder, locks = tmp_path / "run", tmp_path / "locks"
-    command = [sys.executable, "-c", KEEPER, str(folder), str(locks)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as keeper:
-        assert keeper.stdout.readline() == "kept\n"
+    command = [sys.executable, "-c", HOLDER, str(folder), str(locks)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "locked\n"
         with pytest.raises(files.LockedError, match="another process"), files.exclusive_lock(folder, locks):
             pass
         with files.exclusive_lock(tmp_path / "other", locks):
             pass
-        keeper.kill()
-        keeper.wait()
+        holder.kill()
+        holder.wait()
         with files.exclusive_lock(folder, locks):
             pass
     assert not folder.exists()
 
 
-def test_where_no_lock_can_be_written_nobody_is_refused(tmp_path):
+def test_where_no_lock_can_be_written_nothing_is_locked(tmp_path):
     (tmp_path / "file").write_text("")
     with files.exclusive_lock(tmp_path / "run", tmp_path / "file" / "locks"):
         pass
+
+
+def test_a_file_lock_without_a_place_to_write(tmp_path):
+    with files.file_lock(tmp_path / "locks" / "a.lock") as held:
+        assert held
+    (tmp_path / "file").write_text("")
+    with files.file_lock(tmp_path / "file" / "a.lock") as held:
+        assert not held
+
+
+def test_text_is_utf8_whatever_the_locale(tmp_path):
+    code = (
+        "import pathlib, sys; from esc_jax import files\n"
+        "with files.atomic_write(pathlib.Path(sys.argv[1]), 'w') as file:\n"
+        "    file.write('caf\\u00e9')"
+    )
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], env=environment, check=True)
+    assert (tmp_path / "a").read_bytes() == "café".encode()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two files with a manifest."""
+    (tmp_path / "a.bin").write_bytes(bytes(range(256)) * 9)
+    (tmp_path / "b.txt").write_text("b")
+    files.write_manifest(tmp_path)
+    return tmp_path
+
+
+def test_a_manifest_lists_every_file(folder):
+    assert not files.manifest_mismatch(folder)
+    assert json.loads((folder / files.MANIFEST).read_text())["files"]["a.bin"][0] == 256 * 9
+    (folder / "c.txt").write_text("later")
+    assert not files.manifest_mismatch(folder)
+    files.write_manifest(folder)
+    (folder / "c.txt").unlink()
+    assert files.manifest_mismatch(folder) == "c.txt cannot be read"
+
+
+def test_a_damaged_file_is_named(folder):
+    content = (folder / "a.bin").read_bytes()
+    for damaged in (b"", content[:-1], content + b"a", b"\1" + content[1:]):
+        (folder / "a.bin").write_bytes(damaged)
+        assert files.manifest_mismatch(folder) == "a.bin is damaged"
+    (folder / "a.bin").write_bytes(content)
+    assert not files.manifest_mismatch(folder)
+
+
+def test_every_flipped_bit_of_a_manifest_is_noticed_or_harmless(folder):
+    path = folder / files.MANIFEST
+    content = path.read_bytes()
+    expected = json.loads(content)
+    for place in range(len(content)):
+        for bit in range(8):
+            damaged = bytearray(content)
+            damaged[place] ^= 1 << bit
+            path.write_bytes(damaged)
+            if not files.manifest_mismatch(folder):
+                assert json.loads(damaged) == expected
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"files": []}', '{"files": {"a.bin": 3}, "crc32": 1}', "null"])
+def test_what_is_no_manifest(folder, content):
+    (folder / files.MANIFEST).write_text(content)
+    assert files.manifest_mismatch(folder) == "manifest.json is damaged"
+    (folder / files.MANIFEST).unlink()
+    assert files.manifest_mismatch(folder).startswith("manifest.json cannot be read (")

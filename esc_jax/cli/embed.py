@@ -59,15 +59,15 @@ def _model(options: argparse.Namespace) -> tuple[Any, Any, Any, Any]:
 def _embed(options: argparse.Namespace) -> tuple[str, list[str]]:
     """Does what the command line asks; returns what to say, and what went wrong."""
     from esc_jax import config as configs
-    from esc_jax.data import clips as datasets
-    from esc_jax.data import prepare
+    from esc_jax.data.datasets import registry as datasets
+    from esc_jax.data import cache
     from esc_jax.runtime import xla
 
     out = pathlib.Path(options.out).expanduser()
     if out.suffix != ".npz" or out.is_dir():  # a forgotten value, above all: the recording that comes next
         raise EmbedError(f"--out={options.out}: name a file to write that ends in .npz")
     out.parent.mkdir(parents=True, exist_ok=True)
-    xla.initialize(prepare.cache_root() / "compiled")
+    xla.initialize(cache.cache_root() / "compiled")
     own, model, frontend, variables = _model(options)
     problems = []
     if options.data_dir:
@@ -76,7 +76,7 @@ def _embed(options: argparse.Namespace) -> tuple[str, list[str]]:
         for key in ("sample_rate", "clip_s", "mask_padding"):
             data[key] = getattr(own, key)
         clips = datasets.load(data)
-        found = embed_clips(model, frontend, variables, clips, prepare.cache_root() / "embeddings")[0]
+        found = embed_clips(model, frontend, variables, clips, cache.cache_root() / "embeddings")[0]
         arrays = {
             "label": clips.labels,
             "fold": np.array(clips.folds),

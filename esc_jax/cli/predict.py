@@ -158,7 +158,7 @@ def _listen(classifier, file: str, options: argparse.Namespace, overview):
 
 def run(options: argparse.Namespace) -> list[str]:
     """Does what the command line asks, prints the tables; returns what went wrong, a sentence each."""
-    from esc_jax.data import prepare
+    from esc_jax.data import cache
     from esc_jax.inference import classifier
     from esc_jax.runtime import xla
 
@@ -169,7 +169,7 @@ def run(options: argparse.Namespace) -> list[str]:
             raise PredictError(f"{file} would be read and written over: name another file for the results")
     if options.plot:
         from esc_jax.report import timeline_plot as plots_timeline
-    xla.initialize(prepare.cache_root() / "compiled")
+    xla.initialize(cache.cache_root() / "compiled")
     classifier = classifier.load_classifier(options.checkpoint)
     done, taken = [], set()
     try:

@@ -13,7 +13,7 @@ import sys
 import numpy as np
 
 from esc_jax.cli.command import command
-from esc_jax.data.source import DataError
+from esc_jax.data.rows import DataError
 from esc_jax.experiments.probe import probabilities, probe, table
 
 

@@ -10,11 +10,11 @@ import soxr
 
 from esc_jax.errors import Failure
 
-# What a folder is searched for: the extensions that libsndfile's formats go by.
+# Extensions of the formats that libsndfile reads; a folder is searched for them.
 EXTENSIONS = frozenset(
     ".aif .aifc .aiff .au .caf .flac .mp1 .mp2 .mp3 .oga .ogg .opus .rf64 .snd .sph .voc .w64 .wav .wave".split()
 )
-# Rates that a broken header gives, and no microphone: 3 Hz would make hours of a second.
+# Other sample rates come from damaged headers: at 3 Hz, one second of audio would last hours.
 RATES_HZ = (1_000, 1_000_000)
 # An MP3 without a length in its header has an estimated one, right to a frame or two of 1152 samples.
 _MISSING_S = 0.2
@@ -25,41 +25,42 @@ class AudioError(Failure, ValueError):
 
 
 def reason(error: Exception) -> str:
-    """The words of an exception of soundfile, without the file that the sentence begins with."""
+    """Returns the message of an exception of soundfile without the file name that it begins with."""
     return str(error).rpartition("': ")[2].rpartition(">: ")[2].strip().rstrip(".")
 
 
 def check_rate(rate: float, name: str) -> None:
-    """Raises AudioError for a sample rate that no recording has."""
+    """Raises AudioError for a sample rate outside of RATES_HZ."""
     if not RATES_HZ[0] <= rate <= RATES_HZ[1]:
         raise AudioError(f"{name}: a sample rate of {rate:g} Hz; it must be {RATES_HZ[0]} to {RATES_HZ[1]} Hz")
 
 
-def opened(source: bytes | str | os.PathLike, name: str) -> tuple[soundfile.SoundFile, float]:
-    """An audio file to read from, and its length in seconds as its header has it; 0 where the header doesn't say.
+def open_audio(source: bytes | str | os.PathLike[str], name: str) -> tuple[soundfile.SoundFile, float]:
+    """Opens an audio file. Returns it with its length in seconds according to its header; 0 if the header has none.
 
     Args:
         source: a path, or the bytes of a file.
-        name: what to call it in errors.
+        name: of the file, for error messages.
 
     Raises:
         AudioError: the file is missing, unreadable, empty or not audio.
     """
+    file_or_path: io.BytesIO | pathlib.Path
     if isinstance(source, bytes):
-        size, source = len(source), io.BytesIO(source)
+        size, file_or_path = len(source), io.BytesIO(source)
     else:
         path = pathlib.Path(source)
         if not path.is_file():
             raise AudioError(f"{name}: no such file")
         try:
-            open(path, "rb").close()  # libsndfile has no words for a file that may not be read
-            size = path.stat().st_size
+            open(path, "rb").close()  # libsndfile does not say why a file cannot be opened
+            size, file_or_path = path.stat().st_size, path
         except OSError as error:
             raise AudioError(f"{name}: {error.strerror}") from None
     if not size:
         raise AudioError(f"{name}: the file is empty")
     try:
-        file = soundfile.SoundFile(source)
+        file = soundfile.SoundFile(file_or_path)
     except (soundfile.SoundFileError, TypeError, ValueError, OverflowError) as error:
         raise AudioError(f"{name}: not readable as audio ({reason(error)})") from None
     try:
@@ -71,53 +72,60 @@ def opened(source: bytes | str | os.PathLike, name: str) -> tuple[soundfile.Soun
     return file, file.frames / file.samplerate if 0 < file.frames < 1 << 62 else 0.0
 
 
-def breaks_off(read_s: float, announced_s: float, error: str = "") -> str:
-    """What to say of audio that ends in an error or before its announced length; empty where it does neither."""
+def describe_truncation(read_s: float, announced_s: float, error: str = "") -> str:
+    """Describes audio that ends in an error or before the length in its header; empty if it does neither."""
     if not error and read_s >= announced_s - _MISSING_S:
         return ""
     return f"breaks off after {read_s:.1f} of {announced_s:.1f} s{f' ({error})' if error else ''}"
 
 
-def decode(source: bytes | str | os.PathLike, name: str = "") -> tuple[np.ndarray, int]:
-    """All samples of an audio file and its sample rate.
+def decode(source: bytes | str | os.PathLike[str], name: str = "") -> tuple[np.ndarray, int]:
+    """Decodes an audio file.
 
     Args:
         source: a path, or the bytes of a file.
-        name: what to call it in errors; the path where there is one.
+        name: of the file, for error messages; by default its path.
 
     Returns:
-        (samples, channels) float32, and the rate in Hz.
+        (samples, channels) float32, and the sample rate in Hz.
 
     Raises:
-        AudioError: the file is missing, empty or not audio, or ends before its announced length.
+        AudioError: the file is missing, empty or not audio, or ends before the length in its header.
     """
     name = name or ("" if isinstance(source, bytes) else os.fspath(source))
-    file, announced_s = opened(source, name)
+    file, announced_s = open_audio(source, name)
     with file:
         try:
             waveform = file.read(dtype="float32", always_2d=True)
         except (soundfile.SoundFileError, ValueError, OverflowError, MemoryError) as error:
             raise AudioError(f"{name}: not readable as audio ({reason(error)})") from None
-    if said := breaks_off(len(waveform) / file.samplerate, announced_s):
-        raise AudioError(f"{name}: {said}")
+    if truncation := describe_truncation(len(waveform) / file.samplerate, announced_s):
+        raise AudioError(f"{name}: {truncation}")
     return waveform, file.samplerate
 
 
 def to_mono(waveform: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
-    """(samples, channels) at `rate` → (samples,) float32 at `sample_rate`: the mean of the channels, resampled by soxr
-    at its very high quality (linear phase, 28-bit)."""
+    """Averages the channels and resamples with soxr's "VHQ" recipe (linear phase, 28 bit).
+
+    Args:
+        waveform: (samples, channels) at `rate` Hz.
+        rate, sample_rate: Hz.
+
+    Returns:
+        (samples,) float32 at `sample_rate` Hz.
+    """
     mono = waveform.mean(axis=1, dtype=np.float32)
     return mono if rate == sample_rate else soxr.resample(mono, rate, sample_rate, quality="VHQ")
 
 
-def load(source: bytes | str | os.PathLike, sample_rate: int, name: str = "") -> np.ndarray:
-    """An audio file as mono float32 samples in [-1, 1] at `sample_rate` Hz.
+def load(source: bytes | str | os.PathLike[str], sample_rate: int, name: str = "") -> np.ndarray:
+    """Decodes an audio file to (samples,) float32 in [-1, 1]: mono, at `sample_rate` Hz.
 
     Raises:
-        AudioError: as `decode`, and where there are no samples at that rate, or NaN or infinite ones.
+        AudioError: as in `decode`; also if there are no samples at that rate, or NaN or infinite ones.
     """
     name = name or ("" if isinstance(source, bytes) else os.fspath(source))
-    # Numbers out of float32's range become infinite here, and are refused below.
+    # Values outside of float32's range become infinite here and are rejected below.
     with np.errstate(over="ignore", invalid="ignore"):
         waveform = to_mono(*decode(source, name), sample_rate)
     if not len(waveform):
@@ -128,5 +136,5 @@ def load(source: bytes | str | os.PathLike, sample_rate: int, name: str = "") ->
 
 
 def to_int16(waveform: np.ndarray) -> np.ndarray:
-    """Float samples in [-1, 1] as 16-bit PCM: what ESC-50 itself is published as, at half the traffic of float32."""
+    """Converts float samples in [-1, 1] to 16-bit PCM, the format ESC-50 is published in."""
     return np.clip(np.rint(waveform * 32768.0), -32768, 32767).astype(np.int16)

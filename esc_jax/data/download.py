@@ -1,4 +1,4 @@
-"""The official ESC-50 archive: fetched once, resumed where it stopped, checked."""
+"""Downloads the official ESC-50 archive: once, resumed after an interruption, and checked."""
 
 import http.client
 import os
@@ -9,10 +9,11 @@ import urllib.request
 import zipfile
 
 from absl import logging
-import filelock
 import tqdm
 
-from esc_jax.data.source import DAMAGED, DataError, Source
+from esc_jax import files
+from esc_jax.data.layouts.esc50 import DAMAGED, Esc50Layout
+from esc_jax.data.rows import DataError
 
 URL = "https://github.com/karolpiczak/ESC-50/archive/master.zip"
 CLIPS = 2000
@@ -23,13 +24,13 @@ _PAUSE_S = 2.0
 
 
 def _fetch(url: str, part: pathlib.Path) -> bool:
-    """Appends to `part` what the server still has to give. True when the file is whole."""
+    """Appends the missing rest of the file to `part`. Returns whether the file is complete."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
         response = urllib.request.urlopen(request, timeout=_TIMEOUT_S)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing after `have`: the last attempt broke off after the last byte
+        if error.code == 416:  # nothing after `have`: the last attempt was interrupted after the last byte
             return True
         raise
     with response:
@@ -48,9 +49,9 @@ def _fetch(url: str, part: pathlib.Path) -> bool:
 
 
 def _check(part: pathlib.Path, url: str, clips: int) -> None:
-    """Raises DataError where the file is not the whole archive, byte for byte, with so many clips."""
+    """Raises DataError unless the file is an undamaged archive with so many clips."""
     try:
-        rows = len(Source(part).rows)
+        rows = len(Esc50Layout(part).rows)
         with zipfile.ZipFile(part) as archive:
             if broken := archive.testzip():
                 raise DataError(f"{broken} in it is damaged")
@@ -63,23 +64,23 @@ def _check(part: pathlib.Path, url: str, clips: int) -> None:
 
 
 def download(directory: pathlib.Path, url: str = URL, clips: int = CLIPS, attempts: int = 5) -> pathlib.Path:
-    """Path of the archive in `directory`, fetched where it is not there yet.
+    """Returns the path of the archive in `directory`; downloads it first if it is not there.
 
     Args:
-        directory: where it is kept, and where the part of an interrupted download waits.
-        url: where from.
-        clips: rows its csv must have.
-        attempts: how often a broken connection is taken up again.
+        directory: folder of the archive, and of the part that an interrupted download leaves.
+        url: address of the archive.
+        clips: number of rows its table must have.
+        attempts: how often a broken connection is resumed.
 
     Raises:
-        DataError: the server cannot be reached, or what came is not the archive.
+        DataError: the server cannot be reached, or the file it sends is not the archive.
     """
     target = directory / "ESC-50.zip"
     if target.exists():
         return target
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(target.with_suffix(".zip.lock")):  # of several that start at once, one downloads
+        with files.file_lock(target.with_suffix(".zip.lock")):  # of processes that start at once, one downloads
             if not target.exists():
                 _download(target, url, clips, attempts)
     except OSError as error:
@@ -88,7 +89,7 @@ def download(directory: pathlib.Path, url: str = URL, clips: int = CLIPS, attemp
 
 
 def _download(target: pathlib.Path, url: str, clips: int, attempts: int) -> None:
-    """`download`, for the one process that does it."""
+    """Downloads and checks the archive, while holding the lock."""
     part = target.with_suffix(".zip.part")
     for attempt in range(attempts):
         try:
@@ -101,7 +102,7 @@ def _download(target: pathlib.Path, url: str, clips: int, attempts: int) -> None
             raise DataError(f"data.url={url} is no address to download from: {error}") from None
         logging.info("download of %s: %s (attempt %d of %d)", url, reason, attempt + 1, attempts)
         if attempt + 1 < attempts:
-            time.sleep(attempt * _PAUSE_S)  # the first retry at once, later ones more patiently
+            time.sleep(attempt * _PAUSE_S)  # the first retry at once, later ones after a pause
     else:
         raise DataError(
             f"could not download ESC-50 from {url} ({reason}): start the same command again to go on from where it"

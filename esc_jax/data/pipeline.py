@@ -1,4 +1,4 @@
-"""Clips → batches, with grain: shuffled, sharded over processes, resumable to the batch."""
+"""Batches of clips, with grain: shuffled, sharded over processes, resumable at any batch."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -21,10 +21,10 @@ def train_batches(
     process_count: int = 1,
     prefetch: int = 8,
 ) -> Any:
-    """Endless batches of training clips, freshly shuffled every epoch, the incomplete last batch of an epoch dropped.
+    """Iterates over training clips without end. Every epoch is shuffled anew; its incomplete last batch is dropped.
 
-    The order is drawn for the global batch, of which a process reads its own rows: any number of processes sees
-    the same global batches. The iterator has grain's `get_state()` and `set_state()`.
+    The order is that of the global batches, of which every process reads its own rows: the global batches do not
+    depend on the number of processes. The iterator has grain's `get_state()` and `set_state()`.
 
     Args:
         clips: the data set.
@@ -35,45 +35,45 @@ def train_batches(
         prefetch: batches read ahead, in threads.
 
     Yields:
-        {"audio": (rows, length) int16, "label": (rows,) int32}, rows = batch_size / process_count, and where clips are
-        `masked` "samples": (rows,) int32, those that are no padding.
+        {"audio": (rows, length) int16, "label": (rows,) int32}, rows = batch_size / process_count, and, if the clips
+        are `masked`, "samples": (rows,) int32, the number of samples that are not padding.
     """
-    indices = np.asarray(indices)
+    clip_indices = np.asarray(indices)
     rows = batch_size // process_count
 
     def read(places: np.ndarray) -> Batch:
-        own = indices[places[process_index * rows : (process_index + 1) * rows]]
-        return {"audio": clips.read(own), "label": clips.labels[own]} | _samples(clips, own)
+        chosen = clip_indices[places[process_index * rows : (process_index + 1) * rows]]
+        return {"audio": clips.read(chosen), "label": clips.labels[chosen]} | _samples(clips, chosen)
 
-    # Batching before repeating keeps epochs apart; grain reshuffles with every repetition.
-    data = grain.MapDataset.range(len(indices)).shuffle(seed=seed).batch(batch_size, drop_remainder=True).repeat()
+    # Batching before repeating: no batch spans two epochs. grain reshuffles with every repetition.
+    data = grain.MapDataset.range(len(clip_indices)).shuffle(seed=seed).batch(batch_size, drop_remainder=True).repeat()
     return iter(data.map(read).to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=prefetch)))
 
 
 def eval_batches(clips: Clips, indices: Sequence[int], batch_size: int) -> Iterator[Batch]:
-    """Every clip once, in order, all batches of one shape: the last is filled up with silence.
+    """Iterates over clips once, in order. All batches have one shape: the last is filled with silence.
 
     Yields:
-        {"audio": (batch_size, length) int16, "label": (batch_size,) int32, "mask": (batch_size,) bool, false in the
-        filling}, and "samples" as in `train_batches`.
+        {"audio": (batch_size, length) int16, "label": (batch_size,) int32, "mask": (batch_size,) bool, false for
+        rows that are filled}, and "samples" as in `train_batches`.
     """
     starts = range(0, len(indices), batch_size)
 
     def read(start: int) -> Batch:
-        own = np.asarray(indices[start : start + batch_size])
-        fill = batch_size - len(own)
+        chosen = np.asarray(indices[start : start + batch_size])
+        fill = batch_size - len(chosen)
         return {
-            "audio": np.pad(clips.read(own), ((0, fill), (0, 0))),
-            "label": np.pad(clips.labels[own], (0, fill)),
-            "mask": np.arange(batch_size) < len(own),
-        } | {key: np.pad(value, (0, fill), mode="edge") for key, value in _samples(clips, own).items()}
+            "audio": np.pad(clips.read(chosen), ((0, fill), (0, 0))),
+            "label": np.pad(clips.labels[chosen], (0, fill)),
+            "mask": np.arange(batch_size) < len(chosen),
+        } | {key: np.pad(value, (0, fill), mode="edge") for key, value in _samples(clips, chosen).items()}
 
     data = grain.MapDataset.source(starts).map(read)
     return iter(data.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
 
 
 def inputs(batch: Batch) -> tuple[np.ndarray, ...]:
-    """What a step of `training.step` that predicts takes after the variables: `audio`, and `samples` if it is there."""
+    """Returns what a predicting step (`training.step`) takes after the variables: `audio`, and `samples` if any."""
     return tuple(batch[key] for key in ("audio", "samples") if key in batch)
 
 

@@ -1,128 +1,195 @@
-"""Prepares a data set in the layout of ESC-50 or GTZAN as TFDS ArrayRecord files, once per sample rate.
+"""Prepares a data set: decodes and resamples every clip once per sample rate, and writes ArrayRecord files.
 
-    python -m esc_jax.data.prepare --source=ESC-50-master --sample_rate=32000
+    CACHE/prepared/FINGERPRINT/esc50/32000hz/1.1.0/
+        esc50-fold1.array_record-00000-of-00001 …   one `tf.train.Example` per clip, one file per fold
+        dataset_info.json, features.json …          TFDS's metadata (`tfds_metadata`)
+        index.json                                  everything but the audio of every clip, sorted by filename
+        bad_clips.json                              file → reason, of clips that were left out
+        manifest.json                               size and CRC-32 of all of these
 
-Training calls this by itself, in a process of its own: only preparing needs TensorFlow, and so no other process
-pays for it. A prepared set lives under the cache folder, keyed by the content of its source, and appears there in one
-rename: a killed preparation leaves nothing that could be taken for a whole one.
+The folder is the same for the same content, wherever the data set lies, and appears in one rename: an interrupted
+preparation never leaves a folder that looks complete. Neither TensorFlow nor TFDS is needed.
 """
 
-import argparse
+import collections
+from collections.abc import Generator, Iterable, Iterator
+from concurrent import futures
+import contextlib
+import itertools
+import json
 import os
 import pathlib
 import shutil
-import subprocess
 import sys
+from typing import Any
+import uuid
+
+from absl import logging
+import numpy as np
+import tqdm
 
 from esc_jax import files
-from esc_jax.data.gtzan import TfdsTracks, Tracks
-from esc_jax.data.source import DataError, Source, open_source
+from esc_jax.data import audio, records, tf_example, tfds_metadata
+from esc_jax.data.cache import cache_root
+from esc_jax.data.rows import DataError, Layout, Row
 
-AnySource = Source | Tracks | TfdsTracks
+INDEX, BAD_CLIPS = "index.json", "bad_clips.json"
 
+_PARTIAL = "incomplete."  # TFDS ignores folders of this name, too
 
-def cache_root(cache_dir: str = "") -> pathlib.Path:
-    """The folder for what can be made again: `cache_dir`, else $ESC_JAX_CACHE, else the user's cache."""
-    chosen = cache_dir or os.environ.get("ESC_JAX_CACHE")
-    if chosen:
-        return pathlib.Path(chosen).expanduser().resolve()
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "esc_jax"
+Decoded = tuple[Row, np.ndarray | audio.AudioError]
 
 
-def _tfds_dir(source: AnySource, cache_dir: str, on_bad_clip: str) -> pathlib.Path:
-    suffix = "-skip" if on_bad_clip == "skip" else ""
-    return cache_root(cache_dir) / "prepared" / (source.fingerprint + suffix)
+def prepared_dir(
+    source: Layout, sample_rate: int, cache_dir: str | os.PathLike[str] = "", on_bad_clip: str = "error"
+) -> pathlib.Path:
+    """Returns the folder of the prepared data set; prepares it if it is missing, or damaged by its checksums.
 
-
-def prepared_dir(source: AnySource, sample_rate: int, cache_dir: str = "", on_bad_clip: str = "error") -> pathlib.Path:
-    """Folder of the prepared data set; prepares it first, in a process of its own, where that was not done.
+    Processes that need the same folder at the same time wait for the first of them.
 
     Args:
         source: the data set on disk.
-        sample_rate: Hz; one of the builder's SAMPLE_RATES.
-        cache_dir: where prepared sets are kept.
-        on_bad_clip: "error" or "skip".
+        sample_rate: Hz; one of `tfds_metadata.SAMPLE_RATES`.
+        cache_dir: see `cache.cache_root`.
+        on_bad_clip: "error" fails on the first clip that cannot be decoded; "skip" leaves such clips out.
 
     Raises:
-        DataError: the preparation failed, with its own sentence where it has one.
+        DataError: the rate is not supported, a clip cannot be decoded, or the folder cannot be written.
     """
-    parent = _tfds_dir(source, cache_dir, on_bad_clip) / "esc50" / f"{sample_rate}hz"
-    if not (found := sorted(parent.glob("[0-9]*.[0-9]*.[0-9]*"))):
-        command = [sys.executable, "-m", "esc_jax.data.prepare", f"--source={source.path}"]
-        command += [f"--sample_rate={sample_rate}", f"--cache_dir={cache_dir}", f"--on_bad_clip={on_bad_clip}"]
-        # The child imports esc_jax from wherever this process did.
-        path = os.pathsep.join([str(pathlib.Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-        with files.temporary_folder("esc_jax_prepare_") as scratch:  # TFDS leaves a folder behind
-            own = {"PYTHONPATH": path, "TMPDIR": str(scratch)}
-            done = subprocess.run(command, env=os.environ | own, stderr=None, stdout=subprocess.PIPE)
-        found = sorted(parent.glob("[0-9]*.[0-9]*.[0-9]*"))
-        said = done.stdout.decode(errors="replace").strip().splitlines()
-        if said and done.returncode == DataError.status:
-            raise DataError(said[-1])
-        if done.returncode or not found:
-            raise DataError(
-                f"preparing {source.path} failed with exit status {done.returncode}; its own messages stand above"
-            )
-    return found[-1]
-
-
-def _prepare(source: AnySource, sample_rate: int, cache_dir: str, on_bad_clip: str) -> None:
-    try:
-        # Quiet before the import: TensorFlow announces devices and instruction sets that don't matter here.
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-        import tensorflow  # noqa: F401
-    except ImportError:
-        raise DataError(
-            "preparing a data set needs TensorFlow (pip install tensorflow-cpu); training and prediction do not"
-        ) from None
-    import filelock
-    import tensorflow_datasets as tfds
-
-    from esc_jax.data.esc50 import esc50_dataset_builder
-
-    if sample_rate not in esc50_dataset_builder.SAMPLE_RATES:
-        rates = ", ".join(map(str, esc50_dataset_builder.SAMPLE_RATES))
+    if sample_rate not in tfds_metadata.SAMPLE_RATES:
+        rates = ", ".join(map(str, tfds_metadata.SAMPLE_RATES))
         raise DataError(f"data.sample_rate={sample_rate}: a data set can be prepared at {rates} Hz")
-    target = _tfds_dir(source, cache_dir, on_bad_clip)
-    name = esc50_dataset_builder.config_name(sample_rate)
+    skips = on_bad_clip == "skip"
+    root = cache_root(cache_dir) / "prepared" / f"{source.fingerprint}{'-skip' if skips else ''}"
+    config = tfds_metadata.config_name(sample_rate)
+    folder = root / tfds_metadata.NAME / config / tfds_metadata.VERSION
+    if folder.is_dir() and not files.manifest_mismatch(folder):
+        return folder
     try:
-        target.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(target / f"{name}.lock"):  # of several that start at once, one prepares
-            builder = esc50_dataset_builder.Builder(
-                config=name, data_dir=target, source=source, on_bad_clip=on_bad_clip
-            )
-            if builder.data_path.exists():
-                return
-            for leftover in builder.data_path.parent.glob("incomplete.*"):  # of a preparation that was killed
-                shutil.rmtree(leftover, ignore_errors=True)
-            sys.stderr.write(f"Preparing {len(source.rows)} clips at {sample_rate} Hz in {builder.data_path}\n")
-            builder.download_and_prepare(
-                download_config=tfds.download.DownloadConfig(try_download_gcs=False, compute_stats="skip")
-            )
-    except esc50_dataset_builder.BadClipsError as error:
-        raise DataError(str(error)) from None
+        with files.file_lock(root / f"{config}.lock") as locked:
+            if folder.is_dir():
+                if not (mismatch := files.manifest_mismatch(folder)):  # another process has prepared it meanwhile
+                    return folder
+                logging.warning("the prepared data set in %s is made again: %s", folder, mismatch)
+                os.rename(folder, folder.with_name(f"{_PARTIAL}{uuid.uuid4().hex}"))
+            if locked:
+                for leftover in folder.parent.glob(f"{_PARTIAL}*"):  # the damaged one, and of killed preparations
+                    shutil.rmtree(leftover, ignore_errors=True)
+            _prepare(source, sample_rate, skips, folder)
     except OSError as error:
         raise DataError(f"preparing the data set failed: {error}") from None
+    return folder
 
 
-def main() -> None:
-    """Prepares, or ends with one sentence and the status of a DataError, which no unforeseen failure has."""
-    parser = argparse.ArgumentParser("python -m esc_jax.data.prepare", description=__doc__.splitlines()[0])
-    parser.add_argument("--source", required=True, help="folder or zip in the layout of ESC-50 or GTZAN")
-    parser.add_argument("--sample_rate", type=int, default=32_000, help="Hz to resample to (default: %(default)s)")
-    parser.add_argument(
-        "--cache_dir", default="", help="where prepared data sets are kept; the user's cache by default"
-    )
-    parser.add_argument("--on_bad_clip", choices=("error", "skip"), default="error", help="for files that don't decode")
-    options = parser.parse_args()
+def _prepare(source: Layout, sample_rate: int, skip_bad: bool, folder: pathlib.Path) -> None:
+    """Prepares in a folder beside `folder`, and renames it."""
+    partial = folder.with_name(f"{_PARTIAL}{uuid.uuid4().hex}")
+    partial.mkdir(parents=True)
     try:
-        _prepare(open_source(options.source), options.sample_rate, options.cache_dir, options.on_bad_clip)
-    except DataError as error:
-        sys.stdout.write(f"{error}\n")
-        sys.exit(error.status)
+        _write(source, sample_rate, skip_bad, partial)
+        files.write_manifest(partial)
+        try:
+            os.rename(partial, folder)
+        except OSError:
+            if not folder.is_dir():  # where there are no locks, another process may have been first
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
-if __name__ == "__main__":
-    main()
+def _write(source: Layout, sample_rate: int, skip_bad: bool, folder: pathlib.Path) -> None:
+    bad: dict[str, str] = {}
+    index: list[dict[str, Any]] = []
+    splits: list[tfds_metadata.Split] = []
+    rows = sorted(source.rows, key=lambda row: row.fold)
+    title = f"preparing {len(rows)} clips"
+    if not sys.stderr.isatty():
+        logging.info("%s at %d Hz", title, sample_rate)
+    with (
+        contextlib.closing(decode_clips(source, rows, sample_rate)) as decoded,
+        tqdm.tqdm(decoded, title, len(rows), unit="clip", disable=None) as bar,
+    ):
+        for fold, group in itertools.groupby(_good_clips(bar, bad, skip_bad), key=lambda clip: clip[0].fold):
+            with records.RecordWriter(folder / tfds_metadata.record_file(fold)) as writer:
+                for row, samples in group:
+                    index.append(_index_entry(row, len(samples), writer.count))
+                    writer.write(encode_clip(row, samples))
+            splits.append(tfds_metadata.Split(tfds_metadata.split_name(fold), writer.count, writer.num_bytes))
+    if not index:
+        raise DataError(f"no clip of the data set can be decoded ({next(iter(bad.values()))})")
+    tfds_metadata.write(folder, source.about, source.categories, sample_rate, splits)
+    index.sort(key=lambda entry: entry["filename"])
+    (folder / INDEX).write_text(json.dumps(index), encoding="utf-8")
+    (folder / BAD_CLIPS).write_text(json.dumps(bad, indent=1), encoding="utf-8")
+
+
+def _good_clips(clips: Iterable[Decoded], bad: dict[str, str], skip_bad: bool) -> Iterator[tuple[Row, np.ndarray]]:
+    """Clips that could be decoded; adds the others to `bad`, or raises DataError."""
+    for row, samples in clips:
+        if not isinstance(samples, audio.AudioError):
+            yield row, samples
+        elif skip_bad:
+            bad[row.filename] = str(samples)
+        else:
+            raise DataError(f"{samples}; data.on_bad_clip=skip leaves such clips out")
+
+
+def _index_entry(row: Row, samples: int, place: int) -> dict[str, Any]:
+    return {
+        "filename": row.filename,
+        "source": row.src_file,
+        "label": row.target,
+        "fold": row.fold,
+        "samples": samples,
+        "place": place,  # in the file of the fold
+    }
+
+
+def encode_clip(row: Row, samples: np.ndarray) -> bytes:
+    """Returns a clip as a serialized `tf.train.Example`. The audio comes last, so that it ends with the record."""
+    return tf_example.encode(
+        {
+            "filename": row.filename.encode(),
+            "fold": row.fold,
+            "label": row.target,
+            "source": row.src_file.encode(),
+            "take": row.take.encode(),
+            "audio": samples.astype("<i2").tobytes(),
+        }
+    )
+
+
+def decode_clips(source: Layout, rows: Iterable[Row], sample_rate: int) -> Generator[Decoded, None, None]:
+    """Decodes and resamples clips in threads, a bounded number of clips ahead.
+
+    Decoding and resampling release the GIL, so that all cores are used.
+
+    Args:
+        source: the data set on disk.
+        rows: the clips.
+        sample_rate: Hz.
+
+    Yields:
+        Every row, in order, with (samples,) int16, or with the AudioError that it caused.
+    """
+
+    def decode(row: Row) -> np.ndarray | audio.AudioError:
+        try:
+            return audio.to_int16(audio.load(source.read(row), sample_rate, name=source.where(row)))
+        except audio.AudioError as error:
+            return error
+
+    workers = os.cpu_count() or 1
+    remaining = iter(rows)
+    pending: collections.deque[tuple[Row, futures.Future[np.ndarray | audio.AudioError]]] = collections.deque()
+    with futures.ThreadPoolExecutor(workers) as pool:
+        try:
+            while True:
+                for row in itertools.islice(remaining, 4 * workers - len(pending)):
+                    pending.append((row, pool.submit(decode, row)))
+                if not pending:
+                    return
+                row, future = pending.popleft()
+                yield row, future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

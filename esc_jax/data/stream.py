@@ -1,4 +1,4 @@
-"""Recordings of any length, block by block, and the windows that slide over them."""
+"""Reads recordings of any length block by block, and cuts them into windows."""
 
 from collections.abc import Iterable, Iterator
 import os
@@ -10,14 +10,15 @@ import soxr
 from esc_jax.data import audio
 from esc_jax.data.audio import AudioError
 
-# Samples per block and channel count decoded at a time, at most.
+# Upper limit of samples × channels decoded at a time.
 _BLOCK = 1 << 18
 
 
 class AudioStream:
-    """An audio file as blocks of mono float32 samples at one rate: together, what `audio.load` gives.
+    """Iterates over an audio file in blocks of mono float32 samples at one rate.
 
-    To the bit, but for MP3, whose decoder rounds the last bit differently from one read to the next.
+    The concatenated blocks equal `audio.load` bit by bit, except for MP3, whose decoder does not always round the last
+    bit in the same way.
 
     Args:
         path: any format that soundfile reads.
@@ -25,33 +26,33 @@ class AudioStream:
 
     Attributes:
         rate, channels: of the file.
-        announced_s: its length as the header has it; 0 where the header doesn't say.
-        note: a sentence where the file ended before its announced length, known after the last block; else empty.
+        announced_s: length according to the header, seconds; 0 if the header has none.
+        note: a sentence if the file ended before that length, available after the last block; else empty.
 
     Raises:
-        AudioError: the file is missing, empty or not audio; in the blocks, it holds no samples or samples that are
-            not numbers.
+        AudioError: the file is missing, empty or not audio; while iterating: it holds no samples, or NaN or infinite
+            ones.
     """
 
-    def __init__(self, path: str | os.PathLike, sample_rate: int):
+    def __init__(self, path: str | os.PathLike[str], sample_rate: int):
         self.name = os.fspath(path)
         self.sample_rate = sample_rate
         self.note = ""
-        self._file, self.announced_s = audio.opened(path, self.name)
+        self._file, self.announced_s = audio.open_audio(path, self.name)
         self.rate, self.channels = self._file.samplerate, self._file.channels
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Blocks (samples,), of about a second each."""
+        """Yields blocks (samples,) of about one second."""
         resampler = None
         if self.rate != self.sample_rate:
             resampler = soxr.ResampleStream(self.rate, self.sample_rate, 1, dtype="float32", quality="VHQ")
         for block in self._mono():
-            # Numbers out of float32's range become infinite here, and are refused below.
+            # Values outside of float32's range become infinite here and are rejected below.
             with np.errstate(over="ignore", invalid="ignore"):
                 block = block if resampler is None else resampler.resample_chunk(block)
-            yield self._finite(block)
+            yield self._check_finite(block)
         if resampler is not None:
-            yield self._finite(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+            yield self._check_finite(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
 
     def _mono(self) -> Iterator[np.ndarray]:
         size = max(1, min(self.rate, _BLOCK // self.channels))
@@ -60,8 +61,8 @@ class AudioStream:
             while True:
                 try:
                     block = file.read(size, dtype="float32", always_2d=True)
-                except (soundfile.SoundFileError, ValueError, OverflowError) as found:
-                    block, error = np.zeros((0, 1), np.float32), audio.reason(found)
+                except (soundfile.SoundFileError, ValueError, OverflowError) as problem:
+                    block, error = np.zeros((0, 1), np.float32), audio.reason(problem)
                 if not len(block):
                     break
                 read += len(block)
@@ -72,31 +73,38 @@ class AudioStream:
             raise AudioError(
                 f"{self.name}: not readable as audio ({error})" if error else f"{self.name}: holds no samples"
             )
-        if said := audio.breaks_off(read / self.rate, self.announced_s, error):
-            self.note = f"{self.name}: {said}; only what is there was classified"
+        if truncation := audio.describe_truncation(read / self.rate, self.announced_s, error):
+            self.note = f"{self.name}: {truncation}; only what is there was classified"
 
-    def _finite(self, block: np.ndarray) -> np.ndarray:
+    def _check_finite(self, block: np.ndarray) -> np.ndarray:
         if not np.isfinite(block).all():
             raise AudioError(f"{self.name}: holds samples that are not numbers")
         return block
 
 
 def windows(blocks: Iterable[np.ndarray], size: int, hop: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Windows of a signal that comes in blocks, as (start, samples), holding no more of it than a window and a block.
+    """Cuts a signal that comes in blocks into windows; holds at most one window and one block in memory.
 
-    They start at 0, hop, 2·hop, … as long as they fit. Where the last of them ends before the signal does, one more is
-    placed so that it ends with the signal. A signal shorter than a window is one window, shorter than the others.
+    Windows start at 0, hop, 2·hop, … as long as they fit. If the last of them ends before the signal, one more window
+    is added that ends with the signal. A signal shorter than `size` is one window, shorter than the others.
+
+    Args:
+        blocks: (samples,) each.
+        size, hop: samples.
+
+    Yields:
+        (start, samples): first sample of the window, and (size,) float32.
     """
-    kept, begin, start = np.zeros(0, np.float32), 0, 0  # `kept` begins at sample `begin`
+    buffer, begin, start = np.zeros(0, np.float32), 0, 0  # `buffer` starts at sample `begin`
     for block in blocks:
-        kept = np.concatenate([kept, block])
-        end = begin + len(kept)
+        buffer = np.concatenate([buffer, block])
+        end = begin + len(buffer)
         while start + size <= end:
-            yield start, kept[start - begin : start - begin + size]
+            yield start, buffer[start - begin : start - begin + size]
             start += hop
         drop = max(0, min(start, end - size) - begin)  # the last window may still need `size` samples
-        kept, begin = kept[drop:], begin + drop
-    end = begin + len(kept)
+        buffer, begin = buffer[drop:], begin + drop
+    end = begin + len(buffer)
     if end and (start == 0 or start - hop + size < end):
         start = max(0, end - size)
-        yield start, kept[start - begin :]
+        yield start, buffer[start - begin :]

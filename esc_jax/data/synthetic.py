@@ -1,8 +1,8 @@
-"""A small data set of synthesised sounds in the official ESC-50 layout, for a first run and for tests.
+"""Generates a small data set of synthesised sounds in the official ESC-50 layout, for a first run and for tests.
 
-Twelve classes that differ in how they sound and not in how loud they are: every clip has a random level and a random
-background of coloured noise, sounds start and stop at random, and pitch, rate and bandwidth are drawn over ranges
-that overlap between classes.
+Twelve classes that differ in sound but not in loudness: every clip has a random level and a random background of
+coloured noise, sounds start and stop at random times, and pitch, rate and bandwidth are drawn from ranges that overlap
+between classes.
 """
 
 import csv
@@ -17,7 +17,7 @@ import soundfile
 RATE = 16_000
 SECONDS = 5.0
 FOLDS = 5
-VERSION = 1  # of the sounds: raise it when they change, so that caches are made anew
+VERSION = 1  # of the sounds: raise it when they change, so that caches are not reused
 
 _N = int(RATE * SECONDS)
 _T = np.arange(_N) / RATE
@@ -31,74 +31,74 @@ def _pitch(rng: np.random.Generator, low: float = 200.0, high: float = 3000.0) -
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
-def _tone(rng):
+def _tone(rng: np.random.Generator) -> np.ndarray:
     return np.sin(2 * np.pi * _pitch(rng) * _T)
 
 
-def _harmonics(rng):
+def _harmonics(rng: np.random.Generator) -> np.ndarray:
     base = _pitch(rng, 100, 500)
     order = np.arange(1, min(20, int(7000 / base)))
     weight = rng.uniform(0.5, 1.0, len(order)) / order ** rng.uniform(0.3, 1.0)
     return (weight[:, None] * np.sin(2 * np.pi * base * order[:, None] * _T)).sum(0)
 
 
-def _sweep(rng, direction):
+def _sweep(rng: np.random.Generator, direction: int) -> np.ndarray:
     low, high = sorted((_pitch(rng, 200, 900), _pitch(rng, 1500, 6000)))
     place = (_T * rng.uniform(0.4, 2.0)) % 1.0
     return np.sin(_phase(low * (high / low) ** (place if direction > 0 else 1 - place)))
 
 
-def _rising(rng):
+def _rising(rng: np.random.Generator) -> np.ndarray:
     return _sweep(rng, 1)
 
 
-def _falling(rng):
+def _falling(rng: np.random.Generator) -> np.ndarray:
     return _sweep(rng, -1)
 
 
-def _band(rng, low, high):
+def _band(rng: np.random.Generator, low: float, high: float) -> np.ndarray:
     sos = scipy.signal.butter(4, (low, high), "bandpass", fs=RATE, output="sos")
     return scipy.signal.sosfilt(sos, rng.standard_normal(_N))
 
 
-def _noise_band(rng):
+def _noise_band(rng: np.random.Generator) -> np.ndarray:
     centre = _pitch(rng, 400, 4000)
     return _band(rng, centre * 0.8, centre * 1.25)
 
 
-def _hiss(rng):
+def _hiss(rng: np.random.Generator) -> np.ndarray:
     return _band(rng, rng.uniform(300, 1500), rng.uniform(5000, 7500))
 
 
-def _clicks(rng):
-    # Evenly spaced, as a clock.
+def _clicks(rng: np.random.Generator) -> np.ndarray:
+    # Evenly spaced, like a clock.
     x = np.zeros(_N)
     x[(np.arange(0, SECONDS, 1 / rng.uniform(2, 9)) * RATE).astype(int)] = 1.0
     return np.convolve(x, rng.standard_normal(120) * np.exp(-np.arange(120) / rng.uniform(8, 30)))[:_N]
 
 
-def _crackle(rng):
-    # As many impulses as clicks has, but at random times and levels, as fire.
+def _crackle(rng: np.random.Generator) -> np.ndarray:
+    # As many impulses as in _clicks, but at random times and levels, like fire.
     x = np.zeros(_N)
     x[rng.integers(0, _N, rng.integers(10, 45))] = 1.0
     x *= rng.exponential(1.0, _N)
     return np.convolve(x, rng.standard_normal(120) * np.exp(-np.arange(120) / rng.uniform(8, 30)))[:_N]
 
 
-def _tremolo(rng):
+def _tremolo(rng: np.random.Generator) -> np.ndarray:
     return _tone(rng) * (1 + np.sin(2 * np.pi * rng.uniform(4, 12) * _T + rng.uniform(0, 6)))
 
 
-def _vibrato(rng):
+def _vibrato(rng: np.random.Generator) -> np.ndarray:
     centre = _pitch(rng)
     return np.sin(_phase(centre * (1 + rng.uniform(0.04, 0.12) * np.sin(2 * np.pi * rng.uniform(4, 12) * _T))))
 
 
-def _pulsed_noise(rng):
+def _pulsed_noise(rng: np.random.Generator) -> np.ndarray:
     return _hiss(rng) * (1 + scipy.signal.square(2 * np.pi * rng.uniform(2, 9) * _T, rng.uniform(0.2, 0.5)))
 
 
-def _bells(rng):
+def _bells(rng: np.random.Generator) -> np.ndarray:
     x = np.zeros(_N)
     for start in rng.uniform(0, SECONDS - 0.3, rng.integers(2, 7)):
         begin = int(start * RATE)
@@ -127,10 +127,10 @@ CLASSES = {
 
 
 def clip(name: str, rng: np.random.Generator) -> np.ndarray:
-    """One clip of a class: (samples,) float32 at RATE Hz.
+    """Generates one clip of a class: (samples,) float32 at RATE Hz.
 
-    The event fills at least 40 % of the clip, has unit power, and stands 3 to 25 dB above coloured noise; then the
-    whole gets a level drawn from −30 to −6 dB of full scale, whatever the class.
+    The event fills at least 40 % of the clip, has unit power, and is 3 to 25 dB above coloured noise. The level of the
+    mixture is drawn from −30 to −6 dB of full scale for every class.
     """
     x = CLASSES[name](rng)
     begin, length = rng.uniform(0, 0.3), rng.uniform(0.4, 0.7)
@@ -144,18 +144,31 @@ def clip(name: str, rng: np.random.Generator) -> np.ndarray:
 
 
 def generate(directory: pathlib.Path, clips_per_fold: int = 8, seed: int = 0) -> pathlib.Path:
-    """Writes the data set to `directory`, where it is not yet, and returns it.
+    """Writes the data set to `directory`, unless it exists, and returns it.
 
     Args:
-        directory: becomes a tree with meta/esc50.csv and audio/, in one rename.
+        directory: created in one rename, with meta/esc50.csv and audio/.
         clips_per_fold: clips of each class in each of the five folds.
-        seed: of all the random draws; a clip depends on the seed and its own number alone.
+        seed: a clip depends on the seed and its own number only.
     """
     if (directory / "meta" / "esc50.csv").exists():
         return directory
     partial = directory.with_name(f"{directory.name}.partial.{os.getpid()}")
-    (partial / "audio").mkdir(parents=True)
-    (partial / "meta").mkdir()
+    try:
+        _write(partial, clips_per_fold, seed)
+        try:
+            os.rename(partial, directory)
+        except OSError:
+            if not directory.is_dir():  # otherwise another process was first
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return directory
+
+
+def _write(directory: pathlib.Path, clips_per_fold: int, seed: int) -> None:
+    (directory / "audio").mkdir(parents=True)
+    (directory / "meta").mkdir()
     rows, number = [], 0
     for fold in range(1, FOLDS + 1):
         for target, name in enumerate(CLASSES):
@@ -163,14 +176,9 @@ def generate(directory: pathlib.Path, clips_per_fold: int = 8, seed: int = 0) ->
                 number += 1
                 filename = f"{fold}-{number}-A-{target}.wav"
                 samples = clip(name, np.random.default_rng((seed, number)))
-                soundfile.write(partial / "audio" / filename, samples, RATE, subtype="PCM_16")
+                soundfile.write(directory / "audio" / filename, samples, RATE, subtype="PCM_16")
                 rows.append((filename, fold, target, name, target < 10, number, "A"))
-    with open(partial / "meta" / "esc50.csv", "w", newline="") as file:
+    with open(directory / "meta" / "esc50.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("filename", "fold", "target", "category", "esc10", "src_file", "take"))
         writer.writerows(rows)
-    try:
-        os.rename(partial, directory)
-    except OSError:  # another process was first
-        shutil.rmtree(partial)
-    return directory

@@ -1,23 +1,24 @@
 """Confidence intervals and paired tests of classifiers. numpy only.
 
-Clips cut from one source recording are not independent. Every bootstrap here resamples recordings."""
+Clips of one source recording are not independent. Every bootstrap here resamples recordings, not clips.
+"""
 
-from collections.abc import Hashable, Sequence
 import dataclasses
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 DRAWS = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
 class ConfidenceInterval:
-    """A share, or a difference of shares, and its percentile interval.
+    """An estimate with its confidence interval.
 
     Attributes:
-        value: of the clips at hand.
-        low, high: of the interval.
-        clusters: recordings that were resampled.
+        value: estimate on the given clips.
+        low, high: bounds of the interval.
+        clusters: number of recordings that were resampled.
     """
 
     value: float
@@ -26,53 +27,54 @@ class ConfidenceInterval:
     clusters: int
 
 
-def _sums(values: np.ndarray, clusters: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray]:
-    """(G,) sums of `values` and (G,) counts, by cluster. ValueError where there is nothing or lengths differ."""
-    values = np.asarray(values, np.float64)
-    if not values.size or values.shape != (len(clusters),):
-        raise ValueError(f"{values.shape} values for {len(clusters)} clips")
-    _, group = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
-    return np.bincount(group, weights=values), np.bincount(group).astype(np.float64)
+def _sums(values: ArrayLike, clusters: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """(G,) sums of `values` and (G,) counts, by cluster. Raises ValueError for empty input and different lengths."""
+    numbers, names = np.asarray(values, np.float64), np.asarray(clusters, dtype=str)
+    if not numbers.size or numbers.shape != names.shape or numbers.ndim != 1:
+        raise ValueError(f"{numbers.shape} values for {names.shape} clips")
+    _, group = np.unique(names, return_inverse=True)
+    return np.bincount(group, weights=numbers), np.bincount(group).astype(np.float64)
 
 
 def _resampled(sums: np.ndarray, counts: np.ndarray, draws: int, seed: int) -> np.ndarray:
     """(draws,) ratios Σ sums / Σ counts, over clusters drawn with replacement.
 
-    Clusters with the same sum and count are interchangeable, and there are few kinds of them (one clip, right; two
-    clips, one right; …): how many of each kind a draw holds is multinomial, at a hundredth of the cost.
+    Clusters with equal sum and count are interchangeable, and there are few different kinds. The number of clusters of
+    each kind in a draw is multinomial, which is a hundred times faster to draw.
     """
     kinds, many = np.unique(np.stack([sums, counts], axis=1), axis=0, return_counts=True)
     drawn = np.random.default_rng(seed).multinomial(len(sums), many / len(sums), size=draws)
     return (drawn @ kinds[:, 0]) / (drawn @ kinds[:, 1])
 
 
-def accuracy_interval(
-    correct: Sequence[bool],
-    recordings: Sequence[Hashable],
+def mean_interval(
+    values: ArrayLike,
+    recordings: ArrayLike,
     *,
     draws: int = DRAWS,
     level: float = 0.95,
     seed: int = 0,
 ) -> ConfidenceInterval:
-    """Accuracy with its cluster-bootstrap percentile interval.
+    """Mean of values in [0, 1] with its cluster-bootstrap percentile interval.
 
-    G recordings are drawn with replacement, `draws` times; each draw's accuracy is its right clips over all its clips.
-    The interval goes from the (1 − level)/2 to the (1 + level)/2 quantile of these accuracies.
+    G recordings are drawn with replacement, `draws` times. The mean of a draw is that over all of its clips. The
+    interval is from the (1 − level)/2 to the (1 + level)/2 quantile of these means.
 
-    Where every clip is right, no draw is ever wrong and the percentile interval has no width. It is then replaced by
-    the exact binomial one over recordings (Clopper & Pearson 1934), low = ((1 − level)/2)^(1/G); where every clip is
-    wrong, by its mirror image. A single recording says nothing about others: its interval is 0 to 1.
+    Where every value is 1, the percentile interval has no width. It is replaced by the exact binomial interval over
+    recordings (Clopper & Pearson 1934), low = ((1 − level)/2)^(1/G), and where every value is 0 by its mirror image.
+    The interval of a single recording is 0 to 1.
 
     Args:
-        correct: (N,) whether each clip is right. Several seeds: a row for each, under the clip's recording.
-        recordings: (N,) what each clip was cut from.
+        values: (N,) of the clips, for example 1 where the prediction is correct. With several seeds, each seed has its
+            own values, under the same recordings.
+        recordings: (N,) source recording of each clip.
         draws: number of them.
         level: of the interval.
-        seed: of the draws.
+        seed: of the random draws.
 
     Source: Field & Welsh, Bootstrapping clustered data (2007); Efron & Tibshirani (1993), percentile interval.
     """
-    sums, counts = _sums(correct, recordings)
+    sums, counts = _sums(values, recordings)
     value, tail = float(sums.sum() / counts.sum()), (1 - level) / 2
     if len(sums) == 1:
         low, high = 0.0, 1.0
@@ -86,30 +88,30 @@ def accuracy_interval(
 
 
 def difference_interval(
-    first: Sequence[float],
-    second: Sequence[float],
-    recordings: Sequence[Hashable],
+    first: ArrayLike,
+    second: ArrayLike,
+    recordings: ArrayLike,
     *,
     draws: int = DRAWS,
     level: float = 0.95,
     seed: int = 0,
 ) -> ConfidenceInterval:
-    """Accuracy of one classifier minus that of another on the same clips, with a paired cluster-bootstrap interval.
+    """Mean of one classifier's values minus another's on the same clips, with a paired cluster-bootstrap interval.
 
-    As `accuracy_interval`, of the differences clip by clip: a recording is drawn for both classifiers at once, so that
-    what makes it hard for both cancels. Where all recordings have the same difference d, as where two are right on the
-    same clips, no draw has another; the share of all recordings that have another is then at most
-    b = 1 − ((1 − level)/2)^(1/G), and the interval goes from d − b (d + 1) to d + b (1 − d): that share at −1, or at 1.
+    As `mean_interval`, for the differences of each clip. A recording is drawn for both classifiers at once, so its
+    difficulty cancels. Where all recordings have the same difference d, no draw has another one. The share of other
+    recordings in the population is then at most b = 1 − ((1 − level)/2)^(1/G), and the interval is from d − b (d + 1)
+    to d + b (1 − d): this share at −1, or at 1.
 
     Args:
-        first, second: (N,) right or wrong, or shares of seeds that are right, of the same clips in the same order.
-        recordings: (N,) what each clip was cut from.
-        draws, level, seed: as there.
+        first, second: (N,) values in [0, 1] of the same clips in the same order.
+        recordings: (N,) source recording of each clip.
+        draws, level, seed: as in `mean_interval`.
     """
-    first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    if first.shape != second.shape:
-        raise ValueError(f"{first.shape} and {second.shape} clips cannot be paired")
-    sums, counts = _sums(first - second, recordings)
+    one, other = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    if one.shape != other.shape:
+        raise ValueError(f"{one.shape} and {other.shape} clips cannot be paired")
+    sums, counts = _sums(one - other, recordings)
     value, tail = float(sums.sum() / counts.sum()), (1 - level) / 2
     if np.allclose(sums / counts, value):
         others = 1 - tail ** (1 / len(sums)) if len(sums) > 1 else 1.0
@@ -120,12 +122,15 @@ def difference_interval(
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Two-sided p of McNemar's exact test: are two classifiers right equally often?
+    """Two-sided p-value of McNemar's exact test of equal accuracy.
 
-    Of the n = only_first + only_second clips on which just one of the two is right, each is as likely the first's as
-    the second's under the null hypothesis: p = min(1, 2 P(X ≤ min(only_first, only_second))), X ~ Binomial(n, ½).
-    Exact in whole numbers until the last division. Clips count as independent here; `difference_interval` does not
-    need that.
+        p = min(1, 2 P(X ≤ min(only_first, only_second))),  X ~ Binomial(only_first + only_second, ½)
+
+    It is computed in integers up to the last division. The test assumes independent clips; `difference_interval` does
+    not.
+
+    Args:
+        only_first, only_second: clips that only the first, or only the second, classifier predicts correctly.
 
     Source: McNemar (1947); Dietterich, Approximate statistical tests (1998).
     """

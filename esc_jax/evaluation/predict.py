@@ -12,20 +12,20 @@ from esc_jax.runtime import devices
 
 
 def predict_clips(
-    predict: Callable[..., jax.Array], variables: Any, clips: Clips, indices: Sequence[int], batch_size: int
+    step: Callable[..., jax.Array], variables: Any, clips: Clips, indices: Sequence[int], batch_size: int
 ) -> np.ndarray:
-    """(views, len(indices), D) float32: every clip once, whatever the batch size.
+    """(views, len(indices), …) float32: the outputs of every clip once, for any batch size.
 
     Args:
-        predict: (variables, (B, time) int16) → (views, B, D): a step of `training.step` that changes nothing. It gets
-            `samples` too where the clips are `masked`.
+        step: (variables, (B, time) int16) → (views, B, …), of `training.step`. It also receives `samples` where clips
+            have a padding mask.
         variables: weights of the model.
         clips: the data set.
         indices: of the clips, in the order of the result.
-        batch_size: clips at a time; the last batch is filled up and its filling dropped.
+        batch_size: clips at a time. The last batch is padded, and the outputs of the padding are dropped.
     """
-    done = []
+    outputs = []
     for batch in pipeline.eval_batches(clips, indices, batch_size):
         inputs = devices.to_device(pipeline.inputs(batch))
-        done.append(np.asarray(predict(variables, *inputs))[:, batch["mask"]])
-    return np.concatenate(done, axis=1)
+        outputs.append(np.asarray(step(variables, *inputs))[:, batch["mask"]])
+    return np.concatenate(outputs, axis=1)

@@ -1,11 +1,11 @@
-"""Cross-validation: every fold tested once, by a run of its own, and what they say together.
+"""Cross-validation: every fold is tested once by a run of its own, and the results are pooled.
 
     python -m esc_jax.main --config=configs/efficientat_frozen.py --mode=crossval
     python -m esc_jax.main --config=configs/resnet34_cpu.py --mode=crossval --config.crossval.seeds=3
 
-WORKDIR/fold1, fold2, … are whole runs, resumed like any other; a fold that fails does not take the others with it.
-With --config.crossval.vectorized=True they are trained at once (`together`).
-WORKDIR itself holds the results of all of them: results.json, predictions.csv, report.md, confusion_matrix.png.
+WORKDIR/fold1, fold2, … are complete runs, and are resumed like any other. A fold that fails does not stop the others.
+With --config.crossval.vectorized=True all runs are trained at once (`experiments.vectorized`). WORKDIR itself has the
+pooled results: results.json, predictions.csv, report.md, confusion_matrix.png.
 """
 
 import copy
@@ -16,91 +16,107 @@ from typing import Any
 from absl import logging
 
 from esc_jax import config as configs
-from esc_jax.data import clips as datasets
-from esc_jax.data.source import DataError
-from esc_jax.errors import Failure
+from esc_jax.data.clips import Clips
+from esc_jax.data.datasets import registry as datasets
+from esc_jax.data.rows import DataError
+from esc_jax.errors import ConfigError, Failure
 from esc_jax.evaluation import calibration, results
 from esc_jax.evaluation.calibration import Calibration
-from esc_jax.experiments import artifacts, probe, vectorized
-from esc_jax.experiments import single as train
+from esc_jax.experiments import probe, single, vectorized, workdir
+from esc_jax.experiments.artifacts import markdown, write_artifacts
 from esc_jax.runtime import processes
+from esc_jax.tasks import registry as tasks
 from esc_jax.training import checkpoint
 from esc_jax.training.checkpoint import CheckpointError
 from esc_jax.training.loop import TrainError
 
 
 class CrossvalError(Failure, RuntimeError):
-    """Folds that failed, in one sentence; the results of the others are written."""
+    """Folds that failed; the results of the others are written. The message is one sentence."""
 
 
-def _runs(config, folds) -> dict[str, Any]:
-    """Config of every run by the name of its folder."""
+def _runs(config: Any, folds: list[int]) -> dict[str, Any]:
+    """Config of every run, by the name of its folder."""
     runs = {}
     for seed in range(config.crossval.seeds):
         for fold in folds:
-            own = copy.deepcopy(config)
-            own.data.test_fold, own.seed = fold, config.seed + seed
-            runs[f"fold{fold}" + (f"_seed{own.seed}" if config.crossval.seeds > 1 else "")] = own
+            run_config = copy.deepcopy(config)
+            run_config.data.test_fold, run_config.seed = fold, config.seed + seed
+            suffix = f"_seed{run_config.seed}" if config.crossval.seeds > 1 else ""
+            runs[f"fold{fold}{suffix}"] = run_config
     return runs
 
 
-def cross_validate(config, workdir: pathlib.Path) -> dict[str, Any]:
-    """Runs every fold, or goes on with those that are not done, and pools their tests.
+def _test_folds(config: Any, clips: Clips) -> list[int]:
+    available = sorted(set(clips.folds))
+    folds = list(config.crossval.folds) or available
+    if unknown := [fold for fold in folds if fold not in available]:
+        raise DataError(f"config.crossval.folds: this data set has no fold {unknown[0]}; it has {available}")
+    return folds
+
+
+def cross_validate(config: Any, folder: pathlib.Path) -> dict[str, Any]:
+    """Runs every fold that is not finished, and pools the tests of all folds.
 
     Returns:
         The object of results.json, over all folds.
 
     Raises:
-        CrossvalError: folds failed. Those of `train.train_and_evaluate` where it concerns all folds alike.
+        CrossvalError: folds failed. Those of `single.train_and_evaluate` where they concern all folds.
     """
     configs.check(config)
-    if (workdir / "checkpoints").is_dir():
-        raise configs.ConfigError(f"{workdir} holds the run of one fold: choose another --workdir")
-    with processes.main_process_first("the data are prepared"):
+    if (folder / "checkpoints").is_dir():
+        raise ConfigError(f"{folder} contains the run of one fold: choose another --workdir")
+    workdir.check_workdir(folder, config)
+    with processes.main_process_first("data preparation"):
         clips = datasets.load(config.data)
-    have = sorted(set(clips.folds))
-    folds = list(config.crossval.folds) or have
-    if unknown := [fold for fold in folds if fold not in have]:
-        raise DataError(f"config.crossval.folds: this data set has no fold {unknown[0]}; it has {have}")
+    folds = _test_folds(config, clips)
     if config.method == "probe":
-        found = probe.probe_and_evaluate(config, workdir, folds)
-        (workdir / "report.md").write_text(artifacts.markdown(found))
-        return found
+        outcome = probe.probe_and_evaluate(config, folder, folds)
+        (folder / "report.md").write_text(markdown(outcome))
+        return outcome
     if config.crossval.vectorized:
         processes.require_single_process("config.crossval.vectorized")
         vectorized.check(config)
-    workdir.bind_workdir(workdir, config)
-    parts, failed, single, calibrations = [], {}, {}, {}
+    workdir.bind_workdir(folder, config)
     runs = _runs(config, folds)
     if config.crossval.vectorized:
-        vectorized.train(runs, workdir)  # the loop below finds every run done
-    for number, (name, own) in enumerate(runs.items(), start=1):
-        done = workdir / name / "results.json"
+        vectorized.train(runs, folder)  # the loop below then finds every run finished
+    parts, failed, calibrations, parameters = [], {}, {}, 0
+    for number, (name, run_config) in enumerate(runs.items(), start=1):
         try:
-            if done.exists():
-                workdir.bind_workdir(workdir / name, own)  # refuses the folder of another config
-                single = json.loads(done.read_text())
-                checkpoint.check_data(single["data"]["fingerprint"], clips.fingerprint, workdir / name)
-            else:
-                logging.info("%s (%d of %d)", name, number, len(runs))
-                single = train.train_and_evaluate(own, workdir / name)
-            calibrations[own.data.test_fold] = Calibration.read(single)
-            parts.append(results.read_predictions(workdir / name / "predictions.csv", clips))
-        except (TrainError, CheckpointError) as error:  # of this run; a mistake in the config is that of all
+            outcome = _finish_run(run_config, folder / name, clips, f"{name} ({number} of {len(runs)})")
+            calibrations[run_config.data.test_fold] = Calibration.read(outcome)
+            parameters = outcome["parameters"]
+            parts.append(results.read_predictions(folder / name / "predictions.csv", clips))
+        except (TrainError, CheckpointError) as error:  # of this run; a mistake in the config stops all of them
             logging.error("%s failed: %s", name, error)
             failed[name] = str(error)
     if not parts:
         raise CrossvalError(f"every fold failed; {next(iter(failed))}: {next(iter(failed.values()))}")
-    split = f"{len(folds)} folds, each tested on after training on the others"
-    found = results.results(config, clips, parts, split, parameters=single["parameters"]) | {"failed": failed}
-    if config.crossval.seeds == 1:  # of several, a fold has several temperatures
-        found |= calibration.for_results(calibrations)
-    artifacts.write_artifacts(workdir, found, clips, parts)
+    split = f"{len(folds)} folds, each tested after training on the others"
+    task = tasks.get(config.task)
+    outcome = results.results(config, task, clips, parts, split, parameters=parameters) | {"failed": failed}
+    if config.crossval.seeds == 1:  # with several seeds, a fold has several temperatures
+        outcome |= calibration.for_results(calibrations)
+    write_artifacts(folder, outcome, clips, parts)
     if processes.is_main_process():
-        (workdir / "report.md").write_text(artifacts.markdown(found))
+        (folder / "report.md").write_text(markdown(outcome))
     if failed:
         raise CrossvalError(
-            f"{len(failed)} of {len(runs)} runs failed ({', '.join(failed)}: {next(iter(failed.values()))});"
-            f" the others are in {workdir}, and the same command tries again"
+            f"{len(failed)} of {len(runs)} runs failed ({', '.join(failed)}: {next(iter(failed.values()))}); the"
+            f" results of the others are in {folder}; run the same command again to retry"
         )
-    return found
+    return outcome
+
+
+def _finish_run(config: Any, folder: pathlib.Path, clips: Clips, description: str) -> dict[str, Any]:
+    """results.json of a run; trains it where it is not finished."""
+    path = folder / "results.json"
+    if not path.exists():
+        logging.info("%s", description)
+        return single.train_and_evaluate(config, folder)
+    workdir.check_workdir(folder, config)
+    outcome = json.loads(path.read_text())
+    checkpoint.check_data(outcome["data"]["fingerprint"], clips.fingerprint, folder)
+    return outcome

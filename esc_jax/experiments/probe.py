@@ -1,9 +1,10 @@
-"""Linear and nearest-neighbour heads on frozen embeddings: all folds × regularisations × seeds in one program.
+"""Linear and nearest-neighbour heads on frozen embeddings, for all folds and regularization strengths in one program.
 
-What regularises a test fold's head is chosen inside its training folds: each of them validates once, on heads that
-have seen neither it nor the test fold. The head is then fitted on all of the training folds and tested once."""
+The regularization of a test fold's head is chosen inside its training folds: each of them is validated once, on heads
+that were trained without it and without the test fold. The head is then trained on all training folds and tested once.
+"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import pathlib
 import time
@@ -12,39 +13,48 @@ from typing import Any
 from absl import logging
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from esc_jax.data.source import DataError
-from esc_jax.evaluation import calibration
+from esc_jax import config as configs
+from esc_jax.data import cache
+from esc_jax.data import folds as protocols
+from esc_jax.data.clips import Clips
+from esc_jax.data.datasets import registry as datasets
+from esc_jax.data.folds import Split
+from esc_jax.data.rows import DataError
+from esc_jax.evaluation import calibration, results
 from esc_jax.evaluation.calibration import Calibration
+from esc_jax.experiments import workdir
+from esc_jax.experiments.artifacts import write_artifacts
+from esc_jax.inference.embeddings import embed_clips
+from esc_jax.models.model import Model, Variables
+from esc_jax.pretrained import load
 from esc_jax.runtime import processes
-from esc_jax.training import linear_probe
+from esc_jax.tasks import registry as tasks
+from esc_jax.tasks.base import Task
+from esc_jax.training import checkpoint, linear_probe
+from esc_jax.training import state as states
 
-L2 = (0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.003, 0.001)  # strongest first: of equals, the first is chosen
-
-
+L2 = (0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.003, 0.001)  # strongest first: of equal strengths the first is chosen
 NEIGHBOURS = (50, 20, 10, 5, 3, 1)
-
-
 STEPS = 100
-
-
 FITTED_ON = "the training folds, each held out once"
 
 
 @dataclasses.dataclass(frozen=True)
-class Probed:
+class ProbeResult:
     """The head of one test fold.
 
     Attributes:
         fold: the test fold.
-        l2: the strength chosen.
-        kernel, bias: (D, C), (C,) of the head, on embeddings as they are.
-        validation: accuracy of that strength on the training folds, each held out once.
-        calibration: fitted on those held-out predictions.
-        spread: largest difference of a probability between seeds on the test fold; 0 with one. The problem is
-            convex, so it tells how far the solver is from its end.
-        neighbours: k chosen for the nearest-neighbour vote.
-        knn_accuracy: of that vote on the test fold.
+        l2: the chosen strength.
+        kernel, bias: (D, C), (C,) of the head, on embeddings that are not standardized.
+        validation: primary metric of that strength on the training folds, each held out once.
+        calibration: fitted on these held-out predictions.
+        spread: largest difference of a probability between seeds on the test fold; 0 with one seed. The problem is
+            convex, so this is the error of the solver.
+        neighbours: the chosen number of nearest neighbours.
+        knn_score: primary metric of the nearest neighbours on the test fold.
     """
 
     fold: int
@@ -55,197 +65,232 @@ class Probed:
     calibration: Calibration
     spread: float
     neighbours: int
-    knn_accuracy: float
+    knn_score: float
 
 
-def probe(
-    x: np.ndarray, labels: np.ndarray, folds: Sequence[int], tested: Sequence[int], classes: int, *,
-    l2: Sequence[float] = L2, seeds: int = 1, steps: int = STEPS, left_out: np.ndarray | None = None,
-) -> list[Probed]:  # fmt: skip
+def head_logits(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """x · kernel + bias: (…, n, D), (…, D, C), (…, C) → (…, n, C)."""
+    return np.matmul(x, kernel) + bias[..., None, :]
+
+
+def fit_heads(
+    task: Task, x: np.ndarray, labels: np.ndarray, folds: Sequence[int], test_folds: Sequence[int], classes: int, *,
+    l2: Sequence[float] = L2, seeds: int = 1, steps: int = STEPS, excluded: np.ndarray | None = None,
+) -> list[ProbeResult]:  # fmt: skip
     """Heads for every test fold.
 
     Args:
-        x: (views, N, D) embeddings. The strength is chosen on the clips as they are, x[0]; the head that is tested
-            is trained on all views.
-        labels: (N,).
+        task: loss and metric.
+        x: (views, N, D) embeddings. The strength is chosen on the clips themselves, x[0]. The tested head is trained
+            on all views.
+        labels: (N, …).
         folds: (N,).
-        tested: the test folds.
+        test_folds: the test folds.
         classes: C.
         l2: strengths to choose from.
-        seeds: starting points of the solver.
+        seeds: number of starting points of the solver.
         steps: of the solver.
-        left_out: (N,) bool, clips that no head is trained on.
+        excluded: (N,) bool, clips that no head is trained on.
 
     Raises:
-        DataError: a test fold leaves fewer than two folds to choose in.
+        DataError: a test fold leaves fewer than two folds to choose the strength on.
     """
-    folds = np.asarray(folds)
-    allowed = np.ones(len(folds), bool) if left_out is None else ~left_out
-    masks = {out: mask & allowed for out, mask in linear_probe.splits(folds, tested).items()}
+    fold_of = np.asarray(folds)
+    allowed = np.ones(len(fold_of), bool) if excluded is None else ~excluded
+    masks = {names: mask & allowed for names, mask in linear_probe.exclusion_masks(fold_of, test_folds).items()}
     if not all(mask.any() for mask in masks.values()):
-        raise DataError(
-            "a probe chooses its regularisation inside the training folds: it needs two of them and a third"
-        )
+        raise DataError("a probe needs at least three folds: two training folds to choose its regularization, one test")
     names, weights = list(masks), np.stack(list(masks.values())).astype(np.float32)
-    heads = linear_probe.fit(x[0], labels, weights, np.float32(l2), np.arange(1), classes=classes, steps=steps)
+    shape = {"task": task, "classes": classes}
+    heads = linear_probe.fit(x[0], labels, weights, np.asarray(l2, np.float32), np.arange(1), steps=steps, **shape)
     kernel, bias = np.asarray(heads.kernel)[:, :, 0], np.asarray(heads.bias)[:, :, 0]
-    # Head by head: the logits of all at once would be gigabytes.
-    hits = np.array(
-        [
-            [(x[0] @ k + b).argmax(-1) == labels for k, b in zip(*of, strict=True)]
-            for of in zip(kernel, bias, strict=True)
-        ]
-    )
-    votes = linear_probe.neighbours(x[0], labels, weights, classes=classes, ks=NEIGHBOURS)
-    near = np.asarray(votes).argmax(-1) == labels
-    found = []
-    for fold in tested:
-        chosen = linear_probe.select(hits, names, folds, fold)
-        inside, held = folds == fold, [(m, out) for m, out in enumerate(names) if fold in out and len(out) == 2]
-        # Predictions of every training clip by the head that has seen neither its fold nor the test fold.
-        logits, truth = [], []
-        for m, out in held:
-            validates = np.isin(folds, list(out - {fold}))
-            logits.append(x[0][validates] @ kernel[m, chosen] + bias[m, chosen])
-            truth.append(labels[validates])
-        k = linear_probe.select(near, names, folds, fold)
-        final = linear_probe.fit(
-            x.reshape(-1, x.shape[-1]),
-            np.tile(labels, len(x)),
-            np.tile(masks[frozenset((fold,))].astype(np.float32), len(x))[None],
-            np.float32([l2[chosen]]),
-            np.arange(seeds),
-            classes=classes,
-            steps=steps,
-        )
-        weight, offset = np.asarray(final.kernel)[0, 0], np.asarray(final.bias)[0, 0]
-        chances = probabilities(x[0][None, inside], weight, offset)
-        found.append(
-            Probed(
+    # One mask at a time: the logits of all heads together would take gigabytes.
+    choices = {
+        fold: linear_probe.select_setting(task, labels, _Logits(x[0], kernel, bias), names, fold_of, fold)
+        for fold in test_folds
+    }
+    votes = np.asarray(linear_probe.knn_scores(x[0], labels, weights, ks=NEIGHBOURS, **shape))
+    problem = _Problem(task, x, labels, fold_of, classes, masks, seeds, steps)
+    outcomes = []
+    for fold in test_folds:
+        setting = choices[fold]
+        held_out = [_held_out(problem, mask, fold, names, kernel, bias, setting) for mask in _validating(names, fold)]
+        logits, truth = (np.concatenate(parts) for parts in zip(*held_out, strict=True))
+        nearest = linear_probe.select_setting(task, labels, votes, names, fold_of, fold)
+        inside = fold_of == fold
+        knn = task.score(labels[inside], votes[names.index(frozenset((fold,))), nearest][inside])
+        weight, offset, spread = _final_head(problem, fold, l2[setting])
+        outcomes.append(
+            ProbeResult(
                 fold=fold,
-                l2=l2[chosen],
-                kernel=weight[0],
-                bias=offset[0],
-                validation=float((np.concatenate(logits).argmax(-1) == np.concatenate(truth)).mean()),
-                calibration=Calibration.held_out(np.concatenate(logits), np.concatenate(truth), FITTED_ON),
-                spread=float(np.abs(chances - chances[:1]).max()),
-                neighbours=NEIGHBOURS[k],
-                knn_accuracy=float(near[names.index(frozenset((fold,))), k][inside].mean()),
+                l2=l2[setting],
+                kernel=weight,
+                bias=offset,
+                validation=task.score(truth, logits),
+                calibration=Calibration.held_out(task, logits, truth, FITTED_ON),
+                spread=spread,
+                neighbours=NEIGHBOURS[nearest],
+                knn_score=knn,
             )
         )
-    return found
+    return outcomes
 
 
-def probabilities(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """softmax(x · kernel + bias) over the last axis: (…, n, D), (…, D, C), (…, C) → (…, n, C)."""
-    return calibration.tempered(np.matmul(x, kernel) + bias[..., None, :], 1.0)
+class _Logits:
+    """(settings, N, C) logits of each mask's heads, computed when they are asked for."""
+
+    def __init__(self, x: np.ndarray, kernel: np.ndarray, bias: np.ndarray):
+        self._x, self._kernel, self._bias = x, kernel, bias
+
+    def __len__(self) -> int:
+        return len(self._kernel)
+
+    def __getitem__(self, mask: int, /) -> np.ndarray:
+        return np.stack([self._x @ k + b for k, b in zip(self._kernel[mask], self._bias[mask], strict=True)])
 
 
-def probe_and_evaluate(config, workdir: pathlib.Path, tested: Sequence[int] | None = None) -> dict[str, Any]:
-    """Embeds the clips once, fits and tests the head of every test fold, and leaves a run like any other.
+@dataclasses.dataclass(frozen=True)
+class _Problem:
+    """Arguments of `fit_heads`, with the training masks by excluded folds."""
 
-    Its checkpoint (of each fold, under fold1/ …, where several are tested) is the frozen encoder with the head.
+    task: Task
+    x: np.ndarray
+    labels: np.ndarray
+    folds: np.ndarray
+    classes: int
+    masks: Mapping[frozenset[int], np.ndarray]
+    seeds: int
+    steps: int
+
+
+def _validating(names: Sequence[frozenset[int]], fold: int) -> list[int]:
+    """Masks that exclude the test fold and one more fold."""
+    return [mask for mask, excluded in enumerate(names) if fold in excluded and len(excluded) == 2]
+
+
+def _held_out(
+    problem: _Problem, mask: int, fold: int, names: Sequence[frozenset[int]], kernel: np.ndarray, bias: np.ndarray,
+    setting: int,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Logits and labels of the validation fold of a mask, by its own head."""
+    validation = np.isin(problem.folds, list(names[mask] - {fold}))
+    logits = problem.x[0][validation] @ kernel[mask, setting] + bias[mask, setting]
+    return logits, problem.labels[validation]
+
+
+def _final_head(problem: _Problem, fold: int, l2: float) -> tuple[np.ndarray, np.ndarray, float]:
+    """Kernel and bias of the head of a test fold, and the largest difference of a probability between seeds."""
+    x, views = problem.x, len(problem.x)
+    mask = np.tile(problem.masks[frozenset((fold,))].astype(np.float32), views)[None]
+    heads = linear_probe.fit(
+        x.reshape(-1, x.shape[-1]),
+        np.tile(problem.labels, (views,) + (1,) * (problem.labels.ndim - 1)),
+        mask,
+        np.asarray([l2], np.float32),
+        np.arange(problem.seeds),
+        task=problem.task,
+        classes=problem.classes,
+        steps=problem.steps,
+    )
+    kernel, bias = np.asarray(heads.kernel)[0, 0], np.asarray(heads.bias)[0, 0]
+    probabilities = problem.task.probabilities(head_logits(x[0][None, problem.folds == fold], kernel, bias))
+    return kernel[0], bias[0], float(np.abs(probabilities - probabilities[:1]).max())
+
+
+def probe_and_evaluate(config: Any, folder: pathlib.Path, test_folds: Sequence[int] | None = None) -> dict[str, Any]:
+    """Embeds the clips once, fits and tests the head of every test fold, and writes the files of a run.
+
+    The checkpoint of a fold is the frozen encoder with the fold's head. Where several folds are tested, it is in
+    `folder`/fold1 and so on.
 
     Args:
         config: with `method` "probe".
-        workdir: of the run.
-        tested: test folds; None for `data.test_fold` alone.
+        folder: workdir of the run.
+        test_folds: test folds; None for `data.test_fold`.
 
     Raises:
-        ConfigError, DataError, PretrainedError, CheckpointError and others, in one sentence.
+        ConfigError, DataError, PretrainedError, CheckpointError: with a message of one sentence.
     """
-    import jax
-
-    from esc_jax import build
-    from esc_jax import config as configs
-    from esc_jax.data import clips as datasets
-    from esc_jax.data import folds as protocols
-    from esc_jax.data import prepare
-    from esc_jax.evaluation import results
-    from esc_jax.experiments import artifacts, workdir
-    from esc_jax.inference import embeddings
-    from esc_jax.training import checkpoint
-
     configs.check(config)
+    workdir.check_workdir(folder, config)
     processes.require_single_process("a probe")
     started = time.monotonic()
+    task = tasks.get(config.task)
     clips = datasets.load(config.data)
     splits = {
         fold: protocols.split(clips.folds, clips.sources, "holdout", fold, config.data.drop_leaky_sources)
-        for fold in tested or [config.data.test_fold]
+        for fold in test_folds or [config.data.test_fold]
     }
     original = config
-    config, model, frontend, variables = build.start(config, clips.classes)
-    workdir.bind_workdir(workdir, original)
-    places = {fold: workdir if len(splits) == 1 else workdir / f"fold{fold}" for fold in splits}
-    for place in places.values():  # before the pass, which takes long
+    config, model = load.initialize(config, clips.classes)
+    workdir.bind_workdir(folder, original)
+    places = {fold: folder if len(splits) == 1 else folder / f"fold{fold}" for fold in splits}
+    for place in places.values():  # before the embedding pass, which takes long
         checkpoint.check_workdir(place, clips.fingerprint)
-    views = max(1, config.eval.tta)
-    cache = prepare.cache_root(config.data.cache_dir) / "embeddings"
-    x = embeddings.embed_clips(model, frontend, variables, clips, cache, views=views)
+    embeddings = cache.cache_root(config.data.cache_dir) / "embeddings"
+    x = embed_clips(model, clips, embeddings, views=max(1, config.eval.tta))
     seconds_embedding = time.monotonic() - started
-    found, parts = [], []
-    # A fold at a time where recordings are left out of training: which ones depends on the test fold.
-    groups = [[fold] for fold in splits] if config.data.drop_leaky_sources else [list(splits)]
-    for group in groups:
-        left_out = np.isin(np.arange(len(clips)), splits[group[0]].dropped)
-        found += probe(
-            x, clips.labels, clips.folds, group, len(clips.classes), seeds=config.probe.seeds, left_out=left_out
-        )
-    seconds = (time.monotonic() - started) / len(found)
-    for head in found:
+    heads = _fit_splits(config, task, clips, splits, x)
+    seconds = (time.monotonic() - started) / len(heads)
+    parts = []
+    for head in heads:
         split = splits[head.fold]
-        chances = probabilities(x[:, list(split.test)], head.kernel, head.bias)
-        parts.append(results.fold_predictions(head.fold, config.seed, split.test, chances, 0, seconds))
-        _save(config, clips, places[head.fold], variables, head)
+        probabilities = task.probabilities(head_logits(x[:, list(split.test)], head.kernel, head.bias))
+        parts.append(results.fold_predictions(head.fold, config.seed, split.test, probabilities, 0, seconds))
+        _save(config, clips, places[head.fold], model, head)
     report = "; ".join(split.report() for split in splits.values())
-    parameters = sum(p.size for p in jax.tree.leaves(variables["params"]))
-    results = results.results(config, clips, parts, report, parameters=parameters, step=0 if len(found) == 1 else None)
-    kept = [f.name for f in dataclasses.fields(Probed) if f.name not in ("kernel", "bias", "calibration")]
-    results["probe"] = [{name: getattr(head, name) for name in kept} for head in found]
-    results |= calibration.for_results({head.fold: head.calibration for head in found})
-    results["seconds_embedding"] = round(seconds_embedding, 1)
-    artifacts.write_artifacts(workdir, results, clips, parts)
-    return results
+    step = 0 if len(heads) == 1 else None
+    outcome = results.results(config, task, clips, parts, report, parameters=model.parameter_count, step=step)
+    recorded = [f.name for f in dataclasses.fields(ProbeResult) if f.name not in ("kernel", "bias", "calibration")]
+    outcome["probe"] = [{name: getattr(head, name) for name in recorded} for head in heads]
+    outcome |= calibration.for_results({head.fold: head.calibration for head in heads})
+    outcome["seconds_embedding"] = round(seconds_embedding, 1)
+    write_artifacts(folder, outcome, clips, parts)
+    return outcome
 
 
-def of_split(x: np.ndarray, clips, split) -> Probed:
-    """The head of a split's test fold, trained on its training clips alone; `x` as in `probe`, of all clips."""
-    left_out = ~np.isin(np.arange(len(clips)), split.train)
-    (head,) = probe(x, clips.labels, clips.folds, split.test_folds, len(clips.classes), left_out=left_out)
+def _fit_splits(config: Any, task: Task, clips: Clips, splits: Mapping[int, Split], x: np.ndarray) -> list[ProbeResult]:
+    """Heads of all splits."""
+    # One fold at a time where recordings are excluded from training: which ones depends on the test fold.
+    groups = [[fold] for fold in splits] if config.data.drop_leaky_sources else [list(splits)]
+    heads = []
+    for group in groups:
+        excluded = np.isin(np.arange(len(clips)), splits[group[0]].dropped)
+        heads += fit_heads(
+            task, x, clips.labels, clips.folds, group, len(clips.classes), seeds=config.probe.seeds, excluded=excluded
+        )
+    return heads
+
+
+def fit_split(task: Task, x: np.ndarray, clips: Clips, split: Split) -> ProbeResult:
+    """The head of a split's test fold, trained on its training clips; `x` as in `fit_heads`, of all clips."""
+    excluded = ~np.isin(np.arange(len(clips)), split.train)
+    (head,) = fit_heads(task, x, clips.labels, clips.folds, split.test_folds, len(clips.classes), excluded=excluded)
     return head
 
 
-def with_head(config, clips, split, model, frontend, variables) -> dict[str, Any]:
-    """`variables` with the head of a probe on the training clips: where fine-tuning starts, not from a random head.
+def with_head(config: Any, task: Task, clips: Clips, split: Split, model: Model) -> Variables:
+    """Variables of a model with the head of a linear probe on the training clips.
 
-    A random head sends noise through the encoder for as long as it takes to learn what the embeddings already say
-    (Kumar et al., "Fine-tuning can distort pretrained features", ICLR 2022).
+    Fine-tuning from a random head distorts the encoder (Kumar et al., "Fine-tuning can distort pretrained features",
+    ICLR 2022).
     """
-    from esc_jax.data import prepare
-    from esc_jax.inference import embeddings
-
-    cache = prepare.cache_root(config.data.cache_dir) / "embeddings"
-    x = embeddings.embed_clips(model, frontend, variables, clips, cache)
-    head = of_split(x, clips, split)
-    logging.info("the head starts from a linear probe: %.2f %% inside the training folds", 100 * head.validation)
-    return variables | {"params": variables["params"] | {"head": _head(head)}}
+    embeddings = cache.cache_root(config.data.cache_dir) / "embeddings"
+    head = fit_split(task, embed_clips(model, clips, embeddings), clips, split)
+    logging.info("linear probe for the head: %s %.4f inside the training folds", task.metric_label, head.validation)
+    return _with_head(model, head)
 
 
-def _head(head: Probed) -> dict[str, Any]:
-    return {"classifier": {"kernel": jnp.asarray(head.kernel), "bias": jnp.asarray(head.bias)}}
+def _with_head(model: Model, head: ProbeResult) -> Variables:
+    classifier = {"kernel": jnp.asarray(head.kernel), "bias": jnp.asarray(head.bias)}
+    params = model.variables["params"] | {"head": {"classifier": classifier}}
+    return model.variables | {"params": params}
 
 
-def _save(config, clips, workdir: pathlib.Path, variables, head: Probed) -> None:
-    """A checkpoint of the encoder with a head, for `predict`, `export` and fine-tuning."""
-    import optax
-
-    from esc_jax.training import checkpoint
-    from esc_jax.training import state as states
-
-    params = variables["params"] | {"head": _head(head)}
-    state = states.create(variables | {"params": params}, optax.identity(), ema=False)
-    checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")
+def _save(config: Any, clips: Clips, folder: pathlib.Path, model: Model, head: ProbeResult) -> None:
+    """A checkpoint of the encoder with a head, for prediction, export and fine-tuning."""
+    state = states.create(_with_head(model, head), optax.identity(), ema=False)
+    checkpoints = checkpoint.Checkpoints(folder / "checkpoints")
     if checkpoints.latest() is None:
         progress = {"history": [], "sums": {}, "seconds": 0.0}
         config = config.copy_and_resolve_references()
@@ -255,14 +300,46 @@ def _save(config, clips, workdir: pathlib.Path, variables, head: Probed) -> None
     checkpoints.close()
 
 
-def table(found: Sequence[Probed], accuracy: Sequence[float]) -> str:
-    """The heads as a table for a terminal."""
-    lines = ["fold   linear  (validation, l2)        nearest neighbours (k)"]
-    for head, share in zip(found, accuracy, strict=True):
+def probe_embeddings(path: str | pathlib.Path, seeds: int = 1, task: str = "single_label") -> str:
+    """Probes a file of embeddings (`esc-jax embed`) on all of its folds; returns the results as a table.
+
+    Args:
+        path: .npz with embeddings, label, fold and classes.
+        seeds: number of starting points of the solver.
+        task: what the labels mean.
+
+    Raises:
+        DataError: the file holds no embeddings of a data set. OSError: it cannot be read.
+    """
+    chosen = tasks.get(task)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            x, labels, folds, classes = (file[name] for name in ("embeddings", "label", "fold", "classes"))
+        whole = x.ndim == 2 and labels.shape == folds.shape == x.shape[:1] and set(labels) <= set(range(len(classes)))
+        finite = np.isfinite(x).all()
+    except OSError:
+        raise
+    except Exception:  # numpy, zipfile and zlib raise many types for a file of another kind
+        raise DataError(f"{path} contains no embeddings of a data set: create it with esc-jax embed") from None
+    if not whole or not finite:
+        reason = "values that are not finite" if whole else "arrays that do not belong together"
+        raise DataError(f"{path} contains {reason}: create it again with esc-jax embed")
+    heads = fit_heads(chosen, x[None], labels, folds, sorted(set(folds.tolist())), len(classes), seeds=seeds)
+    scores = []
+    for head in heads:
+        inside = folds == head.fold
+        scores.append(chosen.score(labels[inside], head_logits(x[inside], head.kernel, head.bias)))
+    return table(chosen, heads, scores)
+
+
+def table(task: Task, heads: Sequence[ProbeResult], scores: Sequence[float]) -> str:
+    """The heads of all test folds as a table for a terminal, in percent."""
+    lines = [f"{task.metric_label}, %", "fold   linear  (validation, l2)        nearest neighbours (k)"]
+    for head, score in zip(heads, scores, strict=True):
         lines.append(
-            f"{head.fold:4d}  {100 * share:6.2f}  ({100 * head.validation:.2f}, {head.l2:g})".ljust(38)
-            + f"{100 * head.knn_accuracy:6.2f} ({head.neighbours})"
+            f"{head.fold:4d}  {100 * score:6.2f}  ({100 * head.validation:.2f}, {head.l2:g})".ljust(38)
+            + f"{100 * head.knn_score:6.2f} ({head.neighbours})"
         )
-    mean, near = np.mean(accuracy), np.mean([head.knn_accuracy for head in found])
-    lines.append(f"mean  {100 * mean:6.2f}".ljust(38) + f"{100 * near:6.2f}")
+    mean, nearest = np.mean(scores), np.mean([head.knn_score for head in heads])
+    lines.append(f"mean  {100 * mean:6.2f}".ljust(38) + f"{100 * nearest:6.2f}")
     return "\n".join(lines) + "\n"

@@ -1,6 +1,6 @@
-"""One run: data, model, loop, checkpoints, evaluation. Read it from top to bottom."""
+"""One run: data, model, training, checkpoints, evaluation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import contextlib
 import dataclasses
 import functools
@@ -13,16 +13,24 @@ import jax
 import numpy as np
 import optax
 
-from esc_jax import build
 from esc_jax import config as configs
-from esc_jax.data import clips as datasets
 from esc_jax.data import folds, pipeline
-from esc_jax.evaluation import calibration, predict, results
+from esc_jax.data.clips import Clips
+from esc_jax.data.datasets import registry as datasets
+from esc_jax.errors import ConfigError
+from esc_jax.evaluation import calibration, results
 from esc_jax.evaluation.calibration import Calibration
-from esc_jax.experiments import artifacts, pretrain, probe
-from esc_jax.models.encoder import Classifier
+from esc_jax.evaluation.predict import predict_clips
+from esc_jax.experiments import pretrain, probe, workdir
+from esc_jax.experiments.artifacts import write_artifacts
+from esc_jax.models.model import Model, Variables
+from esc_jax.objectives.supervised import Supervised
+from esc_jax.pretrained import load
 from esc_jax.runtime import devices, processes
+from esc_jax.tasks import registry as tasks
+from esc_jax.tasks.base import Task
 from esc_jax.training import checkpoint, loop, optim
+from esc_jax.training import restore as restores
 from esc_jax.training import state as states
 from esc_jax.training import step as steps
 
@@ -32,18 +40,17 @@ class Run:
     """A config with its data and its model.
 
     Attributes:
-        config: with what a published checkpoint brought.
-        clips, split: the data set, and who trains and tests.
-        model, frontend: to be called as in `training.step`.
-        variables: {"params", "batch_stats"}, to begin with or to test.
+        config: with the encoder and frontend options of a published checkpoint.
+        task: what the labels mean.
+        clips, split: the data set, and which clips train and test.
+        model: with the weights to start from, or to test.
     """
 
     config: Any
-    clips: datasets.Clips
+    task: Task
+    clips: Clips
     split: folds.Split
-    model: Classifier
-    frontend: Any
-    variables: dict[str, Any]
+    model: Model
 
     @property
     def per_epoch(self) -> int:
@@ -55,191 +62,260 @@ class Run:
         """Steps of the training."""
         return self.per_epoch * self.config.train.epochs
 
+    def objective(self) -> Supervised:
+        """Of the training."""
+        return Supervised(self.config, self.model, self.task)
+
     def optimizer(self) -> optax.GradientTransformation:
         """Of the training."""
-        return optim.build(self.config.optim, self.variables["params"], self.total, self.per_epoch)
+        return optim.build(self.config.optim, self.model.variables["params"], self.total, self.per_epoch)
+
+    def train_step(self, optimizer: optax.GradientTransformation) -> steps.TrainStep:
+        """The step of the training."""
+        train = self.config.train
+        return steps.train_step(
+            self.objective(),
+            optimizer,
+            self.config.optim,
+            ema=train.ema,
+            accumulate=train.accumulate,
+            eval_mode=self.config.model.eval_mode,
+        )
 
     def logits_of(self) -> Callable[..., np.ndarray]:
-        """(weights, indices=…) → (1, n, classes) logits of clips as they are."""
-        step = steps.logits_step(self.model, self.frontend)
-        return functools.partial(predict.predict_clips, step, clips=self.clips, batch_size=self.config.eval.batch_size)
+        """(weights, indices=…) → (1, n, classes) logits of clips, without views."""
+        step = steps.logits_step(self.model)
+        return functools.partial(predict_clips, step, clips=self.clips, batch_size=self.config.eval.batch_size)
 
 
-def _split(config, clips: datasets.Clips) -> folds.Split:
+def split_clips(config: Any, clips: Clips) -> folds.Split:
+    """The split of a config."""
     return folds.split(
         clips.folds, clips.sources, config.protocol, config.data.test_fold, config.data.drop_leaky_sources
     )
 
 
-def prepare(config) -> Run:
-    """The run of a checked config before its first step; writes nothing into the workdir.
+def prepare(config: Any) -> Run:
+    """The run of a checked config before its first step. Nothing is written into the workdir.
 
     Raises:
-        ConfigError, DataError, FrontendError, ModelError, PretrainedError: in one sentence.
+        ConfigError, DataError, FrontendError, ModelError, PretrainedError: the config, the data or the weights cannot
+            be used.
     """
-    with processes.main_process_first("the data are prepared"):
+    task = tasks.get(config.task)
+    with processes.main_process_first("data preparation"):
         clips = datasets.load(config.data)
-    split = _split(config, clips)
+    split = split_clips(config, clips)
     logging.info("%s; on %s", split.report(), devices.device_name())
-    trained, tested = (set(clips.labels[list(indices)].tolist()) for indices in (split.train, split.test))
-    if absent := sorted(tested - trained):
-        logging.warning("training has no clip of %s, which the test has", ", ".join(clips.classes[i] for i in absent))
+    counts = [task.class_counts(clips.labels[list(part)], len(clips.classes)) for part in (split.train, split.test)]
+    if missing := [name for name, train, test in zip(clips.classes, *counts, strict=True) if test and not train]:
+        logging.warning("no training clip has one of the test classes %s", ", ".join(missing))
     if len(split.train) < config.train.batch_size:
-        raise configs.ConfigError(
-            f"config.train.batch_size={config.train.batch_size}, and there are {len(split.train)} training clips"
+        raise ConfigError(
+            f"config.train.batch_size={config.train.batch_size} is larger than the number of training clips,"
+            f" {len(split.train)}"
         )
-    config, model, frontend, variables = build.start(config, clips.classes)
-    if config.pretrain.method:
-        pretrain.check(config, clips, split, frontend)
-    return Run(config, clips, split, model, frontend, variables)
+    config, model = load.initialize(config, clips.classes)
+    if config.pretrain.objective:
+        pretrain.check(config, clips, split, model)
+    return Run(config, task, clips, split, model)
 
 
-def begin(run: Run, variables: dict[str, Any]) -> tuple[dict[str, Any], Callable[[Any], Any] | None]:
-    """Variables that training starts from, and `Plan.finish`: `train.head_from_probe` and `train.start_share`."""
+def initial_variables(run: Run, variables: Variables) -> tuple[Variables, Callable[[Any], Any] | None]:
+    """Variables that training starts from, and `Plan.finish`: `train.head_from_probe` and `train.wise_ft_alpha`."""
     if run.config.train.head_from_probe:
-        variables = probe.with_head(run.config, run.clips, run.split, run.model, run.frontend, variables)
-    if not run.config.train.start_share:
+        model = run.model.with_variables(variables)
+        variables = probe.with_head(run.config, run.task, run.clips, run.split, model)
+    if not run.config.train.wise_ft_alpha:
         return variables, None
-    start = jax.tree.map(np.array, variables)  # the training's state is donated
-    return variables, functools.partial(states.blend, start, run.config.train.start_share)
+    start = jax.tree.map(np.array, variables)  # a copy, since the state of the training is donated
+    return variables, functools.partial(states.interpolate, start, run.config.train.wise_ft_alpha)
 
 
-def calibrate(run: Run, logits_of: Callable[..., np.ndarray], weights) -> Calibration:
-    """What the clips of training say; `logits_of` as that of `Run`."""
-    some = run.split.train[:: -(-len(run.split.train) // calibration.TRAINING_CLIPS)]
-    return Calibration.trained(logits_of(weights, indices=some)[0], "clips of training")
+def calibrate(run: Run, logits_of: Callable[..., np.ndarray], weights: Variables) -> Calibration:
+    """The calibration from training clips; `logits_of` as that of `Run`."""
+    indices = run.split.train[:: -(-len(run.split.train) // calibration.TRAINING_CLIPS)]
+    return Calibration.trained(run.task, logits_of(weights, indices=indices)[0], "training clips")
 
 
-def train_and_evaluate(config, workdir: pathlib.Path) -> dict[str, Any]:
-    """Trains as `config` says, in `workdir`, and tests; goes on where an earlier call was interrupted.
+def _evaluator(run: Run) -> Callable[[Variables, dict[str, Any]], loop.EpochEval]:
+    """`Plan.evaluate`: validation metrics under protocols that select an epoch, and the calibration."""
+    config, task, split = run.config, run.task, run.split
+    selects = config.protocol != "holdout"
+    logits_of = run.logits_of()
+
+    def evaluate(weights: Variables, line: dict[str, Any]) -> loop.EpochEval:
+        metrics: dict[str, float] = {}
+        selection, fitted = None, None
+        if selects:
+            indices = list(split.validation or split.test)
+            logits, labels = logits_of(weights, indices=indices)[0], run.clips.labels[indices]
+            selection = task.score(labels, logits)
+            metrics = {f"val_{task.metric}": selection, "val_loss": task.nll(logits, labels)}
+            if split.validation:
+                fitted = Calibration.held_out(task, logits, labels, "the validation fold")
+        if not fitted and (selects or line["epoch"] == config.train.epochs):
+            fitted = calibrate(run, logits_of, weights)
+        return loop.EpochEval(metrics, selection, {"calibration": fitted.to_dict()} if fitted else {})
+
+    return evaluate
+
+
+def make_plan(run: Run, folder: pathlib.Path, **options: Any) -> loop.Plan:
+    """The plan of the supervised training of a run; `options` replace fields of `loop.Plan`."""
+    config = run.config
+    defaults = {
+        "epochs": config.train.epochs,
+        "per_epoch": run.per_epoch,
+        "rate": optim.schedule(config.optim, run.total, run.per_epoch)[0],
+        "workdir": folder,
+        "tensorboard": config.train.tensorboard,
+        "checkpoint_epochs": config.train.checkpoint_epochs,
+        "meta": functools.partial(checkpoint.meta, config, run.clips),
+    }
+    return loop.Plan(**(defaults | options))
+
+
+def train_and_evaluate(config: Any, folder: pathlib.Path) -> dict[str, Any]:
+    """Trains and tests as `config` says, in the workdir `folder`. Continues where an earlier call was interrupted.
 
     Returns:
         The object of results.json.
 
     Raises:
         ConfigError, DataError, FrontendError, ModelError, OptimError, DeviceError, OtherDataError, CheckpointError,
-            TrainError: in one sentence. Interrupted: SIGTERM or SIGINT came, and the state is saved.
+            TrainError: with a message of one sentence. Interrupted: SIGTERM or SIGINT came, and the state is saved.
     """
     configs.check(config)
+    workdir.check_workdir(folder, config)
     devices.check_batch_size("train.batch_size", config.train.batch_size, config.train.accumulate)
-    if config.pretrain.method:
+    if config.pretrain.objective:
         devices.check_batch_size("pretrain.batch_size", config.pretrain.batch_size)
     run = prepare(config)
     optimizer = run.optimizer()
-    # Everything that can be wrong with the config has shown itself by now: only now is anything written.
-    workdir.bind_workdir(workdir, config)
-    config, clips, split, model, frontend = run.config, run.clips, run.split, run.model, run.frontend
+    # Every mistake in the config has been reported by now. Nothing was written before this line.
+    workdir.bind_workdir(folder, config)
+    config = run.config
 
-    variables, learned = run.variables, None
-    if config.pretrain.method:
-        stage = workdir / "pretrain"
-        learned = pretrain.pretrain(config, stage, clips, split, model.encoder, frontend, variables)
-        variables = jax.tree.map(np.array, learned.variables)  # the training's state is donated
+    variables, learned = run.model.variables, None
+    if config.pretrain.objective:
+        learned = pretrain.pretrain(config, folder / "pretrain", run.task, run.clips, run.split, run.model)
+        variables = jax.tree.map(np.array, learned.variables)  # a copy, since the state of the training is donated
 
     selects = config.protocol != "holdout"
-    checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", select=selects)
-    last = checkpoints.latest()
+    checkpoints = checkpoint.Checkpoints(folder / "checkpoints", select=selects)
     finish = None
-    if last is None or config.train.start_share:
-        variables, finish = begin(run, variables)
+    if checkpoints.latest() is None or config.train.wise_ft_alpha:
+        variables, finish = initial_variables(run, variables)
     state = states.create(variables, optimizer, ema=config.train.ema > 0, seed=config.seed)
-    processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    batches = pipeline.train_batches(clips, split.train, config.train.batch_size, config.seed, **processes)
-    logits_of = run.logits_of()
-
-    def watch(weights, line) -> loop.EpochEval:
-        numbers, metric, found = {}, None, None
-        if selects:
-            watched = list(split.validation or split.test)
-            logits, labels = logits_of(weights, indices=watched)[0], clips.labels[watched]
-            metric = float((logits.argmax(-1) == labels).mean())
-            numbers = {"val_accuracy": metric, "val_loss": calibration.nll(logits, labels)}
-            if split.validation:
-                found = Calibration.held_out(logits, labels, "the fold that the epoch was chosen on")
-        if not found and (selects or line["epoch"] == config.train.epochs):
-            found = calibrate(run, logits_of, weights)
-        return loop.EpochEval(numbers, metric, {"calibration": found.to_dict()} if found else {})
-
-    plan = loop.Plan(
-        epochs=config.train.epochs,
-        per_epoch=run.per_epoch,
-        rate=optim.schedule(config.optim, run.total, run.per_epoch)[0],
-        workdir=workdir,
-        tensorboard=config.train.tensorboard,
-        checkpoint_epochs=config.train.checkpoint_epochs,
-        watch=watch,
-        meta=functools.partial(checkpoint.meta, config, clips),
-        finish=finish,
+    batches = pipeline.train_batches(
+        run.clips,
+        run.split.train,
+        config.train.batch_size,
+        config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
     )
-    train_step = devices.pmap_step(steps.train_step(model, frontend, optimizer, config, len(clips.classes)))
-    state, progress = loop.run(plan, train_step, state, batches, checkpoints)
+    plan = make_plan(run, folder, evaluate=_evaluator(run), finish=finish)
+    step = devices.pmap_step(run.train_step(optimizer))
+    state, progress = loop.run(plan, step, state, batches, checkpoints)
 
-    tested = checkpoints.best() if selects else run.total
-    if tested != run.total:
-        state = checkpoints.restore(tested, state)
-    seconds = progress["seconds"] + (learned.about["seconds"] if learned else 0.0)
-    about = {"epochs": config.train.epochs, "seconds": seconds, "step": tested}
-    found = Calibration.read(checkpoints.meta(tested))
-    more = calibration.for_results({split.test_folds[0]: found})
+    best = checkpoints.best() if selects else None
+    tested_step = run.total if best is None else best
+    if tested_step != run.total:
+        state = checkpoints.restore(tested_step, state)
+    extra = calibration.for_results({run.split.test_folds[0]: Calibration.read(checkpoints.meta(tested_step))})
     if learned:
-        more["pretrain"] = pretrain.downstream(workdir / "pretrain", clips, split, model, frontend, learned)
-    pretext = learned.history if learned else ()
-    found = test(run, state.weights(), workdir, about, more, progress["history"], pretext)
+        extra["pretrain"] = pretrain.downstream(folder / "pretrain", run.task, run.clips, run.split, run.model, learned)
+    record = TrainingRecord(
+        epochs=config.train.epochs,
+        seconds=progress["seconds"] + (learned.seconds if learned else 0.0),
+        step=tested_step,
+        history=progress["history"],
+        pretrain_history=learned.history if learned else (),
+    )
+    outcome = test(run, state.weights(), folder, record, extra)
     checkpoints.close()
-    return found
+    return outcome
 
 
-def test(run: Run, weights, workdir: pathlib.Path, about, more, history, pretext=()) -> dict[str, Any]:
-    """Tests weights once, with the clip as it is and with its views, and writes all that a run leaves.
+@dataclasses.dataclass(frozen=True)
+class TrainingRecord:
+    """What a test records about the training before it.
 
-    `about` holds epochs, seconds and step, `more` what results.json gets beside; `history` and `pretext` are the
-    epochs' lines of both stages.
+    Attributes:
+        epochs, seconds: of training, over all restarts; the seconds of pretraining included.
+        step: of the tested checkpoint.
+        history, pretrain_history: lines of the epochs of both stages.
+    """
+
+    epochs: int
+    seconds: float
+    step: int | None
+    history: Sequence[dict[str, Any]] = ()
+    pretrain_history: Sequence[dict[str, Any]] = ()
+
+
+def test(
+    run: Run, weights: Variables, folder: pathlib.Path, record: TrainingRecord, extra: dict[str, Any]
+) -> dict[str, Any]:
+    """Tests weights once, on the clips and on their views, and writes the files of the run.
+
+    Args:
+        run: its test clips are used.
+        weights: variables of the model.
+        folder: workdir.
+        record: of the training.
+        extra: further entries of results.json.
     """
     config, clips, split = run.config, run.clips, run.split
     views = max(1, config.eval.tta)
-    predict = steps.predict_step(run.model, run.frontend, views)
-    # Views multiply the batch: memory stays what it is without them.
-    found_views = predict.predict_clips(predict, weights, clips, split.test, max(1, config.eval.batch_size // views))
+    step = steps.predict_step(run.model, run.task, views)
+    # Views multiply the batch. With a smaller batch, memory stays what it is without them.
+    probabilities = predict_clips(step, weights, clips, split.test, max(1, config.eval.batch_size // views))
     part = results.fold_predictions(
-        split.test_folds[0], config.seed, split.test, found_views, about["epochs"], about["seconds"]
+        split.test_folds[0], config.seed, split.test, probabilities, record.epochs, record.seconds
     )
-    parameters = sum(p.size for p in jax.tree.leaves(weights["params"]))
-    found = results.results(config, clips, [part], split.report(), parameters=parameters, step=about["step"]) | more
-    artifacts.write_artifacts(workdir, found, clips, [part], history, pretext)
-    return found
+    outcome = results.results(
+        config, run.task, clips, [part], split.report(), parameters=run.model.parameter_count, step=record.step
+    )
+    outcome |= extra
+    write_artifacts(folder, outcome, clips, [part], record.history, record.pretrain_history)
+    return outcome
 
 
-def evaluate_again(config, workdir: pathlib.Path) -> dict[str, Any]:
-    """Tests the checkpoint of an existing run again, with the config's `eval`, and writes its results anew.
+def evaluate_again(config: Any, folder: pathlib.Path) -> dict[str, Any]:
+    """Tests the checkpoint of a finished run again, with the config's `eval`, and writes its results again.
 
     Raises:
         CheckpointError: there is no checkpoint. ConfigError: `config` has another seed, fold or recipe than the run, or
-            that is not done. OtherDataError: it was trained on other data.
+            the run is not finished. OtherDataError: the run was trained on other data.
     """
     configs.check(config)
     processes.require_single_process("--mode=evaluate")
-    restored = build.restore(workdir)
-    asked, trained = configs.flatten(config), configs.flatten(json.loads((workdir / "config.json").read_text()))
-    trained |= {k: v for k, v in asked.items() if k.startswith("eval.")}
-    if changed := workdir.differences(trained, asked):
-        raise configs.ConfigError(f"{workdir} was trained with another config: {'; '.join(changed[:3])}")
+    restored = restores.restore(folder)
+    current = configs.flatten(config)
+    trained = configs.flatten(json.loads((folder / "config.json").read_text()))
+    trained |= {key: value for key, value in current.items() if key.startswith("eval.")}
+    if changed := workdir.differences(trained, current):
+        raise ConfigError(f"{folder} was trained with another config: {'; '.join(changed[:3])}")
     with restored.config.unlocked():
         restored.config.data, restored.config.eval = config.data, config.eval
     clips = datasets.load(config.data)
-    checkpoint.check_data(restored.meta["data"], clips.fingerprint, workdir)
-    model, frontend = restored.model, restored.frontend
-    run = Run(restored.config, clips, _split(config, clips), model, frontend, restored.variables)
-    last = checkpoint.newest(restored.folder)  # a protocol may have selected an earlier one
+    checkpoint.check_data(restored.meta["data"], clips.fingerprint, folder)
+    run = Run(restored.config, tasks.get(config.task), clips, split_clips(config, clips), restored.model)
+    last = checkpoint.newest(restored.folder)  # a protocol may have selected an earlier step
     if config.method == "train" and last < run.total:
-        raise configs.ConfigError(f"{workdir} stopped at step {last} of {run.total}: let the run come to its end first")
+        raise ConfigError(f"{folder} stopped at step {last} of {run.total}: finish the run first")
     progress = checkpoint.read_meta(restored.folder, last)["progress"]
-    about = {"epochs": len(progress["history"]), "seconds": progress["seconds"], "step": restored.step}
-    more, pretext = {}, ()
-    with contextlib.suppress(OSError, ValueError):  # a run that was never tested
-        written = json.loads((workdir / "results.json").read_text())
+    seconds, extra, pretrain_history = progress["seconds"], {}, ()
+    with contextlib.suppress(OSError, ValueError):  # a run that was never tested has no results
+        stored = json.loads((folder / "results.json").read_text())
         kept = ("calibration", "probe", "seconds_embedding", "pretrain")
-        more = {key: written[key] for key in kept if key in written}
-    if "pretrain" in more:
-        about["seconds"] += more["pretrain"].get("seconds", 0.0)
-        pretext = checkpoint.read_meta(*checkpoint.find(workdir / "pretrain"))["progress"]["history"]
-    return test(run, run.variables, workdir, about, more, progress["history"], pretext)
+        extra = {key: stored[key] for key in kept if key in stored}
+    if "pretrain" in extra:
+        seconds += extra["pretrain"].get("seconds", 0.0)
+        pretrain_history = checkpoint.read_meta(*checkpoint.find(folder / "pretrain"))["progress"]["history"]
+    history = progress["history"]
+    record = TrainingRecord(len(history), seconds, restored.step, history, pretrain_history)
+    return test(run, run.model.variables, folder, record, extra)

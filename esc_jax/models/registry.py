@@ -43,8 +43,8 @@ def defaults(encoder: str, head: str = "linear") -> dict[str, Any]:
     return {
         "name": encoder,
         "pretrained": "",  # a published checkpoint: its file, folder or hub id
-        "keep": (),  # what this config says and not that checkpoint: "encoder.hidden_dropout", "frontend.normalize", …
-        "evaluating": "",  # regular expression of modules that run as in evaluation, though their parameters train
+        "overrides": (),  # what this config says and not that checkpoint: "encoder.hidden_dropout", "frontend.normalize", …
+        "eval_mode": "",  # regular expression of modules that run as in evaluation, though their parameters train
         "encoder": options(ENCODERS[encoder]),
         "head": {"name": head} | options(HEADS[head]),
         "dtype": "float32",

@@ -67,11 +67,11 @@ def with_checkpoint_options(config, found: Pretrained):
     same = config.frontend.get("name") == frontend["name"]
     brought = {"encoder": dict(found.options), "frontend": frontend}
     ours = {"encoder": config.model.encoder, "frontend": config.frontend if same else {}}
-    for key in config.model.keep:
+    for key in config.model.overrides:
         part, _, name = str(key).partition(".")
         if name not in ours.get(part, {}):
             known = [f"{part}.{name}" for part, options in ours.items() for name in options if name != "name"]
-            raise PretrainedError(f"config.model.keep: there is no {key} to keep; there are {', '.join(known)}")
+            raise PretrainedError(f"config.model.overrides: there is no {key} to keep; there are {', '.join(known)}")
         brought[part].pop(name, None)
     with config.unlocked():
         config.model.encoder.update(brought["encoder"])

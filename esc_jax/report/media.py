@@ -7,8 +7,9 @@ import pathlib
 
 import soundfile
 
-from esc_jax.data import audio, prepare
-from esc_jax.data.source import DataError, open_source
+from esc_jax.data import audio, cache
+from esc_jax.data.rows import DataError
+from esc_jax.data.layouts.registry import open_source
 from esc_jax.report import plots
 from esc_jax.report.runs import Run
 
@@ -29,7 +30,7 @@ def _candidates(run: Run) -> list[pathlib.Path]:
     data = run.config.get("data") or {}
     if data.get("dir"):
         return [pathlib.Path(data["dir"])]
-    root = prepare.cache_root(data.get("cache_dir") or "")
+    root = cache.cache_root(data.get("cache_dir") or "")
     return sorted(root.iterdir()) if root.is_dir() else []
 
 

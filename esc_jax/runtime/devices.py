@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 import contextlib
 import contextvars
 import platform
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -93,22 +94,27 @@ def check_batch_size(key: str, batch_size: int, accumulate: int = 1) -> None:
         )
 
 
-def pmap_step(step: Callable, devices: int | None = None, fixed: tuple = ()) -> Callable:
-    """`step(state, batch, *fixed) → (state, metrics)` over all devices, or the first few of them, the state donated.
+def pmap_step(step: Callable, devices: int | None = None, constants: Any = None) -> Callable:
+    """`step(state, batch, constants) → (state, metrics)` over all devices, or the first few of them.
 
-    The batch is split along its first axis; state and metrics are the same on all devices, and stay arrays without a
-    device axis: gradients, batch statistics and metrics meet in `step` by collectives over AXIS. `fixed` are trees of
-    arrays that every call gets as they are (a constant would be compiled in).
+    The batch is split along its first axis. State and metrics are equal on all devices and have no device axis.
+    Gradients, batch statistics and metrics are combined inside `step` by collectives over AXIS. The state is donated.
+
+    Args:
+        step: of one device.
+        devices: number of devices; None for all.
+        constants: tree of arrays that every call gets. A constant of the program would be compiled into it.
     """
     chosen = jax.local_devices()[:devices] if devices else None
-    fixed = replicate(fixed, devices)
-    axes = (None, 0, *(None for _ in fixed))
-    run = jax.pmap(step, axis_name=AXIS, in_axes=axes, out_axes=(None, None), devices=chosen, donate_argnums=(0,))
+    constants = replicate(constants, devices)
+    run = jax.pmap(
+        step, axis_name=AXIS, in_axes=(None, 0, None), out_axes=(None, None), devices=chosen, donate_argnums=(0,)
+    )
     count = devices or jax.local_device_count()
 
-    def call(state, batch):
+    def call(state: Any, batch: Any) -> Any:
         batch = jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch)
-        return run(state, to_device(batch) if count == 1 else batch, *fixed)
+        return run(state, to_device(batch) if count == 1 else batch, constants)
 
     return call
 

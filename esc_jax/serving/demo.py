@@ -103,7 +103,8 @@ def examples(classifier, data: dict[str, Any], folder: str | None) -> list[tuple
         AudioError: the folder holds no recordings.
     """
     from esc_jax.data.audio import AudioError
-    from esc_jax.data.source import DataError, open_source
+    from esc_jax.data.rows import DataError
+    from esc_jax.data.layouts.registry import open_source
     from esc_jax.inference import recordings
 
     if folder:
@@ -175,12 +176,12 @@ def serve(options: argparse.Namespace, folder: pathlib.Path) -> None:
     """Serves the page until it is interrupted; `folder` is as in `page`."""
     import gradio
 
-    from esc_jax.data import prepare
+    from esc_jax.data import cache
     from esc_jax.inference import classifier
     from esc_jax.runtime import xla
     from esc_jax.training import checkpoint
 
-    xla.initialize(prepare.cache_root() / "compiled")
+    xla.initialize(cache.cache_root() / "compiled")
     classifier = classifier.load_classifier(options.checkpoint)
     data = checkpoint.read_meta(*checkpoint.find(options.checkpoint))["config"]["data"]
     offered = examples(classifier, data, options.examples)

@@ -93,5 +93,13 @@ class Task(abc.ABC):
         """The task's other entries of results.json (`per_class` and so on), of all test clips of all runs."""
 
     @abc.abstractmethod
+    def class_counts(self, labels: np.ndarray, classes: int) -> np.ndarray:
+        """(classes,) number of clips with each class."""
+
+    @abc.abstractmethod
+    def label_text(self, label: Any, classes: Sequence[str]) -> str:
+        """A label or a decision as text, for csv files and pages."""
+
+    @abc.abstractmethod
     def class_ranking(self, details: dict[str, Any]) -> list[tuple[str, float | None, str]]:
         """(class, metric of the class, text such as "7/8") from `details`, the best class first."""

@@ -96,6 +96,14 @@ class SingleLabel(Task):
         }
         return {"per_class": per_class, "confusion": table.tolist()}
 
+    def class_counts(self, labels: np.ndarray, classes: int) -> np.ndarray:
+        """(classes,) number of clips of each class."""
+        return np.bincount(labels, minlength=classes)
+
+    def label_text(self, label: Any, classes: Sequence[str]) -> str:
+        """Name of the class."""
+        return classes[int(label)]
+
     def class_ranking(self, details: dict[str, Any]) -> list[tuple[str, float | None, str]]:
         """Classes by accuracy, then by name; classes without clips are last."""
         rows = [(name, v["accuracy"], f"{v['correct']}/{v['total']}") for name, v in details["per_class"].items()]

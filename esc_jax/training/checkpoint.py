@@ -1,8 +1,9 @@
-"""Checkpoints: what is in one, and how it is written and read. All of orbax is here.
+"""Checkpoints: contents, writing and reading. All of orbax is here.
 
-A checkpoint holds `variables` (parameters and running statistics), `ema` (their average, where there is one),
-`optimizer` (its state and the step) and `meta`, a JSON object: config, class names, frontend, sample rate, the place
-in the data, and the metrics so far. `meta` and one set of weights are all that prediction needs.
+A checkpoint holds `variables` (parameters and running statistics), `ema` (their moving average, where there is one),
+`optimizer` (its state and the step), `objective` (the objective's own state, where there is one) and `meta`, a JSON
+object: config, class names, sample rate, position in the data, metrics so far. Prediction needs `meta` and one set of
+weights only.
 """
 
 import contextlib
@@ -16,11 +17,12 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from esc_jax.data.clips import Clips
 from esc_jax.errors import Failure, UserError, first_line
 from esc_jax.runtime import devices
 from esc_jax.training.state import TrainState, step_of
 
-FORMAT = 1
+FORMAT = 2
 
 
 class CheckpointError(Failure, RuntimeError):
@@ -28,22 +30,22 @@ class CheckpointError(Failure, RuntimeError):
 
 
 class OtherDataError(UserError, ValueError):
-    """A run that was begun on other data. The message is one sentence."""
+    """A run that was started on other data. The message is one sentence."""
 
 
 class Checkpoints:
     """The checkpoints of one run.
 
-    Keeps the latest, to resume from, and the best by `metric`, where the protocol selects one: a policy that kept only
-    the best would delete the newest.
+    The latest checkpoint is kept, to resume from, and the best one by `metric` where the protocol selects one.
 
     Args:
-        directory: where they are.
-        select: whether the best is kept beside the latest.
+        directory: their folder.
+        select: whether the best checkpoint is kept beside the latest.
     """
 
     def __init__(self, directory: pathlib.Path, select: bool = False):
         self.directory = directory.resolve()  # orbax refuses relative paths
+        # A policy that kept only the best would delete the newest.
         policies = [preservation_policy.LatestN(1)]
         if select:
             policies.append(preservation_policy.BestN(get_metric_fn=lambda m: m["metric"], n=1))
@@ -58,7 +60,7 @@ class Checkpoints:
         )
 
     def save(self, state: TrainState, meta: dict[str, Any], metric: float | None = None) -> None:
-        """Writes a checkpoint under the state's step. One that cannot be written leaves those before it untouched."""
+        """Writes a checkpoint under the state's step. Earlier checkpoints stay as they are if this fails."""
         step = step_of(state)
         if step in self._manager.all_steps():
             return
@@ -70,6 +72,8 @@ class Checkpoints:
         }
         if state.ema is not None:
             items["ema"] = ocp.args.StandardSave(state.ema)
+        if state.carry is not None:
+            items["objective"] = ocp.args.StandardSave(state.carry)
         try:
             # When a write fails, each of tensorstore's threads prints a traceback of its own, some a little later.
             with contextlib.redirect_stderr(io.StringIO()):
@@ -82,21 +86,21 @@ class Checkpoints:
                     raise
         except Exception as error:  # tensorstore and orbax raise a dozen types for a full disk
             if jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
-                raise  # another process is gone: no fault of the disk
+                raise  # another process has ended; the disk is not the cause
             last = self.latest()
-            kept = f"the last good one is step {last}" if last is not None else "there is none before it"
+            previous = f"the last good one is step {last}" if last is not None else "there is no earlier one"
             raise CheckpointError(
-                f"could not write the checkpoint of step {step} in {self.directory} ({first_line(error)}); {kept}:"
-                " make room and start the same command again"
+                f"could not write the checkpoint of step {step} in {self.directory} ({first_line(error)});"
+                f" {previous}: free some space and run the same command again"
             ) from error
 
     def latest(self) -> int | None:
-        """Step of the newest checkpoint that is whole."""
+        """Step of the newest complete checkpoint; None without one."""
         self._manager.reload()
         return self._manager.latest_step()
 
     def best(self) -> int | None:
-        """Step with the highest metric; the latest where none was recorded, None where there is no checkpoint."""
+        """Step with the highest metric, or the latest where none was recorded; None without a checkpoint."""
         self._manager.reload()
         return find(self.directory)[1] if self._manager.all_steps() else None
 
@@ -106,10 +110,9 @@ class Checkpoints:
 
     def restore(self, step: int, state: TrainState) -> TrainState:
         """The state at `step`; `state` gives its structure and placement."""
-
         state = devices.to_global(state)
 
-        def like(tree):
+        def like(tree: Any) -> Any:
             return ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, tree))
 
         items = {
@@ -118,35 +121,38 @@ class Checkpoints:
         }
         if state.ema is not None:
             items["ema"] = like(state.ema)
+        if state.carry is not None:
+            items["objective"] = like(state.carry)
         try:
-            found = self._manager.restore(step, args=ocp.args.Composite(**items))
+            arrays = self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:
             raise CheckpointError(
                 f"could not read the checkpoint of step {step} in {self.directory}: {first_line(error)}"
             ) from error
-        found = TrainState(
-            step=found["optimizer"]["step"],
+        restored = TrainState(
+            step=arrays["optimizer"]["step"],
             seed=state.seed,
-            params=found["variables"]["params"],
-            batch_stats=found["variables"]["batch_stats"],
-            opt_state=found["optimizer"]["state"],
-            ema=found["ema"] if state.ema is not None else None,
+            params=arrays["variables"]["params"],
+            batch_stats=arrays["variables"]["batch_stats"],
+            opt_state=arrays["optimizer"]["state"],
+            ema=arrays["ema"] if state.ema is not None else None,
+            carry=arrays["objective"] if state.carry is not None else None,
         )
-        return devices.to_host_local(found)
+        return devices.to_host_local(restored)
 
     def close(self) -> None:
-        """Waits for what is being written."""
+        """Waits until everything is written."""
         self._manager.close()
 
 
-def meta(config, clips, progress: dict[str, Any], batches: Any = None) -> dict[str, Any]:
-    """The JSON object of a checkpoint: what prediction and resuming need to know beside the arrays.
+def meta(config: Any, clips: Clips, progress: dict[str, Any], batches: Any = None) -> dict[str, Any]:
+    """The JSON object of a checkpoint: what prediction and resume need beside the arrays.
 
     Args:
-        config: of the run, with what a published checkpoint brought.
+        config: of the run, with the options of a published checkpoint.
         clips: the data set.
-        progress: history, sums of the epoch under way, seconds so far.
-        batches: place in the data, of the training iterator.
+        progress: history, sums of the current epoch, seconds so far.
+        batches: state of the training iterator.
     """
     return {
         "config": config.to_dict(),
@@ -159,7 +165,7 @@ def meta(config, clips, progress: dict[str, Any], batches: Any = None) -> dict[s
 
 
 def find(path: str | pathlib.Path) -> tuple[pathlib.Path, int]:
-    """The checkpoints folder and step that a path names: a run's workdir, its `checkpoints`, or one step in it.
+    """The checkpoints folder and step of a path: a run's workdir, its `checkpoints`, or one step in it.
 
     Raises:
         CheckpointError: there is no checkpoint.
@@ -171,30 +177,30 @@ def find(path: str | pathlib.Path) -> tuple[pathlib.Path, int]:
         return path.parent, int(path.name)
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
     if not (steps := _steps(folder)):
-        raise CheckpointError(f"{path}: holds no checkpoint")
-    # As `Checkpoints.best`: what a protocol selected, else the newest.
+        raise CheckpointError(f"{path}: contains no checkpoint")
+    # As `Checkpoints.best`: the step that a protocol selected, else the newest.
     scores = [(metric, step) for step in steps if (metric := read_meta(folder, step).get("metric")) is not None]
     return folder, max(scores)[1] if scores else max(steps)
 
 
 def newest(folder: pathlib.Path) -> int:
-    """The last step in a checkpoints folder, whatever a protocol selected."""
+    """The last step in a checkpoints folder, whether or not a protocol selected another one."""
     return max(_steps(folder))
 
 
 def _steps(folder: pathlib.Path) -> list[int]:
-    """Those of which there are checkpoints; one that a killed process was deleting may have lost its meta."""
+    """Steps with a complete checkpoint. One that a killed process was deleting may have lost its meta."""
     return [int(p.name) for p in folder.iterdir() if p.name.isdigit() and (p / "meta" / "metadata").is_file()]
 
 
 def check_data(trained_on: str, fingerprint: str, workdir: pathlib.Path) -> None:
-    """Raises OtherDataError where the run in a workdir was trained on data with another fingerprint than those here."""
+    """Raises OtherDataError where the run in a workdir was trained on data with another fingerprint."""
     if trained_on != fingerprint:
-        raise OtherDataError(f"{workdir} was trained on other data than data.dir holds: choose another --workdir")
+        raise OtherDataError(f"{workdir} was trained on other data than data.dir contains: choose another --workdir")
 
 
 def check_workdir(workdir: pathlib.Path, fingerprint: str) -> None:
-    """`check_data` of the run in a workdir, where there is one."""
+    """`check_data` for the run in a workdir, where there is one."""
     folder = workdir / "checkpoints"
     if folder.is_dir() and (steps := _steps(folder)):
         check_data(read_meta(folder, max(steps))["data"], fingerprint, workdir)
@@ -205,21 +211,22 @@ def read_meta(folder: pathlib.Path, step: int) -> dict[str, Any]:
     try:
         meta = json.loads((folder / str(step) / "meta" / "metadata").read_text())
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / str(step)}: its meta cannot be read ({error})") from None
+        raise CheckpointError(f"{folder / str(step)}: its metadata cannot be read ({error})") from None
     if meta.get("format") != FORMAT:
         raise CheckpointError(
-            f"{folder / str(step)}: written in format {meta.get('format')}, and this version of esc_jax reads {FORMAT}"
+            f"{folder / str(step)} has format {meta.get('format')}, but this version of esc_jax reads format {FORMAT}:"
+            " train again, or use the version that wrote it"
         )
     return meta
 
 
-def read_weights(folder: pathlib.Path, step: int, like) -> Any:
-    """The weights to predict with, in the structure of `like` (arrays or shapes): the average where there is one."""
+def read_weights(folder: pathlib.Path, step: int, like: Any) -> Any:
+    """Weights for prediction, in the structure of `like` (arrays or shapes): the moving average where there is one."""
     item = "ema" if (folder / str(step) / "ema").is_dir() else "variables"
     try:
         with ocp.StandardCheckpointer() as reader:
             return reader.restore(folder / str(step) / item, jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
     except Exception as error:
         raise CheckpointError(
-            f"{folder / str(step)}: its weights do not fit the model of its config ({first_line(error)})"
+            f"{folder / str(step)}: its weights do not match the model of its config ({first_line(error)})"
         ) from error

@@ -1,29 +1,42 @@
-"""Linear heads on frozen embeddings: every split, strength of regularisation and seed in one vmapped program; and kNN.
+"""Linear heads and nearest neighbours on frozen embeddings, for all splits and strengths in one program.
 
-The problem of one head, on embeddings standardised over its own training clips (weights wᵢ are 0 or 1):
+A head solves, on embeddings z standardized over its training clips (weights wᵢ are 0 or 1):
 
-    min over W, b of  Σᵢ wᵢ CE(softmax(zᵢ W + b), yᵢ) / Σᵢ wᵢ + λ/2 ‖W‖²
+    min over W, b of  Σᵢ wᵢ loss(zᵢ W + b, yᵢ) / Σᵢ wᵢ + λ/2 ‖W‖²
 
-It is convex. Its Hessian is nowhere above ½ ZᵀZ/n + λ (Böhning, "Multinomial logistic regression algorithm", 1992), a
-matrix that does not depend on W and is diagonal in the eigenvectors of ZᵀZ: steps by its inverse always descend, need
-no line search, and are accelerated as Nesterov's, restarting where they go uphill (O'Donoghue and Candès, 2015).
+with the task's loss, whose gradient with respect to the logits is activation − target. The problem is convex. Its
+Hessian is at most h ZᵀZ/n + λ with the task's `hessian_bound` h (for the softmax, ½: Böhning, "Multinomial logistic
+regression algorithm", 1992). This matrix does not depend on W and is diagonal in the eigenvectors of ZᵀZ. Steps by its
+inverse always descend and need no line search. They are accelerated (Nesterov), with a restart where the objective
+increases (O'Donoghue and Candès, 2015).
 """
 
 from collections.abc import Sequence
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
+
+from esc_jax.tasks.base import Task
 
 _PRECISION = jax.lax.Precision.HIGHEST
 
 
-class Heads(NamedTuple):
-    """Linear heads on embeddings as they are, the standardisation folded in: logits = x · kernel + bias.
+class SettingScores(Protocol):
+    """(settings, N, C) scores of each of M masks: an array, or computed on access."""
 
-    kernel (…, D, C), bias (…, C), and gradient (…), the largest component of the gradient where the solver stopped.
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, mask: int, /) -> np.ndarray: ...
+
+
+class Heads(NamedTuple):
+    """Linear heads on embeddings that are not standardized: logits = x · kernel + bias.
+
+    kernel (…, D, C), bias (…, C), and gradient (…), the largest component of the gradient at the solution.
     """
 
     kernel: jax.Array
@@ -31,25 +44,27 @@ class Heads(NamedTuple):
     gradient: jax.Array
 
 
-def _solve(z: jax.Array, target: jax.Array, weight: jax.Array, l2: jax.Array, start: jax.Array, steps: int):
+def _solve(
+    z: jax.Array, target: jax.Array, weight: jax.Array, l2: jax.Array, start: jax.Array, task: Task, steps: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Kernel (D, C), bias (C,) and remaining gradient of one problem."""
     share = (weight / weight.sum())[:, None]
     values, vectors = jnp.linalg.eigh(jnp.matmul((z * share).T, z, precision=_PRECISION))
-    curvature = 0.5 * jnp.maximum(values, 0.0)[:, None] + l2
+    curvature = task.hessian_bound * jnp.maximum(values, 0.0)[:, None] + l2
 
     def gradient(kernel: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Array]:
-        error = (jax.nn.softmax(z @ kernel + bias[None]) - target) * share
+        error = (task.activation(z @ kernel + bias[None]) - target) * share
         return z.T @ error + l2 * kernel, error.sum(0)
 
-    def step(carry, _):
+    def step(carry: Any, _: None) -> tuple[Any, None]:
         kernel, bias, ahead, bias_ahead, t = carry
         slope, bias_slope = gradient(ahead, bias_ahead)
         new = ahead - vectors @ ((vectors.T @ slope) / curvature)
-        new_bias = bias_ahead - 2.0 * bias_slope
+        new_bias = bias_ahead - bias_slope / task.hessian_bound
         uphill = (slope * (new - kernel)).sum() > 0
         t_new = jnp.where(uphill, 1.0, (1.0 + jnp.sqrt(1.0 + 4.0 * t * t)) / 2.0)
-        pace = jnp.where(uphill, 0.0, (t - 1.0) / t_new)
-        carry = (new, new_bias, new + pace * (new - kernel), new_bias + pace * (new_bias - bias), t_new)
+        momentum = jnp.where(uphill, 0.0, (t - 1.0) / t_new)
+        carry = (new, new_bias, new + momentum * (new - kernel), new_bias + momentum * (new_bias - bias), t_new)
         return carry, None
 
     bias = jnp.zeros(target.shape[1])
@@ -58,25 +73,27 @@ def _solve(z: jax.Array, target: jax.Array, weight: jax.Array, l2: jax.Array, st
     return kernel, bias, jnp.maximum(jnp.abs(slope).max(), jnp.abs(bias_slope).max())
 
 
-@functools.partial(jax.jit, static_argnames=("classes", "steps"))
+@functools.partial(jax.jit, static_argnames=("task", "classes", "steps"))
 def fit(
-    x: jax.Array, labels: jax.Array, weights: jax.Array, l2: jax.Array, seeds: jax.Array, *, classes: int, steps: int
-) -> Heads:
+    x: jax.Array, labels: jax.Array, weights: jax.Array, l2: jax.Array, seeds: jax.Array, *, task: Task, classes: int,
+    steps: int,
+) -> Heads:  # fmt: skip
     """Heads for M splits × L strengths × S seeds.
 
     Args:
         x: (N, D) embeddings.
-        labels: (N,) int.
-        weights: (M, N), 1 for the clips a split trains on and 0 for the others.
+        labels: (N, …) in the form of the task.
+        weights: (M, N), 1 for the training clips of a split and 0 for the others.
         l2: (L,) strengths λ.
-        seeds: (S,) of the starting points. The problem is convex: where seeds differ the solver has not converged.
+        seeds: (S,) of the starting points. The problem is convex: seeds differ only where the solver has not converged.
+        task: loss and activation.
         classes: C.
         steps: of the solver.
 
     Returns:
         Heads with leading axes (M, L, S).
     """
-    target = jax.nn.one_hot(labels, classes)
+    target = task.targets(labels, classes)
 
     def split(weight: jax.Array) -> Heads:
         share = weight / weight.sum()
@@ -86,64 +103,81 @@ def fit(
 
         def one(l2: jax.Array, seed: jax.Array) -> Heads:
             start = 0.01 * jax.random.normal(jax.random.key(seed), (x.shape[1], classes))
-            kernel, bias, gradient = _solve(z, target, weight, l2, start, steps)
+            kernel, bias, gradient = _solve(z, target, weight, l2, start, task, steps)
             kernel = kernel * scale[:, None]
             return Heads(kernel, bias - jnp.matmul(mean, kernel, precision=_PRECISION), gradient)
 
         return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(l2, seeds)
 
-    # One split after the other: the heads of a split share their standardised embeddings, which fit in the cache.
+    # Splits in sequence: the heads of a split share standardized embeddings, which fit in the cache.
     return jax.lax.map(split, weights)
 
 
-@functools.partial(jax.jit, static_argnames=("classes", "ks"))
-def neighbours(x: jax.Array, labels: jax.Array, weights: jax.Array, *, classes: int, ks: Sequence[int]) -> jax.Array:
-    """(M, len(ks), N, C) shares of the votes of the k nearest training clips, by cosine, each counted by e^{s/0.07}.
+@functools.partial(jax.jit, static_argnames=("task", "classes", "ks"))
+def knn_scores(
+    x: jax.Array, labels: jax.Array, weights: jax.Array, *, task: Task, classes: int, ks: Sequence[int]
+) -> jax.Array:
+    """(M, len(ks), N, C) weighted mean targets of the k nearest training clips.
 
-    Temperature and weighting as in Z. Wu et al., "Unsupervised feature learning via non-parametric instance
-    discrimination", CVPR 2018. A clip is no neighbour of itself. Where there are fewer than k, all of them vote.
+    Similarity s is the cosine, the weight of a neighbour e^{s/0.07} (Z. Wu et al., "Unsupervised feature learning via
+    non-parametric instance discrimination", CVPR 2018). A clip is not its own neighbour. Where there are fewer than k
+    training clips, all of them count.
+
+    Args:
+        x, labels, weights, task, classes: as in `fit`.
+        ks: numbers of neighbours.
     """
     ks = [min(k, len(x)) for k in ks]
     unit = x / jnp.maximum(jnp.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-    similar = jnp.matmul(unit, unit.T, precision=_PRECISION)
-    similar = jnp.where(jnp.eye(len(x), dtype=bool), -jnp.inf, similar)
-    target = jax.nn.one_hot(labels, classes)
+    cosine = jnp.matmul(unit, unit.T, precision=_PRECISION)
+    cosine = jnp.where(jnp.eye(len(x), dtype=bool), -jnp.inf, cosine)
+    target = task.targets(labels, classes)
 
     def split(weight: jax.Array) -> jax.Array:
-        found, index = jax.lax.top_k(jnp.where(weight[None] > 0, similar, -jnp.inf), max(ks))
-        strength = jnp.exp(found / 0.07 - found[:, :1] / 0.07)  # of the nearest: 1
-        votes = jnp.cumsum(strength[..., None] * target[index], axis=1)[:, jnp.array(ks) - 1]
-        return jnp.moveaxis(votes / votes.sum(-1, keepdims=True), 1, 0)
+        nearest, index = jax.lax.top_k(jnp.where(weight[None] > 0, cosine, -jnp.inf), max(ks))
+        strength = jnp.exp(nearest / 0.07 - nearest[:, :1] / 0.07)  # 1 for the nearest
+        sums = jnp.cumsum(strength[..., None] * target[index], axis=1)[:, jnp.array(ks) - 1]
+        totals = jnp.cumsum(strength, axis=1)[:, jnp.array(ks) - 1, None]
+        return jnp.moveaxis(sums / totals, 1, 0)
 
     return jax.lax.map(split, weights)
 
 
-def splits(folds: Sequence[int], tested: Sequence[int]) -> dict[frozenset[int], np.ndarray]:
-    """Training masks (N,) by the set of folds they leave out: each test fold, alone and with each fold to validate on.
+def exclusion_masks(folds: ArrayLike, test_folds: Sequence[int]) -> dict[frozenset[int], np.ndarray]:
+    """Training masks (N,) by the set of folds that they exclude.
 
-    The one that leaves out {t} trains the head that is tested on t. Those that leave out {t, v} choose its
-    regularisation, and have not seen t either; {t, v} serves t and v alike.
+    The mask that excludes {t} trains the head that is tested on fold t. Those that exclude {t, v} choose its
+    regularization on fold v without t. One mask serves t and v alike.
     """
-    folds = np.asarray(folds)
-    have = sorted(set(folds.tolist()))
-    left_out = [frozenset((t,)) for t in tested]
-    left_out += sorted({frozenset((t, v)) for t in tested for v in have if v != t}, key=sorted)
-    return {out: ~np.isin(folds, list(out)) for out in left_out}
+    fold_of = np.asarray(folds)
+    available = sorted(set(fold_of.tolist()))
+    excluded = [frozenset((t,)) for t in test_folds]
+    excluded += sorted({frozenset((t, v)) for t in test_folds for v in available if v != t}, key=sorted)
+    return {names: ~np.isin(fold_of, list(names)) for names in excluded}
 
 
-def select(hits: np.ndarray, left_out: Sequence[frozenset[int]], folds: Sequence[int], test: int) -> int:
-    """The setting with the most hits on the validation folds of a test fold, by heads that have seen neither; of
-    equals, the first.
+def select_setting(
+    task: Task, labels: np.ndarray, scores: SettingScores, excluded: Sequence[frozenset[int]],
+    folds: ArrayLike, test_fold: int,
+) -> int:  # fmt: skip
+    """The setting with the best validation score for a test fold; the first of equal ones.
+
+    Each training fold is scored by heads that were trained without it and without the test fold. The score is the sum
+    of the task's metric over these folds, weighted by their clips.
 
     Args:
-        hits: (M, settings, N) bool, of every split's heads on every clip.
-        left_out: of the M splits, as `splits` names them.
+        task: whose metric counts.
+        labels: (N, …).
+        scores: for each of M masks, (settings, N, C).
+        excluded: folds that each mask excludes.
         folds: (N,) of the clips.
-        test: the test fold.
+        test_fold: the test fold.
     """
-    folds, found = np.asarray(folds), np.zeros(hits.shape[1], np.int64)
-    for m, out in enumerate(left_out):
-        if test in out and len(out) == 2:
-            (fold,) = out - {test}
-            found += hits[m][:, folds == fold].sum(-1)
-    return int(found.argmax())
+    fold_of = np.asarray(folds)
+    total = np.zeros(len(scores[0]))
+    for mask, names in enumerate(excluded):
+        if test_fold in names and len(names) == 2:
+            (fold,) = names - {test_fold}
+            inside = fold_of == fold
+            total += [inside.sum() * task.score(labels[inside], setting[inside]) for setting in scores[mask]]
+    return int(np.round(total, 6).argmax())

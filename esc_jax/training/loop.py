@@ -1,11 +1,11 @@
-"""The loop that every training runs in: steps into epochs, metrics, checkpoints, stopping and going on."""
+"""The loop that every training runs in: steps, epochs, metrics, checkpoints, interruption and resume."""
 
 from collections.abc import Callable, Iterator
 import dataclasses
 import pathlib
 import signal
 import time
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from absl import logging
 import jax
@@ -20,71 +20,77 @@ from esc_jax.training import state as states
 from esc_jax.training.schedules import Schedule
 from esc_jax.training.state import TrainState
 
+EX_TEMPFAIL = 75  # exit status of a run that was interrupted and saved its state
+_AGREEMENT_STEPS = 16  # between two questions to the other processes, which take as long as a small step
+
 
 class TrainError(Failure, RuntimeError):
-    """A run that cannot go on. The message is one sentence."""
+    """A run that cannot continue. The message is one sentence."""
 
 
-class Interrupted(RuntimeError):
-    """A run that was asked to stop, and saved its state. The message says how to go on."""
+class Interrupted(Failure, RuntimeError):
+    """A run that was stopped by a signal and saved its state. The message says how to continue."""
+
+    status = EX_TEMPFAIL
 
 
 class StopSignal:
     """While it is open, SIGTERM and SIGINT set `received` instead of ending the process.
 
-    Several processes have to stop at the same step: `asked` agrees on it from time to time.
+    Several processes have to stop at the same step: `agree` compares their signals from time to time.
     """
 
-    def __enter__(self) -> "StopSignal":
-        self.received = self.asked = False
+    def __enter__(self) -> Self:
+        self.received = self.stop = False
         self._previous = {s: signal.signal(s, self._set) for s in (signal.SIGTERM, signal.SIGINT)}
         return self
 
-    def _set(self, number, frame) -> None:
+    def _set(self, number: int, frame: Any) -> None:
         del frame
         self.received = True
-        signal.signal(number, self._previous[number])  # a second one ends the process
+        signal.signal(number, self._previous[signal.Signals(number)])  # a second signal ends the process
 
     def agree(self, number: int, last: bool) -> bool:
-        """Whether to stop after step `number`, the `last` of its epoch or not."""
-        if jax.process_count() == 1 or last or number % 16 == 0:  # asking the others takes as long as a small step
-            self.asked = processes.any_process(self.received)
-        return self.asked
+        """Whether to stop after step `number`, which is the `last` of its epoch or not."""
+        if jax.process_count() == 1 or last or number % _AGREEMENT_STEPS == 0:
+            self.stop = processes.any_process(self.received)
+        return self.stop
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
 
 class EpochEval(NamedTuple):
-    """What was seen after an epoch.
+    """Result of the evaluation after an epoch.
 
     Attributes:
-        numbers: for its line.
-        metric: that selects the best checkpoint; None where none is selected.
-        meta: for its checkpoint.
+        metrics: for the line of the epoch.
+        selection: metric that selects the best checkpoint; None where none is selected.
+        meta: for the checkpoint of the epoch.
     """
 
-    numbers: dict[str, float] = {}
-    metric: float | None = None
+    metrics: dict[str, float] = {}
+    selection: float | None = None
     meta: dict[str, Any] = {}
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How long a training is, and what it leaves on its way.
+    """Length of a training, and what happens on the way.
 
     Attributes:
-        epochs: number of them.
-        per_epoch: steps of each.
+        epochs: number of epochs.
+        per_epoch: steps of an epoch.
         rate: learning rate of a step, for the log.
-        workdir: gets metrics.jsonl and TensorBoard's files.
-        tensorboard: whether it gets the latter.
-        checkpoint_epochs: from one checkpoint to the next.
-        watch: (weights, the epoch's line) → `EpochEval`; called after every epoch.
-        finish: what becomes of the last weights, those to evaluate with; None leaves them.
-        meta: (progress, place in the data) → what a checkpoint says about itself (`checkpoint.meta`).
-        place: state → the same on the devices, as the step takes and leaves it.
+        workdir: folder of metrics.jsonl and TensorBoard files.
+        tensorboard: whether to write TensorBoard files.
+        checkpoint_epochs: epochs between two checkpoints.
+        evaluate: (weights, line of the epoch) → `EpochEval`, called after every epoch.
+        meta: (progress, position in the data) → the `meta` of a checkpoint (`checkpoint.meta`).
+        finish: weights → the final weights, applied after the last step; None keeps them.
+        place: state → the same state on the devices, placed as the step leaves it.
+        description: shown beside the progress bar.
     """
 
     epochs: int
@@ -93,14 +99,15 @@ class Plan:
     workdir: pathlib.Path
     tensorboard: bool
     checkpoint_epochs: int
-    watch: Callable[[Any, dict[str, Any]], EpochEval]
+    evaluate: Callable[[Any, dict[str, Any]], EpochEval]
     meta: Callable[[dict[str, Any], Any], dict[str, Any]]
     finish: Callable[[Any], Any] | None = None
     place: Callable[[Any], Any] = devices.replicate
+    description: str = "training"
 
     @property
     def total(self) -> int:
-        """Steps."""
+        """Number of steps."""
         return self.epochs * self.per_epoch
 
 
@@ -115,116 +122,130 @@ def run(
 
     Args:
         plan: of the training.
-        step: (state, batch) → (state, metrics, scalars with `loss` among them), the state donated.
+        step: (state, batch) → (state, metrics), scalars with `loss` among them. The state is donated.
         state: to begin with.
         batches: endless, with grain's `get_state` and `set_state`.
-        checkpoints: where they are.
+        checkpoints: of the run.
 
     Returns:
         The last state, and the progress: `history`, a line per epoch, and `seconds`, over all restarts.
 
     Raises:
-        OtherDataError: the checkpoint is of other data. TrainError: the loss or a weight is not a number.
-            CheckpointError: it could not be written or read. Interrupted: SIGTERM or SIGINT came, and the state is
-            saved.
+        OtherDataError: the checkpoint is of other data. TrainError: the loss or a weight is not finite.
+            CheckpointError: a checkpoint cannot be written or read. Interrupted: SIGTERM or SIGINT came, and the
+            state is saved.
     """
-    # What a resumed run needs beside the state: all of it is in the checkpoint's meta.
-    progress = {"history": [], "sums": {}, "seconds": 0.0}
-    if (last := checkpoints.latest()) is not None:
-        meta = checkpoints.meta(last)
-        checkpoint.check_data(meta["data"], plan.meta(progress, None)["data"], plan.workdir)
-        state, progress = checkpoints.restore(last, state), meta["progress"]
-        batches.set_state(meta["batches"])
-        logging.info("going on at step %d of %d", last, plan.total)
-    before, started = progress["seconds"], time.monotonic()
-    state = plan.place(state)  # where a step leaves it: from elsewhere, the second step would be compiled again
-    writer = (
-        writers.Writer(plan.workdir, progress["history"], plan.tensorboard) if processes.is_main_process() else None
-    )
-
-    def save(watched: EpochEval) -> None:
-        # The loss of a step is of the weights before it: it does not tell what the last one made of them.
-        if not states.finite(state):
-            raise _diverged(f"weights are not numbers after step {number}", checkpoints)
-        progress["seconds"] = before + time.monotonic() - started
-        checkpoints.save(state, plan.meta(progress, batches.get_state()) | watched.meta, watched.metric)
-
-    number = states.step_of(state)
-    with StopSignal() as stop:
-        while number < plan.total:
-            state, number = _epoch(plan, step, state, number, batches, checkpoints, progress["sums"], stop)
-            if number == plan.total and plan.finish:
-                state = state.with_weights(plan.finish(state.weights()))
-            if number % plan.per_epoch == 0:
-                line, watched = _line(plan, state, number, progress["sums"], before + time.monotonic() - started)
-                progress["sums"] = {}
-                progress["history"].append(line)
-                if writer:
-                    writer.write(line)
-                due = line["epoch"] % plan.checkpoint_epochs == 0 or number == plan.total
-                if due or stop.asked or watched.metric is not None:
-                    save(watched)
-            if stop.asked:
-                save(EpochEval())
-                break
-        stopped = stop.asked or processes.any_process(stop.received)  # also while the last epoch was looked at
-    if writer:
-        writer.close()
-    if stopped:
-        raise Interrupted(f"stopped at step {number} of {plan.total}; the same command goes on from there")
-    return state, progress
+    return _Training(plan, step, state, batches, checkpoints).run()
 
 
-def _epoch(
-    plan, step, state, number: int, batches, checkpoints, sums: dict[str, float], stop
-) -> tuple[TrainState, int]:
-    """Steps to the end of the epoch, or to the one in which a signal came; adds their metrics to `sums`."""
-    pending = None
-    first, epoch = number % plan.per_epoch, number // plan.per_epoch + 1
-    with tqdm.tqdm(
-        desc=f"epoch {epoch}/{plan.epochs}", total=plan.per_epoch, initial=first, unit="step", leave=False, disable=None
-    ) as bar:
+class _Training:
+    """A training in progress. Everything that a resume needs beside the state is in the `meta` of a checkpoint."""
+
+    def __init__(self, plan: Plan, step: Callable, state: TrainState, batches: Any, checkpoints: Any):
+        self._plan, self._step, self._batches, self._checkpoints = plan, step, batches, checkpoints
+        self._progress: dict[str, Any] = {"history": [], "sums": {}, "seconds": 0.0}
+        if (last := checkpoints.latest()) is not None:
+            meta = checkpoints.meta(last)
+            checkpoint.check_data(meta["data"], plan.meta(self._progress, None)["data"], plan.workdir)
+            state, self._progress = checkpoints.restore(last, state), meta["progress"]
+            batches.set_state(meta["batches"])
+            logging.info("resuming at step %d of %d", last, plan.total)
+        self._seconds_before, self._started = self._progress["seconds"], time.monotonic()
+        # Placed as a step leaves it. Otherwise the second step would be compiled again.
+        self._state = plan.place(state)
+        self._number = states.step_of(self._state)
+
+    def run(self) -> tuple[TrainState, dict[str, Any]]:
+        """As `loop.run`."""
+        plan, writer = self._plan, None
+        if processes.is_main_process():
+            writer = writers.Writer(plan.workdir, self._progress["history"], plan.tensorboard)
+        progress_bar = tqdm.tqdm(
+            desc=plan.description, total=plan.total, initial=self._number, unit="step", leave=False, disable=None
+        )
+        with StopSignal() as stop, progress_bar as bar:
+            while self._number < plan.total:
+                self._run_epoch(stop, bar)
+                if self._number == plan.total and plan.finish:
+                    self._state = self._state.with_weights(plan.finish(self._state.weights()))
+                if self._number % plan.per_epoch == 0:
+                    self._end_epoch(stop, bar, writer)
+                if stop.stop:
+                    self._save(EpochEval())
+                    break
+            stopped = stop.stop or processes.any_process(stop.received)  # also during the last evaluation
+        if writer:
+            writer.close()
+        if stopped:
+            raise Interrupted(
+                f"stopped at step {self._number} of {plan.total}; run the same command again to continue from there"
+            )
+        return self._state, self._progress
+
+    def _seconds(self) -> float:
+        return self._seconds_before + time.monotonic() - self._started
+
+    def _run_epoch(self, stop: StopSignal, bar: tqdm.tqdm) -> None:
+        """Steps to the end of the epoch, or to the one in which a signal came."""
+        plan, pending = self._plan, None
+        epoch = self._number // plan.per_epoch + 1
         while True:
-            state, metrics = step(state, next(batches))
-            number += 1
+            self._state, metrics = self._step(self._state, next(self._batches))
+            self._number += 1
             bar.update()
-            # Reading a step's metrics after the next one was dispatched keeps the device busy.
+            # A step's metrics are read after the next step was dispatched, so that the device stays busy.
             if pending:
-                _account(sums, *pending, checkpoints)
-                seen = pending[0] - plan.per_epoch * (epoch - 1)  # not bar.n, which stands still where it is not shown
-                bar.set_postfix_str(f"loss {sums['loss'] / seen:.3f}", refresh=False)
-            pending = (number, metrics)
-            last = number % plan.per_epoch == 0
-            if stop.agree(number, last) or last:
-                _account(sums, *pending, checkpoints)
-                return state, number
+                self._add(*pending)
+                steps = pending[0] - plan.per_epoch * (epoch - 1)
+                loss = self._progress["sums"]["loss"] / steps
+                bar.set_postfix_str(f"epoch {epoch}/{plan.epochs}, loss {loss:.3f}", refresh=False)
+            pending = (self._number, metrics)
+            last = self._number % plan.per_epoch == 0
+            if stop.agree(self._number, last) or last:
+                self._add(*pending)
+                return
 
+    def _add(self, number: int, metrics: dict[str, jax.Array]) -> None:
+        """Adds the metrics of step `number` to the sums of the epoch; raises TrainError if the loss is not finite."""
+        values = {key: float(value) for key, value in metrics.items()}
+        if not np.isfinite(values["loss"]):
+            raise self._diverged(f"the loss is {values['loss']} at step {number}")
+        sums = self._progress["sums"]
+        for key, value in values.items():
+            sums[key] = sums.get(key, 0.0) + value
 
-def _account(sums: dict[str, float], number: int, metrics: dict[str, jax.Array], checkpoints) -> None:
-    """Adds the metrics of step `number` to the epoch's sums; stops where they are not numbers."""
-    found = {k: float(v) for k, v in metrics.items()}
-    if not np.isfinite(found["loss"]):
-        raise _diverged(f"the loss is {found['loss']} at step {number}", checkpoints)
-    for key, value in found.items():
-        sums[key] = sums.get(key, 0.0) + value
+    def _end_epoch(self, stop: StopSignal, bar: tqdm.tqdm, writer: writers.Writer | None) -> None:
+        """Evaluates, writes the line of the epoch, and saves a checkpoint where one is due."""
+        plan, progress = self._plan, self._progress
+        line: dict[str, Any] = {"epoch": self._number // plan.per_epoch, "step": self._number}
+        line |= {key: value / plan.per_epoch for key, value in progress["sums"].items()}
+        seconds = self._seconds()
+        line |= {"lr": float(plan.rate(jnp.int32(self._number - 1))), "seconds": round(seconds, 1)}
+        evaluation = plan.evaluate(self._state.weights(), line)
+        line |= evaluation.metrics
+        if bar.disable:  # without a terminal, a line per epoch stands in for the progress bar
+            shown = {key: value for key, value in line.items() if key not in ("epoch", "step", "seconds")}
+            words = ", ".join(f"{key} {value:.4g}" for key, value in shown.items())
+            left = time.strftime("%H:%M:%S", time.gmtime(seconds / self._number * (plan.total - self._number)))
+            logging.info("epoch %d/%d: %s; %.0f s, %s left", line["epoch"], plan.epochs, words, seconds, left)
+        progress["sums"] = {}
+        progress["history"].append(line)
+        if writer:
+            writer.write(line)
+        due = line["epoch"] % plan.checkpoint_epochs == 0 or self._number == plan.total
+        if due or stop.stop or evaluation.selection is not None:
+            self._save(evaluation)
 
+    def _save(self, evaluation: EpochEval) -> None:
+        # The loss of a step belongs to the weights before it. It says nothing about the weights after the last step.
+        if not states.is_finite(self._state):
+            raise self._diverged(f"the weights are not finite after step {self._number}")
+        self._progress["seconds"] = self._seconds()
+        meta = self._plan.meta(self._progress, self._batches.get_state()) | evaluation.meta
+        self._checkpoints.save(self._state, meta, evaluation.selection)
 
-def _diverged(what: str, checkpoints) -> TrainError:
-    good = checkpoints.latest()
-    where = f"the last good checkpoint is step {good} in {checkpoints.directory}"
-    where = "there is no checkpoint yet" if good is None else where
-    return TrainError(f"{what}; {where}; a lower config.optim.lr or config.optim.clip_norm=1 usually helps")
-
-
-def _line(plan, state, number: int, sums: dict[str, float], seconds: float) -> tuple[dict[str, Any], EpochEval]:
-    """The line of a finished epoch, which is logged too, and what was seen after it."""
-    epoch = number // plan.per_epoch
-    line = {"epoch": epoch, "step": number} | {k: v / plan.per_epoch for k, v in sums.items()}
-    line |= {"lr": float(plan.rate(jnp.int32(number - 1))), "seconds": round(seconds, 1)}
-    watched = plan.watch(state.weights(), line)
-    line |= watched.numbers
-    words = [f"loss {line['loss']:.4f}"]
-    words += [f"{key.replace('_', ' ')} {100 * line[key]:.2f} %" for key in line if key.endswith("accuracy")]
-    left = time.strftime("%H:%M:%S", time.gmtime(seconds / number * (plan.total - number)))
-    logging.info("epoch %d/%d: %s, %.0f s, %s left", epoch, plan.epochs, ", ".join(words), seconds, left)
-    return line, watched
+    def _diverged(self, problem: str) -> TrainError:
+        last = self._checkpoints.latest()
+        where = f"the last good checkpoint is step {last} in {self._checkpoints.directory}"
+        where = "there is no checkpoint yet" if last is None else where
+        return TrainError(f"{problem}; {where}; try a lower config.optim.lr or config.optim.clip_norm=1")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import re
+from typing import Any
 
 import jax
 import optax
@@ -10,10 +11,44 @@ from esc_jax.errors import UserError
 from esc_jax.training import schedules
 
 SCHEDULES = ("one_cycle", "linear", "cosine", "constant")
+# Key of `optim`: (lowest, highest) allowed.
+RANGES: dict[str, tuple[float, float]] = {
+    "lr": (0, 100),
+    "weight_decay": (0, 10),
+    "b1": (0, 0.9999),
+    "b2": (0, 0.999999),
+    "eps": (1e-12, 1),
+    "div_factor": (1, 1e9),
+    "final_div_factor": (1, 1e12),
+    "clip_norm": (0, 1e6),
+    "layer_decay": (0, 1),
+}
+
+
+def defaults() -> dict[str, Any]:
+    """The `optim` part of a config."""
+    return {
+        "lr": 1e-3,
+        "weight_decay": 0.01,
+        "b1": 0.9,  # used where cycle_momentum does not apply
+        "b2": 0.999,
+        "eps": 1e-8,
+        "clip_norm": 0.0,  # 0: no clipping
+        "schedule": "one_cycle",
+        "warmup_steps": -1,  # the first of these three that is not negative is used; none: no warm-up
+        "warmup_epochs": -1.0,
+        "warmup_percent": 30.0,
+        "div_factor": 25.0,  # one_cycle: peak rate over initial rate
+        "final_div_factor": 1e4,  # one_cycle: initial rate over final rate
+        "cycle_momentum": True,  # one_cycle: β₁ decreases from 0.95 to 0.85 while the rate rises, and increases again
+        "groups": (),  # ((regular expression of parameter paths, factor of lr; 0 freezes), …)
+        "layer_decay": 0.0,  # factor of lr from each layer of the encoder to the one before it; 0: off
+        "unfreeze": (),  # ((regular expression of parameter paths, epochs that they stay frozen), …)
+    }
 
 
 class OptimError(UserError, ValueError):
-    """Settings that make no optimizer. The message is one sentence."""
+    """Invalid optimizer settings. The message is one sentence."""
 
 
 def path_of(path: tuple) -> str:
@@ -21,8 +56,8 @@ def path_of(path: tuple) -> str:
     return "/".join(str(getattr(k, "key", getattr(k, "idx", k))) for k in path)
 
 
-def _pairs(value, key: str) -> tuple[tuple[str, float], ...]:
-    """The pairs of `groups` or `unfreeze`. Raises OptimError where they are none."""
+def _pairs(value: Any, key: str) -> tuple[tuple[str, float], ...]:
+    """The pairs of `groups` or `unfreeze`. Raises OptimError for anything else."""
     try:
         return tuple((str(pattern), float(number)) for pattern, number in value)
     except (TypeError, ValueError):
@@ -31,7 +66,7 @@ def _pairs(value, key: str) -> tuple[tuple[str, float], ...]:
         ) from None
 
 
-def labels(params, groups: Sequence[tuple[str, float]], key: str = "groups"):
+def labels(params: Any, groups: Sequence[tuple[str, float]], key: str = "groups") -> Any:
     """Tree of group numbers as strings, of the first pattern that the whole path matches; "rest" for none.
 
     Raises:
@@ -43,7 +78,7 @@ def labels(params, groups: Sequence[tuple[str, float]], key: str = "groups"):
         raise OptimError(f"optim.{key}: {error.pattern!r} is not a regular expression ({error})") from None
     used = set()
 
-    def label(path, leaf) -> str:
+    def label(path: tuple, leaf: Any) -> str:
         del leaf
         for number, pattern in enumerate(patterns):
             if pattern.fullmatch(path_of(path)):
@@ -54,41 +89,44 @@ def labels(params, groups: Sequence[tuple[str, float]], key: str = "groups"):
     tree = jax.tree_util.tree_map_with_path(label, params)
     for number, (pattern, _) in enumerate(groups):
         if number not in used:
-            raise OptimError(f"optim.{key}: {pattern!r} matches no parameter that an earlier pattern left")
+            raise OptimError(
+                f"optim.{key}: {pattern!r} matches no parameter, or only ones that an earlier pattern matches"
+            )
     return tree
 
 
-def frozen(config, params):
-    """Tree of bools: which parameters a group with factor 0 keeps as they are."""
+def frozen(config: Any, params: Any) -> Any:
+    """Tree of bools: which parameters are frozen by a group with factor 0."""
     if not config.groups:
         return jax.tree.map(lambda _: False, params)
-    still = {str(number) for number, (_, factor) in enumerate(config.groups) if not float(factor)}
-    return jax.tree.map(lambda label: label in still, labels(params, config.groups))
+    zero = {str(number) for number, (_, factor) in enumerate(config.groups) if not float(factor)}
+    return jax.tree.map(lambda label: label in zero, labels(params, config.groups))
 
 
-def frozen_modules(config, params) -> frozenset[str]:
-    """Paths of the modules that are frozen whole (`encoder/block3`)."""
-    moving, seen = set(), set()
-    for path, still in jax.tree_util.tree_leaves_with_path(frozen(config, params)):
+def frozen_modules(config: Any, params: Any) -> frozenset[str]:
+    """Paths of modules all of whose parameters are frozen (`encoder/block3`)."""
+    trained: set[str] = set()
+    all_modules: set[str] = set()
+    for path, is_frozen in jax.tree_util.tree_leaves_with_path(frozen(config, params)):
         parts = path_of(path).split("/")[:-1]
         modules = {"/".join(parts[: i + 1]) for i in range(len(parts))}
-        seen |= modules
-        moving |= set() if still else modules
-    return frozenset(seen - moving)
+        all_modules |= modules
+        trained |= set() if is_frozen else modules
+    return frozenset(all_modules - trained)
 
 
 def _depth(path: str) -> tuple[int, ...]:
-    """Where in its encoder a parameter lies, in an order: the input, its numbered layers or blocks, what follows."""
+    """Position of a parameter in its encoder, as a sort key: input, numbered layers or blocks, output."""
     part = path.split("/")[1]
     if re.match(r"(stage|block|layer)_?\d", part):
         return (1, *map(int, re.findall(r"\d+", part)))
     return (2,) if part in ("last", "top", "layer_weights") else (0,)
 
 
-def layer_factors(params, decay: float):
+def layer_factors(params: Any, decay: float) -> Any:
     """Tree of factors of the learning rate: decayᵏ for the k-th layer of the encoder from its output, 1 for the head.
 
-    The layer next to the head has k = 1 (Bao et al., "BEiT", ICLR 2022); the embedding is the last of all.
+    The layer next to the head has k = 1, the embedding has the largest k (Bao et al., "BEiT", ICLR 2022).
     """
     paths = jax.tree_util.tree_map_with_path(lambda path, _: path_of(path), params)
     order = sorted({_depth(path) for path in jax.tree.leaves(paths) if path.startswith("encoder/")})
@@ -99,45 +137,45 @@ def layer_factors(params, decay: float):
     return jax.tree.map(factor, paths)
 
 
-def _decayed(params):
-    """True where weight decay applies: matrices and kernels, not biases and scales."""
+def _decayed(params: Any) -> Any:
+    """Tree of bools: weight decay applies to matrices and kernels, not to biases and scales."""
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
-def schedule(config, total: int, per_epoch: int, factor: float = 1.0) -> tuple[schedules.Schedule, object]:
+def schedule(config: Any, total: int, per_epoch: int, factor: float = 1.0) -> tuple[schedules.Schedule, Any]:
     """Learning rate and β₁ as functions of the step. Raises OptimError."""
     peak = config.lr * factor
     warmup = schedules.steps(config, "warmup", total, per_epoch)
     if warmup > total:
-        raise OptimError(f"optim: the rate rises for {warmup} steps, and the training has {total}")
+        raise OptimError(f"optim: the warm-up has {warmup} steps, but the training has only {total}")
     if config.schedule == "one_cycle":
         pct = warmup / total
-        rate = schedules.one_cycle(peak, total, pct, config.div, config.final_div)
+        rate = schedules.one_cycle(peak, total, pct, config.div_factor, config.final_div_factor)
         return rate, schedules.one_cycle_momentum(total, pct) if config.cycle_momentum else config.b1
-    made = {"linear": schedules.linear, "cosine": schedules.cosine, "constant": schedules.constant}
-    if config.schedule not in made:
+    simple = {"linear": schedules.linear, "cosine": schedules.cosine, "constant": schedules.constant}
+    if config.schedule not in simple:
         raise OptimError(f"optim.schedule={config.schedule}: the schedules are {', '.join(SCHEDULES)}")
-    return made[config.schedule](peak, total, warmup), config.b1
+    return simple[config.schedule](peak, total, warmup), config.b1
 
 
 def _promoting(transform: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The same; optax raises β₁ to an integer power, which strict promotion refuses."""
+    """The same under standard dtype promotion: optax raises β₁ to an integer power, which strict promotion refuses."""
 
-    def update(updates, state, params=None):
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
         with jax.numpy_dtype_promotion("standard"):
             return transform.update(updates, state, params)
 
     return optax.GradientTransformation(transform.init, update)
 
 
-def build(config, params, total: int, per_epoch: int) -> optax.GradientTransformation:
+def build(config: Any, params: Any, total: int, per_epoch: int) -> optax.GradientTransformation:
     """AdamW as `config.optim` describes it.
 
     Args:
         config: `optim` of a config. `groups` is a sequence of (regular expression, factor): parameters whose path
             matches get the learning rate times the factor, and 0 freezes them to the bit. `layer_decay` (0 is off)
-            multiplies it by `layer_factors`. `unfreeze` is a sequence of (regular expression, epoch): parameters
-            that stay as they are until that many are over, while the optimizer already averages their gradients.
+            multiplies it by `layer_factors`. `unfreeze` is a sequence of (regular expression, epochs): parameters
+            that do not change for so many epochs, while the optimizer already averages their gradients.
         params: the parameters, for their paths.
         total: steps of the run.
         per_epoch: steps of an epoch.
@@ -163,15 +201,15 @@ def build(config, params, total: int, per_epoch: int) -> optax.GradientTransform
     else:
         members = {str(number): adamw(factor) for number, (_, factor) in enumerate(groups)} | {"rest": adamw(1.0)}
         chain = [clip, optax.multi_transform(members, labels(params, groups))]
-    # What follows scales finished updates, weight decay included: the same as scaling the learning rate.
+    # The following transforms scale finished updates, weight decay included. This equals scaling the learning rate.
     if config.layer_decay:
         factors = layer_factors(params, config.layer_decay)
         chain.append(optax.stateless(lambda updates, _: jax.tree.map(lambda u, f: u * f, updates, factors)))
     if config.unfreeze:
-        gates = _pairs(config.unfreeze, "unfreeze")
-        opened = {
+        pairs = _pairs(config.unfreeze, "unfreeze")
+        gates = {
             str(number): optax.scale_by_schedule(lambda n, at=round(epoch * per_epoch): (n >= at).astype("float32"))
-            for number, (_, epoch) in enumerate(gates)
+            for number, (_, epoch) in enumerate(pairs)
         }
-        chain.append(optax.multi_transform(opened | {"rest": optax.identity()}, labels(params, gates, "unfreeze")))
+        chain.append(optax.multi_transform(gates | {"rest": optax.identity()}, labels(params, pairs, "unfreeze")))
     return optax.chain(*chain)

@@ -42,7 +42,9 @@ def restore(path: str | pathlib.Path) -> Restored:
     try:
         model, initialize = models.abstract(config, meta["classes"])
     except (AttributeError, KeyError, TypeError) as error:
-        raise checkpoint.CheckpointError(f"{path}: its config is not one of this version of esc_jax ({error})") from error
+        raise checkpoint.CheckpointError(
+            f"{path}: its config is not one of this version of esc_jax ({error})"
+        ) from error
     shapes = jax.eval_shape(initialize, jax.random.key(0))
     variables = checkpoint.read_weights(folder, step, shapes)
     return Restored(model.with_variables(variables), config, folder, step, meta)

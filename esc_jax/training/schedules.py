@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -80,7 +81,7 @@ def constant(peak: float, total: int, warmup: int = 0) -> Schedule:
     return schedule
 
 
-def steps(config, name: str, total: int, per_epoch: int) -> int:
+def steps(config: Any, name: str, total: int, per_epoch: int) -> int:
     """A duration of the config in steps: the first of `NAME_steps`, `NAME_epochs` and `NAME_percent` that is given.
 
     Args:

@@ -9,17 +9,17 @@ import numpy as np
 import optax
 
 
-@struct.dataclass
-class TrainState:
-    """Everything a resumed run needs to go on in the same bits; random keys follow from the seed and `step`.
+class TrainState(struct.PyTreeNode):
+    """Everything that a resumed run needs to continue bit for bit. Random keys follow from `seed` and `step`.
 
     Attributes:
-        step: () int32, steps done.
-        seed: () int32, what the keys of all steps are made of, with `step`.
+        step: () int32, number of finished steps.
+        seed: () int32, of the keys of all steps.
         params: parameters.
         batch_stats: running statistics; an empty dict for models without.
-        opt_state: of the optimizer.
-        ema: {"params": …, "batch_stats": …}, their exponential moving average; None where it is off.
+        opt_state: state of the optimizer.
+        ema: {"params", "batch_stats"}, exponential moving average of the weights; None where it is off.
+        carry: state of the objective beside the parameters, such as a target network; None where it has none.
     """
 
     step: jax.Array
@@ -28,46 +28,56 @@ class TrainState:
     batch_stats: Any
     opt_state: Any
     ema: Any | None
+    carry: Any | None = None
 
     def weights(self) -> dict[str, Any]:
-        """Variables to evaluate with: the average where there is one."""
+        """Variables for evaluation: the moving average where there is one."""
         return self.ema or {"params": self.params, "batch_stats": self.batch_stats}
 
     def with_weights(self, weights: dict[str, Any]) -> "TrainState":
-        """The same with other variables to evaluate with."""
+        """The same state with other variables for evaluation."""
         return self.replace(ema=weights) if self.ema is not None else self.replace(**weights)
 
 
-def create(variables: dict[str, Any], optimizer: optax.GradientTransformation, ema: bool, seed: int = 0) -> TrainState:
-    """The state before the first step. The average starts from the initial weights, as a copy: both are donated."""
+def create(
+    variables: dict[str, Any],
+    optimizer: optax.GradientTransformation,
+    ema: bool,
+    seed: int = 0,
+    carry: Any | None = None,
+) -> TrainState:
+    """The state before the first step.
+
+    The moving average starts from a copy of the initial weights, since both are donated to the step.
+    """
     params, batch_stats = variables["params"], variables["batch_stats"]
     average = jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats}) if ema else None
-    return TrainState(jnp.int32(0), jnp.int32(seed), params, batch_stats, optimizer.init(params), average)
+    return TrainState(jnp.int32(0), jnp.int32(seed), params, batch_stats, optimizer.init(params), average, carry)
 
 
 def step_of(state: TrainState) -> int:
-    """Steps done; of runs side by side, which keep step, those of the first."""
+    """Number of finished steps; of stacked runs, which are in step, that of the first."""
     return int(np.ravel(np.asarray(state.step))[0])
 
 
-def finite(state: TrainState) -> bool:
-    """Whether all of its weights are numbers."""
+def is_finite(state: TrainState) -> bool:
+    """Whether all weights are finite."""
     leaves = jax.tree.leaves((state.params, state.batch_stats, state.ema))
     return all(np.isfinite(np.asarray(leaf)).all() for leaf in leaves)
 
 
-def update_ema(average, new, step: jax.Array, decay: float):
-    """a ← a + (1 − d)(new − a), d = min(decay, (1 + step)/(10 + step)): the first steps count less than the rest."""
-    warm = (1.0 + step.astype(jnp.float32)) / (10.0 + step.astype(jnp.float32))
-    d = jnp.minimum(decay, warm)
-    # In this form a frozen weight, a = new, stays what it is to the bit.
+def update_ema(average: Any, new: Any, step: jax.Array, decay: float) -> Any:
+    """a ← a + (1 − d)(new − a), d = min(decay, (1 + step)/(10 + step)): a faster average in the first steps."""
+    warmup = (1.0 + step.astype(jnp.float32)) / (10.0 + step.astype(jnp.float32))
+    d = jnp.minimum(decay, warmup)
+    # In this form a frozen weight, a = new, keeps its bits.
     return jax.tree.map(lambda a, n: a + (1.0 - d) * (n - a), average, new)
 
 
-def blend(start, share: float, end):
-    """share · start + (1 − share) · end, of trees of weights.
+def interpolate(start: Any, alpha: float, end: Any) -> Any:
+    """alpha · start + (1 − alpha) · end, of trees of weights.
 
-    After fine-tuning, weights on the line between where it started and where it ended are often better than both
-    (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
+    After fine-tuning, weights between the initial and the final ones are often better than both (WiSE-FT: Wortsman et
+    al., "Robust fine-tuning of zero-shot models", CVPR 2022).
     """
-    return jax.tree.map(lambda a, b: b + share * (a - b), start, end)
+    return jax.tree.map(lambda a, b: b + alpha * (a - b), start, end)

@@ -1,159 +1,124 @@
-"""The compiled steps: waveforms in, updated state and metrics, or probabilities, out."""
+"""The compiled steps: one training step for every objective, and the steps of evaluation and prediction."""
 
 from collections.abc import Callable
-import functools
 import re
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from esc_jax.augment import compose, mix, waveform
-from esc_jax.models.encoder import Classifier, evaluating
-from esc_jax.objectives import supervised
+from esc_jax.augment import waveform
+from esc_jax.models.encoder import evaluating
+from esc_jax.models.model import Model
+from esc_jax.objectives.base import Keys, Objective, padding_mask, to_float
 from esc_jax.runtime import devices
+from esc_jax.tasks.base import Task
 from esc_jax.training import optim
 from esc_jax.training import state as states
 
-
-def to_float(audio: jax.Array) -> jax.Array:
-    """16-bit samples as float32 in [−1, 1)."""
-    return audio.astype(jnp.float32) / 32768.0
+Metrics = dict[str, jax.Array]
+TrainStep = Callable[..., tuple[states.TrainState, Metrics]]
 
 
-def padding(samples: jax.Array | None, time: int) -> jax.Array | None:
-    """(B,) samples of clips that are their own → (B, time), true on the rest; None → None: nothing is padded."""
-    return None if samples is None else jnp.arange(time)[None] >= samples[:, None]
+def train_step(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    optim_config: Any,
+    *,
+    ema: float = 0.0,
+    accumulate: int = 1,
+    eval_mode: str = "",
+) -> TrainStep:
+    """One step of any objective, to be mapped over devices by `runtime.devices.pmap_step`.
 
+    Parameters that the optimizer freezes get no gradient. Modules that are frozen as a whole, and those whose path
+    `eval_mode` matches, run as in evaluation.
 
-class Examples(NamedTuple):
-    """What a model learns from: augmented features, soft targets (rows, classes), `padding` of the waveforms."""
+    Args:
+        objective: inputs and loss.
+        optimizer: of the parameters.
+        optim_config: `optim` of a config, for what is frozen.
+        ema: decay of the moving average of the weights; 0 keeps none.
+        accumulate: equal parts of a device's rows whose gradients are summed. BatchNorm normalizes each part alone.
+        eval_mode: regular expression of module paths.
 
-    features: jax.Array
-    target: jax.Array
-    padding: jax.Array | None
-
-
-def examples(frontend, config, classes: int, key: jax.Array, batch: dict[str, jax.Array]) -> Examples:
-    """Those of this device's part of a batch."""
-    augment = config.augment
-    wave_key, mix_key, spec_key, mel_key = jax.random.split(key, 4)
-    if augment.mel_jitter:  # one bank of mel filters for the whole global batch
-        frontend = functools.partial(frontend, key=mel_key)
-    place = devices.example_positions(len(batch["label"]))
-    samples = batch.get("samples")
-    audio = compose.waveforms(augment, wave_key, place, to_float(batch["audio"]), config.data.sample_rate, samples)
-    target = supervised.targets(batch["label"], classes, config.train.label_smoothing)
-    own = padding(samples, audio.shape[-1])
-    if not augment.mixup_alpha:
-        return Examples(compose.spectrograms(augment, spec_key, place, frontend(audio, own)), target, own)
-    share, partner = compose.mixing(augment, mix_key, place, config.train.batch_size)
-    blend = jax.vmap(mix.linear)
-    both = own
-    if samples is not None:  # a mixture ends with the longer of the two
-        longer = jnp.maximum(samples, devices.all_gather(samples)[partner])
-        both = padding(jnp.where(share < 1.0, longer, samples), audio.shape[-1])
-    if augment.mixup_on == "waveform":
-        features = frontend(jax.vmap(mix.waveforms)(share, audio, devices.all_gather(audio)[partner]), both)
-    else:
-        features = frontend(audio, own)
-        features = blend(share, features, devices.all_gather(features)[partner])
-    target = blend(share, target, devices.all_gather(target)[partner])
-    return Examples(compose.spectrograms(augment, spec_key, place, features), target, both)
-
-
-def _loss(model: Classifier, config, params) -> Callable[..., tuple[jax.Array, tuple[jax.Array, Any]]]:
-    """loss(params, batch_stats, examples, key) → (mean loss, (share of hits, new statistics))."""
-    still, whole = optim.frozen(config.optim, params), optim.frozen_modules(config.optim, params)
-    pattern = re.compile(config.model.evaluating or "(?!)")  # which matches nothing
-
-    def loss(params, batch_stats, examples: Examples, key: jax.Array):
-        # No backward pass through what is frozen.
-        params = jax.tree.map(lambda p, fixed: jax.lax.stop_gradient(p) if fixed else p, params, still)
-        dropout_key, path_key = jax.random.split(key)
-        with evaluating(lambda path: path in whole or bool(pattern.fullmatch(path))):
-            logits, updates = model.apply(
-                {"params": params, "batch_stats": batch_stats},
-                examples.features,
-                train=True,
-                padding=examples.padding,
-                mutable=["batch_stats"],
-                rngs={"dropout": dropout_key, "droppath": path_key},
-            )
-        hits = (logits.argmax(-1) == examples.target.argmax(-1)).astype(jnp.float32).mean()
-        return supervised.loss(logits, examples.target).mean(), (hits, updates.get("batch_stats", {}))
-
-    return loss
-
-
-def _gradients(loss, state: states.TrainState, examples: Examples, key: jax.Array, parts: int):
-    """Mean over `parts` equal parts of the rows, one after the other, of gradients and metrics, and new statistics.
-
-    The activations of one part are in memory at a time; BatchNorm normalises each part by itself.
+    Returns:
+        step(state, batch, constants=None) → (state, metrics), with the batch of `pipeline.train_batches` and the
+        objective's constants. Metrics are scalars over the global batch: `loss`, `grad_norm` and the objective's.
     """
-    gradient = jax.value_and_grad(loss, has_aux=True)
-    if parts == 1:
-        (value, (hits, batch_stats)), grads = gradient(state.params, state.batch_stats, examples, key)
-        return grads, {"loss": value, "accuracy": hits}, batch_stats
+    pattern = re.compile(eval_mode or "(?!)")  # which matches nothing
 
-    def add(carry, part):
+    def step(state: states.TrainState, batch: dict[str, jax.Array], constants: Any = None) -> Any:
+        input_key, model_key = jax.random.split(jax.random.fold_in(jax.random.key(state.seed), state.step))
+        inputs = objective.inputs(constants, input_key, batch)
+        frozen, modules = optim.frozen(optim_config, state.params), optim.frozen_modules(optim_config, state.params)
+
+        def mean_loss(params: Any, batch_stats: Any, inputs: Any, key: jax.Array) -> tuple[jax.Array, Any]:
+            params = jax.tree.map(lambda p, fixed: jax.lax.stop_gradient(p) if fixed else p, params, frozen)
+            variables = {"params": params, "batch_stats": batch_stats}
+            with evaluating(lambda path: path in modules or bool(pattern.fullmatch(path))):
+                output = objective.loss(variables, state.carry, constants, inputs, Keys(*jax.random.split(key)))
+            loss = output.loss.mean()
+            return loss, ({"loss": loss} | jax.tree.map(jnp.mean, output.metrics), output.batch_stats)
+
+        grads, metrics, batch_stats = _gradients(mean_loss, state, inputs, model_key, accumulate)
+        # Each device has the mean over its rows. Gradients and metrics are averaged over the devices alike.
+        grads, metrics = devices.all_mean(grads), objective.summarize(devices.all_mean(metrics))
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        average = state.ema
+        if average is not None:
+            weights = {"params": params, "batch_stats": batch_stats}
+            average = states.update_ema(average, weights, state.step, ema)
+        new = state.replace(
+            step=state.step + 1,
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+            ema=average,
+            carry=objective.after_step(state.carry, params, state.step + 1),
+        )
+        return new, metrics | {"grad_norm": optax.global_norm(grads)}
+
+    return step
+
+
+def _gradients(
+    mean_loss: Callable[..., tuple[jax.Array, Any]], state: states.TrainState, inputs: Any, key: jax.Array, parts: int
+) -> tuple[Any, Metrics, Any]:
+    """Gradients, metrics and new running statistics: means over equal parts of the rows, computed in sequence.
+
+    The activations of one part are in memory at a time.
+    """
+    gradient = jax.grad(mean_loss, has_aux=True)
+    if parts == 1:
+        grads, (metrics, batch_stats) = gradient(state.params, state.batch_stats, inputs, key)
+        return grads, metrics, batch_stats
+    rows = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), inputs)
+
+    def add(carry: Any, part: Any) -> tuple[Any, None]:
         sums, batch_stats = carry
         number, examples = part
         with devices.accumulation_part(number, parts):
-            (value, (hits, batch_stats)), grads = gradient(state.params, batch_stats, examples, key)
-        return (jax.tree.map(jnp.add, sums, (grads, {"loss": value, "accuracy": hits})), batch_stats), None
+            grads, (metrics, batch_stats) = gradient(state.params, batch_stats, examples, key)
+        return (jax.tree.map(jnp.add, sums, (grads, metrics)), batch_stats), None
 
-    zeros = jax.tree.map(jnp.zeros_like, state.params), {"loss": jnp.zeros(()), "accuracy": jnp.zeros(())}
-    rows = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), examples)
+    first = jax.tree.map(lambda x: x[0], rows)
+    shapes = jax.eval_shape(gradient, state.params, state.batch_stats, first, key)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0], shapes[1][0]))
     (sums, batch_stats), _ = jax.lax.scan(add, (zeros, state.batch_stats), (jnp.arange(parts), rows))
     grads, metrics = jax.tree.map(lambda x: x / parts, sums)
     return grads, metrics, batch_stats
 
 
-def train_step(
-    model: Classifier, frontend, optimizer: optax.GradientTransformation, config, classes: int
-) -> Callable[[states.TrainState, dict[str, jax.Array]], tuple[states.TrainState, dict[str, jax.Array]]]:
-    """One supervised step, to be mapped over devices.
-
-    Modules that the optimizer freezes whole, and those that `model.evaluating` matches, run as in evaluation.
+def tta_views(audio: jax.Array, views: int, samples: jax.Array | None = None) -> jax.Array:
+    """(B, time) → (views, B, time): the clip, then its rotations in time by 1/views, 2/views, … of its length.
 
     Args:
-        model: the classifier.
-        frontend: waveform → features.
-        optimizer: of the parameters.
-        config: the whole config.
-        classes: number of classes.
-
-    Returns:
-        step(state, {"audio": (rows, time) int16, "label": (rows,)}) → (state, metrics), "samples" in the batch as in
-        `pipeline.train_batches`: `loss`, `accuracy` (of the augmented examples, on their dominant label) and
-        `grad_norm`, scalars, means over the global batch.
-    """
-
-    def step(state: states.TrainState, batch: dict[str, jax.Array]):
-        input_key, model_key = jax.random.split(jax.random.fold_in(jax.random.key(state.seed), state.step))
-        learned = examples(frontend, config, classes, input_key, batch)
-        loss = _loss(model, config, state.params)
-        grads, metrics, batch_stats = _gradients(loss, state, learned, model_key, config.train.accumulate)
-        # Every device has the mean over its rows; the mean over devices is taken of gradients and metrics alike.
-        grads, metrics = devices.all_mean(grads), devices.all_mean(metrics)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema = state.ema
-        if ema is not None:
-            ema = states.update_ema(ema, {"params": params, "batch_stats": batch_stats}, state.step, config.train.ema)
-        metrics |= {"grad_norm": optax.global_norm(grads)}
-        new = state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, ema=ema)
-        return new, metrics
-
-    return step
-
-
-def tta_views(audio: jax.Array, views: int, samples: jax.Array | None = None) -> jax.Array:
-    """(B, time) → (views, B, time): the clip as it is, then rotated in time by 1/views, 2/views, … of its length.
-
-    Of clips that end in padding, (B,) `samples` of each are rotated.
+        audio: clips.
+        views: number of views.
+        samples: (B,) length of each clip without its padding, which stays in place; None for clips without padding.
     """
     numbers = jnp.arange(views)
     if samples is None:
@@ -162,42 +127,44 @@ def tta_views(audio: jax.Array, views: int, samples: jax.Array | None = None) ->
     return jax.vmap(lambda number: rotated(audio, number * (samples // views), samples))(numbers)
 
 
-def _of_views(frontend, audio: jax.Array, views: int, samples: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
-    """Features and padding of all views of a batch, (views · B, …), view after view."""
+def _features(
+    model: Model, audio: jax.Array, views: int, samples: jax.Array | None
+) -> tuple[jax.Array, jax.Array | None]:
+    """Features and padding masks of all views of a batch, (views · B, …), one view after the other."""
     waveforms = tta_views(to_float(audio) if audio.dtype == jnp.int16 else audio, views, samples)
     waveforms = waveforms.reshape(-1, waveforms.shape[-1])
-    hidden = padding(None if samples is None else jnp.tile(samples, views), waveforms.shape[-1])
-    return frontend(waveforms, hidden), hidden
+    padding = padding_mask(None if samples is None else jnp.tile(samples, views), waveforms.shape[-1])
+    return model.frontend(waveforms, padding), padding
 
 
-def logits_step(model: Classifier, frontend, views: int = 1) -> Callable[..., jax.Array]:
+def logits_step(model: Model, views: int = 1) -> Callable[..., jax.Array]:
     """(variables, (B, time) int16, samples=None) → (views, B, classes) logits, jitted.
 
-    `samples`, (B,), is how many of each clip's are its own, for models that leave padding out; None is all.
+    `samples`, (B,), is the length of each clip without padding, for models with a padding mask.
     """
 
     @jax.jit
-    def predict(variables, audio: jax.Array, samples: jax.Array | None = None) -> jax.Array:
-        features, hidden = _of_views(frontend, audio, views, samples)
-        return model.apply(variables, features, padding=hidden).reshape(views, len(audio), -1)
+    def predict(variables: Any, audio: jax.Array, samples: jax.Array | None = None) -> jax.Array:
+        features, padding = _features(model, audio, views, samples)
+        logits: Any = model.module.apply(variables, features, padding=padding)
+        return logits.reshape(views, len(audio), -1)
 
     return predict
 
 
-def predict_step(model: Classifier, frontend, views: int = 1) -> Callable[..., jax.Array]:
-    """As `logits_step`, with probabilities."""
+def predict_step(model: Model, task: Task, views: int = 1) -> Callable[..., jax.Array]:
+    """As `logits_step`, with the task's probabilities."""
+    logits = logits_step(model, views)
+    return jax.jit(lambda variables, audio, samples=None: task.activation(logits(variables, audio, samples)))
 
-    logits = logits_step(model, frontend, views)
-    return jax.jit(lambda variables, audio, samples=None: jax.nn.softmax(logits(variables, audio, samples)))
 
-
-def embed_step(model: Classifier, frontend, views: int = 1) -> Callable[..., jax.Array]:
-    """As `logits_step`, with embeddings (views, B, D); the clips may be floating point."""
+def embed_step(model: Model, views: int = 1) -> Callable[..., jax.Array]:
+    """As `logits_step`, with embeddings (views, B, D). The clips may be floating point."""
 
     @jax.jit
-    def embed(variables, audio: jax.Array, samples: jax.Array | None = None) -> jax.Array:
-        features, hidden = _of_views(frontend, audio, views, samples)
-        found = model.apply(variables, features, padding=hidden, method="encode")
-        return found.embedding.reshape(views, len(audio), -1)
+    def embed(variables: Any, audio: jax.Array, samples: jax.Array | None = None) -> jax.Array:
+        features, padding = _features(model, audio, views, samples)
+        encoded: Any = model.module.apply(variables, features, padding=padding, method="encode")
+        return encoded.embedding.reshape(views, len(audio), -1)
 
     return embed

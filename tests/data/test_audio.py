@@ -19,10 +19,10 @@ def wav(waveform, rate, format="WAV", **kwargs):
 def test_resampling_keeps_a_tone_and_removes_what_would_alias(rate):
     time = np.arange(rate) / rate
     tone = 0.5 * np.sin(2 * np.pi * 1000 * time)
-    found = audio.load(wav(tone, rate, subtype="FLOAT"), 16_000)
-    assert len(found) == 16_000
+    waveform = audio.load(wav(tone, rate, subtype="FLOAT"), 16_000)
+    assert len(waveform) == 16_000
     expected = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(16_000) / 16_000)
-    np.testing.assert_allclose(found[500:-500], expected[500:-500], atol=1e-4)  # the filter rings at the ends
+    np.testing.assert_allclose(waveform[500:-500], expected[500:-500], atol=1e-4)  # the filter rings at the ends
     alias = 0.5 * np.sin(2 * np.pi * 9500 * time)
     assert np.abs(audio.load(wav(alias, rate, subtype="FLOAT"), 16_000)[500:-500]).max() < 1e-4
 

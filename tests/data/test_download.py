@@ -13,7 +13,8 @@ import pytest
 import soundfile
 
 from esc_jax.data import download
-from esc_jax.data.source import DataError, Source
+from esc_jax.data.layouts.esc50 import Esc50Layout
+from esc_jax.data.rows import DataError
 
 HEADER = "filename,fold,target,category,esc10,src_file,take\n"
 
@@ -79,7 +80,7 @@ def serve():
 def test_fetches_once(tmp_path, serve):
     server = serve(archive())
     path = download.download(tmp_path, server.url, clips=3)
-    assert path.read_bytes() == server.content and len(Source(path).rows) == 3
+    assert path.read_bytes() == server.content and len(Esc50Layout(path).rows) == 3
     assert download.download(tmp_path, server.url, clips=3) == path
     assert server.starts == [0]
     assert {p.name for p in tmp_path.iterdir()} <= {"ESC-50.zip", "ESC-50.zip.lock"}
@@ -171,6 +172,6 @@ def test_one_command_downloads_prepares_trains_and_tests(patient, serve, run, tm
     ]
     run("main", "--config=tests/configs/tiny.py", *settings)
     assert len(server.starts) == -(-len(file.getvalue()) // 1_000_000) and server.starts == sorted(set(server.starts))
-    found = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert found["data"]["split"] == "train 1600 clips (folds 1, 2, 3, 4), test 400 clips (fold 5)"
-    assert found["folds"][0]["total"] == 400 and len(found["data"]["classes"]) == 50
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["data"]["split"] == "train 1600 clips (folds 1, 2, 3, 4), test 400 clips (fold 5)"
+    assert results["folds"][0]["total"] == 400 and len(results["data"]["classes"]) == 50

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import pytest
 
 from esc_jax.data import folds
-from esc_jax.data.source import DataError
+from esc_jax.data.rows import DataError
 
 CLIPS = st.lists(st.tuples(st.integers(1, 5), st.integers(0, 9)), min_size=1, max_size=60)
 
@@ -33,20 +33,20 @@ def test_split(clips, protocol, test_fold, drop):
             with pytest.raises(DataError, match="no clip to validate on"):
                 folds.split(of_clip, sources, protocol, test_fold, drop)
             return
-    found = folds.split(of_clip, sources, protocol, test_fold, drop)
-    assert {of_clip[i] for i in found.test} == {test_fold}
-    assert bool(found.validation) == (protocol == "validation")
-    parts = [*found.train, *found.validation, *found.test, *found.dropped]
+    result = folds.split(of_clip, sources, protocol, test_fold, drop)
+    assert {of_clip[i] for i in result.test} == {test_fold}
+    assert bool(result.validation) == (protocol == "validation")
+    parts = [*result.train, *result.validation, *result.test, *result.dropped]
     assert sorted(parts) == list(range(len(clips)))  # every clip once
     # The parts of a recording's clips, those that were left out included.
-    part = {f: "train" for f in found.train_folds} | {f: "validation" for f in found.validation_folds}
+    part = {f: "train" for f in result.train_folds} | {f: "validation" for f in result.validation_folds}
     of_source = collections.defaultdict(set)
     for source, fold in zip(sources, of_clip, strict=True):
         of_source[source].add(part.get(fold, "test"))
-    assert set(found.leaky) == {source for source, parts in of_source.items() if len(parts) > 1}
-    kept = [{sources[i] for i in indices} for indices in (found.train, found.validation, found.test)]
+    assert set(result.leaky) == {source for source, parts in of_source.items() if len(parts) > 1}
+    kept = [{sources[i] for i in indices} for indices in (result.train, result.validation, result.test)]
     assert not drop or not any(a & b for a, b in itertools.combinations(kept, 2))
-    assert drop or not found.dropped
+    assert drop or not result.dropped
 
 
 def test_a_missing_fold_is_refused_with_those_there_are():
@@ -55,9 +55,9 @@ def test_a_missing_fold_is_refused_with_those_there_are():
 
 
 def test_known_leaks_of_esc50(shared):
-    from esc_jax.data.source import Source
+    from esc_jax.data.layouts.esc50 import Esc50Layout
 
-    rows = Source(shared / "esc50").rows
+    rows = Esc50Layout(shared / "esc50").rows
     leaky = set()
     for fold in (1, 2, 3, 4):
         leaky |= set(folds.split([r.fold for r in rows], [r.src_file for r in rows], "holdout", fold).leaky)

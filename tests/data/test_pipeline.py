@@ -15,24 +15,24 @@ def take(batches, count):
 
 
 def names(noise_clips, batch):
-    """Which clips a batch holds, found by their audio."""
+    """Which clips a batch holds, identified by their audio."""
     known = {noise_clips.fetch(i).tobytes(): i for i in range(len(noise_clips))}
     return [known[row.tobytes()] for row in batch["audio"]]
 
 
 def test_epochs_are_shuffles_of_the_training_clips(noise_clips):
-    found = take(pipeline.train_batches(noise_clips, INDICES, 3, seed=0), 9)
-    epochs = [sum((names(noise_clips, b) for b in found[e : e + 3]), []) for e in (0, 3, 6)]
+    batches = take(pipeline.train_batches(noise_clips, INDICES, 3, seed=0), 9)
+    epochs = [sum((names(noise_clips, b) for b in batches[e : e + 3]), []) for e in (0, 3, 6)]
     assert [sorted(e) for e in epochs] == [INDICES] * 3
     assert len({tuple(e) for e in epochs}) == 3
-    for batch in found:
+    for batch in batches:
         np.testing.assert_array_equal(batch["label"], noise_clips.labels[names(noise_clips, batch)])
 
 
 def test_the_incomplete_batch_of_an_epoch_is_dropped(noise_clips):
-    found = take(pipeline.train_batches(noise_clips, INDICES, 4, seed=0), 6)
+    batches = take(pipeline.train_batches(noise_clips, INDICES, 4, seed=0), 6)
     for epoch in (0, 2, 4):
-        both = names(noise_clips, found[epoch]) + names(noise_clips, found[epoch + 1])
+        both = names(noise_clips, batches[epoch]) + names(noise_clips, batches[epoch + 1])
         assert len(set(both)) == 8
 
 
@@ -59,11 +59,11 @@ def test_resuming_goes_on_with_the_next_batch(noise_clips):
 
 @pytest.mark.parametrize("batch_size", [1, 4, 9, 20])
 def test_an_evaluation_sees_every_clip_once_in_order(noise_clips, batch_size):
-    found = list(pipeline.eval_batches(noise_clips, INDICES, batch_size))
-    assert all(len(b["audio"]) == batch_size for b in found)
-    real = [n for b in found for n, m in zip(names_or_filling(noise_clips, b), b["mask"], strict=True) if m]
+    batches = list(pipeline.eval_batches(noise_clips, INDICES, batch_size))
+    assert all(len(b["audio"]) == batch_size for b in batches)
+    real = [n for b in batches for n, m in zip(names_or_filling(noise_clips, b), b["mask"], strict=True) if m]
     assert real == INDICES
-    assert not any(b["audio"][~b["mask"]].any() for b in found)
+    assert not any(b["audio"][~b["mask"]].any() for b in batches)
 
 
 def names_or_filling(noise_clips, batch):
@@ -79,10 +79,10 @@ def test_short_clips_are_padded_and_long_ones_cut(noise_clips):
 
 
 def test_a_subset_renumbers_its_classes(noise_clips):
-    found = noise_clips.subset((2, 0), "two")
-    assert found.classes == ("c", "a")
-    assert [noise_clips.filenames.index(n) % 3 for n in found.filenames] == [(2, 0)[t] for t in found.labels]
-    np.testing.assert_array_equal(found.fetch(1), noise_clips.fetch(noise_clips.filenames.index(found.filenames[1])))
+    subset = noise_clips.subset((2, 0), "two")
+    assert subset.classes == ("c", "a")
+    assert [noise_clips.filenames.index(n) % 3 for n in subset.filenames] == [(2, 0)[t] for t in subset.labels]
+    np.testing.assert_array_equal(subset.fetch(1), noise_clips.fetch(noise_clips.filenames.index(subset.filenames[1])))
 
 
 def test_batches_say_what_is_padded_where_they_are_to_and_anything_is(noise_clips):
@@ -95,7 +95,7 @@ def test_batches_say_what_is_padded_where_they_are_to_and_anything_is(noise_clip
             sounding = [np.flatnonzero(row)[-1] + 1 for row in batch["audio"][batch.get("mask", slice(None))]]
             real = batch["samples"][batch.get("mask", slice(None))]
             # Noise may end in a sample that is 0.
-            assert all(0 <= said - heard < 5 for said, heard in zip(real, sounding, strict=True))
+            assert all(0 <= count - last < 5 for count, last in zip(real, sounding, strict=True))
             assert batch["samples"].dtype == np.int32 and (batch["samples"] > 0).all()
             assert [id(part) for part in pipeline.inputs(batch)] == [id(batch[key]) for key in ("audio", "samples")]
     subset = cut.subset((2, 0), "two")

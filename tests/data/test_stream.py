@@ -13,7 +13,7 @@ import soxr
 from esc_jax.data import audio
 from esc_jax.data.audio import AudioError
 from esc_jax.data.stream import AudioStream, windows
-from tests.sounds import expected_starts, sound
+from tests.inference.sounds import expected_starts, sound
 
 RATE = 8000
 
@@ -134,10 +134,10 @@ def test_windows_cover_the_ragged_tail(length, size, hop, starts):
 def test_windows_of_blocks_are_those_of_the_whole(lengths, size, hop, seed):
     blocks = [np.random.default_rng(seed).standard_normal(n).astype(np.float32) for n in lengths]
     signal = np.concatenate([np.zeros(0, np.float32), *blocks])
-    found = list(windows(iter(blocks), size, hop))
+    pieces = list(windows(iter(blocks), size, hop))
     if not len(signal):
-        assert found == []
+        assert pieces == []
         return
-    assert [start for start, _ in found] == expected_starts(len(signal), size, hop)
-    for start, samples in found:
+    assert [start for start, _ in pieces] == expected_starts(len(signal), size, hop)
+    for start, samples in pieces:
         np.testing.assert_array_equal(samples, signal[start : start + size])

@@ -3,12 +3,12 @@
 import numpy as np
 
 from esc_jax.data import synthetic
-from esc_jax.data.source import Source
+from esc_jax.data.layouts.esc50 import Esc50Layout
 
 
 def test_layout_and_determinism(tmp_path):
-    one = Source(synthetic.generate(tmp_path / "one", clips_per_fold=1, seed=3))
-    other = Source(synthetic.generate(tmp_path / "other", clips_per_fold=1, seed=3))
+    one = Esc50Layout(synthetic.generate(tmp_path / "one", clips_per_fold=1, seed=3))
+    other = Esc50Layout(synthetic.generate(tmp_path / "other", clips_per_fold=1, seed=3))
     assert len(one.rows) == 5 * len(synthetic.CLASSES) and len(synthetic.CLASSES) >= 10
     assert {r.fold for r in one.rows} == {1, 2, 3, 4, 5}
     assert len({r.src_file for r in one.rows}) == len(one.rows)

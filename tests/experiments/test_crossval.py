@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from esc_jax import config as configs
-from esc_jax.data import clips as datasets
-from esc_jax.data.source import DataError
+from esc_jax.data.datasets import registry as datasets
+from esc_jax.data.rows import DataError
 from esc_jax.evaluation import results
 from esc_jax.experiments import artifacts, crossval
 from esc_jax.experiments import single as train

@@ -14,9 +14,9 @@ import soundfile
 from esc_jax import build
 from esc_jax import config as configs
 from esc_jax.cli import embed, probe
-from esc_jax.data import clips as datasets
+from esc_jax.data.datasets import registry as datasets
 from esc_jax.data import folds as protocols
-from esc_jax.data.source import DataError
+from esc_jax.data.rows import DataError
 from esc_jax.experiments import probe
 from esc_jax.inference import embeddings
 from esc_jax.pretrained import hubert

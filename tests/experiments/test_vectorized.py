@@ -9,7 +9,7 @@ import pytest
 
 from esc_jax import build
 from esc_jax import config as configs
-from esc_jax.data import clips as datasets
+from esc_jax.data.datasets import registry as datasets
 from esc_jax.evaluation import results
 from esc_jax.experiments import crossval, probe, vectorized
 from esc_jax.experiments import single as train

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from esc_jax.data.clips import Clips
-from esc_jax.data.source import COLUMNS, Source
+from esc_jax.data.layouts.esc50 import COLUMNS, Esc50Layout
 from esc_jax.report import write
 from tests.report.made import CLASSES, GOOD, PER_FOLD, POOR, RATE, labels_of, leave, views_of
 
@@ -33,7 +33,7 @@ def tree(tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope="session")
 def clips(tree) -> Clips:
     """The same, as training sees it."""
-    source = Source(tree)
+    source = Esc50Layout(tree)
     return Clips(
         labels=np.array([row.target for row in source.rows], np.int32),
         folds=tuple(row.fold for row in source.rows),

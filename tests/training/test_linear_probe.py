@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from esc_jax.data.source import DataError
+from esc_jax.data.rows import DataError
 from esc_jax.evaluation import calibration
 from esc_jax.experiments import probe
 from esc_jax.training import linear_probe

@@ -12,9 +12,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from esc_jax.data import audio, clips, folds, gtzan, synthetic
+from esc_jax.data import audio, folds, synthetic
 from esc_jax.data.audio import AudioError
-from esc_jax.data.source import DataError, Source, open_source
+from esc_jax.data.datasets import registry
+from esc_jax.data.layouts import gtzan
+from esc_jax.data.layouts.esc50 import Esc50Layout
+from esc_jax.data.layouts.registry import open_source
+from esc_jax.data.rows import DataError
 
 RATE = 22_050
 GENRES = ("blues", "jazz", "rock")
@@ -55,7 +59,7 @@ def load(tree, cache_dir):
     def loaded(**changes):
         settings = {"dir": tree, "sample_rate": RATE, "clip_s": 0.5, "cache_dir": cache_dir, "on_bad_clip": "skip"}
         settings["mask_padding"] = False
-        return clips.load(types.SimpleNamespace(name="gtzan", **settings | changes))
+        return registry.load(types.SimpleNamespace(name="gtzan", **settings | changes))
 
     return loaded
 
@@ -70,34 +74,34 @@ def empty_tree(root, names=NAMES):
 
 def cut(samples, length):
     """Windows as (start, audio), by going along the track."""
-    found, start = [], 0
+    windows, start = [], 0
     while start == 0 or len(samples) - start >= length / 2:
         window = samples[start : start + length]
-        found.append((start, np.concatenate([window, np.zeros(length - len(window), np.int16)])))
+        windows.append((start, np.concatenate([window, np.zeros(length - len(window), np.int16)])))
         start += length
-    return found
+    return windows
 
 
 @pytest.mark.parametrize("clip_s", [0.5, 1.0, 0.7])
 def test_windows_are_the_tracks_cut(tree, load, cache_dir, clip_s):
-    found = load(clip_s=clip_s)
+    clips = load(clip_s=clip_s)
     length = round(clip_s * RATE)
-    rows = {r.filename: r for r in gtzan.Tracks(tree).rows}
+    rows = {r.filename: r for r in gtzan.GtzanLayout(tree).rows}
     place = 0
     for name in sorted(set(NAMES) - {CORRUPT}):
         samples, _ = soundfile.read(tree / "genres" / name, dtype="int16")
         for start, expected in cut(samples, length):
-            assert found.filenames[place] == f"{name}@{round(start / RATE, 3):g}s"
-            assert found.sources[place] == name.removesuffix(".wav")
-            assert found.classes[found.labels[place]] == name.split("/")[0]
-            assert found.folds[place] == rows[name].fold
-            np.testing.assert_array_equal(found.read([place])[0], expected)
-            assert found.samples[place] == min(length, len(samples) - start)
+            assert clips.filenames[place] == f"{name}@{round(start / RATE, 3):g}s"
+            assert clips.sources[place] == name.removesuffix(".wav")
+            assert clips.classes[clips.labels[place]] == name.split("/")[0]
+            assert clips.folds[place] == rows[name].fold
+            np.testing.assert_array_equal(clips.read([place])[0], expected)
+            assert clips.samples[place] == min(length, len(samples) - start)
             place += 1
-    assert place == len(found) == len(set(found.filenames)) == len(found.folds) == len(found.labels)
-    assert found.classes == GENRES and found.length == length and found.labels.dtype == np.int32
-    shuffled = np.random.default_rng(1).permutation(len(found))
-    np.testing.assert_array_equal(found.read(shuffled), np.stack([found.read([i])[0] for i in shuffled]))
+    assert place == len(clips) == len(set(clips.filenames)) == len(clips.folds) == len(clips.labels)
+    assert clips.classes == GENRES and clips.length == length and clips.labels.dtype == np.int32
+    shuffled = np.random.default_rng(1).permutation(len(clips))
+    np.testing.assert_array_equal(clips.read(shuffled), np.stack([clips.read([i])[0] for i in shuffled]))
     # Windows are a view: one preparation serves every length.
     assert len(list(cache_dir.glob("prepared/*/*/*/1.*"))) == 1
 
@@ -114,11 +118,11 @@ def test_rests_and_short_tracks(load):
     assert starts["jazz/jazz.00001.wav"] == starts["rock/rock.00005.wav"] == ["0s"]
 
 
-def test_no_track_is_on_two_sides(load):
-    found = load()
+def test_no_track_is_in_two_parts(load):
+    clips = load()
     for test_fold in range(1, 6):
-        split = folds.split(found.folds, found.sources, "validation", test_fold)
-        tracks = [{found.sources[i] for i in part} for part in (split.train, split.validation, split.test)]
+        split = folds.split(clips.folds, clips.sources, "validation", test_fold)
+        tracks = [{clips.sources[i] for i in part} for part in (split.train, split.validation, split.test)]
         assert all(tracks) and not split.leaky
         assert sum(map(len, tracks)) == len(set.union(*tracks)) == len(NAMES) - 1
 
@@ -148,15 +152,15 @@ def test_folds_depend_on_names_alone():
 
 
 def test_the_order_on_disk_has_no_say(tree, monkeypatch):
-    expected = gtzan.Tracks(tree)
+    expected = gtzan.GtzanLayout(tree)
     listed = os.scandir
     for seed in range(3):
         order = random.Random(seed)
         monkeypatch.setattr(
-            os, "scandir", lambda path, order=order: order.sample(found := list(listed(path)), len(found))
+            os, "scandir", lambda path, order=order: order.sample(entries := list(listed(path)), len(entries))
         )
-        found = gtzan.Tracks(tree)
-        assert found.rows == expected.rows and found.fingerprint == expected.fingerprint
+        layout = gtzan.GtzanLayout(tree)
+        assert layout.rows == expected.rows and layout.fingerprint == expected.fingerprint
     assert [r.filename for r in expected.rows] == NAMES and expected.categories == GENRES
 
 
@@ -166,18 +170,20 @@ def test_layouts_are_one(tmp_path):
     (tmp_path / "b/images_original/blues").mkdir(parents=True)
     (tmp_path / "c/blues/._blues.00000.wav").write_bytes(b"left by macOS")
     (tmp_path / "c/blues/notes.txt").write_text("no audio")
-    found = [gtzan.open_tracks(tmp_path / part) for part in "abc"]
-    assert {f.fingerprint for f in found} == {found[0].fingerprint} and found[0].rows == found[1].rows == found[2].rows
-    assert [f.path for f in found] == [r.resolve() for r in roots]
-    assert all(f.read(f.rows[7]) == b"jazz/jazz.00001.wav" for f in found)
+    layouts = [gtzan.open_gtzan(tmp_path / part) for part in "abc"]
+    assert {f.fingerprint for f in layouts} == {layouts[0].fingerprint} and layouts[0].rows == layouts[
+        1
+    ].rows == layouts[2].rows
+    assert [f.path for f in layouts] == [r.resolve() for r in roots]
+    assert all(f.read(f.rows[7]) == b"jazz/jazz.00001.wav" for f in layouts)
     (tmp_path / "c/jazz/jazz.00001.wav").unlink()
     with pytest.raises(AudioError, match=r"^jazz/jazz.00001.wav: cannot be read \(No such file or directory\)$"):
-        found[2].read(found[2].rows[7])
+        layouts[2].read(layouts[2].rows[7])
 
 
 def test_a_track_in_two_formats_is_one_track(tmp_path):
     names = [*NAMES, "blues/blues.00000.au", "blues/blues.00003.FLAC", "rock/rock.00009.ogg", "rock/rock.00008.mp3"]
-    rows = gtzan.Tracks(empty_tree(tmp_path, names)).rows
+    rows = gtzan.GtzanLayout(empty_tree(tmp_path, names)).rows
     assert sorted(r.filename for r in rows) == sorted(names)
     fold = {r.filename: r.fold for r in rows}
     assert fold["blues/blues.00000.au"] == fold["blues/blues.00000.wav"]
@@ -194,16 +200,16 @@ def test_whatever_soundfile_reads_is_taken(tmp_path, suffix):
         kind = kinds.get(suffix, suffix[1:].upper())
         subtype = "OPUS" if suffix == ".opus" else None
         soundfile.write(tmp_path / genre / f"one{suffix}", np.zeros(4800), 48_000, subtype, format=kind)
-    tracks = gtzan.Tracks(tmp_path)
+    tracks = gtzan.GtzanLayout(tmp_path)
     assert [len(audio.load(tracks.read(row), 48_000)) >= 4800 for row in tracks.rows] == [True, True]
 
 
-def test_files_that_are_ignored_are_told(tmp_path, caplog):
+def test_ignored_files_are_logged(tmp_path, caplog):
     empty_tree(tmp_path)
     for name in ("blues/a.txt", "jazz/b.m4a"):
         (tmp_path / name).write_bytes(b"")
     with caplog.at_level("INFO"):
-        assert len(gtzan.Tracks(tmp_path).rows) == len(NAMES)
+        assert len(gtzan.GtzanLayout(tmp_path).rows) == len(NAMES)
     assert f"{tmp_path}: 2 files are no audio by their names, as blues/a.txt" in caplog.text
 
 
@@ -212,17 +218,17 @@ def test_names_that_are_not_utf8(tmp_path):
     path = os.fsencode(tmp_path) + b"/jazz/caf\xe9.wav"
     with open(path, "wb") as file:
         file.write(b"cafe")
-    tracks = gtzan.Tracks(tmp_path)
+    tracks = gtzan.GtzanLayout(tmp_path)
     (row,) = (row for row in tracks.rows if "caf" in row.filename)
     assert row.filename == "jazz/caf\\xe9.wav" and tracks.read(row) == b"cafe"
 
 
 def test_names_and_content_make_the_fingerprint(tmp_path):
-    before = gtzan.Tracks(empty_tree(tmp_path)).fingerprint
+    before = gtzan.GtzanLayout(empty_tree(tmp_path)).fingerprint
     (tmp_path / NAMES[3]).write_bytes(NAMES[3].upper().encode())
-    changed = gtzan.Tracks(tmp_path).fingerprint
+    changed = gtzan.GtzanLayout(tmp_path).fingerprint
     (tmp_path / NAMES[3]).rename(tmp_path / "blues/blues.00099.wav")
-    assert len({before, changed, gtzan.Tracks(tmp_path).fingerprint}) == 3
+    assert len({before, changed, gtzan.GtzanLayout(tmp_path).fingerprint}) == 3
 
 
 def test_what_is_wrong_is_named(load, tmp_path):
@@ -245,15 +251,18 @@ def test_what_is_wrong_is_named(load, tmp_path):
 
 def test_the_layout_is_recognised(tmp_path):
     made = synthetic.generate(tmp_path / "both/ESC-50-master", clips_per_fold=1)
-    tracks = gtzan.Tracks(empty_tree(tmp_path / "both/genres").parent)
-    assert isinstance(open_source(made), Source) and isinstance(open_source(tmp_path / "both"), Source)
-    # What `prepare` is given: the folder that was found, though another data set lies beside it.
+    tracks = gtzan.GtzanLayout(empty_tree(tmp_path / "both/genres").parent)
+    assert isinstance(open_source(made), Esc50Layout)
+    assert isinstance(open_source(tmp_path / "both"), Esc50Layout)
+    # The path of a layout is the folder of the genres: nothing beside it is taken for another data set.
     again = open_source(tracks.path)
-    assert isinstance(again, gtzan.Tracks) and again.fingerprint == tracks.fingerprint
-    with pytest.raises(DataError, match="not in the layout of GTZAN; nor is it in the layout of ESC-50"):
+    assert isinstance(again, gtzan.GtzanLayout) and again.fingerprint == tracks.fingerprint
+    with pytest.raises(
+        DataError, match="is in none of the known layouts: it holds neither meta/esc50.csv nor folders of audio files"
+    ):
         open_source(tmp_path / "both/ESC-50-master/meta")
     with pytest.raises(DataError, match="meta/esc50.csv"):
-        Source(tracks.path)
+        Esc50Layout(tracks.path)
 
 
 @pytest.fixture(scope="module")
@@ -289,31 +298,31 @@ def tfds_tree(tree, tmp_path_factory):
 
 
 def test_what_tfds_prepared_is_the_same_data(tfds_tree, load, tmp_path):
-    expected, found = load(), load(dir=tfds_tree, cache_dir=tmp_path)
-    np.testing.assert_array_equal(found.read(range(len(found))), expected.read(range(len(expected))))
-    np.testing.assert_array_equal(found.labels, expected.labels)
-    assert (found.filenames, found.sources, found.classes) == (expected.filenames, expected.sources, GENRES)
-    assert isinstance(open_source(tfds_tree), gtzan.TfdsTracks)
+    expected, clips = load(), load(dir=tfds_tree, cache_dir=tmp_path)
+    np.testing.assert_array_equal(clips.read(range(len(clips))), expected.read(range(len(expected))))
+    np.testing.assert_array_equal(clips.labels, expected.labels)
+    assert (clips.filenames, clips.sources, clips.classes) == (expected.filenames, expected.sources, GENRES)
+    assert isinstance(open_source(tfds_tree), gtzan.TfdsGtzanLayout)
 
 
 def test_what_tfds_prepared_otherwise_is_refused(tmp_path):
     info = {"name": "gtzan", "fileFormat": "tfrecord"}
     (tmp_path / "dataset_info.json").write_text(json.dumps(info))
     with pytest.raises(DataError, match="holds tfrecord files, which need TensorFlow .* file_format=array_record"):
-        gtzan.open_tracks(tmp_path)
+        gtzan.open_gtzan(tmp_path)
     shard = tmp_path / "gtzan-train.array_record-00000-of-00001"
     fingerprints = set()
     (tmp_path / "dataset_info.json").write_text(json.dumps(info | {"fileFormat": "array_record"}))
     for content in (b"one", b"two"):
         shard.write_bytes(content)
-        fingerprints.add(gtzan.open_tracks(tmp_path).fingerprint)
+        fingerprints.add(gtzan.open_gtzan(tmp_path).fingerprint)
     assert len(fingerprints) == 2
     (tmp_path / "dataset_info.json").write_text(json.dumps(info | {"name": "mnist"}))
     with pytest.raises(DataError, match="is the TFDS data set mnist, not gtzan"):
-        gtzan.open_tracks(tmp_path)
+        gtzan.open_gtzan(tmp_path)
     (tmp_path / "dataset_info.json").write_text("[]")
     with pytest.raises(DataError, match="dataset_info.json cannot be read"):
-        gtzan.open_tracks(tmp_path)
+        gtzan.open_gtzan(tmp_path)
 
 
 def test_a_run_from_end_to_end(thorough, run, tree, load, cache_dir, tmp_path):
@@ -321,9 +330,11 @@ def test_a_run_from_end_to_end(thorough, run, tree, load, cache_dir, tmp_path):
     arguments += ["--config.data.name=gtzan", f"--config.data.dir={tree}", f"--config.data.cache_dir={cache_dir}"]
     arguments += ["--config.data.on_bad_clip=skip", "--config.train.epochs=1"]
     run("main", *arguments)
-    found, expected = json.loads((tmp_path / "results.json").read_text()), load(clip_s=1.0)
-    assert list(found["data"]["bad_clips"]) == [CORRUPT] and found["data"]["classes"] == list(GENRES)
-    assert found["data"]["clips"] == len(expected) and "recordings in more than one part" not in found["data"]["split"]
+    results, expected = json.loads((tmp_path / "results.json").read_text()), load(clip_s=1.0)
+    assert list(results["data"]["bad_clips"]) == [CORRUPT] and results["data"]["classes"] == list(GENRES)
+    assert (
+        results["data"]["clips"] == len(expected) and "recordings in more than one part" not in results["data"]["split"]
+    )
     with open(tmp_path / "predictions.csv") as file:
         rows = [(r["clip"], r["source"], r["fold"]) for r in csv.DictReader(file)]
     tested = [i for i, fold in enumerate(expected.folds) if fold == 5]

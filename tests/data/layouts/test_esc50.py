@@ -6,7 +6,8 @@ import zipfile
 import pytest
 
 from esc_jax.data.audio import AudioError
-from esc_jax.data.source import DataError, Source
+from esc_jax.data.layouts.esc50 import Esc50Layout
+from esc_jax.data.rows import DataError
 
 HEADER = "filename,fold,target,category,esc10,src_file,take\n"
 
@@ -26,12 +27,12 @@ def test_tree_and_zip_are_the_same(tree, tmp_path_factory):
     with zipfile.ZipFile(archive, "w") as file:
         for path in sorted(tree.rglob("*.*")):
             file.write(path, f"ESC-50-master/{path.relative_to(tree)}")
-    one, other = Source(tree), Source(archive)
+    one, other = Esc50Layout(tree), Esc50Layout(archive)
     assert one.rows == other.rows and one.fingerprint == other.fingerprint
     assert [one.read(r) for r in one.rows] == [other.read(r) for r in other.rows] == [b"one", b"three"]
     assert one.categories == ("dog", "cat")
     replace_csv(tree, "1,cat", "1, cat ")
-    assert Source(tree).categories == ("dog", "cat")
+    assert Esc50Layout(tree).categories == ("dog", "cat")
     assert [(r.fold, r.src_file, r.take) for r in one.rows] == [(1, "7", "A"), (2, "8", "B")]
 
 
@@ -62,21 +63,21 @@ def replace_csv(tree, old, new):
 def test_what_is_wrong_is_named(tree, old, new, message):
     replace_csv(tree, old, new)
     with pytest.raises(DataError, match=message):
-        Source(tree)
+        Esc50Layout(tree)
 
 
 def test_not_a_data_set(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
-        Source(tmp_path / "nothing")
+        Esc50Layout(tmp_path / "nothing")
     with pytest.raises(DataError, match="holds no meta/esc50.csv"):
-        Source(tmp_path)
+        Esc50Layout(tmp_path)
     (tmp_path / "dog").mkdir()
     (tmp_path / "dog/1.WAV").write_bytes(b"")
     with pytest.raises(DataError, match="holds no meta/esc50.csv.*; its folders of sounds.* data.name=gtzan$"):
-        Source(tmp_path)
+        Esc50Layout(tmp_path)
     (tmp_path / "file.zip").write_bytes(b"not a zip")
     with pytest.raises(DataError, match="neither a folder nor a readable zip"):
-        Source(tmp_path / "file.zip")
+        Esc50Layout(tmp_path / "file.zip")
 
 
 @pytest.mark.parametrize("table", ["{}\n{},1,0,dog\n{},2,1,cat\n", "{},src_file\n{},1,0,dog,\n{},2,1,cat, \n"])
@@ -84,7 +85,7 @@ def test_a_clip_without_a_recording_is_one(tree, table):
     names = "1-7-A-0.wav", "2-8-B-1.wav"
     # As Excel saves it.
     (tree / "meta/esc50.csv").write_text(table.format("filename,fold,target,category", *names), encoding="utf-8-sig")
-    assert [(r.filename, r.src_file, r.take) for r in Source(tree).rows] == [(name, name, "") for name in names]
+    assert [(r.filename, r.src_file, r.take) for r in Esc50Layout(tree).rows] == [(name, name, "") for name in names]
 
 
 def test_two_data_sets_in_one_folder_are_refused(tree, tmp_path_factory):
@@ -94,15 +95,15 @@ def test_two_data_sets_in_one_folder_are_refused(tree, tmp_path_factory):
     archive, _ = zipped(both, tmp_path_factory.mktemp("zip"))
     for path in (both, archive):
         with pytest.raises(DataError, match="holds several data sets, one and two: give one of them"):
-            Source(path)
+            Esc50Layout(path)
     shutil.copytree(tree, both, dirs_exist_ok=True)
-    assert Source(both).fingerprint == Source(tree).fingerprint  # the folder's own
+    assert Esc50Layout(both).fingerprint == Esc50Layout(tree).fingerprint  # the folder's own
 
 
 def test_a_dangling_link_that_no_row_names_does_not_matter(tree):
-    before = Source(tree).fingerprint
+    before = Esc50Layout(tree).fingerprint
     (tree / "audio/other.wav").symlink_to(tree / "nothing")
-    assert Source(tree).fingerprint == before
+    assert Esc50Layout(tree).fingerprint == before
 
 
 def zipped(tree, folder, **options):
@@ -117,7 +118,7 @@ def zipped(tree, folder, **options):
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 @pytest.mark.parametrize("member", ["meta/esc50.csv", "audio/2-8-B-1.wav"])
 @pytest.mark.parametrize("what", ["damaged", "encrypted"])
-def test_a_damaged_member_is_told_in_one_sentence(tree, tmp_path_factory, method, member, what):
+def test_a_damaged_member_gives_one_sentence(tree, tmp_path_factory, method, member, what):
     path, begins = zipped(tree, tmp_path_factory.mktemp("zip"), compression=method)
     content = bytearray(path.read_bytes())
     if what == "damaged":
@@ -131,9 +132,9 @@ def test_a_damaged_member_is_told_in_one_sentence(tree, tmp_path_factory, method
     path.write_bytes(content)
     if member.startswith("meta"):
         with pytest.raises(DataError, match=r"meta/esc50.csv in .*esc.zip cannot be read \("):
-            Source(path)
+            Esc50Layout(path)
     else:
-        source = Source(path)
+        source = Esc50Layout(path)
         with pytest.raises(AudioError, match=r"^audio/2-8-B-1.wav: cannot be read \("):
             source.read(source.rows[1])
         assert source.read(source.rows[0]) == b"one"
@@ -142,16 +143,16 @@ def test_a_damaged_member_is_told_in_one_sentence(tree, tmp_path_factory, method
 def test_a_file_that_cannot_be_read_gives_the_reason(tree):
     (tree / "audio/2-8-B-1.wav").unlink()
     (tree / "audio/2-8-B-1.wav").mkdir()
-    source = Source(tree)
+    source = Esc50Layout(tree)
     with pytest.raises(AudioError, match=r"^audio/2-8-B-1.wav: cannot be read \(Is a directory\)$"):
         source.read(source.rows[1])
     replace_csv(tree, "dog", "d" * 200_000)
     with pytest.raises(DataError, match=r"meta/esc50.csv in .* cannot be read \(field larger than field limit"):
-        Source(tree)
+        Esc50Layout(tree)
 
 
 @pytest.mark.parametrize("content", [b"longer", b"One"])
 def test_content_makes_the_fingerprint(tree, content):
-    before = Source(tree).fingerprint
+    before = Esc50Layout(tree).fingerprint
     (tree / "audio/1-7-A-0.wav").write_bytes(content)
-    assert Source(tree).fingerprint != before
+    assert Esc50Layout(tree).fingerprint != before

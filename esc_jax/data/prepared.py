@@ -1,0 +1,60 @@
+"""Reads a prepared data set (`prepare`): random access to the clips of its ArrayRecord files."""
+
+import json
+import pathlib
+from typing import Any
+
+from absl import logging
+import numpy as np
+
+from esc_jax.data import prepare, records, tfds_metadata
+from esc_jax.data.clips import Clips
+
+# Encoders may add up to this to the end of a clip, seconds.
+_CODEC_S = 0.1
+
+
+def open_prepared(folder: pathlib.Path, length: int, fingerprint: str) -> Clips:
+    """Opens the folder that `prepare.prepared_dir` returned.
+
+    Args:
+        folder: the folder.
+        length: samples per clip in a batch.
+        fingerprint: of the data set.
+    """
+    index: list[dict[str, Any]] = json.loads((folder / prepare.INDEX).read_bytes())
+    bad: dict[str, str] = json.loads((folder / prepare.BAD_CLIPS).read_bytes())
+
+    readers = {
+        fold: records.open_records([folder / tfds_metadata.record_file(fold)])
+        for fold in {entry["fold"] for entry in index}
+    }
+
+    def fetch(i: int) -> np.ndarray:
+        entry = index[i]
+        record = readers[entry["fold"]][entry["place"]]
+        # The audio ends with the record (`prepare.encode_clip`).
+        return np.frombuffer(record[len(record) - 2 * entry["samples"] :], "<i2")
+
+    if bad:
+        logging.info("%d clips do not decode, and are left out: %s", len(bad), next(iter(bad.values())))
+    return Clips(
+        labels=np.array([entry["label"] for entry in index], np.int32),
+        folds=tuple(entry["fold"] for entry in index),
+        sources=tuple(entry["source"] for entry in index),
+        filenames=tuple(entry["filename"] for entry in index),
+        classes=tfds_metadata.read_classes(folder),
+        sample_rate=tfds_metadata.read_sample_rate(folder),
+        samples=np.array([entry["samples"] for entry in index]),
+        length=length,
+        fingerprint=fingerprint,
+        bad=bad,
+        fetch=fetch,
+    )
+
+
+def log_longer_clips(clips: Clips) -> None:
+    """Logs how many clips are longer than `clips.length` and will be cut."""
+    if longer := int((clips.samples > clips.length + _CODEC_S * clips.sample_rate).sum()):
+        seconds = clips.length / clips.sample_rate
+        logging.info("%d of %d clips are longer than data.clip_s=%g, and lose their rest", longer, len(clips), seconds)

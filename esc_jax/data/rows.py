@@ -1,0 +1,91 @@
+"""What every layout on disk provides: one row per audio file, and the bytes of that file."""
+
+from collections.abc import Sequence
+import dataclasses
+import pathlib
+from typing import Protocol
+
+from esc_jax.errors import UserError
+
+
+class DataError(UserError, ValueError):
+    """The data set cannot be used. The message is one sentence for the user."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One audio file of a data set.
+
+    Attributes:
+        filename: unique within the data set.
+        fold: number of the fold, 0 or more.
+        target: class index.
+        category: class name.
+        src_file: ID of the source recording. Clips with the same ID are always placed in the same split.
+        take: which clip of that recording it is; may be empty.
+    """
+
+    filename: str
+    fold: int
+    target: int
+    category: str
+    src_file: str
+    take: str
+
+
+@dataclasses.dataclass(frozen=True)
+class About:
+    """Description of a data set for TFDS (`tfds.core.DatasetInfo`)."""
+
+    description: str
+    citation: str
+    homepage: str = ""
+    license: str = ""
+
+
+class Layout(Protocol):
+    """A data set as it lies on disk.
+
+    Attributes:
+        path: folder or archive.
+        rows: the audio files, in a fixed order.
+        categories: class names by index.
+        fingerprint: hash of the rows and of the content of their files. It does not depend on the path.
+        about: what TFDS says about the data set.
+    """
+
+    path: pathlib.Path
+    fingerprint: str
+    about: About
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The audio files."""
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Class names by index."""
+
+    def where(self, row: Row) -> str:
+        """Returns the name of a row's file for error messages."""
+
+    def read(self, row: Row) -> bytes:
+        """Returns the content of a row's audio file. Raises AudioError."""
+
+
+def check_classes(names: Sequence[str], where: str) -> tuple[str, ...]:
+    """Checks class names. TFDS stores one per line and strips them.
+
+    Args:
+        names: class names by index.
+        where: their origin, for error messages.
+
+    Raises:
+        DataError: a name is empty, contains a line break, starts or ends with white space, or is used twice.
+    """
+    for target, name in enumerate(names):
+        if name.splitlines() != [name.strip()]:
+            raise DataError(f"{where}: the name of class {target}, {name!r}, must be one line of text")
+        if name in names[:target]:
+            raise DataError(f"{where}: targets {names.index(name)} and {target} are both called {name}")
+    return tuple(names)

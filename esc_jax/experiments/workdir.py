@@ -1,0 +1,49 @@
+"""The folder of a run, and which config it belongs to."""
+
+import json
+import pathlib
+from typing import Any
+
+from esc_jax import config as configs
+from esc_jax.errors import ConfigError
+from esc_jax.runtime import processes
+from esc_jax.training import writers
+
+# Where the data are, and what does not change the result. These keys may differ when a run is resumed.
+LOCATION_KEYS = ("data.dir", "data.url", "data.cache_dir", "train.tensorboard", "train.checkpoint_epochs", "experiment")
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Keys in which two flat configs differ, as "key (old, now new)". LOCATION_KEYS are ignored.
+
+    A key that only one of them has was added by a later version. It is ignored where its value is off (0 or empty).
+    """
+    old, new = json.loads(json.dumps(old)), json.loads(json.dumps(new))  # a tuple is a list after it was on disk
+    keys = sorted((set(old) | set(new)) - set(LOCATION_KEYS))
+    off = {k for k in keys if not (old.get(k) or new.get(k)) and (k not in old or k not in new)}
+    return [f"{k} ({old.get(k)}, now {new.get(k)})" for k in keys if k not in off and old.get(k) != new.get(k)]
+
+
+def check_workdir(workdir: pathlib.Path, config: Any) -> None:
+    """Raises ConfigError where a workdir belongs to a run of another config. Nothing is written."""
+    path = workdir / "config.json"
+    if not path.exists():
+        return
+    try:
+        stored = configs.flatten(json.loads(path.read_text()))
+    except (OSError, ValueError, AttributeError):
+        raise ConfigError(f"{path} cannot be read: choose another --workdir") from None
+    if changed := differences(stored, configs.flatten(config)):
+        more = " …" if len(changed) > 3 else ""
+        raise ConfigError(
+            f"{workdir} contains a run of another config: {'; '.join(changed[:3])}{more}; choose another --workdir"
+        )
+
+
+def bind_workdir(workdir: pathlib.Path, config: Any) -> None:
+    """Makes a workdir that of this config. Raises ConfigError as `check_workdir`."""
+    check_workdir(workdir, config)
+    if processes.is_main_process():
+        workdir.mkdir(parents=True, exist_ok=True)
+        writers.write_json(workdir / "config.json", config.to_dict())
+    processes.barrier(f"{workdir} is bound")

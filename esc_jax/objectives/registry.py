@@ -1,0 +1,19 @@
+"""Objectives by name."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from esc_jax.objectives.base import Objective
+from esc_jax.objectives.masked import Masked
+from esc_jax.objectives.simclr import SimCLR
+
+# Self-supervised objectives, for `pretrain.objective`. Supervised training is the stage after it, in `train`.
+PRETRAINING: Mapping[str, type[Objective]] = {
+    "masked": Masked,
+    "simclr": SimCLR,
+}
+
+
+def defaults(name: str) -> dict[str, Any]:
+    """Keys of an objective with their defaults."""
+    return PRETRAINING[name].defaults()

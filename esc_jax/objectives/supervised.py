@@ -1,0 +1,95 @@
+"""Supervised training: the labels of the task."""
+
+import functools
+from typing import Any, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+
+from esc_jax.augment import compose, mix
+from esc_jax.models.model import Model, Variables
+from esc_jax.objectives.base import Batch, Context, Keys, LossOutput, Objective, padding_mask, to_float
+from esc_jax.runtime import devices
+from esc_jax.tasks.base import Task
+
+
+class Examples(NamedTuple):
+    """Augmented features (rows, …), targets (rows, classes) and padding mask of the waveforms (rows, time)."""
+
+    features: jax.Array
+    targets: jax.Array
+    padding: jax.Array | None
+
+
+class Supervised(Objective):
+    """The task's loss on augmented and mixed clips.
+
+    Args:
+        config: of the run: augment, train.
+        model: classifier and frontend.
+        task: targets, loss and metrics.
+    """
+
+    name = "supervised"
+    ranges = {"label_smoothing": (0, 0.99)}
+
+    def __init__(self, config: Any, model: Model, task: Task):
+        self.module = model.module
+        self._augment = config.augment
+        self._batch_size = config.train.batch_size
+        self._smoothing = config.train.label_smoothing
+        self._model = model
+        self._task = task
+
+    @staticmethod
+    def defaults() -> dict[str, Any]:
+        """`label_smoothing`: share of the target that is spread over all classes."""
+        return {"label_smoothing": 0.0}
+
+    @classmethod
+    def create(cls, context: Context) -> Self:
+        """From the config, the model and the task of a context."""
+        return cls(context.config, context.model, context.task)
+
+    def inputs(self, constants: Any, key: jax.Array, batch: Batch) -> Examples:
+        """Augmented and mixed examples of this device's rows {"audio", "label"[, "samples"]}."""
+        augment, frontend = self._augment, self._model.frontend
+        wave_key, mix_key, spec_key, mel_key = jax.random.split(key, 4)
+        if augment.mel_jitter:  # one mel bank for the whole global batch
+            frontend = functools.partial(frontend, key=mel_key)
+        positions = devices.example_positions(len(batch["label"]))
+        samples = batch.get("samples")
+        rate = self._model.sample_rate
+        audio = compose.waveforms(augment, wave_key, positions, to_float(batch["audio"]), rate, samples)
+        targets = self._task.targets(batch["label"], len(self._model.classes), self._smoothing)
+        padding = padding_mask(samples, audio.shape[-1])
+        if not augment.mixup_alpha:
+            features = compose.spectrograms(augment, spec_key, positions, frontend(audio, padding))
+            return Examples(features, targets, padding)
+        share, partner = compose.mixing(augment, mix_key, positions, self._batch_size)
+        blend = jax.vmap(mix.linear)
+        mixed_padding = padding
+        if samples is not None:  # a mixture ends with the longer of the two clips
+            longer = jnp.maximum(samples, devices.all_gather(samples)[partner])
+            mixed_padding = padding_mask(jnp.where(share < 1.0, longer, samples), audio.shape[-1])
+        if augment.mixup_on == "waveform":
+            mixed = jax.vmap(mix.waveforms)(share, audio, devices.all_gather(audio)[partner])
+            features = frontend(mixed, mixed_padding)
+        else:
+            features = frontend(audio, padding)
+            features = blend(share, features, devices.all_gather(features)[partner])
+        targets = blend(share, targets, devices.all_gather(targets)[partner])
+        return Examples(compose.spectrograms(augment, spec_key, positions, features), targets, mixed_padding)
+
+    def loss(self, variables: Variables, carry: Any, constants: Any, inputs: Examples, keys: Keys) -> LossOutput:
+        """The task's loss and metrics."""
+        logits, updates = self.module.apply(
+            variables,
+            inputs.features,
+            train=True,
+            padding=inputs.padding,
+            mutable=["batch_stats"],
+            rngs=keys.rngs(),
+        )
+        loss = self._task.loss(logits, inputs.targets)
+        return LossOutput(loss, self._task.step_metrics(logits, inputs.targets), updates.get("batch_stats", {}))

@@ -1,0 +1,384 @@
+"""What the tables of results/ contain: rows, columns, and how a cell is written."""
+
+from collections.abc import Callable, Sequence
+import csv
+import dataclasses
+import functools
+import pathlib
+import re
+
+DATA = pathlib.Path(__file__).resolve().parent
+SHORT_ID = re.compile(r"\d[\w.]*|[a-k]")  # the others are not shown
+EMPTY = "–"
+
+Row = dict[str, str]
+
+
+class TableError(Exception):
+    """A page or a csv file that cannot be used."""
+
+
+@functools.cache
+def read(name: str) -> tuple[Row, ...]:
+    """The rows of NAME.csv."""
+    with open(DATA / f"{name}.csv", newline="", encoding="utf-8") as file:
+        return tuple(csv.DictReader(file))
+
+
+def by_id(name: str, row_id: str) -> Row:
+    """The row of NAME.csv whose id is `row_id`."""
+    for row in read(name):
+        if row["id"] == row_id:
+            return row
+    raise TableError(f"{name}.csv has no row with the id {row_id}")
+
+
+# Cells ------------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A header, and the text of a row's cell, which may depend on the folder of the page (links)."""
+
+    header: str
+    cell: Callable[[Row], str]
+    link: str = ""  # page below docs/ that the cell links to
+
+
+def column(header: str, key: str) -> Column:
+    """A column of the csv file as it is."""
+    return Column(header, lambda row: row[key] or EMPTY)
+
+
+def spread(row: Row, key: str, signed: bool = False) -> str:
+    """`12.0 (11.5–13.1)`; `11.5–13.1` without a middle, `more than 60` without a maximum as well."""
+    value, low, high = (_number(row.get(name, ""), signed) for name in (key, f"{key}_low", f"{key}_high"))
+    joint = " to " if signed else "–"
+    if low and high:
+        return f"{value} ({low}{joint}{high})" if value else f"{low}{joint}{high}"
+    if high:
+        return f"{value} (at most {high})"
+    return value or (f"more than {low}" if low else EMPTY)
+
+
+def _number(text: str, signed: bool) -> str:
+    if signed and text and float(text) > 0:
+        return f"+{text}"
+    return text.replace("-", "−") if signed else text
+
+
+def span(header: str, key: str, signed: bool = False) -> Column:
+    """A value with its range."""
+    return Column(header, lambda row: spread(row, key, signed))
+
+
+def _label(row: Row) -> str:
+    return f"[{row['id']}] {row['experiment']}" if SHORT_ID.fullmatch(row["id"]) else row["experiment"]
+
+
+def _folds(row: Row) -> str:
+    return f"{row['trained_on']} → {row['tested_on']}"
+
+
+def _per_fold(prefix: str) -> Column:
+    def cell(row: Row) -> str:
+        values = [(fold, row[f"{prefix}_{fold}"]) for fold in range(1, 6) if row[f"{prefix}_{fold}"]]
+        text = ", ".join(value for _, value in values)
+        return f"{text} (folds {values[0][0]}–{values[-1][0]})" if len(values) > 1 else text or EMPTY
+
+    return Column("TTA per fold" if prefix == "tta" else "accuracy per fold", cell)
+
+
+def _deviation(row: Row) -> str:
+    return " / ".join(row[key] or EMPTY for key in ("accuracy_std", "tta_std")) if row["accuracy_std"] else EMPTY
+
+
+def _bracketed(header: str, key: str) -> Column:
+    return Column(header, lambda row: f"[{row[key]}]")
+
+
+def _measured(row: Row) -> str:
+    return by_id(row["file"], row["id"])[row["column"]]
+
+
+def _met(row: Row) -> str:
+    return "yes" if float(_measured(row)) >= float(row["target"]) else "no"
+
+
+# Tables -----------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows of a csv file whose column `table` is the table's name, or those of `ids`, in that order.
+
+    Machine and date are added: below the table if all rows have the same, else as a column.
+    """
+
+    file: str
+    columns: Sequence[Column]
+    ids: Sequence[str] = ()
+    commands: bool = True  # list the commands below the table
+    where: bool = True  # add machine and date
+
+
+NOTE = column("note", "note")
+EXPERIMENT = Column("experiment", _label)
+FOLDS = Column("trained on → tested on", _folds)
+ACCURACY = span("accuracy", "accuracy")
+TTA = span("TTA", "tta")
+ACCURACY_COLUMNS = (
+    EXPERIMENT,
+    FOLDS,
+    column("protocol", "protocol"),
+    column("seeds", "seeds"),
+    ACCURACY,
+    TTA,
+    column("interval", "interval"),
+)
+DETAIL_COLUMNS = (
+    Column("run", lambda row: f"[{row['id']}]" if SHORT_ID.fullmatch(row["id"]) else row["experiment"]),
+    column("epochs", "epochs"),
+    Column("standard deviation, accuracy / TTA", _deviation),
+    _per_fold("fold"),
+    _per_fold("tta"),
+    column("minutes", "minutes"),
+    NOTE,
+)
+FOLD_COLUMNS = (EXPERIMENT, ACCURACY, TTA, _per_fold("fold"), _per_fold("tta"))
+SSL_COLUMNS = (
+    Column("run", lambda row: f"[{row['id']}]"),
+    Column("pretraining", lambda row: row["experiment"] if row["pretrain_epochs"] else "none"),
+    Column("epochs without + with labels", lambda row: f"{row['pretrain_epochs'] or 0} + {row['epochs']}"),
+    ACCURACY,
+    TTA,
+    column("linear probe after pretraining", "linear_probe"),
+    column("minutes", "minutes"),
+)
+COMPARISON_COLUMNS = (
+    Column("compared", lambda row: f"[{row['a']}] − [{row['b']}]"),
+    Column("of", lambda row: {"tta": "TTA"}.get(row["metric"], row["metric"])),
+    span("points", "points", signed=True),
+    column("McNemar p", "mcnemar_p"),
+    NOTE,
+)
+MODEL_COLUMNS = (
+    column("model", "model"),
+    column("batch", "batch"),
+    span("esc_jax, ms", "esc_jax_ms"),
+    span("PyTorch, ms", "pytorch_ms"),
+    column("ratio", "ratio"),
+)
+WHAT = column("step", "what")
+JAX = column("JAX", "jax")
+GOAL_COLUMNS = (
+    column("goal", "goal"),
+    column("condition", "condition"),
+    column("target", "target"),
+    Column("measured", _measured),
+    Column("met", _met),
+)
+PUBLISHED_COLUMNS = (column("method", "method"), column("pretraining", "training"), column("ESC-50", "esc50"))
+SOURCE = column("source", "source")
+TIME_COLUMNS = (
+    column("what", "what"),
+    span("value", "value"),
+    column("unit", "unit"),
+    column("kind", "kind"),
+    NOTE,
+)
+HOST_COLUMNS = (
+    column("what", "what"),
+    column("unit", "unit"),
+    span("esc_jax", "esc_jax"),
+    Column("compared with", lambda row: f"{row['other_name']} {spread(row, 'other')}" if row["other"] else EMPTY),
+    NOTE,
+)
+HOTSPOT_COLUMNS = (
+    column("training step of", "model"),
+    column("by", "framework"),
+    column("convolutions", "convolutions"),
+    column("products", "products"),
+    column("normalisation", "normalisation"),
+    column("reductions", "reductions"),
+    column("copies", "copies"),
+    column("elementwise", "elementwise"),
+    column("whole step", "step"),
+)
+PREDICTION_COLUMNS = (
+    column("system", "system"),
+    column("minutes of audio", "audio_minutes"),
+    column("windows", "windows"),
+    span("seconds", "seconds"),
+    column("seconds of audio per second", "audio_per_second"),
+)
+RECIPE_COLUMNS = (column("setting", "setting"), FOLDS, ACCURACY)
+PRETRAINING_COLUMNS = (
+    _bracketed("run", "id"),
+    column("quantity", "what"),
+    column("after epochs", "epochs"),
+    Column("value", lambda row: f"{row['value']} {row['unit']}"),
+)
+
+
+MISTAKE_COLUMNS = (column("class", "true"), column("mistakes", "errors"), column("clips", "total"))
+
+
+def _scaling(size: str, value: str, memory: bool = True, everything: bool = False) -> Table:
+    columns = [column(size, "size"), column(value, "value")]
+    if memory:
+        columns.append(column("peak memory, MiB", "peak_mib"))
+    if everything:
+        columns.append(column("all clips in memory would be, MiB", "all_mib"))
+    return Table("scaling", tuple(columns))
+
+
+# Rows of the headline: name, and the page with the details.
+HEADLINE: dict[str, tuple[str, str]] = {
+    "1": ("EfficientAT mn04, frozen encoder, linear head", "results/index.md"),
+    "3": ("EfficientAT mn04, fine-tuned", "results/index.md"),
+    "h100": ("ResNet-34, full width, from scratch, 200 epochs", "results/gpu.md"),
+    "8": ("ResNet-18, quarter width, from scratch, 510 epochs", "results/index.md"),
+    "e": ("ResNet-18, quarter width, SimCLR, then 380 epochs", "results/self-supervision.md"),
+}
+
+TABLES = {
+    "headline": Table(
+        "accuracy",
+        (
+            dataclasses.replace(Column("experiment", lambda row: HEADLINE[row["id"]][0]), link="headline"),
+            FOLDS,
+            column("protocol", "protocol"),
+            Column("accuracy (95 % interval)", ACCURACY.cell),
+            column("TTA", "tta"),
+            Column("hardware", lambda row: row["machine"].removesuffix(", shared")),
+        ),
+        ids=("1", "3", "h100", "8", "e"),
+        commands=False,
+        where=False,
+    ),
+    "accuracy": Table("accuracy", ACCURACY_COLUMNS, where=False),
+    "accuracy-esc10": Table("accuracy", ACCURACY_COLUMNS, where=False),
+    "accuracy-details": Table("accuracy", DETAIL_COLUMNS, ids=tuple("12345678"), commands=False),
+    "seeds": Table("accuracy", (*FOLD_COLUMNS[:4], column("minutes", "minutes"))),
+    "four-folds": Table("accuracy", ACCURACY_COLUMNS, where=False),
+    "four-folds-details": Table(
+        "accuracy",
+        DETAIL_COLUMNS,
+        ids=("lr", "fold5-frozen", "fold5-finetune", "fold5-resnet18"),
+        commands=False,
+    ),
+    "comparison-efficientat": Table("comparisons", COMPARISON_COLUMNS, where=False),
+    "goals-accuracy": Table("goals", GOAL_COLUMNS, commands=False),
+    "writeups": Table("published", (*PUBLISHED_COLUMNS, NOTE), commands=False),
+    "published": Table("published", (*PUBLISHED_COLUMNS, column("ESC-10", "esc10"), SOURCE, NOTE), commands=False),
+    "published-frozen": Table("published", (*PUBLISHED_COLUMNS, SOURCE), commands=False),
+    "unfamiliar": Table(
+        "unfamiliar",
+        (
+            column("material", "material"),
+            column("marked by [1]", "marked_1"),
+            column("marked by [3]", "marked_3"),
+            column("of", "total"),
+            NOTE,
+        ),
+    ),
+    "ssl-cnn": Table("accuracy", SSL_COLUMNS, ids=("a", "e", "d", "k", "8")),
+    "ssl-transformer": Table("accuracy", SSL_COLUMNS, ids=("b", "f", "g", "c", "h", "j", "i")),
+    "comparison-ssl": Table("comparisons", COMPARISON_COLUMNS, where=False),
+    "pretraining": Table("pretraining", PRETRAINING_COLUMNS, commands=False),
+    "pretraining-time": Table("pretraining", (PRETRAINING_COLUMNS[0], *PRETRAINING_COLUMNS[1::2]), commands=False),
+    "simclr-batch": Table("pretraining", (column("batch", "id"), *PRETRAINING_COLUMNS[1:], NOTE)),
+    "ablation": Table(
+        "ablation",
+        (
+            Column("setting", lambda row: f"`{row['setting']}`"),
+            column("from", "value_from"),
+            column("to", "value_to"),
+            span("points (95 % interval)", "points", signed=True),
+        ),
+    ),
+    "ablation-range": Table(
+        "ablation",
+        (
+            column("runs", "setting"),
+            ACCURACY,
+            column("data", "data"),
+            column("test folds", "folds"),
+            column("minutes", "minutes"),
+        ),
+        commands=False,
+    ),
+    "recipe": Table("recipe", (*RECIPE_COLUMNS, column("NLL", "nll"), NOTE)),
+    "recipe-probe": Table("recipe", RECIPE_COLUMNS),
+    "models-training": Table("models", MODEL_COLUMNS),
+    "models-prediction": Table("models", MODEL_COLUMNS),
+    "models-kept-memory": Table("models", MODEL_COLUMNS),
+    "models-channels-first": Table("models", MODEL_COLUMNS),
+    "models-bfloat16": Table("models", (MODEL_COLUMNS[0], WHAT, *MODEL_COLUMNS[2:])),
+    "models-zen4": Table("models", (MODEL_COLUMNS[0], WHAT, column("type", "dtype"), JAX, *MODEL_COLUMNS[2:], NOTE)),
+    "mn04-states": Table("models", (MODEL_COLUMNS[0], JAX, MODEL_COLUMNS[2], NOTE)),
+    "hotspots": Table("hotspots", HOTSPOT_COLUMNS),
+    "frontends": Table("host", HOST_COLUMNS),
+    "log-mel-parts": Table("host", HOST_COLUMNS[:3], commands=False),
+    "pipeline": Table("host", HOST_COLUMNS),
+    "startup": Table("host", HOST_COLUMNS),
+    "training-time": Table("timings", TIME_COLUMNS),
+    "vectorized": Table(
+        "accuracy",
+        (
+            EXPERIMENT,
+            column("seconds", "seconds"),
+            ACCURACY,
+            column("standard deviation", "accuracy_std"),
+        ),
+    ),
+    "prediction": Table("prediction", (*PREDICTION_COLUMNS, column("peak memory, MiB", "peak_mib"))),
+    "prediction-pipeline": Table("prediction", (*PREDICTION_COLUMNS, NOTE)),
+    "memory": Table(
+        "memory",
+        (
+            column("config", "config"),
+            column("step", "what"),
+            column("clips", "batch"),
+            column("type", "dtype"),
+            column("peak, GiB", "peak_gib"),
+            NOTE,
+        ),
+    ),
+    "scaling-batch": _scaling("clips in a batch", "a step, ms"),
+    "scaling-folds": _scaling("test folds", "seconds", memory=False),
+    "scaling-audio": _scaling("minutes of audio", "seconds"),
+    "scaling-clips": _scaling("clips", "seconds", everything=True),
+    "numerics": Table(
+        "numerics",
+        (
+            column("quantity", "what"),
+            column("compared with", "reference"),
+            column("largest difference", "difference"),
+            NOTE,
+        ),
+    ),
+    "goals-performance": Table("goals", GOAL_COLUMNS, commands=False),
+    "h100": Table("accuracy", ACCURACY_COLUMNS),
+    "h100-details": Table("accuracy", DETAIL_COLUMNS[1:], ids=("h100",), commands=False, where=False),
+    "mistakes": Table("mistakes", MISTAKE_COLUMNS),
+    "confusions": Table(
+        "mistakes",
+        (*MISTAKE_COLUMNS[:1], column("predicted", "predicted"), *MISTAKE_COLUMNS[1:]),
+        commands=False,
+    ),
+    "models-gpu": Table(
+        "models",
+        (*MODEL_COLUMNS, column("esc_jax, % of peak", "esc_jax_peak"), column("PyTorch, % of peak", "pytorch_peak")),
+    ),
+    "gpu-step": Table("timings", TIME_COLUMNS),
+}
+
+
+def rows_of(name: str) -> list[Row]:
+    """The rows of a table."""
+    table = TABLES[name]
+    if table.ids:
+        return [by_id(table.file, row_id) for row_id in table.ids]
+    return [row for row in read(table.file) if row["table"] == name]

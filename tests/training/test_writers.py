@@ -1,0 +1,85 @@
+"""metrics.jsonl, and event files read back, with and without TensorFlow."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from esc_jax.training import writers
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+LINES = [{"epoch": 1, "step": 10, "loss": 1.5, "name": "a"}, {"epoch": 2, "step": 20, "loss": 0.25, "accuracy": 0.5}]
+SCALARS = {("loss", 10): 1.5, ("loss", 20): 0.25, ("accuracy", 20): 0.5}
+
+WRITE = """
+import importlib.machinery as machinery, json, pathlib, sys
+find, hidden = machinery.PathFinder.find_spec, sys.argv[2].split(",")
+machinery.PathFinder.find_spec = classmethod(
+    lambda cls, name, path=None, target=None: None if name.split(".")[0] in hidden else find(name, path, target)
+)
+from esc_jax.training import writers
+writer = writers.Writer(pathlib.Path(sys.argv[1]), [], tensorboard=True)
+for line in json.loads(sys.argv[3]):
+    writer.write(line)
+writer.close()
+assert not set(hidden) & set(sys.modules)
+"""
+
+
+def read_events(workdir):
+    """(tag, step) → value, of all event files."""
+    loader = pytest.importorskip("tensorboard.backend.event_processing.event_file_loader")
+    tensor_util = pytest.importorskip("tensorboard.util.tensor_util")
+    return {
+        (value.tag, event.step): tensor_util.make_ndarray(value.tensor).item()
+        for path in workdir.glob("events.out.tfevents.*")
+        for event in loader.EventFileLoader(str(path)).Load()
+        for value in event.summary.value
+    }
+
+
+@pytest.mark.parametrize("hidden", ["tensorflow", "tensorflow,tensorboard", ""])
+def test_events_with_what_is_installed(tmp_path, hidden):
+    pytest.importorskip("tensorboard")
+    if not hidden:
+        pytest.importorskip("tensorflow")
+    arguments = [str(tmp_path), hidden, json.dumps(LINES)]
+    command = [sys.executable, "-c", WRITE, *arguments]
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "" and (hidden == "" or done.stderr == "")
+    assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == LINES
+    if "tensorboard" in hidden:
+        assert not list(tmp_path.glob("events*"))
+    else:
+        assert read_events(tmp_path) == SCALARS
+
+
+def test_history_replaces_what_was_written_after_it(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("written after the last checkpoint\n")
+    writer = writers.Writer(tmp_path, LINES[:1], tensorboard=False)
+    writer.write(LINES[1])
+    writer.close()
+    assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == LINES
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_broken_tensorflow_does_not_stop_a_run(tmp_path, monkeypatch, caplog):
+    pytest.importorskip("tensorboard")
+
+    def fail(workdir):
+        raise ImportError("libtensorflow is broken")
+
+    monkeypatch.setattr(writers, "_clu_writer", fail)
+    monkeypatch.setattr(writers.importlib.util, "find_spec", lambda name: name)
+    writer = writers.Writer(tmp_path, [], tensorboard=True)
+    for line in LINES:
+        writer.write(line)
+    writer.close()
+    assert caplog.messages == ["no TensorBoard files from tensorflow: libtensorflow is broken"]
+    assert read_events(tmp_path) == SCALARS
