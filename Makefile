@@ -7,6 +7,8 @@ ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -q --no-compile
 
+export NO_MKDOCS_2_WARNING := 1
+
 .PHONY: run test lint docs clean
 
 run: $(VENV)/.installed
