@@ -13,7 +13,6 @@ folds and seeds equal.
 
 import argparse
 from collections.abc import Iterable, Sequence
-import csv
 import dataclasses
 import itertools
 import json
@@ -223,34 +222,49 @@ def launch(runs: Iterable[Run], options: argparse.Namespace) -> dict[str, str]:
     return failed
 
 
-def _clip_scores(run: Run) -> dict[tuple[str, str], tuple[bool, str]]:
-    """(clip, seed) → (whether the prediction is correct, source recording), from a run's predictions.csv."""
-    with open(run.workdir / "predictions.csv", newline="") as file:
-        return {(r["clip"], r["seed"]): (r["true"] == r["predicted"], r["source"]) for r in csv.DictReader(file)}
+def _clip_scores(run: Run) -> dict[tuple[str, int], tuple[float, str]] | None:
+    """(clip, seed) → (contribution to the primary metric, source recording).
+
+    None for a task whose metric is not a mean over clips.
+    """
+    from esc_jax.report.predictions import read_predictions
+
+    task = run.task()
+    predictions = read_predictions(run.workdir / "predictions.csv", task, run.results()["data"]["classes"])
+    scores = task.clip_scores(predictions.labels, predictions.scores)
+    if scores is None:
+        return None
+    keys = zip(predictions.clips, predictions.seeds.tolist(), strict=True)
+    return dict(zip(keys, zip(scores.tolist(), predictions.recordings, strict=True), strict=True))
 
 
 def effects(runs: Sequence[Run], grid: Grid) -> list[tuple[str, str, str, "ConfidenceInterval"]]:
     """Effect of every setting: (key, first value, other value, interval of the difference, other − first).
 
     The difference is paired by clip over all pairs of runs that differ in this setting only. Its interval is that of
-    `esc_jax.evaluation.confidence.difference_interval`, which resamples source recordings.
+    `esc_jax.evaluation.confidence.difference_interval`, which resamples source recordings. The list is empty for a task
+    whose metric is not a mean over clips.
     """
     from esc_jax.evaluation import confidence
 
+    by_settings = {}
+    for run in runs:
+        scores = _clip_scores(run)
+        if scores is None:
+            return []
+        by_settings[tuple(run.settings.values())] = scores
     result = []
-    by_settings = {tuple(run.settings.values()): run for run in runs}
     for position, (key, values) in enumerate(grid.items()):
         for value in values[1:]:
             first, second, recordings = [], [], []
-            for settings, run in by_settings.items():
-                other = by_settings.get((*settings[:position], value, *settings[position + 1 :]))
-                if settings[position] != values[0] or other is None:
+            for settings, scores in by_settings.items():
+                other_scores = by_settings.get((*settings[:position], value, *settings[position + 1 :]))
+                if settings[position] != values[0] or other_scores is None:
                     continue
-                run_scores, other_scores = _clip_scores(run), _clip_scores(other)
-                for clip in run_scores.keys() & other_scores.keys():
-                    first.append(run_scores[clip][0])
+                for clip in scores.keys() & other_scores.keys():
+                    first.append(scores[clip][0])
                     second.append(other_scores[clip][0])
-                    recordings.append(run_scores[clip][1])
+                    recordings.append(scores[clip][1])
             if first:
                 result.append((key, values[0], value, confidence.difference_interval(second, first, recordings)))
     return result
@@ -275,18 +289,21 @@ def summary(runs: Sequence[Run], grid: Grid, failed: dict[str, str]) -> str:
     """The results of a sweep as Markdown: runs, effects of the settings, failures."""
     task = runs[0].task()
     lines = _runs_table(runs, grid, task)
-    lines += [
-        "",
-        f"Difference in {task.metric_label} on the same clips, all other settings equal. * marks intervals that"
-        " exclude 0.",
-        "",
-        "| setting | from | to | points | 95 % interval | |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = []
     for key, first, value, gain in effects(runs, grid):
         mark = "*" if gain.low > 0 or gain.high < 0 else ""
         interval = f"{100 * gain.low:+.2f} to {100 * gain.high:+.2f}"
-        lines.append(f"| {key} | {first} | {value} | {100 * gain.value:+.2f} | {interval} | {mark} |")
+        rows.append(f"| {key} | {first} | {value} | {100 * gain.value:+.2f} | {interval} | {mark} |")
+    if rows:
+        lines += [
+            "",
+            f"Difference in {task.metric_label} on the same clips, all other settings equal. * marks intervals that"
+            " exclude 0.",
+            "",
+            "| setting | from | to | points | 95 % interval | |",
+            "|---|---|---|---|---|---|",
+            *rows,
+        ]
     if failed:
         lines += ["", "Excluded runs, which failed twice or were interrupted:"]
         lines += [f"- {name}: {reason}" for name, reason in failed.items()]

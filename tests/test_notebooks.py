@@ -50,7 +50,7 @@ def test_ablation(slow, environment, tmp_path):
     ]  # fmt: skip
     subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=600)
     text, pictures = execute("ablation", environment, ESC_JAX_RUNS=f"{tmp_path}/runs")
-    assert text.startswith("2 runs") and "95 % interval" in text and "augment.roll" in text and pictures == 1
+    assert text.startswith("2 runs") and "95 % CI" in text and "augment.roll" in text and pictures == 1
 
 
 def test_ablation_draws_intervals_that_exclude_the_mean():
@@ -58,11 +58,12 @@ def test_ablation_draws_intervals_that_exclude_the_mean():
     from matplotlib import pyplot
 
     from esc_jax.evaluation.confidence import ConfidenceInterval
+    from esc_jax.tasks import registry
 
     cells = json.loads((ROOT / "notebooks/ablation.ipynb").read_text())["cells"]
     (drawing,) = ["".join(cell["source"]) for cell in cells if "plt.errorbar" in "".join(cell["source"])]
     runs = [
-        SimpleNamespace(name="a", accuracy=ConfidenceInterval(0.5, low, high, 3))
+        SimpleNamespace(name="a", score=ConfidenceInterval(0.5, low, high, 3), task=registry.get("single_label"))
         for low, high in ((0.3, 0.4), (0.6, 0.7))
     ]
     exec(drawing.replace("plt.show()", "plt.close()"), {"plt": pyplot, "runs": runs})

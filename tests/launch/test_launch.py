@@ -31,12 +31,15 @@ if given["config.optim.lr"] == os.environ.get("INTERRUPTED"):
 mixed = given["config.augment.mixup_alpha"] != "0"
 with open(workdir / "predictions.csv", "w", newline="") as file:
     writer = csv.writer(file)
-    writer.writerow(["clip", "fold", "source", "seed", "true", "predicted"])
+    writer.writerow(["clip", "fold", "source", "seed", "true", "predicted", "predicted_tta", "a", "b"])
     for i in range(40):
-        writer.writerow([f"{i}.wav", 1 + i // 20, f"r{i // 2}", 0, "a", "a" if i % 4 < 2 + mixed else "b"])
+        correct = i % 4 < 2 + mixed
+        predicted = "a" if correct else "b"
+        writer.writerow([f"{i}.wav", 1 + i // 20, f"r{i // 2}", 0, "a", predicted, predicted, +correct, +(not correct)])
 share = (2 + mixed) / 4
 part = {"mean": share, "std": 0.0, "ci95": [share, share]}
-results = {"task": "single_label", "accuracy": part, "accuracy_tta": None, "argv": sys.argv[1:], "cwd": os.getcwd()}
+results = {"task": "single_label", "data": {"classes": ["a", "b"]}, "accuracy": part, "accuracy_tta": None}
+results |= {"argv": sys.argv[1:], "cwd": os.getcwd()}
 (workdir / "results.json").write_text(json.dumps(results))
 """
 ARGUMENTS = [
@@ -207,11 +210,14 @@ def test_effects_pair_the_same_clips(ablate, tmp_path):
             folder = tmp_path / f"{a}{b}"
             folder.mkdir()
             hits[a, b] = rng.random(30) < (0.5 if a == "1" else 0.8)
+            (folder / "results.json").write_text('{"task": "single_label", "data": {"classes": ["a", "b"]}}')
             with open(folder / "predictions.csv", "w", newline="") as file:
                 writer = csv.writer(file)
-                writer.writerow(["clip", "fold", "source", "seed", "true", "predicted"])
-                order = rng.permutation(30)  # the result must not depend on it
-                writer.writerows([i, 1, f"r{i // 3}", 0, "t", "t" if hits[a, b][i] else "f"] for i in order)
+                writer.writerow(["clip", "fold", "source", "seed", "true", "predicted", "predicted_tta", "a", "b"])
+                for i in rng.permutation(30):  # the result must not depend on the order
+                    correct = hits[a, b][i]
+                    predicted = "a" if correct else "b"
+                    writer.writerow([i, 1, f"r{i // 3}", 0, "a", predicted, predicted, int(correct), int(not correct)])
             runs.append(ablate.Run({"a": a, "b": b}, folder, []))
     effects = {key: gain for key, _, _, gain in ablate.effects(runs, grid)}
     recordings = [f"r{i // 3}" for i in range(30)] * 2
