@@ -1,33 +1,46 @@
-# `make run` trains on synthesised sounds, `make test` runs the tests. Both set up what they need the first time.
+# `make run` trains on synthesised sounds; `make test` runs the tests. Each installs what it needs the first time.
+# `make test ARGS=--slow` (or ESC_JAX_SLOW=1) runs the slow tests too, ESC_JAX_SHARED=DIR those on real clips and weights.
 
 VENV ?= .venv
 PYTHON ?= python3
+ARGS ?=
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install -q --no-compile
 
-.PHONY: run test lint clean
+export NO_MKDOCS_2_WARNING := 1
+
+.PHONY: run test lint docs clean
 
 run: $(VENV)/.installed
-	$(VENV)/bin/python -m esc_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
+	$(BIN)/python -m esc_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 
-test: $(VENV)/.installed-test
-	$(VENV)/bin/python -m pytest
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest $(ARGS)
 
-lint: $(VENV)/.installed-test
-	$(VENV)/bin/python -m pip install -q ruff
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check .
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(if $(wildcard results/tables.py),$(BIN)/python results/tables.py)
+	$(if $(wildcard mkdocs.yml),$(BIN)/mkdocs build -q --strict)
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) runs/quickstart
+	rm -rf $(VENV) runs/quickstart site dist build
 
-$(VENV)/bin/python:
+$(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit("esc_jax needs Python 3.11 or newer; this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q --upgrade pip
 
-$(VENV)/.installed: requirements.txt | $(VENV)/bin/python
-	$(VENV)/bin/python -m pip install -q -r requirements.txt
+# What `pip install esc-jax` installs: no TensorFlow.
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(PIP) -e .
 	touch $@
 
-$(VENV)/.installed-test: requirements-test.txt $(VENV)/.installed
-	$(VENV)/bin/python -m pip install -q -r requirements-test.txt
-	touch $@
+$(VENV)/.installed-dev: pyproject.toml requirements.txt | $(BIN)/python
+	$(PIP) -r requirements.txt -e ".[dev]"
+	touch $@ $(VENV)/.installed

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# The package and PyTorch on one GPU, in bfloat16, with torch.compile, at batches that fill the card; then, where
-# TensorFlow is there to prepare its sounds, the quickstart's training from end to end.
+# esc_jax and PyTorch on one GPU, in bfloat16 with torch.compile at batch sizes that fill the GPU; then the training of
+# quickstart.py from end to end.
 #
-#   bash benchmarks/gpu.sh                            # all of it, in under nine minutes
-#   bash benchmarks/gpu.sh "beats 32" "resnet34 256"  # these alone
+#   bash benchmarks/gpu.sh                            # all parts, in under nine minutes
+#   bash benchmarks/gpu.sh "beats 32" "resnet34 256"  # selected parts
 #
-# Each has a process of its own: one that fails or takes too long is named at the end, with what it said, and stops no
-# other. ${OUT:-benchmarks/results} gets the tables (gpu.md), all figures, a line for each (gpu.jsonl), and gpu.log, as
-# they come. ${PYTHON:-python} has JAX and PyTorch for the GPU; BUDGET_S is the time for all, in seconds (530). The exit
-# status is the number of those that failed.
+# Each part has a process of its own. Parts that fail or exceed their time limit are listed at the end and do not stop
+# the others. Results are written to ${OUT:-benchmarks/results} as they come: tables (gpu.md), all figures with a line
+# per part (gpu.jsonl), and gpu.log. ${PYTHON:-python} needs JAX and PyTorch for the GPU. BUDGET_S is the time limit of
+# all parts in seconds (530). The exit status is the number of failed parts.
 set -u
 cd "$(dirname "$0")/.."
 out=${OUT:-benchmarks/results}
@@ -21,7 +21,7 @@ out=$(cd "$out" && pwd)
 : >"$out/gpu.md" >"$out/gpu.jsonl" >"$out/gpu.log"
 failed=()
 
-run() { # NAME LIMIT_S COMMAND…: no longer than the limit and what is left of the budget
+run() { # NAME LIMIT_S COMMAND…: stops after the limit or the remaining budget
   local name=$1 limit=$2 left=$((budget - SECONDS)) status
   shift 2
   if ((left < 15)); then
@@ -47,17 +47,15 @@ for part; do
     read -r model batch <<<"$part"
     run "$part" 150 "$python" benchmarks/models.py --models "$model" --batch "$batch" --dtype=bfloat16 --compile \
       --out="$work/$part"
-    if [ -f "$work/$part/models.md" ]; then # as far as it came
+    if [ -f "$work/$part/models.md" ]; then # also of a part that failed later
       { cat "$work/$part/models.md" && echo; } | tee -a "$out/gpu.md"
       { tr -d '\n' <"$work/$part/models.json" && echo; } >>"$out/gpu.jsonl"
     fi
-  elif "$python" -c "import tensorflow_datasets" 2>/dev/null; then
+  else
     run "$part" 120 "$python" -m esc_jax.main --config=configs/quickstart.py --workdir="$work/quickstart" &&
       tail -n 5 "$work/log"
-  else
-    echo "== quickstart: left out, there is no TensorFlow to prepare its sounds"
   fi
 done
 echo "== done, at $SECONDS s"
-for one in "${failed[@]+"${failed[@]}"}"; do echo "failed: $one"; done
+for part in "${failed[@]+"${failed[@]}"}"; do echo "failed: $part"; done
 exit ${#failed[@]}

@@ -1,19 +1,21 @@
-"""Where the time of a training step or a prediction goes, in the package and in PyTorch, by kind of operation.
+"""Time of a training step or a prediction by kind of operation, in esc_jax and in PyTorch.
 
     python benchmarks/hotspots.py --models resnet34 mn04 --what train
 
-The sides are those of models.py, a process each, as the profilers of JAX and PyTorch measure them; the kinds go by the
-names of operations:
+Networks and frameworks are those of models.py, each in a process of its own, measured with the profilers of JAX and
+PyTorch. Operations are assigned to a kind by their names:
 
-- convolutions: depthwise ones too in PyTorch; ours are sums of shifted products, so elementwise;
-- products: of matrices. Ours are also the sums of BatchNorm (rows times ones) and 1×1 convolutions, which PyTorch has
-  among its convolutions;
-- normalisation: PyTorch's own operation; ours is products, reductions and elementwise;
-- reductions, copies (and transposed, padded, cut and joined arrays), fft; elementwise is the rest, the optimizer too.
+- convolutions: in PyTorch also depthwise ones. In esc_jax these are sums of shifted products, which are elementwise.
+- products: matrix products. In esc_jax also the sums of BatchNorm (rows times ones) and 1×1 convolutions, which PyTorch
+  has among its convolutions.
+- normalization: PyTorch's own operation. In esc_jax it is products, reductions and elementwise operations.
+- reductions; copies (also transposed, padded, sliced and concatenated arrays); fft; elementwise: all other operations,
+  among them the optimizer.
 
-Milliseconds are of PyTorch's operations from begin to end, and of ours likewise, where XLA has several under way each
-with its part; what is missing from the call, the last column, is spent between operations. Prints a Markdown table;
-hotspots.json and hotspots.md go to --out. It needs torch, and a CPU: on a GPU, the profilers name other things.
+Times are in milliseconds from start to end of the operations; XLA's operations that run at the same time share it. The
+difference between the last column, the whole call, and the sum of the others is spent between operations. The benchmark
+prints a Markdown table and writes hotspots.json and hotspots.md to --out. It needs torch and runs on a CPU only, since
+profilers name other operations on a GPU.
 """
 
 import argparse
@@ -27,67 +29,73 @@ import re
 import sys
 import tempfile
 
-import apart
 import models
 import record
+import subprocesses
 
 CALLS = 5
-KINDS = ("convolutions", "products", "normalisation", "fft", "reductions", "copies", "elementwise")
+KINDS = ("convolutions", "products", "normalization", "fft", "reductions", "copies", "elementwise")
 _MOVED = "copy|copy_|transpose|bitcast|pad|slice|concatenate|reshape|broadcast|cat|contiguous|clone|constant_pad_nd"
 _MOVES = re.compile(rf"(wrapped_)?({_MOVED})(_({_MOVED}|fusion))*")
 _PATTERNS = (
     ("convolutions", re.compile(r"conv(?!ert)")),
     ("products", re.compile(r"dot|ynn|\b(addmm|mm|bmm|baddbmm)\b|linear|attention")),
-    ("normalisation", re.compile(r"_norm")),
+    ("normalization", re.compile(r"_norm")),
     ("fft", re.compile("fft")),
     ("reductions", re.compile(r"reduce|\b(sum|mean|amax|max_pool2d\w*)\b")),
 )
 
 
 def kind(operation: str) -> str:
-    """Of an operation of XLA (`multiply_reduce_fusion.3`) or of PyTorch (`aten::mm`)."""
+    """Kind of an operation of XLA (`multiply_reduce_fusion.3`) or of PyTorch (`aten::mm`)."""
     name = re.sub(r"^aten::|(\.(\d+|clone))+$", "", operation)
     if _MOVES.fullmatch(name):
         return "copies"
-    return next((one for one, pattern in _PATTERNS if pattern.search(name)), "elementwise")
+    return next((kind for kind, pattern in _PATTERNS if pattern.search(name)), "elementwise")
 
 
-def by_xla(call: Callable[[int], None]) -> dict[str, float]:
-    """Seconds per call of every operation of our side; where several are under way at once, each has its part."""
+def profile_xla(call: Callable[[int], None]) -> dict[str, float]:
+    """Seconds per call of every operation of XLA. Operations that run at the same time share that time."""
     import jax
 
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0
-    begun, ended = [], []
+    starts, ends = [], []
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder, profiler_options=options):
             call(CALLS)
         (path,) = pathlib.Path(folder).rglob("*.xplane.pb")
         for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
             for event in (event for line in plane.lines for event in line.events):
-                # An operation's event is over once it is handed out; some go on until the one that is called their end.
+                # An operation's event ends when it is dispatched. Some run on until an event named after their end.
                 if event.name.startswith("end: "):
-                    ended.append((event.start_ns, event.name.removeprefix("end: "), False))
+                    ends.append((event.start_ns, event.name.removeprefix("end: "), False))
                 elif "hlo_op" in dict(event.stats):
-                    begun.append(event)
-    told = {name for _, name, _ in ended}
-    ended += [(event.end_ns, event.name, False) for event in begun if event.name not in told]
-    return shared([(event.start_ns, event.name, True) for event in begun] + ended)
+                    starts.append(event)
+    explicit = {name for _, name, _ in ends}
+    ends += [(event.end_ns, event.name, False) for event in starts if event.name not in explicit]
+    return split_time([(event.start_ns, event.name, True) for event in starts] + ends)
 
 
-def shared(moments: Iterable[tuple[float, str, bool]]) -> dict[str, float]:
-    """Seconds per call of each operation, from the nanoseconds at which they begin and end."""
-    taken, active, before = {}, collections.Counter(), 0.0
-    for moment, operation, begins in sorted(moments, key=lambda of: (of[0], not of[2])):
+def split_time(events: Iterable[tuple[float, str, bool]]) -> dict[str, float]:
+    """Seconds per call of each operation. Operations that run at the same time share that time equally.
+
+    Args:
+        events: (nanoseconds, operation, whether it starts), of starts and ends in any order.
+    """
+    seconds: dict[str, float] = {}
+    active: collections.Counter[str] = collections.Counter()
+    previous = 0.0
+    for time, operation, starts in sorted(events, key=lambda event: (event[0], not event[2])):
         for name in active.elements():
-            taken[name] = taken.get(name, 0.0) + (moment - before) / active.total() / 1e9 / CALLS
-        active[operation] += 1 if begins else -1
-        active, before = +active, moment
-    return taken
+            seconds[name] = seconds.get(name, 0.0) + (time - previous) / active.total() / 1e9 / CALLS
+        active[operation] += 1 if starts else -1
+        active, previous = +active, time
+    return seconds
 
 
-def by_torch(call: Callable[[int], None]) -> dict[str, float]:
-    """The same of PyTorch, each without what it calls."""
+def profile_torch(call: Callable[[int], None]) -> dict[str, float]:
+    """Seconds per call of every operation of PyTorch, without the operations that it calls."""
     import torch
 
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
@@ -95,14 +103,15 @@ def by_torch(call: Callable[[int], None]) -> dict[str, float]:
     return {event.key: event.self_cpu_time_total / 1e6 / CALLS for event in profile.key_averages()}
 
 
-def row(what: str, side: str, call: Callable[[int], None], profile: Callable) -> dict:
-    """A line of the table: milliseconds of every kind, and of the call as a whole."""
-    (whole,) = record.in_turn({side: functools.partial(call, CALLS)}, 1)[side]  # after a round that compiles
+def table_row(what: str, framework: str, call: Callable[[int], None], profile: Callable) -> dict:
+    """A row of the table: milliseconds of every kind and of the whole call."""
+    (total,) = record.time_alternating({framework: functools.partial(call, CALLS)}, 1)[framework]
     sums = dict.fromkeys(KINDS, 0.0)
-    for operation, taken in profile(call).items():
-        sums[kind(operation)] += taken
-    milliseconds = {f"{name}, ms": round(1e3 * taken, 1) for name, taken in (sums | {"a call": whole / CALLS}).items()}
-    return {"of": what, "by": side} | milliseconds
+    for operation, seconds in profile(call).items():
+        sums[kind(operation)] += seconds
+    sums["call"] = total / CALLS
+    milliseconds = {f"{name}, ms": round(1e3 * seconds, 1) for name, seconds in sums.items()}
+    return {"network": what, "framework": framework} | milliseconds
 
 
 def main() -> None:
@@ -110,19 +119,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     models.arguments(parser)
     options = parser.parse_args()
-    if options.side:
+    if options.framework:
         (name,), (what,) = options.models, options.what
-        about, call = models.prepared(name, what, options.side, options)
+        about, call = models.prepare(name, what, options.framework, options)
         if about["device"] != "cpu":
-            sys.exit("hotspots.py knows the operations of a CPU alone: set JAX_PLATFORMS=cpu")
-        profile = by_xla if options.side == "esc_jax" else by_torch
-        sys.stdout.write(json.dumps(row(f"{name}, {what}", options.side, call, profile)) + "\n")
+            sys.exit("benchmarks/hotspots.py supports the CPU only: set JAX_PLATFORMS=cpu")
+        profile = profile_xla if options.framework == "esc_jax" else profile_torch
+        sys.stdout.write(json.dumps(table_row(f"{name}, {what}", options.framework, call, profile)) + "\n")
         return
-    lines = [
-        apart.measure(__file__, [*sys.argv[1:], f"--models={name}", f"--what={what}", f"--side={side}"])
-        for name, what, side in itertools.product(options.models, options.what, models.SIDES)
+    rows = [
+        subprocesses.run_json(
+            __file__, [*sys.argv[1:], f"--models={name}", f"--what={what}", f"--framework={framework}"]
+        )
+        for name, what, framework in itertools.product(options.models, options.what, models.FRAMEWORKS)
     ]
-    sys.stdout.write(record.save("hotspots", lines, options.out))
+    sys.stdout.write(record.save("hotspots", rows, options.out))
 
 
 if __name__ == "__main__":

@@ -1,24 +1,22 @@
-"""The way of the clips to the training step: batches per second, what a step waits for them, and the preparation.
+"""Throughput of the input pipeline, the time that training steps wait for it, and the time of data preparation.
 
     python benchmarks/input_pipeline.py
     python benchmarks/input_pipeline.py --data_dir=ESC-50-master --config=configs/resnet34_cpu.py --what epoch waiting
 
-Clips are those of --data_dir, or as many synthesised ones; sample rate and length are the config's. Both are prepared
-in the user's cache ($ESC_JAX_CACHE), as for a training. Three tables:
+The clips are those of --data_dir, or synthesized ones. Sample rate and clip length are those of the config. Data are
+prepared in the user's cache ($ESC_JAX_CACHE), as for training. Three tables:
 
-- epoch: one epoch of shuffled batches, the last incomplete one dropped, by `pipeline.train_batches` over the prepared
-  clips (two threads) and by a torch DataLoader over the same clips, each a 16-bit wav file at the same rate, read with
-  soundfile (two worker processes, which live on from epoch to epoch). Both give the same 16-bit samples, which is
-  checked in an epoch before; then each in turn, medians over rounds after one that isn't counted. Files are in the page
-  cache by then. It needs torch.
-- waiting: training steps of the config, with the batches as they come, and with one batch again and again. The time
-  inside `next(batches)`, the first one of all included, is set against the whole. It overlaps with the step before,
-  whose metrics are read after the next step was dispatched: a device idles for that long at most.
-- preparation: from a data set in the official layout, wav files at 44.1 kHz, to one that can be read at the config's
-  rate, in a new cache folder each time. A tenth of the clips beside all: what both have in common is the start of
-  TensorFlow.
+- epoch: one epoch of shuffled batches without the last incomplete one, by `pipeline.train_batches` on prepared clips
+  (two threads), and by a torch DataLoader on the same clips as 16-bit wav files at the same rate, read with soundfile
+  (two persistent worker processes). A check before the measurement ensures that both return the same samples. The two
+  alternate; times are medians over rounds, without the first. Files are in the page cache. Needs torch.
+- waiting: training steps of the config with batches of the pipeline, and with one constant batch. The time in
+  `next(batches)`, the first batch included, is compared with the total. It overlaps with the previous step, whose
+  metrics are read after the next step is dispatched: a device is idle for at most that time.
+- preparation: from a data set in the layout of ESC-50, wav files at 44.1 kHz, to a prepared data set at the config's
+  sample rate, in a new cache folder each time. It is measured for all clips and for a tenth of them.
 
-Prints Markdown; input_pipeline.json and input_pipeline.md go to --out.
+The benchmark prints Markdown and writes input_pipeline.json and input_pipeline.md to --out.
 """
 
 import argparse
@@ -31,6 +29,7 @@ import statistics
 import sys
 import tempfile
 import time
+from typing import Any
 
 import numpy as np
 import record
@@ -38,12 +37,13 @@ import soundfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-WHAT = ("epoch", "waiting", "preparation")
+MEASUREMENTS = ("epoch", "waiting", "preparation")
 OFFICIAL_RATE = 44_100
+ESC50_COLUMNS = ("filename", "fold", "target", "category", "esc10", "src_file", "take")
 
 
 class WavFiles:
-    """Clips as files DIR/0.wav, DIR/1.wav, …: what a torch DataLoader takes, here where its workers can import it."""
+    """Clips as files DIR/0.wav, DIR/1.wav, …, for a torch DataLoader, whose workers import this class."""
 
     def __init__(self, folder: str, labels: Sequence[int]):
         self.folder, self.labels = folder, labels
@@ -55,20 +55,20 @@ class WavFiles:
         return soundfile.read(f"{self.folder}/{index}.wav", dtype="int16")[0], self.labels[index]
 
 
-def epoch(clips, indices: Sequence[int], batch: int, rounds: int) -> list[dict]:
-    """A line for each of the two; `indices` fill whole batches, so that every epoch has every clip."""
+def epoch(clips: Any, indices: Sequence[int], batch: int, rounds: int) -> list[dict]:
+    """A row for each loader. `indices` fill whole batches, so that every epoch has every clip."""
     import torch
 
     from esc_jax.data import pipeline
 
-    def ours() -> Iterator[np.ndarray]:
+    def grain_batches() -> Iterator[np.ndarray]:
         with contextlib.closing(pipeline.train_batches(clips, indices, batch, seed=0)) as batches:
             for _ in range(len(indices) // batch):
                 yield next(batches)["audio"]
 
     with tempfile.TemporaryDirectory() as folder:
-        for place, index in enumerate(indices):
-            soundfile.write(f"{folder}/{place}.wav", clips.read([index])[0], clips.sample_rate, subtype="PCM_16")
+        for number, index in enumerate(indices):
+            soundfile.write(f"{folder}/{number}.wav", clips.read([index])[0], clips.sample_rate, subtype="PCM_16")
         loader = torch.utils.data.DataLoader(
             WavFiles(folder, [int(clips.labels[index]) for index in indices]),
             batch_size=batch,
@@ -76,95 +76,98 @@ def epoch(clips, indices: Sequence[int], batch: int, rounds: int) -> list[dict]:
             drop_last=True,
             num_workers=2,
             persistent_workers=True,
-            # A process that has threads, as one with JAX, must not be forked.
+            # A process with threads, such as JAX's, must not be forked.
             multiprocessing_context="spawn",
         )
 
-        def theirs() -> Iterator[np.ndarray]:
+        def torch_batches() -> Iterator[np.ndarray]:
             for audio, _ in loader:
                 yield audio.numpy()
 
-        ways = {"esc_jax": ours, "torch DataLoader, wav files": theirs}
-        sums = {name: sum(int(audio.sum(dtype=np.int64)) for audio in way()) for name, way in ways.items()}
+        loaders = {"esc_jax": grain_batches, "torch DataLoader, wav files": torch_batches}
+        sums = {name: sum(int(audio.sum(dtype=np.int64)) for audio in loader()) for name, loader in loaders.items()}
         if len(set(sums.values())) > 1:
-            raise SystemExit(f"the two don't give the same clips: {sums}")
-        taken = record.in_turn({name: lambda way=way: sum(1 for _ in way()) for name, way in ways.items()}, rounds)
-    ours_s = statistics.median(taken["esc_jax"])
+            raise SystemExit(f"the loaders return different clips: {sums}")
+        times = record.time_alternating(
+            {name: lambda loader=loader: sum(1 for _ in loader()) for name, loader in loaders.items()}, rounds
+        )
+    reference = statistics.median(times["esc_jax"])
     count = len(indices) // batch
     return [
         {
-            "by": name,
+            "loader": name,
             "clips": len(indices),
             "batch": batch,
             "batches per second": round(count / statistics.median(seconds), 1),
             "from": round(count / max(seconds), 1),
             "to": round(count / min(seconds), 1),
             "clips per second": round(len(indices) / statistics.median(seconds)),
-            "times our time": round(statistics.median(seconds) / ours_s, 2),
+            "relative time": round(statistics.median(seconds) / reference, 2),
         }
-        for name, seconds in taken.items()
+        for name, seconds in times.items()
     ]
 
 
-def waiting(config, clips, indices: Sequence[int], steps: int, rounds: int) -> list[dict]:
-    """One line: the time of a training step, and how much of it is spent in `next`."""
+def waiting(config: Any, clips: Any, indices: Sequence[int], steps: int, rounds: int) -> list[dict]:
+    """A row with the time of a training step and the time of it that is spent in `next`."""
     import jax
+    import synthetic_step
 
-    from esc_jax import build
     from esc_jax.data import pipeline
+    from esc_jax.pretrained import load as pretrained
     from esc_jax.runtime import devices
     from esc_jax.training import optim
     from esc_jax.training import state as states
-    from esc_jax.training import step as training
 
-    config, model, frontend, variables = build.start(config, clips.classes)
+    config, model = pretrained.initialize(config, clips.classes)
     per_epoch = len(indices) // config.train.batch_size
-    optimizer = optim.build(config.optim, variables["params"], per_epoch * config.train.epochs, per_epoch)
-    step = devices.pmap_step(training.train_step(model, frontend, optimizer, config, len(clips.classes)))
-    # Where the step will leave it: from elsewhere, the second call would compile again.
-    state = devices.replicate(states.create(variables, optimizer, ema=config.train.ema > 0, seed=config.seed))
+    optimizer = optim.build(config.optim, model.variables["params"], per_epoch * config.train.epochs, per_epoch)
+    step = devices.pmap_step(synthetic_step.supervised_step(config, model, optimizer))
+    # Placed as the step returns it: with another placement, the second call would compile again.
+    state = devices.replicate(states.create(model.variables, optimizer, ema=config.train.ema > 0, seed=config.seed))
 
     def run(batches: Iterator[dict[str, np.ndarray]]) -> tuple[float, float]:
-        """Seconds of a step, and of them in `next`."""
+        """Seconds per step, and seconds of them in `next`."""
         nonlocal state
-        pending, waited, started = None, 0.0, time.perf_counter()
+        pending, in_next, started = None, 0.0, time.perf_counter()
         for _ in range(steps):
-            before = time.perf_counter()
+            requested = time.perf_counter()
             batch = next(batches)
-            waited += time.perf_counter() - before
+            in_next += time.perf_counter() - requested
             state, metrics = step(state, batch)
-            jax.block_until_ready(pending)  # one step behind, as `training.loop`
+            jax.block_until_ready(pending)  # one step behind, as in `training.loop`
             pending = metrics
         jax.block_until_ready(pending)
-        return (time.perf_counter() - started) / steps, waited / steps
+        return (time.perf_counter() - started) / steps, in_next / steps
 
-    fed, alone = [], []
+    fed: list[tuple[float, float]] = []
+    constant: list[float] = []
     for _ in range(rounds + 1):
         with contextlib.closing(pipeline.train_batches(clips, indices, config.train.batch_size, seed=0)) as batches:
             fed.append(run(batches))
-            again = next(batches)
-        alone.append(run(itertools.repeat(again))[0])
-    whole, waits = zip(*fed[1:], strict=True)
-    shares = [100 * wait / all_of_it for all_of_it, wait in fed[1:]]
+            batch = next(batches)
+        constant.append(run(itertools.repeat(batch))[0])
+    total, waits = zip(*fed[1:], strict=True)
+    shares = [100 * wait / seconds for seconds, wait in fed[1:]]
     return [
         {
             "config": config.experiment,
             "batch": config.train.batch_size,
             "steps": steps,
-            "ms per step": round(1e3 * statistics.median(whole), 2),
-            "from": round(1e3 * min(whole), 2),
-            "to": round(1e3 * max(whole), 2),
-            "of them in next": round(1e3 * statistics.median(waits), 3),
+            "ms per step": round(1e3 * statistics.median(total), 2),
+            "from": round(1e3 * min(total), 2),
+            "to": round(1e3 * max(total), 2),
+            "ms of them in next": round(1e3 * statistics.median(waits), 3),
             "percent": round(statistics.median(shares), 2),
-            "most percent": round(max(shares), 2),
-            "ms per step on one batch": round(1e3 * statistics.median(alone[1:]), 2),
+            "max percent": round(max(shares), 2),
+            "ms per step on a constant batch": round(1e3 * statistics.median(constant[1:]), 2),
         }
     ]
 
 
-def official(folder: pathlib.Path, count: int) -> pathlib.Path:
-    """Writes synthesised clips in the layout of ESC-50, as wav files at 44.1 kHz; returns the folder."""
-    from esc_jax.data import audio, source, synthetic
+def write_esc50(folder: pathlib.Path, count: int) -> pathlib.Path:
+    """Writes synthesized clips in the layout of ESC-50, as wav files at 44.1 kHz; returns the folder."""
+    from esc_jax.data import audio, synthetic
 
     names = tuple(synthetic.CLASSES)
     (folder / "audio").mkdir(parents=True)
@@ -172,32 +175,32 @@ def official(folder: pathlib.Path, count: int) -> pathlib.Path:
     rows = []
     for number in range(count):
         target, fold = number % len(names), number % 5 + 1
-        made = synthetic.clip(names[target], np.random.default_rng(number))
-        samples = audio.to_mono(made[:, None], synthetic.RATE, OFFICIAL_RATE)
+        clip = synthetic.clip(names[target], np.random.default_rng(number))
+        samples = audio.to_mono(clip[:, None], synthetic.RATE, OFFICIAL_RATE)
         filename = f"{fold}-{number}-A-{target}.wav"
         soundfile.write(folder / "audio" / filename, samples, OFFICIAL_RATE, subtype="PCM_16")
         rows.append((filename, fold, target, names[target], target < 10, number, "A"))
     with open(folder / "meta/esc50.csv", "w", newline="") as file:
-        csv.writer(file).writerows([source.COLUMNS, *rows])
+        csv.writer(file).writerows([ESC50_COLUMNS, *rows])
     return folder
 
 
-def preparation(config, count: int, rounds: int) -> list[dict]:
-    """Lines for a tenth of `count` clips and for all."""
+def preparation(config: Any, count: int, rounds: int) -> list[dict]:
+    """A row for a tenth of `count` clips and one for all."""
     from esc_jax.data.datasets import registry as datasets
 
     with tempfile.TemporaryDirectory() as folder:
         counts = sorted({max(1, count // 10), count})
-        trees = {number: official(pathlib.Path(folder) / str(number), number) for number in counts}
+        folders = {number: write_esc50(pathlib.Path(folder) / str(number), number) for number in counts}
 
         def prepare(number: int) -> None:
             with tempfile.TemporaryDirectory() as cache:
                 data = config.data.copy_and_resolve_references()
-                data.update(name="esc50", dir=str(trees[number]), cache_dir=cache)
+                data.update(name="esc50", dir=str(folders[number]), cache_dir=cache)
                 if len(datasets.load(data)) != number:
-                    raise SystemExit("clips were lost in the preparation")
+                    raise SystemExit(f"the prepared data set does not have {number} clips")
 
-        taken = record.in_turn({number: lambda number=number: prepare(number) for number in counts}, rounds)
+        times = record.time_alternating({number: lambda number=number: prepare(number) for number in counts}, rounds)
     return [
         {
             "clips": number,
@@ -207,43 +210,43 @@ def preparation(config, count: int, rounds: int) -> list[dict]:
             "to": round(max(seconds), 1),
             "clips per second": round(number / statistics.median(seconds), 1),
         }
-        for number, seconds in taken.items()
+        for number, seconds in times.items()
     ]
 
 
-def load(options: argparse.Namespace):
-    """The config, its clips, and the indices of as many as --clips says that fill whole batches."""
+def load(options: argparse.Namespace) -> tuple[Any, Any, np.ndarray]:
+    """The config, its clips, and the indices of at most --clips clips that fill whole batches."""
     from esc_jax import config as configs
-    from esc_jax.data.datasets import registry as datasets
     from esc_jax.data import synthetic
+    from esc_jax.data.datasets import registry as datasets
 
     config = configs.load(options.config)
     config.experiment, config.train.batch_size = pathlib.Path(options.config).stem, options.batch
     if options.data_dir:
         config.data.update(name="esc50", dir=options.data_dir)
     else:
-        each = synthetic.FOLDS * len(synthetic.CLASSES)
-        config.data.update(name="synthetic", clips_per_fold=-(-options.clips // each))
+        per_clip = synthetic.FOLDS * len(synthetic.CLASSES)
+        config.data.update(name="synthetic", clips_per_fold=-(-options.clips // per_clip))
     clips = datasets.load(config.data)
     count = min(options.clips, len(clips)) // options.batch * options.batch
     if not count:
-        raise SystemExit(f"{min(options.clips, len(clips))} clips make no batch of {options.batch}")
+        raise SystemExit(f"{min(options.clips, len(clips))} clips do not fill a batch of {options.batch}")
     return config, clips, np.arange(count)
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--what", nargs="+", choices=WHAT, default=WHAT, help="default: all")
-    parser.add_argument("--config", help="whose clips and steps (default: configs/resnet34_cpu.py)")
-    parser.add_argument("--data_dir", help="a data set in the layout of ESC-50 (default: synthesised clips)")
-    parser.add_argument("--clips", type=int, default=2000, help="of an epoch (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=32, help="default: %(default)s")
-    parser.add_argument("--steps", type=int, default=50, help="of waiting (default: %(default)s)")
-    parser.add_argument("--prepare_clips", type=int, default=200, help="default: %(default)s")
-    parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
+    parser.add_argument("--what", nargs="+", choices=MEASUREMENTS, default=MEASUREMENTS, help="default: all")
+    parser.add_argument("--config", help="of clips and steps (default: configs/resnet34_cpu.py)")
+    parser.add_argument("--data_dir", help="a data set in the layout of ESC-50 (default: synthesized clips)")
+    parser.add_argument("--clips", type=int, default=2000, help="clips per epoch (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=32, help="batch size (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=50, help="steps of `waiting` (default: %(default)s)")
+    parser.add_argument("--prepare_clips", type=int, default=200, help="clips of `preparation` (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="counted rounds (default: %(default)s)")
     parser.add_argument("--out", default=record.RESULTS, help="folder of the files (default: benchmarks/results)")
-    parser.add_argument("--tiny", action="store_true", help="a few clips of a second, a tiny network: for tests")
+    parser.add_argument("--tiny", action="store_true", help="short clips and a small network, for tests")
     options = parser.parse_args()
     options.config = options.config or ROOT / ("tests/configs/tiny.py" if options.tiny else "configs/resnet34_cpu.py")
     if options.tiny:

@@ -1,12 +1,12 @@
-"""Peak memory and time of a training step and of prediction, of any config, in any type.
+"""Peak memory and time of a training step and of a prediction, for any config and data type.
 
     python benchmarks/memory.py configs/beats_finetune.py
     python benchmarks/memory.py configs/beats_finetune.py --dtype=bfloat16 --batch_size=16 --accumulate=4
 
-Weights are drawn at random and clips are noise. Each measurement is a process of its own, and its peak the process's:
-on CPU everything it has held (interpreter, weights, optimizer, activations, XLA's own copies), on an accelerator what
-was allocated on the device. The time is that of the second step, after compilation. Prints a Markdown table, and leaves
-no file.
+Weights are random and clips are noise. Each measurement runs in a process of its own. On CPU the peak is that of the
+process: interpreter, weights, optimizer, activations and XLA's buffers. On an accelerator it is that of the device's
+allocator. The time is that of the second step, after compilation. The benchmark prints a Markdown table and writes no
+file.
 """
 
 import argparse
@@ -15,13 +15,14 @@ import pathlib
 import resource
 import sys
 import time
+from typing import Any
 
-import apart
+import subprocesses
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
-def _config(options: argparse.Namespace):
+def _config(options: argparse.Namespace) -> Any:
     sys.path.insert(0, str(ROOT))
     from esc_jax import config as configs
 
@@ -36,24 +37,25 @@ def _peak_gib() -> float:
     import jax
 
     stats = jax.devices()[0].memory_stats() or {}
-    # Linux counts the resident set in KiB.
+    # ru_maxrss is in KiB on Linux.
     return stats.get("peak_bytes_in_use", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024) / 2**30
 
 
 def measure(options: argparse.Namespace) -> dict:
-    """Runs two steps of `options.what`, "train" or "predict"; the figures."""
+    """Executes two steps of `options.what`, "train" or "predict"; returns the figures."""
     config = _config(options)
     from esc_jax.runtime import xla
 
     xla.initialize()
     import jax
-    import noise
+    import synthetic_step
 
-    once, parameters = (noise.training if options.what == "train" else noise.prediction)(config)
+    create = synthetic_step.train_call if options.what == "train" else synthetic_step.predict_call
+    call, parameters = create(config)
     seconds = []
     for _ in range(2):
         started = time.perf_counter()
-        jax.block_until_ready(once())
+        jax.block_until_ready(call())
         seconds.append(time.perf_counter() - started)
     parts = f" in {config.train.accumulate} parts" if config.train.accumulate > 1 else ""
     return {
@@ -68,19 +70,19 @@ def measure(options: argparse.Namespace) -> dict:
 
 
 def main() -> None:
-    """The command line: a Markdown table of train and predict."""
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config")
+    parser.add_argument("config", help="a config file")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--batch_size", type=int, default=0, help="the config's by default")
-    parser.add_argument("--accumulate", type=int, default=0, help="the config's by default")
+    parser.add_argument("--batch_size", type=int, default=0, help="default: that of the config")
+    parser.add_argument("--accumulate", type=int, default=0, help="default: that of the config")
     parser.add_argument("--what", choices=("train", "predict"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.what:
         sys.stdout.write(json.dumps(measure(options)) + "\n")
         return
-    lines = [apart.measure(__file__, [*sys.argv[1:], f"--what={what}"]) for what in ("predict", "train")]
-    sys.stdout.write(apart.table(lines))
+    rows = [subprocesses.run_json(__file__, [*sys.argv[1:], f"--what={what}"]) for what in ("predict", "train")]
+    sys.stdout.write(subprocesses.markdown_table(rows))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
-"""Windowed prediction on long recordings: audio per second of time, memory, and the same windows in a PyTorch pipeline.
+"""Throughput and memory of windowed prediction on long recordings, and a comparison with a PyTorch pipeline.
 
-    python benchmarks/prediction.py --checkpoint=runs/NAME
+    python benchmarks/prediction.py --model=runs/NAME
     python benchmarks/prediction.py --pipeline
 
-The first classifies one minute, ten minutes and an hour of pink noise, a window a second, each in a process of its own,
-whose largest resident set is the memory. The second sets DistilHuBERT (24 million parameters drawn at random, which
-take as long as trained ones) beside the transformers pipeline of the same network, which our export writes for it: the
-same file, the same windows of five seconds, decoding and resampling included; each in turn, medians over the rounds
-after one that compiles. It needs torch. Both print a Markdown table, and leave no file.
+The first command classifies pink noise of one minute, ten minutes and an hour, one window per second. Each recording is
+processed in a process of its own, whose maximum resident set is reported as memory. The second command compares
+DistilHuBERT with random weights (24 million parameters) with the transformers pipeline of the same network, which
+loads our export of it: the same file in the same windows of five seconds, decoding and resampling included. The two
+alternate; times are medians over rounds, without the first. It needs torch. Both commands print a Markdown table and
+write no file. The real-time factor is the duration of the audio over the processing time.
 """
 
 import argparse
@@ -18,18 +19,19 @@ import statistics
 import sys
 import tempfile
 import time
+from typing import Any
 
-import apart
 import numpy as np
 import soundfile
+import subprocesses
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 FILE_RATE = 44_100
 
 
-def recording(path: str, minutes: float) -> None:
-    """Writes pink noise, mono 16-bit at 44.1 kHz, in blocks of a minute."""
+def write_recording(path: str, minutes: float) -> None:
+    """Writes pink noise in blocks of a minute, mono, 16 bits, 44.1 kHz."""
     rng = np.random.default_rng(0)
     spectrum = np.fft.rfft(rng.standard_normal(60 * FILE_RATE))
     spectrum[1:] /= np.sqrt(np.arange(1, len(spectrum)))
@@ -40,14 +42,14 @@ def recording(path: str, minutes: float) -> None:
             file.write(block)
 
 
-def measure(checkpoint: str, minutes: float) -> dict:
-    """One recording, after a short one for which everything is compiled."""
+def measure(model: str, minutes: float) -> dict:
+    """The row of one recording, classified after a short one for which everything is compiled."""
     import esc_jax
 
-    classifier = esc_jax.load_classifier(checkpoint)
+    classifier = esc_jax.load_classifier(model)
     with tempfile.TemporaryDirectory() as folder:
-        recording(f"{folder}/short.wav", 1)
-        recording(f"{folder}/long.wav", minutes)
+        write_recording(f"{folder}/short.wav", 1)
+        write_recording(f"{folder}/long.wav", minutes)
         classifier.timeline(f"{folder}/short.wav")
         started = time.perf_counter()
         timeline = classifier.timeline(f"{folder}/long.wav")
@@ -56,66 +58,67 @@ def measure(checkpoint: str, minutes: float) -> dict:
         "audio, minutes": minutes,
         "windows": len(timeline.starts),
         "seconds": round(seconds, 1),
-        "audio per time": round(60 * minutes / seconds, 1),
+        "real-time factor": round(60 * minutes / seconds, 1),
         "peak memory, MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
 
 
-def distilhubert():
-    """Our classifier and the pipeline of the same network: transformers loads what we write, the weights too."""
+def distilhubert() -> tuple[Any, Any]:
+    """DistilHuBERT with random weights as a `SoundClassifier` and as a transformers pipeline that loads our export."""
     import transformers
 
-    from esc_jax import build, classifier
     from esc_jax import config as configs
-    from esc_jax.inference import classifier
+    from esc_jax.inference.classifier import SoundClassifier
+    from esc_jax.models import model as models
     from esc_jax.pretrained import hubert
     from esc_jax.runtime import xla
+    from esc_jax.training.restore import Restored
 
     xla.initialize()
     config = configs.load(ROOT / "configs/distilhubert.py")
-    model, frontend, variables = build.build(config, 50)
-    names = tuple(f"class {i}" for i in range(50))
-    ours = classifier.SoundClassifier(
-        build.Restored(config, names, 16_000, 5.0, False, model, frontend, variables, pathlib.Path(), 0, {})
-    )
+    config.data.mask_padding = False
+    model = models.create(config, [f"class {number}" for number in range(50)])
+    classifier = SoundClassifier(Restored(model, config, pathlib.Path(), 0, {}))
+    preprocessor = {"sample_rate": 16_000, **config.frontend}
     with tempfile.TemporaryDirectory() as folder:
-        hubert.write(folder, variables, config.model.encoder, names, {"sample_rate": 16_000, **config.frontend})
-        theirs = transformers.pipeline("audio-classification", model=folder, device="cpu")
-    return ours, theirs
+        hubert.write(folder, model.variables, config.model.encoder, model.classes, preprocessor)
+        pipeline = transformers.pipeline("audio-classification", model=folder, device="cpu")
+    return classifier, pipeline
 
 
 def compare(minutes: float, rounds: int) -> list[dict]:
-    """Both on the same file, in turn."""
+    """A row for each of the two on the same file; they alternate."""
     from esc_jax.data.stream import AudioStream, windows
 
-    ours, theirs = distilhubert()
+    classifier, pipeline = distilhubert()
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/long.wav"
-        recording(path, minutes)
+        write_recording(path, minutes)
 
-        def pipeline() -> int:
-            cut = [w for _, w in windows(AudioStream(path, 16_000), 80_000, 80_000)]
-            return len(theirs([{"raw": w, "sampling_rate": 16_000} for w in cut], batch_size=8))
+        def run_pipeline() -> int:
+            pieces = [samples for _, samples in windows(AudioStream(path, 16_000), 80_000, 80_000)]
+            return len(pipeline([{"raw": piece, "sampling_rate": 16_000} for piece in pieces], batch_size=8))
 
         calls = {
-            "esc_jax": lambda: len(ours.timeline(path, hop_s=5.0).starts),
-            "transformers pipeline": pipeline,
+            "esc_jax": lambda: len(classifier.timeline(path, hop_s=5.0).starts),
+            "transformers pipeline": run_pipeline,
         }
-        taken, counts = {name: [] for name in calls}, {}
+        times: dict[str, list[float]] = {name: [] for name in calls}
+        counts = {}
         for _ in range(rounds + 1):
             for name, call in calls.items():
                 started = time.perf_counter()
                 counts[name] = call()
-                taken[name].append(time.perf_counter() - started)
+                times[name].append(time.perf_counter() - started)
     return [
         {
-            "DistilHuBERT in": name,
+            "implementation": name,
             "windows of 5 s": counts[name],
             "seconds": round(statistics.median(seconds[1:]), 1),
             "from, to": f"{min(seconds[1:]):.1f}, {max(seconds[1:]):.1f}",
-            "audio per time": round(60 * minutes / statistics.median(seconds[1:]), 1),
+            "real-time factor": round(60 * minutes / statistics.median(seconds[1:]), 1),
         }
-        for name, seconds in taken.items()
+        for name, seconds in times.items()
     ]
 
 
@@ -123,21 +126,26 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--checkpoint", help="workdir of a finished run")
-    what.add_argument("--pipeline", action="store_true", help="DistilHuBERT here and in transformers")
-    parser.add_argument("--minutes", type=float, nargs="+", help="of audio (default: 1 10 60; with --pipeline, 5)")
-    parser.add_argument("--rounds", type=int, default=3, help="of --pipeline (default: %(default)s)")
+    what.add_argument("--model", help="workdir of a finished run")
+    what.add_argument("--pipeline", action="store_true", help="compare DistilHuBERT with transformers")
+    parser.add_argument(
+        "--minutes", type=float, nargs="+", help="lengths of the audio (default: 1 10 60; with --pipeline, 5)"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="counted rounds of --pipeline (default: %(default)s)")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        sys.stdout.write(json.dumps(measure(options.checkpoint, options.minutes[0])) + "\n")
+        sys.stdout.write(json.dumps(measure(options.model, options.minutes[0])) + "\n")
         return
     if options.pipeline:
-        lines = compare((options.minutes or [5])[0], options.rounds)
+        rows = compare((options.minutes or [5])[0], options.rounds)
     else:
-        lengths, own = options.minutes or [1, 10, 60], f"--checkpoint={options.checkpoint}"
-        lines = [apart.measure(__file__, [own, f"--minutes={minutes}", "--one"]) for minutes in lengths]
-    sys.stdout.write(apart.table(lines))
+        model = f"--model={options.model}"
+        rows = [
+            subprocesses.run_json(__file__, [model, f"--minutes={minutes}", "--one"])
+            for minutes in options.minutes or [1, 10, 60]
+        ]
+    sys.stdout.write(subprocesses.markdown_table(rows))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How the benchmarks take times of several calls, and the files that they leave: figures, machine, versions, date."""
+"""Timing of alternating calls, and result files with figures, machine, versions and date."""
 
 from collections.abc import Callable, Mapping, Sequence
 import datetime
@@ -11,63 +11,66 @@ import re
 import shlex
 import sys
 import time
+from typing import Any
 
-import apart
+import subprocesses
 
 RESULTS = pathlib.Path(__file__).resolve().parent / "results"
-# What the figures depend on, where it is installed.
+# Packages that the figures depend on. Those that are installed are recorded.
 PACKAGES = (
     "jax", "jaxlib", "flax", "numpy", "scipy", "grain", "array_record", "tensorflow-datasets", "tensorflow-cpu",
     "tensorflow", "librosa", "soundfile", "soxr", "kaldi-native-fbank", "torch", "transformers",
 )  # fmt: skip
-# Other work of the machine: the load of the last minute before this process began.
+# Load average of the last minute before this process started, as a measure of other work on the machine.
 _LOAD = os.getloadavg()[0]
 
 
-def in_turn(
-    calls: Mapping[str, Callable[[], object]], rounds: int, before: Mapping[str, Callable[[], object]] | None = None
+def time_alternating(
+    calls: Mapping[str, Callable[[], object]], rounds: int, warmup: Mapping[str, Callable[[], object]] | None = None
 ) -> dict[str, list[float]]:
-    """Seconds of every call in every round, one after the other, after a round that isn't counted.
+    """Seconds of every call in every round. Calls alternate, and the first round is not counted.
 
-    `before` has what each does first, uncounted, in every round: where others have their turn in between, PyTorch's
-    threads still spin for a while after its calls and share the cores with whoever comes next, and memory that the
-    other side has held is not at hand at once (a step of 0.4 s in a run, where steps follow one another, took up to
-    0.8 s).
+    Args:
+        calls: functions to time, by name.
+        rounds: number of counted rounds.
+        warmup: functions that are called before each call and not timed. Where frameworks alternate, PyTorch's threads
+            still spin for a while after its calls and take cores from the next one, and memory that the other process
+            held is not available at once.
     """
-    taken = {name: [] for name in calls}
+    times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds + 1):
         for name, call in calls.items():
-            if before:
-                before[name]()
+            if warmup:
+                warmup[name]()
             started = time.perf_counter()
             call()
-            taken[name].append(time.perf_counter() - started)
-    return {name: seconds[1:] for name, seconds in taken.items()}
+            times[name].append(time.perf_counter() - started)
+    return {name: seconds[1:] for name, seconds in times.items()}
 
 
-def save(name: str, lines: Sequence[dict] | Mapping[str, Sequence[dict]], out: str | os.PathLike) -> str:
+def save(name: str, rows: Sequence[dict] | Mapping[str, Sequence[dict]], out: str | os.PathLike[str]) -> str:
     """Writes NAME.json and NAME.md.
 
-    Asks JAX for its devices: in a process whose children measure, after the last of them.
+    This asks JAX for its devices. Call it after the last measurement in a child process.
 
     Args:
         name: of the benchmark.
-        lines: of a table, with the same keys; or the lines of several, by title.
-        out: the folder, made where it isn't there.
+        rows: of a table, with the same keys; or the rows of several tables by title.
+        out: folder of the files; it is created.
 
     Returns:
-        The Markdown.
+        The Markdown text.
     """
-    tables = lines if isinstance(lines, Mapping) else {name: lines}
-    about = {"name": name, "date": datetime.date.today().isoformat(), "command": _command()}
+    tables = rows if isinstance(rows, Mapping) else {name: rows}
+    about: dict[str, Any] = {"name": name, "date": datetime.date.today().isoformat(), "command": _command()}
     about |= {"machine": _machine(), "versions": versions()}
     machine = about["machine"]
     text = (
         f"# {name}\n\n    {about['command']}\n\n{about['date']}, {machine['processor']}, {machine['cores']} cores"
-        f" (load {machine['load']} before), {machine['devices']};"
+        f" (load before: {machine['load']}), {machine['devices']};"
         f" {', '.join(f'{package} {version}' for package, version in about['versions'].items())}\n"
     )
-    text += "".join(f"\n## {title}\n\n{apart.table(rows)}" for title, rows in tables.items())
+    text += "".join(f"\n## {title}\n\n{subprocesses.markdown_table(table)}" for title, table in tables.items())
     folder = pathlib.Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(about | {"results": tables}, indent=1) + "\n")
@@ -76,22 +79,22 @@ def save(name: str, lines: Sequence[dict] | Mapping[str, Sequence[dict]], out: s
 
 
 def _command() -> str:
-    """The command line, with the last part of paths from the root: what lies above is this machine's own affair."""
+    """The command line, with absolute paths reduced to their last part."""
     arguments = [re.sub(r"(^|=)/.*/", r"\1", argument) for argument in sys.argv[1:]]
     tunables = os.environ.get("GLIBC_TUNABLES", "")  # huge pages change the figures
-    before = f"GLIBC_TUNABLES={shlex.quote(tunables)} " if tunables else ""
-    return f"{before}python benchmarks/{pathlib.Path(sys.argv[0]).name} {shlex.join(arguments)}".strip()
+    prefix = f"GLIBC_TUNABLES={shlex.quote(tunables)} " if tunables else ""
+    return f"{prefix}python benchmarks/{pathlib.Path(sys.argv[0]).name} {shlex.join(arguments)}".strip()
 
 
 def processor() -> str:
-    """Its name, as far as the system knows it."""
+    """Name of the processor."""
     cpuinfo = pathlib.Path("/proc/cpuinfo")
-    if cpuinfo.exists() and (found := re.search(r"^model name\s*: (.+)$", cpuinfo.read_text(), re.MULTILINE)):
-        return found[1].strip()
+    if cpuinfo.exists() and (match := re.search(r"^model name\s*: (.+)$", cpuinfo.read_text(), re.MULTILINE)):
+        return match[1].strip()
     return platform.processor() or platform.machine()
 
 
-def _machine() -> dict:
+def _machine() -> dict[str, Any]:
     import jax
 
     return {
@@ -105,11 +108,11 @@ def _machine() -> dict:
 
 
 def versions() -> dict[str, str]:
-    """Of Python, and of PACKAGES that are installed."""
-    found = {"python": platform.python_version()}
+    """Versions of Python and of the installed PACKAGES."""
+    result = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            result[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return result

@@ -1,21 +1,21 @@
-"""What it costs when there is more of it: larger batches, more folds, longer recordings, more clips.
+"""Time and memory as functions of batch size, number of folds, length of recordings and number of clips.
 
-    python benchmarks/scaling.py --checkpoint=runs/NAME
+    python benchmarks/scaling.py --model=runs/NAME
     python benchmarks/scaling.py --what batch clips --out=DIR
 
-Every size is measured in a process of its own, whose largest resident set is the memory; seconds are medians over
+Every size is measured in a process of its own, whose maximum resident set is reported as memory. Times are medians over
 rounds after one that compiles.
 
-- batch: a training step of the config on noise, weights drawn at random, at batch sizes 1 to 64.
-- folds: `probe.probe` on random embeddings, 2,000 × 384, of 50 classes in eight folds, testing 1, 2, 4 and 8 of them:
-  heads for every fold, for every pair of it with another and for every strength of regularisation. What compiling adds
-  is beside it.
-- audio: prediction on 1 minute to 4 hours, as in prediction.py, one round; only with --checkpoint.
-- clips: one epoch of `pipeline.train_batches` over 1,000 to 16,000 clips of the config's length, batches of 32. They
-  are 60 synthesised clips that repeat, so that memory is what the pipeline holds of them; beside it what the process
-  had before the epoch.
+- batch: a training step of the config on noise with random weights, at batch sizes 1 to 64.
+- folds: `experiments.probe.fit_heads` on random embeddings (2,000 × 384, 50 classes, eight folds) with 1, 2, 4 and 8
+  test folds. Heads are fitted for every fold, every pair of folds and every regularization strength. The first call,
+  which compiles, is reported separately.
+- audio: prediction on recordings of 1 minute to 4 hours, as in prediction.py, in one round. Needs --model.
+- clips: one epoch of `pipeline.train_batches` on 1,000 to 16,000 clips of the config's length in batches of 32. The
+  clips are 60 synthesized ones that repeat, so that memory is that of the pipeline; the memory before the epoch is
+  reported beside it.
 
-Prints Markdown tables; scaling.json, scaling.md and scaling.png, a panel each, go to --out.
+The benchmark prints Markdown tables and writes scaling.json, scaling.md and scaling.png to --out.
 """
 
 import argparse
@@ -28,9 +28,9 @@ import statistics
 import sys
 import time
 
-import apart
 import numpy as np
 import record
+import subprocesses
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -41,14 +41,14 @@ SIZES = {
     "clips": (1_000, 2_000, 4_000, 8_000, 16_000),
 }
 TINY = {"batch": (2, 4), "folds": (1, 2), "audio": (1, 2), "clips": (32, 64)}
-DIFFERENT = 60  # clips, before they repeat
+DISTINCT = 60  # clips before they repeat
 
-# Columns that a panel shows: of time on the left, of memory on the right.
+# Of each panel: label of the sizes, unit of time, columns of time (left axis) and of memory (right axis).
 PANELS = {
     "batch": ("batch size", "milliseconds", ("ms per step", "ms per clip"), ("peak memory, MiB",)),
     "folds": ("test folds", "seconds", ("seconds", "with compilation"), ("peak memory, MiB",)),
     "audio": ("minutes of audio", "seconds", ("seconds",), ("peak memory, MiB",)),
-    "clips": ("clips", "seconds per epoch", ("seconds",), ("peak memory, MiB", "before, MiB")),
+    "clips": ("clips", "seconds per epoch", ("seconds",), ("peak memory, MiB", "initial memory, MiB")),
 }
 
 
@@ -57,10 +57,10 @@ def _peak_mib() -> int:
 
 
 def _seconds(call: Callable[[], object], rounds: int) -> list[float]:
-    return record.in_turn({"": call}, rounds)[""]
+    return record.time_alternating({"": call}, rounds)[""]
 
 
-def _times(seconds: Sequence[float], factor: float, name: str) -> dict[str, float]:
+def _summary(seconds: Sequence[float], factor: float, name: str) -> dict[str, float]:
     values = (statistics.median(seconds), min(seconds), max(seconds))
     return {key: round(factor * value, 3) for key, value in zip((name, "from", "to"), values, strict=True)}
 
@@ -68,35 +68,37 @@ def _times(seconds: Sequence[float], factor: float, name: str) -> dict[str, floa
 def batch(options: argparse.Namespace, size: int) -> dict:
     """A training step at one batch size."""
     import jax
-    import noise
+    import synthetic_step
 
     from esc_jax import config as configs
 
     config = configs.load(options.config)
     config.train.batch_size = size
-    once, _ = noise.training(config)
-    times = _times(_seconds(lambda: jax.block_until_ready(once()), options.rounds), 1e3, "ms per step")
-    each = {"ms per clip": round(times["ms per step"] / size, 3)}
-    return {"batch": size} | times | each | {"peak memory, MiB": _peak_mib()}
+    call, _ = synthetic_step.train_call(config)
+    times = _summary(_seconds(lambda: jax.block_until_ready(call()), options.rounds), 1e3, "ms per step")
+    per_clip = {"ms per clip": round(times["ms per step"] / size, 3)}
+    return {"batch": size} | times | per_clip | {"peak memory, MiB": _peak_mib()}
 
 
 def folds(options: argparse.Namespace, count: int) -> dict:
-    """Probes of `count` of eight folds."""
+    """Linear probes that test `count` of eight folds."""
     from esc_jax.experiments import probe
+    from esc_jax.tasks import registry as tasks
 
+    task = tasks.get("single_label")
     number, width, classes = (160, 16, 5) if options.tiny else (2000, 384, 50)
     rng = np.random.default_rng(0)
     x = rng.standard_normal((1, number, width)).astype(np.float32)
-    labels, of = rng.integers(0, classes, number).astype(np.int32), np.arange(number) % 8 + 1
-    tested = range(1, count + 1)
+    labels, fold_of = rng.integers(0, classes, number).astype(np.int32), np.arange(number) % 8 + 1
+    test_folds = range(1, count + 1)
 
-    def once() -> None:
-        probe.probe(x, labels, of, tested, classes)
+    def call() -> None:
+        probe.fit_heads(task, x, labels, fold_of, test_folds, classes)
 
     started = time.perf_counter()
-    once()
+    call()
     first = {"with compilation": round(time.perf_counter() - started, 3)}
-    times = _times(_seconds(once, options.rounds), 1.0, "seconds")
+    times = _summary(_seconds(call, options.rounds), 1.0, "seconds")
     return {"test folds": count} | times | first | {"peak memory, MiB": _peak_mib()}
 
 
@@ -104,7 +106,7 @@ def audio(options: argparse.Namespace, minutes: int) -> dict:
     """Prediction on one recording."""
     import prediction
 
-    return prediction.measure(options.checkpoint, minutes)
+    return prediction.measure(options.model, minutes)
 
 
 def clips(options: argparse.Namespace, count: int) -> dict:
@@ -116,8 +118,11 @@ def clips(options: argparse.Namespace, count: int) -> dict:
 
     data = configs.load(options.config).data
     names = tuple(synthetic.CLASSES)
-    made = [synthetic.clip(names[i % len(names)], np.random.default_rng(i)) for i in range(DIFFERENT)]
-    kept = [audio_files.to_int16(audio_files.to_mono(one[:, None], synthetic.RATE, data.sample_rate)) for one in made]
+    waveforms = [synthetic.clip(names[i % len(names)], np.random.default_rng(i)) for i in range(DISTINCT)]
+    stored = [
+        audio_files.to_int16(audio_files.to_mono(waveform[:, None], synthetic.RATE, data.sample_rate))
+        for waveform in waveforms
+    ]
     repeated = Clips(
         labels=np.arange(count, dtype=np.int32) % len(names),
         folds=(1,) * count,
@@ -125,29 +130,29 @@ def clips(options: argparse.Namespace, count: int) -> dict:
         filenames=("",) * count,
         classes=names,
         sample_rate=data.sample_rate,
-        samples=np.array([len(kept[index % DIFFERENT]) for index in range(count)]),
+        samples=np.array([len(stored[index % DISTINCT]) for index in range(count)]),
         length=round(data.clip_s * data.sample_rate),
         fingerprint="repeated",
         bad={},
-        fetch=lambda index: kept[index % DIFFERENT],
+        fetch=lambda index: stored[index % DISTINCT],
     )
 
-    def once() -> None:
+    def call() -> None:
         with contextlib.closing(pipeline.train_batches(repeated, range(count), 32, seed=0)) as batches:
             for _ in range(count // 32):
                 next(batches)
 
-    before = _peak_mib()
-    times = _times(_seconds(once, options.rounds), 1.0, "seconds")
+    initial = _peak_mib()
+    times = _summary(_seconds(call, options.rounds), 1.0, "seconds")
     rate = {"clips per second": round(count / times["seconds"]), "audio, MiB": count * repeated.length * 2 >> 20}
-    return {"clips": count} | times | rate | {"before, MiB": before, "peak memory, MiB": _peak_mib()}
+    return {"clips": count} | times | rate | {"initial memory, MiB": initial, "peak memory, MiB": _peak_mib()}
 
 
 MEASURES = {"batch": batch, "folds": folds, "audio": audio, "clips": clips}
 
 
 def draw(tables: dict[str, list[dict]], path: pathlib.Path) -> None:
-    """A panel for each table: time in full lines, memory in dotted ones, and a dashed one for what is proportional."""
+    """Draws a panel for each table: time in solid lines, memory in dotted lines, proportional time dashed."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
@@ -162,32 +167,32 @@ def draw(tables: dict[str, list[dict]], path: pathlib.Path) -> None:
         axes.axis("on")
         x = [next(iter(line.values())) for line in lines]
         memory = axes.twinx()
-        for of, names, style, marker, colours in (
+        for axis, names, style, marker, colors in (
             (axes, times, "-", "o", ("tab:blue", "tab:cyan")),
             (memory, memories, ":", "s", ("tab:red", "tab:orange")),
         ):
-            for name, colour in zip(names, colours, strict=False):
-                y = [max(line[name], 1e-3) for line in lines]  # a time that was rounded to nothing has no logarithm
-                of.plot(x, y, style, marker=marker, markersize=4, color=colour, label=name)
-            of.set_yscale("log")
+            for name, color in zip(names, colors, strict=False):
+                y = [max(line[name], 1e-3) for line in lines]  # a time rounded to 0 has no logarithm
+                axis.plot(x, y, style, marker=marker, markersize=4, color=color, label=name)
+            axis.set_yscale("log")
         last = max(lines[-1][times[0]], 1e-3)
         axes.plot(x, [last * value / x[-1] for value in x], "--", color="0.6", linewidth=1, label="proportional")
         axes.set_xscale("log")
         axes.set_xticks(x, [f"{value:,g}" for value in x])
         axes.set_xticks([], minor=True)
-        # A decade at least, so that what doesn't grow looks level.
+        # At least a decade, so that constant memory looks constant.
         values = [line[name] for line in lines for name in memories]
         memory.set_ylim(min(values) / 3, max(max(values) * 1.5, min(values) * 4))
-        for of in (axes, memory):
-            of.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
-            of.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
-            of.yaxis.set_minor_formatter(NullFormatter())
+        for axis in (axes, memory):
+            axis.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+            axis.yaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(size)
         axes.set_ylabel(unit)
         memory.set_ylabel("resident memory, MiB")
         axes.grid(alpha=0.3)
-        shown = [handle for of in (axes, memory) for handle in of.get_legend_handles_labels()[0]]
-        memory.legend(handles=shown, fontsize=8, loc="upper left")
+        handles = [handle for axis in (axes, memory) for handle in axis.get_legend_handles_labels()[0]]
+        memory.legend(handles=handles, fontsize=8, loc="upper left")
     figure.savefig(path, dpi=120)
 
 
@@ -195,11 +200,11 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--what", nargs="+", choices=tuple(SIZES), default=tuple(SIZES), help="default: all")
-    parser.add_argument("--config", help="of batch and clips (default: configs/resnet34_cpu.py)")
-    parser.add_argument("--checkpoint", help="workdir of a finished run, for audio")
-    parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
+    parser.add_argument("--config", help="for batch and clips (default: configs/resnet34_cpu.py)")
+    parser.add_argument("--model", help="workdir of a finished run, for audio")
+    parser.add_argument("--rounds", type=int, default=3, help="counted rounds (default: %(default)s)")
     parser.add_argument("--out", default=record.RESULTS, help="folder of the files (default: benchmarks/results)")
-    parser.add_argument("--tiny", action="store_true", help="two small sizes of each: for tests")
+    parser.add_argument("--tiny", action="store_true", help="two small sizes of each, for tests")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.config = options.config or str(
@@ -213,14 +218,14 @@ def main() -> None:
         sys.stdout.write(json.dumps(MEASURES[what](options, int(size))) + "\n")
         return
     chosen = [what for what in SIZES if what in options.what]
-    if "audio" in chosen and not options.checkpoint:
+    if "audio" in chosen and not options.model:
         chosen.remove("audio")
-        sys.stdout.write("No --checkpoint: prediction on long recordings is left out.\n\n")
+        sys.stdout.write("Prediction on long recordings is skipped: it needs --model.\n\n")
     if not chosen:
-        parser.error("nothing is left to measure")
+        parser.error("nothing to measure: audio needs --model")
     sizes = TINY if options.tiny else SIZES
     tables = {
-        what: [apart.measure(__file__, [*sys.argv[1:], "--one", what, str(size)]) for size in sizes[what]]
+        what: [subprocesses.run_json(__file__, [*sys.argv[1:], "--one", what, str(size)]) for size in sizes[what]]
         for what in chosen
     }
     sys.stdout.write(record.save("scaling", tables, options.out))

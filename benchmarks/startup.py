@@ -1,69 +1,71 @@
-"""Seconds from the command to the end of the first training step: where nothing was prepared or compiled, and later.
+"""Seconds from the start of the command to the end of the first training step, with an empty and a filled cache.
 
     python benchmarks/startup.py
     python benchmarks/startup.py --config=configs/efficientat_finetune.py --config.data.dir=ESC-50-master …
 
-What is not known here goes to `esc_jax.main` as it is. By default the synthesised sounds are trained on. The first
-start generates or reads the data, prepares and compiles in an empty cache; the later ones find all of that, in a new
-workdir. Every start is a process of its own that ends after its first step. `--help` is beside them.
+Other arguments are passed to `esc_jax.main`. By default the data are synthesized sounds. The first start generates or
+reads the data, prepares them and compiles with an empty cache. Later starts use that cache in a new work directory.
+Every start is a process of its own that ends after its first step. The time of `--help` is measured too.
 """
 
 import argparse
+from collections.abc import Callable
 import os
 import pathlib
+import runpy
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from typing import Any
 
-import apart
 import record
+import subprocesses
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
-def until_the_first_step(started: float, arguments: list[str]) -> None:
-    """Runs `esc_jax.main` until a training step is done; prints the seconds since `started` (of time.time())."""
+def run_first_step(started: float, arguments: list[str]) -> None:
+    """Runs `esc_jax.main` until the end of a training step; prints the seconds since `started` (of time.time())."""
     sys.path.insert(0, str(ROOT))
     sys.argv = ["main", *arguments]
-    from esc_jax import main
     from esc_jax.runtime import devices
 
-    mapped = devices.pmap_step
+    pmap_step = devices.pmap_step
 
-    def timed(*of, **options):
-        step = mapped(*of, **options)
+    def timed_pmap_step(*args: Any, **options: Any) -> Callable[..., None]:
+        step = pmap_step(*args, **options)
 
-        def call(*inputs):
+        def call(*inputs: Any) -> None:
             import jax
 
             jax.block_until_ready(step(*inputs))
             sys.stdout.write(f'{{"seconds": {time.time() - started}}}\n')
             sys.stdout.flush()
-            os._exit(0)  # the data loader's threads have work for an epoch
+            os._exit(0)  # do not wait for the data loader's threads
 
         return call
 
-    devices.pmap_step = timed
-    main.cli()
+    devices.pmap_step = timed_pmap_step
+    runpy.run_module("esc_jax.main", run_name="__main__")
 
 
-def seconds_of(config: str, arguments: list[str], workdir: pathlib.Path) -> float:
-    """Of one start."""
-    given = [f"--config={config}", f"--workdir={workdir}", *arguments]
-    return apart.measure(__file__, [f"--started={time.time()}", *given])["seconds"]
+def time_start(config: str, arguments: list[str], workdir: pathlib.Path) -> float:
+    """Seconds of one start until the end of its first training step."""
+    options = [f"--config={config}", f"--workdir={workdir}", *arguments]
+    return subprocesses.run_json(__file__, [f"--started={time.time()}", *options])["seconds"]
 
 
-def help_seconds() -> float:
-    """Of `--help`."""
+def time_help() -> float:
+    """Seconds of `--help`."""
     started = time.perf_counter()
     subprocess.run([sys.executable, "-m", "esc_jax.main", "--help"], cwd=ROOT, stdout=subprocess.DEVNULL, check=False)
     return time.perf_counter() - started
 
 
-def line(what: str, seconds: list[float]) -> dict:
-    """Of the table."""
+def table_row(what: str, seconds: list[float]) -> dict[str, Any]:
+    """A row of the table."""
     low, median, high = (round(s, 2) for s in (min(seconds), statistics.median(seconds), max(seconds)))
     return {"start": what, "seconds": median, "from": low, "to": high, "starts": len(seconds)}
 
@@ -74,26 +76,26 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--config", default="configs/resnet34_cpu.py", help="default: %(default)s")
-    parser.add_argument("--rounds", type=int, default=3, help="later starts (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="starts with a filled cache (default: %(default)s)")
     parser.add_argument("--out", default=record.RESULTS, help="folder of the files (default: benchmarks/results)")
-    parser.add_argument("--tiny", action="store_true", help="a small network: for tests")
+    parser.add_argument("--tiny", action="store_true", help="a small network, for tests")
     parser.add_argument("--started", type=float, help=argparse.SUPPRESS)
     options, others = parser.parse_known_args()
     if not any(other.startswith("--config.data.") for other in others):
         others.append("--config.data.name=synthetic")
     if options.started:
-        until_the_first_step(options.started, [f"--config={options.config}", *others])
+        run_first_step(options.started, [f"--config={options.config}", *others])
     config = "tests/configs/tiny.py" if options.tiny else options.config
     with tempfile.TemporaryDirectory() as folder:
         os.environ["ESC_JAX_CACHE"] = str(pathlib.Path(folder) / "cache")
-        taken = [seconds_of(config, others, pathlib.Path(folder) / str(i)) for i in range(options.rounds + 1)]
+        seconds = [time_start(config, others, pathlib.Path(folder) / str(i)) for i in range(options.rounds + 1)]
     name = pathlib.Path(config).stem
-    lines = [
-        line("--help", [help_seconds() for _ in range(options.rounds)]),
-        line(f"{name}, nothing prepared or compiled", taken[:1]),
-        line(f"{name}, again", taken[1:]),
+    rows = [
+        table_row("--help", [time_help() for _ in range(options.rounds)]),
+        table_row(f"{name}, empty cache", seconds[:1]),
+        table_row(f"{name}, filled cache", seconds[1:]),
     ]
-    sys.stdout.write(record.save("startup", lines, options.out))
+    sys.stdout.write(record.save("startup", rows, options.out))
 
 
 if __name__ == "__main__":

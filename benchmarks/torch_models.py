@@ -1,8 +1,8 @@
-"""The package's architectures as plain PyTorch modules: what `benchmarks/models.py` compares with.
+"""The architectures of esc_jax as plain PyTorch modules, for the comparison in `benchmarks/models.py`.
 
-The modules bear the names of the package's own, so that `load` needs no table. Every forward pass is what a PyTorch
-user would write: fused attention with the bias as its mask, library convolutions, activations in place. EfficientNet
-and DistilHuBERT are the classes of transformers.
+Modules have the names of those in esc_jax, so that `load` needs no table. Forward passes are idiomatic PyTorch: fused
+attention with the bias as its mask, library convolutions, in-place activations. EfficientNet and DistilHuBERT are
+classes of transformers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -182,7 +182,7 @@ class Beats(nn.Module):
         self.position = nn.utils.parametrizations.weight_norm(position, dim=2)
         self.norm = nn.LayerNorm(self.size)
         self.relative_bias = nn.Parameter(0.02 * torch.randn(options["num_buckets"], heads))
-        # A bucket depends on the distance alone: those of fewer tokens are a corner of these.
+        # A bucket depends on the distance only: the buckets of fewer tokens are a corner of this matrix.
         buckets = beats.distance_buckets(longest, options["num_buckets"], options["max_distance"])
         self.register_buffer("buckets", torch.as_tensor(buckets), persistent=False)
         self.layers = [f"layer_{number}" for number in range(layers)]
@@ -192,7 +192,7 @@ class Beats(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.patch_embedding(x[:, None]).flatten(2).transpose(1, 2)
         x = self.projection(self.patch_norm(x))
-        position = self.position(x.transpose(1, 2))[..., : x.shape[1]]  # an even kernel gives one too many
+        position = self.position(x.transpose(1, 2))[..., : x.shape[1]]  # an even kernel gives one position too many
         x = self.norm(x + F.gelu(position).transpose(1, 2))
         buckets = self.buckets[: x.shape[1], : x.shape[1]]
         bias = F.embedding(buckets, self.relative_bias).permute(2, 0, 1).contiguous()
@@ -235,7 +235,7 @@ class Classifier(nn.Module):
         return self.head(self.encoder(x))
 
 
-class Published(nn.Module):
+class Transformers(nn.Module):
     """A classifier of transformers; features → logits."""
 
     def __init__(self, network: nn.Module, layout: torch.memory_format | None):
@@ -247,18 +247,21 @@ class Published(nn.Module):
 
 
 def image(x: torch.Tensor, layout: torch.memory_format) -> torch.Tensor:
-    """(B, H, W) → (B, 1, H, W): of one channel, but the layers that follow keep the layout."""
-    # Not `contiguous`, to which both layouts are the same where there is one channel.
+    """(B, H, W) → (B, 1, H, W) in a memory format, which the following layers keep."""
+    # `contiguous` would change nothing: with one channel, both formats are equal to it.
     return x[:, None].to(memory_format=layout)
 
 
 def build(model: Mapping[str, Any], classes: int, layout: torch.memory_format = torch.channels_last) -> nn.Module:
-    """The network of a config's `model`, initialised as PyTorch does: features → logits (B, classes).
+    """The network of a config's `model` with PyTorch's initialization: features → logits (B, classes).
 
-    `layout` is that of images in memory.
+    Args:
+        model: `model` of a config.
+        classes: number of classes.
+        layout: memory format of images.
 
     Raises:
-        ValueError: the config asks for what this network has not.
+        ValueError: the config has options that these networks do not support.
     """
     options, head = dict(model["encoder"]), model["head"]
     if model["name"] == "efficientnet":
@@ -270,15 +273,17 @@ def build(model: Mapping[str, Any], classes: int, layout: torch.memory_format = 
     elif model["name"] == "efficientat":
         encoder = EfficientAT(options["width_mult"], layout)
     elif model["name"] == "beats":
-        refused = [name for name in ("layer_norm_first", "encoder_layerdrop", "dropout") if options[name]]
-        refused += [name for name in ("deep_norm", "relative_position_embedding", "gru_rel_pos") if not options[name]]
-        if refused:
+        unsupported = [name for name in ("layer_norm_first", "encoder_layerdrop", "dropout") if options[name]]
+        unsupported += [
+            name for name in ("deep_norm", "relative_position_embedding", "gru_rel_pos") if not options[name]
+        ]
+        if unsupported:
             raise ValueError(
-                f"the BEATs here has another {', '.join(refused)}: it is the released one, without layer drop"
+                f"unsupported BEATs options: {', '.join(unsupported)} must be as released, without layer drop"
             )
         encoder = Beats(options)
     else:
-        raise ValueError(f"model.name={model['name']}: there is no PyTorch module of it here")
+        raise ValueError(f"model.name={model['name']} has no PyTorch module")
     if head["name"] == "linear":
         return Classifier(encoder, Linear(encoder.size, classes))
     return Classifier(encoder, Mlp(encoder.size, classes, head["width"], head["dropout"]))
@@ -297,22 +302,22 @@ def _efficientnet(
         num_labels=classes,
         **{name: options[name] for name in names},
     )
-    return Published(transformers.EfficientNetForImageClassification(description), layout)
+    return Transformers(transformers.EfficientNetForImageClassification(description), layout)
 
 
 def _hubert(options: Mapping[str, Any], head: Mapping[str, Any], classes: int) -> nn.Module:
     import transformers
 
-    same = set(options) - {"weighted_layer_sum", "mask_embedding", "remat"}
+    shared = set(options) - {"weighted_layer_sum", "mask_embedding", "remat"}
     description = transformers.HubertConfig(
-        **{name: options[name] for name in same},
+        **{name: options[name] for name in shared},
         feat_extract_norm="group",
         do_stable_layer_norm=False,
         apply_spec_augment=False,
         classifier_proj_size=head["width"],
         num_labels=classes,
     )
-    return Published(transformers.HubertForSequenceClassification(description), None)
+    return Transformers(transformers.HubertForSequenceClassification(description), None)
 
 
 _NAMES = {
@@ -326,17 +331,17 @@ _NAMES = {
 
 
 def load(network: nn.Module, variables: Mapping[str, Any]) -> None:
-    """Copies the package's variables, {"params", "batch_stats"}, into the `Classifier` of the same config."""
+    """Copies the variables {"params", "batch_stats"} of esc_jax into the `Classifier` of the same config."""
     shapes = {name: array.shape for name, array in network.state_dict().items()}
-    found = {}
+    state = {}
     for tree in variables.values():
         for path, leaf in traverse_util.flatten_dict(tree).items():
             name, array = ".".join((*path[:-1], _NAMES.get(path[-1], path[-1]))), np.array(leaf)
             if path[-1] in ("kernel", "magnitude", "direction"):  # inputs, outputs → outputs, inputs
                 array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
-            # A 1×1 convolution, or one of patches, is a matrix there.
-            found[name] = torch.from_numpy(array.reshape(shapes[name]).copy())
-    missing, unknown = network.load_state_dict(found, strict=False)
+            # 1×1 convolutions and patch embeddings are matrices in esc_jax.
+            state[name] = torch.from_numpy(array.reshape(shapes[name]).copy())
+    missing, unknown = network.load_state_dict(state, strict=False)
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]
     if missing or unknown:
-        raise ValueError(f"missing: {', '.join(missing)}; without a place: {', '.join(unknown)}")
+        raise ValueError(f"missing: {', '.join(missing)}; unexpected: {', '.join(unknown)}")

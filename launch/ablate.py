@@ -1,13 +1,14 @@
-"""Runs a config over a grid of settings, each cross-validated, and says which settings matter.
+"""Cross-validates a config over a grid of settings and estimates the effect of each setting.
 
     python launch/ablate.py --config=configs/resnet34_cpu.py --sweep train.epochs=20 \\
         --sweep augment.mixup_alpha=0,0.3 --sweep augment.time_mask=0,20 --folds=1,2 --seeds=0,1 --runs=runs/mixup
-    python launch/ablate.py … --at_once=4 --gpus=1     four at a time on this machine, each on a GPU (else: some cores)
+    python launch/ablate.py … --at_once=4 --gpus=1     four runs at a time on this machine, one GPU each
     python launch/ablate.py … --slurm --partition=gpu --gpus=1 --hours=4 --at_once=16
 
-Every combination is a run of its own below RUNS, named by what differs. Those that are done are skipped, one that
-crashes is tried once more and then left out, and the same command goes on where it was interrupted. RUNS/ablation.md
-compares the values of each setting clip by clip, with all other settings, folds and seeds equal.
+Every combination is a run in a subfolder of RUNS, named after the settings that differ. Finished runs are skipped. A
+run that fails is retried once and then excluded. To resume an interrupted sweep, run the same command again.
+RUNS/ablation.md lists all runs and compares the values of each setting on the same clips, with all other settings,
+folds and seeds equal.
 """
 
 import argparse
@@ -21,23 +22,36 @@ import re
 import subprocess
 import sys
 import time
+from typing import TYPE_CHECKING, Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+if TYPE_CHECKING:
+    from esc_jax.evaluation.confidence import ConfidenceInterval
+    from esc_jax.tasks.base import Task
+
+INTERRUPTED = 75  # exit status of a run that was stopped by a signal with its state saved
+Grid = dict[str, list[str]]  # setting → its values, as text
+Slot = tuple[list[int], dict[str, str]]  # cores and environment of one of the runs at a time
 
 
 class AblationError(ValueError):
     """A sweep that cannot run. The message is one sentence."""
 
 
+class InterruptedRunError(RuntimeError):
+    """A run that was stopped with its state saved."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One combination.
+    """One combination of settings.
 
     Attributes:
-        settings: key → value, as text, of what is swept.
+        settings: key → value, as text, of the swept settings.
         workdir: of its cross-validation.
-        command: that does it.
+        command: its command line.
     """
 
     settings: dict[str, str]
@@ -46,15 +60,29 @@ class Run:
 
     @property
     def done(self) -> bool:
-        """Whether its results are there, and no fold of it failed."""
+        """Whether its results exist and no fold failed."""
         try:
-            return not json.loads((self.workdir / "results.json").read_text()).get("failed")
-        except (OSError, ValueError):  # none, or cut short
+            return not self.results().get("failed")
+        except (OSError, ValueError):  # no file, or a truncated one
             return False
 
+    def results(self) -> dict[str, Any]:
+        """The object of its results.json."""
+        return json.loads((self.workdir / "results.json").read_text())
 
-def parse_sweeps(sweeps: Sequence[str], config) -> dict[str, list[str]]:
-    """Key → values of arguments "key=a,b". Raises AblationError for a key that the config does not have."""
+    def task(self) -> "Task":
+        """Its task."""
+        from esc_jax.tasks import registry
+
+        return registry.get(self.results()["task"])
+
+
+def parse_sweeps(sweeps: Sequence[str], config: Any) -> Grid:
+    """Setting → values of arguments "key=a,b".
+
+    Raises:
+        AblationError: the config does not have the key, or there are no values.
+    """
     from esc_jax import config as configs
 
     known, grid = configs.flatten(config), {}
@@ -62,7 +90,7 @@ def parse_sweeps(sweeps: Sequence[str], config) -> dict[str, list[str]]:
         key, equals, values = sweep.partition("=")
         key = key.removeprefix("config.")
         if not equals or not values:
-            raise AblationError(f"--sweep {sweep}: give a key and its values, as optim.lr=1e-3,3e-4")
+            raise AblationError(f"--sweep {sweep}: give a key and its values, for example optim.lr=1e-3,3e-4")
         if key not in known:
             raise AblationError(f"--sweep {sweep}: {configs.nearest(key, config)}")
         if key in grid:
@@ -71,58 +99,88 @@ def parse_sweeps(sweeps: Sequence[str], config) -> dict[str, list[str]]:
     return grid
 
 
-def plan(options: argparse.Namespace, grid: dict[str, list[str]]) -> list[Run]:
-    """Every combination of the grid."""
+def plan(options: argparse.Namespace, grid: Grid) -> list[Run]:
+    """The runs of all combinations of the grid.
+
+    Raises:
+        AblationError: the seeds are not consecutive, or two combinations are equal.
+    """
+    from esc_jax import config as configs
+
     seeds = [int(seed) for seed in options.seeds.split(",")]
     if seeds != list(range(seeds[0], seeds[0] + len(seeds))):
-        raise AblationError(f"--seeds={options.seeds}: give consecutive seeds, as 0,1,2")
-    fixed = [f"--config={pathlib.Path(options.config).resolve()}", "--mode=crossval", f"--config.seed={seeds[0]}"]
-    fixed.append(f"--config.crossval.seeds={len(seeds)}")
+        raise AblationError(f"--seeds={options.seeds}: give consecutive seeds, for example 0,1,2")
+    path = configs.find(options.config).resolve()
+    common = [f"--config={path}", "--mode=crossval", f"--config.seed={seeds[0]}"]
+    common.append(f"--config.crossval.seeds={len(seeds)}")
     if options.folds:
         folds = [int(fold) for fold in options.folds.split(",")]
-        fixed.append(f"--config.crossval.folds={tuple(folds)}")
-    runs = []
+        common.append(f"--config.crossval.folds={tuple(folds)}")
+    runs: list[Run] = []
     for values in itertools.product(*grid.values()):
         settings = dict(zip(grid, values, strict=True))
         varied = [f"{key.rsplit('.', 1)[-1]}={settings[key]}" for key in grid if len(grid[key]) > 1]
         workdir = pathlib.Path(options.runs).resolve() / (",".join(varied).replace("/", "_") or "run")
         overrides = [f"--config.{key}={value}" for key, value in settings.items()]
-        command = [sys.executable, "-m", "esc_jax.main", *fixed, *overrides, *options.rest, f"--workdir={workdir}"]
+        command = [sys.executable, "-m", "esc_jax.main", *common, *overrides, *options.rest, f"--workdir={workdir}"]
         if any(workdir == run.workdir for run in runs):
-            raise AblationError(f"two runs would be called {workdir.name}: give each value once")
+            raise AblationError(f"two runs would have the name {workdir.name}: give each value once")
         runs.append(Run(settings, workdir, command))
     return runs
 
 
 def execute(command: list[str], cores: Sequence[int], environment: dict[str, str], log: str) -> None:
-    """Runs a command on some cores, its words to `log`; raises RuntimeError if it fails."""
-    if cores:
+    """Runs a command on some cores and appends its output to `log`.
+
+    Raises:
+        InterruptedRunError: the run was stopped with its state saved.
+        RuntimeError: the run failed.
+    """
+    if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
     pathlib.Path(log).parent.mkdir(parents=True, exist_ok=True)
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    environment = os.environ | environment | {"PYTHONPATH": path}  # from whatever folder it was started in
+    environment = os.environ | environment | {"PYTHONPATH": path}  # the package is found from any folder
     with open(log, "a") as file:
         status = subprocess.run(command, env=environment, stdout=file, stderr=file).returncode
+    if status == INTERRUPTED:
+        raise InterruptedRunError(f"exit status {status}: see {log}")
     if status:
         raise RuntimeError(f"exit status {status}: see {log}")
 
 
-def slots(options: argparse.Namespace) -> list[tuple[list[int], dict[str, str]]]:
-    """What each of the runs at a time has for itself on this machine: cores, and a GPU where --gpus gives one."""
+def slots(options: argparse.Namespace) -> list[Slot]:
+    """Resources of each of the runs at a time on this machine: its cores, and its GPUs with --gpus."""
     if options.slurm:
         return [([], {})] * options.at_once
-    cores = sorted(os.sched_getaffinity(0))
-    share = max(1, len(cores) // options.at_once)
-    found = []
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    per_run = max(1, len(cores) // options.at_once)
+    result: list[Slot] = []
     for slot in range(options.at_once):
-        own = cores[slot * share : (slot + 1) * share] or cores
+        assigned = cores[slot * per_run : (slot + 1) * per_run] or cores
         devices = [str(slot * options.gpus + gpu) for gpu in range(options.gpus)]
-        found.append((own, {"CUDA_VISIBLE_DEVICES": ",".join(devices)} if devices else {}))
-    return found
+        result.append((assigned, {"CUDA_VISIBLE_DEVICES": ",".join(devices)} if devices else {}))
+    return result
 
 
-def launch(runs: Iterable[Run], options: argparse.Namespace) -> dict[str, str]:
-    """Runs what is not done, a few at a time; name → reason of those that failed twice or were interrupted."""
+def _last_line(log: pathlib.Path, error: BaseException) -> str:
+    """Last line of a run's log. A job that never started has no log: its error then."""
+    lines = (log.read_text(errors="replace") if log.exists() else str(error)).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
+
+
+def _failure(run: Run, error: BaseException | None) -> tuple[str, bool]:
+    """Why a job has no results, empty where it has them, and whether to try again."""
+    if error is None and run.done:
+        return "", False
+    # submitit raises an error of its own whose text has the traceback of the job.
+    if error is None or InterruptedRunError.__name__ in str(error) or isinstance(error, InterruptedRunError):
+        return "interrupted; run the same command again to resume it", False
+    return _last_line(pathlib.Path(f"{run.workdir}.log"), error), True
+
+
+def _executor(options: argparse.Namespace) -> Any:
+    """submitit's executor on this machine or on Slurm."""
     import submitit
 
     executor = submitit.AutoExecutor(
@@ -131,11 +189,23 @@ def launch(runs: Iterable[Run], options: argparse.Namespace) -> dict[str, str]:
     executor.update_parameters(timeout_min=round(60 * options.hours), name="ablate")
     if options.slurm:
         executor.update_parameters(slurm_partition=options.partition, gpus_per_node=options.gpus, nodes=1)
-    free, waiting, running, failed = slots(options), [(run, 1) for run in runs], [], {}
+    return executor
+
+
+def launch(runs: Iterable[Run], options: argparse.Namespace) -> dict[str, str]:
+    """Executes runs, `options.at_once` at a time.
+
+    Returns:
+        Name → reason, of runs that failed twice or were interrupted.
+    """
+    executor = _executor(options)
+    free, waiting = slots(options), [(run, 1) for run in runs]
+    running: list[tuple[Any, Run, int, Slot]] = []
+    failed: dict[str, str] = {}
     while waiting or running:
         while waiting and free:
             (run, attempt), (cores, environment) = waiting.pop(0), free.pop()
-            job = executor.submit(execute, run.command, cores, environment, str(run.workdir) + ".log")
+            job = executor.submit(execute, run.command, cores, environment, f"{run.workdir}.log")
             sys.stderr.write(f"{run.workdir.name}: started{' again' if attempt > 1 else ''}, job {job.job_id}\n")
             running.append((job, run, attempt, (cores, environment)))
         time.sleep(0.5)
@@ -143,113 +213,129 @@ def launch(runs: Iterable[Run], options: argparse.Namespace) -> dict[str, str]:
             running.remove(entry)
             job, run, attempt, slot = entry
             free.append(slot)
-            error = job.exception()
-            if error is None:
-                if not run.done:  # a run that is told to end saves its state, and its exit status is 0
-                    failed[run.workdir.name] = "not finished: it was interrupted, and the same command goes on"
-                sys.stderr.write(f"{run.workdir.name}: {failed.get(run.workdir.name, 'done')}\n")
-                continue
-            # submitit wraps what the job raised in a page of its own; a job that never began has no log.
-            log = pathlib.Path(f"{run.workdir}.log")
-            words = (log.read_text(errors="replace") if log.exists() else str(error)).strip().splitlines()
-            reason = words[-1] if words else type(error).__name__
-            if attempt == 1:
+            reason, retry = _failure(run, job.exception())
+            if retry and attempt == 1:
                 waiting.append((run, 2))
-            else:
+            elif reason:
                 failed[run.workdir.name] = reason
-            sys.stderr.write(f"{run.workdir.name}: failed ({reason})\n")
+            sys.stderr.write(f"{run.workdir.name}: {f'failed ({reason})' if retry else reason or 'done'}\n")
     return failed
 
 
-def _hits(run: Run) -> dict[tuple[str, str], tuple[bool, str]]:
-    """(clip, seed) → (whether it is right, its source recording), of a run's predictions.csv."""
-    import csv
+def _clip_scores(run: Run) -> dict[tuple[str, int], tuple[float, str]] | None:
+    """(clip, seed) → (contribution to the primary metric, source recording).
 
-    with open(run.workdir / "predictions.csv", newline="") as file:
-        return {(r["clip"], r["seed"]): (r["true"] == r["predicted"], r["source"]) for r in csv.DictReader(file)}
+    None for a task whose metric is not a mean over clips.
+    """
+    from esc_jax.report.predictions import read_predictions
+
+    task = run.task()
+    predictions = read_predictions(run.workdir / "predictions.csv", task, run.results()["data"]["classes"])
+    scores = task.clip_scores(predictions.labels, predictions.scores)
+    if scores is None:
+        return None
+    keys = zip(predictions.clips, predictions.seeds.tolist(), strict=True)
+    return dict(zip(keys, zip(scores.tolist(), predictions.recordings, strict=True), strict=True))
 
 
-def effects(runs: Sequence[Run], grid: dict[str, list[str]]) -> list[tuple[str, str, str, object]]:
-    """(key, first value, other value, difference) for every setting: an `Interval` of other minus first.
+def effects(runs: Sequence[Run], grid: Grid) -> list[tuple[str, str, str, "ConfidenceInterval"]]:
+    """Effect of every setting: (key, first value, other value, interval of the difference, other − first).
 
-    The difference is that of accuracies on the same clips, over all pairs of runs that differ in this setting alone;
-    recordings are drawn again (`esc_jax.statistics.difference_interval`).
+    The difference is paired by clip over all pairs of runs that differ in this setting only. Its interval is that of
+    `esc_jax.evaluation.confidence.difference_interval`, which resamples source recordings. The list is empty for a task
+    whose metric is not a mean over clips.
     """
     from esc_jax.evaluation import confidence
 
-    found = []
-    by_settings = {tuple(run.settings.values()): run for run in runs}
-    for place, (key, values) in enumerate(grid.items()):
+    by_settings = {}
+    for run in runs:
+        scores = _clip_scores(run)
+        if scores is None:
+            return []
+        by_settings[tuple(run.settings.values())] = scores
+    result = []
+    for position, (key, values) in enumerate(grid.items()):
         for value in values[1:]:
             first, second, recordings = [], [], []
-            for settings, run in by_settings.items():
-                other = by_settings.get((*settings[:place], value, *settings[place + 1 :]))
-                if settings[place] != values[0] or other is None:
+            for settings, scores in by_settings.items():
+                other_scores = by_settings.get((*settings[:position], value, *settings[position + 1 :]))
+                if settings[position] != values[0] or other_scores is None:
                     continue
-                one, two = _hits(run), _hits(other)
-                for clip in one.keys() & two.keys():
-                    first.append(one[clip][0])
-                    second.append(two[clip][0])
-                    recordings.append(one[clip][1])
+                for clip in scores.keys() & other_scores.keys():
+                    first.append(scores[clip][0])
+                    second.append(other_scores[clip][0])
+                    recordings.append(scores[clip][1])
             if first:
-                found.append((key, values[0], value, confidence.difference_interval(second, first, recordings)))
-    return found
+                result.append((key, values[0], value, confidence.difference_interval(second, first, recordings)))
+    return result
 
 
-def summary(runs: Sequence[Run], grid: dict[str, list[str]], failed: dict[str, str]) -> str:
-    """What came out, as Markdown."""
+def _runs_table(runs: Sequence[Run], grid: Grid, task: "Task") -> list[str]:
+    """The primary metric of every run, the best run first, as lines of Markdown."""
     swept = [key for key in grid if len(grid[key]) > 1]
-    columns = [*swept, "accuracy", "95 % interval", "TTA"]
+    columns = [*swept, task.metric_label, "95 % interval", "TTA"]
     lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
-    scored = [(json.loads((run.workdir / "results.json").read_text()), run) for run in runs]
-    for found, run in sorted(scored, key=lambda pair: -pair[0]["accuracy"]["mean"]):
-        low, high = (100 * bound for bound in found["accuracy"]["ci95"])
-        tta = found["accuracy_tta"]
+    scored = [(run.results(), run) for run in runs]
+    for results, run in sorted(scored, key=lambda pair: -pair[0][task.metric]["mean"]):
+        metric, tta = results[task.metric], results.get(f"{task.metric}_tta")
+        low, high = (100 * bound for bound in metric["ci95"])
         cells = [run.settings[key] for key in swept]
-        cells += [f"{100 * found['accuracy']['mean']:.2f}", f"{low:.1f} to {high:.1f}"]
-        cells.append(f"{100 * tta['mean']:.2f}" if tta else "–")
+        cells += [f"{100 * metric['mean']:.2f}", f"{low:.1f} to {high:.1f}", f"{100 * tta['mean']:.2f}" if tta else "–"]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += [
-        "",
-        "Difference of accuracies on the same clips, everything else equal; * where the interval leaves out 0.",
-        "",
-    ]
-    lines += ["| setting | from | to | points | 95 % interval | |", "|---|---|---|---|---|---|"]
+    return lines
+
+
+def summary(runs: Sequence[Run], grid: Grid, failed: dict[str, str]) -> str:
+    """The results of a sweep as Markdown: runs, effects of the settings, failures."""
+    task = runs[0].task()
+    lines = _runs_table(runs, grid, task)
+    rows = []
     for key, first, value, gain in effects(runs, grid):
         mark = "*" if gain.low > 0 or gain.high < 0 else ""
         interval = f"{100 * gain.low:+.2f} to {100 * gain.high:+.2f}"
-        lines.append(f"| {key} | {first} | {value} | {100 * gain.value:+.2f} | {interval} | {mark} |")
-    if failed:
+        rows.append(f"| {key} | {first} | {value} | {100 * gain.value:+.2f} | {interval} | {mark} |")
+    if rows:
         lines += [
             "",
-            "Failed twice or interrupted, and left out:",
-            *(f"- {name}: {reason}" for name, reason in failed.items()),
+            f"Difference in {task.metric_label} on the same clips, all other settings equal. * marks intervals that"
+            " exclude 0.",
+            "",
+            "| setting | from | to | points | 95 % interval | |",
+            "|---|---|---|---|---|---|",
+            *rows,
         ]
+    if failed:
+        lines += ["", "Excluded runs, which failed twice or were interrupted:"]
+        lines += [f"- {name}: {reason}" for name, reason in failed.items()]
     return "\n".join(lines) + "\n"
 
 
-def main(argv: list[str] | None = None) -> None:
-    """The command line."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--config", required=True, help="the experiment: a file in configs/")
-    values = "a setting and its values, tuples in brackets"
+    parser.add_argument("--config", required=True, help="the experiment: a file, or the name of one in configs/")
+    values = "a setting and its values; tuples in brackets"
     parser.add_argument("--sweep", action="append", default=[], metavar="KEY=A,B", help=values)
-    parser.add_argument("--folds", default="", help="those to test on (default: all)")
+    parser.add_argument("--folds", default="", help="test folds (default: all)")
     parser.add_argument("--seeds", default="0", help="consecutive seeds (default: %(default)s)")
     parser.add_argument("--runs", required=True, help="folder of the runs")
     parser.add_argument("--at_once", type=int, default=1, help="runs at a time (default: %(default)s)")
-    parser.add_argument("--gpus", type=int, default=0, help="per run (default: %(default)s)")
-    parser.add_argument("--slurm", action="store_true", help="submit to Slurm, not to this machine")
-    parser.add_argument("--partition", help="of Slurm")
-    parser.add_argument("--hours", type=float, default=24.0, help="limit of a run (default: %(default)s)")
-    options, options.rest = parser.parse_known_args(argv)
+    parser.add_argument("--gpus", type=int, default=0, help="GPUs of each run (default: %(default)s)")
+    parser.add_argument("--slurm", action="store_true", help="submit to Slurm instead of this machine")
+    parser.add_argument("--partition", help="Slurm partition")
+    parser.add_argument("--hours", type=float, default=24.0, help="time limit of each run (default: %(default)s)")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line. Exit status: 0 done; 1 a run failed; 2 the command line is wrong; 75 a run was interrupted."""
+    options, options.rest = _parser().parse_known_args(argv)
     try:
         if unknown := [word for word in options.rest if not word.startswith("--config.")]:
-            raise AblationError(f"there is no {unknown[0]}; other settings are given as --config.KEY=VALUE")
+            raise AblationError(f"unknown argument {unknown[0]}; settings are given as --config.KEY=VALUE")
         if options.at_once < 1:
-            raise AblationError("--at_once must be 1 or more")
+            raise AblationError(f"--at_once={options.at_once} must be 1 or more")
         from esc_jax import config as configs
 
         grid = parse_sweeps(options.sweep, configs.load(options.config))
@@ -257,16 +343,16 @@ def main(argv: list[str] | None = None) -> None:
     except (AblationError, ValueError) as error:
         sys.stderr.write(f"esc_jax: {error}\n")
         sys.exit(2)
-    todo = [run for run in runs if not run.done]
-    sys.stderr.write(f"{len(runs)} runs, {len(runs) - len(todo)} of them done\n")
-    failed = launch(todo, options) if todo else {}
+    pending = [run for run in runs if not run.done]
+    sys.stderr.write(f"{len(runs)} runs, {len(runs) - len(pending)} of them done\n")
+    failed = launch(pending, options) if pending else {}
     finished = [run for run in runs if run.done]
     if finished:
         text = summary(finished, grid, failed)
         (pathlib.Path(options.runs) / "ablation.md").write_text(text)
         sys.stdout.write(text)
     if failed:
-        sys.exit(1)
+        sys.exit(INTERRUPTED if all(reason.startswith("interrupted") for reason in failed.values()) else 1)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# One run on several nodes of a Slurm cluster: a process per node, all GPUs of it.
+# Trains one run on several nodes of a Slurm cluster, with one process per node that uses all of its GPUs.
 #
 #   sbatch --nodes=4 --gpus-per-node=8 launch/slurm.sh --config=configs/resnet34.py --workdir=/shared/runs/resnet34
 #
-# What is given is handed to the command. Workdir, data and cache must lie where all nodes see them. The batch is that of
-# the whole run: train.batch_size must divide by the number of GPUs. Slurm warns with SIGTERM before it ends the job: the
-# run saves its state and stops, is queued again, and goes on. A node that fails ends the job; submit it again.
+# All arguments are passed to esc_jax.main. The work directory, the data and the cache (ESC_JAX_CACHE) must be on a file
+# system that all nodes share. train.batch_size is the global batch size; it must be divisible by the number of GPUs.
+# Slurm sends SIGTERM 120 seconds before it ends the job. The run then saves its state and exits with status 75, and the
+# job is requeued. If a node fails, the job ends; submit it again to resume.
 #SBATCH --job-name=esc_jax
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=16
@@ -15,8 +16,21 @@
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
 
-said=$(mktemp)
-srun --kill-on-bad-exit=1 python -m esc_jax.main --distributed "$@" | tee "$said"
-if grep -q "goes on from there" "$said"; then
+# With --kill-on-bad-exit, srun kills the other tasks when one exits with an error. Status 75 is none: every task may
+# finish, and a file tells this script about it. Slurm sends SIGTERM to this shell too, which has to outlive it.
+marker="$PWD/.interrupted-$SLURM_JOB_ID"
+rm -f "$marker"
+# shellcheck disable=SC2016
+srun --kill-on-bad-exit=1 bash -c '
+  trap : TERM
+  marker=$1; shift
+  python -m esc_jax.main --distributed "$@" && exit
+  status=$?
+  [ "$status" = 75 ] || exit "$status"
+  touch "$marker"
+' esc_jax "$marker" "$@"
+if [ -e "$marker" ]; then
+  rm -f "$marker"
   scontrol requeue "$SLURM_JOB_ID"
+  exit 75
 fi

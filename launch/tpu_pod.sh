@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# One run on all hosts of a Cloud TPU pod slice.
+# Trains one run on all hosts of a Cloud TPU pod slice.
 #
 #   launch/tpu_pod.sh NAME ZONE --config=configs/resnet34.py --workdir=/mnt/shared/runs/resnet34
 #
-# NAME is a TPU VM that exists, with this repository in ~/esc_jax on every host, `pip install -r requirements.txt
-# jax[tpu]` done there, and a disk or bucket mounted that all hosts see, for workdir, data (ESC_JAX_CACHE) and cache.
-# What follows is handed to the command. The same command goes on where the run stopped.
+# NAME is an existing TPU VM. Every host needs this repository in ~/esc_jax with `pip install -e . jax[tpu]` done there,
+# and a shared disk or bucket for the work directory, the data and the cache (ESC_JAX_CACHE). All other arguments are
+# passed to esc_jax.main. Exit status 75 means that the run was stopped and its state was saved: to resume it, run the
+# same command again.
 set -euo pipefail
 
 if [ $# -lt 3 ]; then
@@ -15,4 +16,9 @@ fi
 name=$1 zone=$2
 shift 2
 command="cd ~/esc_jax && ESC_JAX_CACHE=${ESC_JAX_CACHE:-} python3 -m esc_jax.main --distributed$(printf ' %q' "$@")"
-gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command="$command"
+status=0
+gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command="$command" || status=$?
+if [ "$status" = 75 ]; then
+  echo "the run was stopped and its state was saved: run the same command again to resume it" >&2
+fi
+exit "$status"

@@ -1,22 +1,24 @@
 #!/usr/bin/env bash
-# Every experiment of the write-ups' final table, one after the other, and the report on them: for one GPU.
+# Runs all experiments of the public write-ups' final tables, one after the other, and a report on them. For one GPU.
 #
 #   EFFICIENTAT=mn04_as_mAP_432.pt BEATS=BEATs_iter3_plus_AS2M.pt launch/writeups.sh --config.data.dir=ESC-50-master
 #
-# What is given is handed to every run. An experiment whose checkpoint is not named is left out; DistilHuBERT and
-# EfficientNet are fetched from the Hugging Face hub. Runs live in runs/; the same command goes on where it stopped.
+# All arguments are passed to every run. Experiments with EfficientAT and BEATs run if their checkpoint is given;
+# DistilHuBERT and EfficientNet are downloaded from the Hugging Face hub. Runs are written to runs/. To resume after an
+# interruption (exit status 75), run the same command again.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit 1
 
 failed=()
-run() { # config, options of its own, and what was handed in
-  local config=$1
+run() { # CONFIG OPTION…
+  local config=$1 status=0
   shift
-  if ! python -m esc_jax.main --config="configs/$config.py" --workdir="runs/$config" "$@"; then
+  python -m esc_jax.main --config="configs/$config.py" --workdir="runs/$config" "$@" || status=$?
+  if [ "$status" = 75 ]; then
+    echo "$config was stopped and its state was saved: run the same command again to resume it" >&2
+    exit 75
+  elif [ "$status" != 0 ]; then
     failed+=("$config")
-  elif [ ! -e "runs/$config/results.json" ]; then # a run that is told to end saves its state, and its status is 0
-    echo "$config was interrupted: the same command goes on from there" >&2
-    exit 1
   fi
 }
 
@@ -35,7 +37,7 @@ if [ -n "${EFFICIENTAT:-}" ]; then
   run efficientat_frozen --config.model.pretrained="$EFFICIENTAT" "$@"
   run efficientat_finetune --config.model.pretrained="$EFFICIENTAT" "$@"
 fi
-python -m esc_jax.report runs
+python -m esc_jax report runs
 if [ ${#failed[@]} -gt 0 ]; then
   echo "failed: ${failed[*]}" >&2
   exit 1

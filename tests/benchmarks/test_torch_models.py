@@ -1,4 +1,4 @@
-"""The PyTorch side of the benchmarks: the same networks, and a command that runs."""
+"""The PyTorch networks of the benchmarks, and the command that compares them."""
 
 import json
 import pathlib
@@ -19,13 +19,13 @@ torch = pytest.importorskip("torch")
 
 @pytest.fixture(scope="module", autouse=True)
 def scripts():
-    """The folder of the scripts is on the path, as it is where one of them is started."""
+    """Puts the folder of the scripts on the path, as Python does for a script."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCHMARKS))
         yield
 
 
-def described(name, encoder, head="linear", **head_options):
+def model_config(name, encoder, head="linear", **head_options):
     config = registry.defaults(name, head)
     config["encoder"] |= encoder
     config["head"] |= head_options
@@ -33,14 +33,14 @@ def described(name, encoder, head="linear", **head_options):
 
 
 @pytest.mark.parametrize("name", ["resnet34", "mn04", "mn10", "efficientnet_b0", "distilhubert", "beats"])
-def test_as_many_parameters_at_full_size(name):
+def test_equal_number_of_parameters_at_full_size(name):
     import models
     import torch_models
 
     if name in ("efficientnet_b0", "distilhubert"):
         pytest.importorskip("transformers")
-    model = models.MODELS[name].config(tiny=False).model
-    features = jax.ShapeDtypeStruct((1, *models.MODELS[name].shape), jnp.float32)
+    model = models.CASES[name].config(tiny=False).model
+    features = jax.ShapeDtypeStruct((1, *models.CASES[name].shape), jnp.float32)
     shapes = jax.eval_shape(registry.build(model, 50).init, jax.random.key(0), features)
     with torch.device("meta"):
         network = torch_models.build(model, 50)
@@ -51,9 +51,9 @@ def test_as_many_parameters_at_full_size(name):
 @pytest.mark.parametrize(
     "config",
     [
-        described("resnet", {"stage_sizes": (1, 1), "width": 8}),
-        described("efficientat", {"width_mult": 0.1}, "mlp", width=16),
-        described(
+        model_config("resnet", {"stage_sizes": (1, 1), "width": 8}),
+        model_config("efficientat", {"width_mult": 0.1}, "mlp", width=16),
+        model_config(
             "beats",
             {
                 "embed_dim": 16,
@@ -71,16 +71,16 @@ def test_as_many_parameters_at_full_size(name):
     ],
     ids=lambda config: config["name"],
 )
-def test_same_logits_with_our_variables(config):
+def test_equal_logits_with_equal_variables(config):
     import torch_models
 
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, 83, 64)).astype(np.float32)
-    x[1] = 3.0 * x[1] + 1.0  # two clips of noise alone are much the same to a network that averages
+    x[1] = 3.0 * x[1] + 1.0  # two clips of plain noise are nearly equal after pooling
     model = registry.build(config, 5)
 
     def draw(path, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        # No zeros and ones, behind which a wrong one could hide; positive scales and variances, matrices of unit gain.
+        # No zeros or ones, which could hide a wrong assignment; positive scales and variances, matrices of unit gain.
         if path[-1].key in ("scale", "var"):
             return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
         return (rng.standard_normal(leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]))).astype(np.float32)
@@ -90,16 +90,16 @@ def test_same_logits_with_our_variables(config):
     network = torch_models.build(config, 5).eval()
     torch_models.load(network, variables)
     with torch.inference_mode():
-        found = network(torch.from_numpy(x)).numpy()
+        logits = network(torch.from_numpy(x)).numpy()
     expected = np.asarray(jax.jit(model.apply)(variables, x))
-    # Both sum the same float32 products, in another order; what sets the clips apart is what must agree.
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * expected.std(0).max())
+    # Both sum the same float32 products in different orders. The tolerance is relative to differences between clips.
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4 * expected.std(0).max())
 
 
 def test_variables_of_another_network_are_refused():
     import torch_models
 
-    config = described("resnet", {"stage_sizes": (1,), "width": 8})
+    config = model_config("resnet", {"stage_sizes": (1,), "width": 8})
     model = registry.build(config, 5)
     variables = jax.tree.map(
         lambda s: np.zeros(s.shape, np.float32),
