@@ -25,6 +25,6 @@ def get_config():
     config.optim.clip_norm = 1.0
     config.train.epochs = 12
     config.train.head_from_probe = True
-    config.train.wise_ft_alpha = 0.7
+    config.train.wise_ft_alpha = 0.3
     config.train.ema = 0.998
     return config

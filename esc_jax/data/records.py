@@ -4,25 +4,26 @@
 """
 
 from collections.abc import Sequence
-import importlib
 import os
 import pathlib
 import sys
-from types import ModuleType, TracebackType
+from types import TracebackType
 from typing import Any
 
 from esc_jax.data.rows import DataError
 from esc_jax.errors import first_line
 
 
-def _import(name: str) -> ModuleType:
+def _array_record() -> tuple[Any, Any]:
+    """The modules of array_record that write and read. Raises DataError where it is not installed."""
     try:
-        return importlib.import_module(f"array_record.python.{name}")
+        from array_record.python import array_record_data_source, array_record_module
     except ImportError as error:
         hint = f"pip install array_record ({first_line(error)})"
         if sys.platform == "win32":
             hint = "it has no packages for Windows: use WSL (https://learn.microsoft.com/windows/wsl)"
         raise DataError(f"preparing and reading a data set needs array_record; {hint}") from None
+    return array_record_module, array_record_data_source
 
 
 class RecordWriter:
@@ -42,7 +43,7 @@ class RecordWriter:
     def __init__(self, path: pathlib.Path):
         self.count = self.num_bytes = 0
         self._path = path
-        module = _import("array_record_module")
+        module, _ = _array_record()
         self._writer: Any = self._checked(module.ArrayRecordWriter, os.fspath(path), "group_size:1")
 
     def _checked(self, function: Any, *args: Any) -> Any:
@@ -72,4 +73,5 @@ def open_records(paths: Sequence[str | os.PathLike[str]]) -> Sequence[bytes]:
     Raises:
         DataError: array_record is not installed.
     """
-    return _import("array_record_data_source").ArrayRecordDataSource([os.fspath(path) for path in paths])
+    _, module = _array_record()
+    return module.ArrayRecordDataSource([os.fspath(path) for path in paths])
