@@ -1,4 +1,4 @@
-"""Reading the released BEATs format: strict, both directions, and what a user can bring in its place."""
+"""Reading the released BEATs format: strict, both directions, and invalid files."""
 
 import json
 import pathlib
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from esc_jax.pretrained import beats
-from esc_jax.pretrained.checkpoint import PretrainedError
+from esc_jax.pretrained.published import PretrainedError
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "goldens" / "beats.npz"
 SHARED_BIAS = "encoder.layers.{}.self_attn.relative_attention_bias.weight"

@@ -12,7 +12,7 @@ from esc_jax.models.efficientat import EfficientAT, head_width, layout
 from esc_jax.models.encoder import Classifier
 from esc_jax.models.heads import Mlp
 from esc_jax.pretrained import efficientat
-from esc_jax.pretrained.checkpoint import PretrainedError
+from esc_jax.pretrained.published import PretrainedError
 
 
 def model_of(pretrained):
@@ -124,7 +124,7 @@ def test_published_checkpoint(shared):
 
     outputs = run(pretrained.variables, reference["waveform_32k"])
     for name, ours in zip(("block1_mean", "block8_mean", "embedding", "logits"), outputs, strict=True):
-        np.testing.assert_allclose(ours, reference[name], atol=1e-3, err_msg=name)  # as asked: float32, 50 layers
+        np.testing.assert_allclose(ours, reference[name], atol=1e-3, err_msg=name)  # float32, 50 layers
 
 
 def test_other_width_against_torch(tmp_path):
