@@ -87,8 +87,7 @@ def _module(
     """An encoder or head with the options of model.`part`. `key`.name=`name` is its config key, for messages."""
     if unknown := [option for option in values if option not in options(module_class)]:
         raise ModelError(
-            f"{key}.name={name} has no {', '.join(unknown)}, so the config's options are for another: take a config "
-            f"that was made with {key}.name={name}"
+            f"{key}.name={name} has no option {', '.join(unknown)}: take a config that was made with {key}.name={name}"
         )
     module = module_class(**values, **run)
     check_options(module, f"model.{part}.")

@@ -1,4 +1,4 @@
-"""Reading and writing of the released BEATs checkpoints: {"cfg", "model"}, and "label_dict" if fine-tuned.
+"""Reading of the released BEATs checkpoints: {"cfg", "model"}, and "label_dict" if fine-tuned.
 
 Format: microsoft/unilm, beats/README.md. The architecture is read from `cfg`. All arrays of `model` must be used, and
 all parameters must be present.
@@ -69,8 +69,8 @@ def _load(path: str | os.PathLike) -> tuple[dict, dict[str, np.ndarray], dict | 
     file = load_torch(path)
     if not (isinstance(file, dict) and isinstance(file.get("cfg"), dict) and is_state_dict(file.get("model"))):
         raise PretrainedError(
-            f"{path} is no BEATs checkpoint, which holds a 'cfg' and a 'model': give a released BEATs_iter….pt, or set "
-            "model.name to the architecture that the file is of."
+            f"{path} is not a BEATs checkpoint with 'cfg' and 'model': give a released BEATs_iter….pt, or set "
+            "model.name to the architecture of the file."
         )
     return file["cfg"], file["model"], file.get("label_dict")
 
@@ -94,7 +94,7 @@ def from_arrays(
     if cfg.get("finetuned_model"):
         classes = int(cfg.get("predictor_class", 527))
     elif "predictor.weight" in arrays:
-        raise PretrainedError("the file has a predictor, but its cfg says finetuned_model=False: repair the cfg.")
+        raise PretrainedError("the file has a predictor, but finetuned_model=False in its cfg: correct the cfg.")
     names = [*_encoder_names(options), *(_head_names() if classes else ())]
     head: dict[str, Any] = {"name": "linear"}
     if classes:
@@ -104,42 +104,15 @@ def from_arrays(
     return PublishedCheckpoint("beats", options, {"params": params}, head, frontend, _labels(label_dict, classes))
 
 
-def to_torch(
-    variables: Mapping[str, Any],
-    options: Mapping[str, Any],
-    head: Mapping[str, Any] | None = None,
-    labels: tuple[str, ...] | None = None,
-) -> dict[str, Any]:
-    """Inverse of `from_arrays`.
-
-    Args:
-        variables, options, head, labels: as in `PublishedCheckpoint`.
-
-    Returns:
-        {"cfg", "model", "label_dict" (with labels)} with numpy arrays instead of tensors.
-    """
-    params = variables["params"]
-    cfg = {**_PUBLISHED_DEFAULTS, **{key: options[key] for key in options if key in _cfg_fields()}}
-    cfg["finetuned_model"] = "head" in params
-    names = list(_encoder_names(cfg))
-    if "head" in params:
-        names += _head_names()
-        cfg["predictor_class"] = int(params["head"]["classifier"]["bias"].shape[0])
-        cfg["predictor_dropout"] = float((head or {}).get("dropout", 0.0))
-    file: dict[str, Any] = {"cfg": cfg, "model": _to_published(names, params, cfg)}
-    if labels is not None:
-        ids = {name: mid for mid, name in _audioset_names().items()}
-        file["label_dict"] = {i: ids.get(label, label) for i, label in enumerate(labels)}
-    return file
-
-
 def _options(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of `models.beats.Beats` for a published cfg."""
     missing = [key for key in _REQUIRED if key not in cfg]
     if missing:
-        raise PretrainedError(f"its cfg does not say {', '.join(missing)}: this is no released BEATs checkpoint.")
+        raise PretrainedError(
+            f"the cfg does not contain {', '.join(missing)}: this is not a released BEATs checkpoint."
+        )
     options = {key: cfg.get(key, _PUBLISHED_DEFAULTS.get(key)) for key in _cfg_fields()}
-    check_options(Beats, options, "its cfg")
+    check_options(Beats, options, "the cfg")
     return options
 
 
@@ -196,12 +169,15 @@ def _to_flax(
     unused = sorted(set(arrays) - expected - copies)
     if missing or unused:
         raise PretrainedError(
-            "the arrays are not those of the model that its cfg describes, so the file is damaged or of another "
-            f"architecture; missing: {', '.join(missing) or 'none'}; without a place: {', '.join(unused) or 'none'}."
+            "the arrays do not match the cfg, so the file is damaged or of another architecture; "
+            f"missing: {', '.join(missing) or 'none'}; not used: {', '.join(unused) or 'none'}."
         )
     differing = [name for name in sorted(copies & set(arrays)) if not np.array_equal(arrays[name], arrays[first])]
     if differing:
-        raise PretrainedError(f"{', '.join(differing)} differ from layer 0's, and BEATs shares it: no released model.")
+        raise PretrainedError(
+            f"{', '.join(differing)} differ from that of layer 0, which the layers of BEATs share: this is not a "
+            "released model."
+        )
     flat, mismatched = {}, []
     for name, path, layout in names:
         array = np.asarray(arrays[name], np.float32)
@@ -212,18 +188,8 @@ def _to_flax(
         else:
             mismatched.append(f"{name} {arrays[name].shape}")
     if mismatched:
-        raise PretrainedError(f"arrays of another shape than its cfg says: {', '.join(mismatched)}.")
+        raise PretrainedError(f"arrays whose shapes do not match the cfg: {', '.join(mismatched)}.")
     return traverse_util.unflatten_dict(flat)
-
-
-def _to_published(names: list[Name], params: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Inverse of `_to_flax`, with a copy of the position bias for each layer."""
-    flat = traverse_util.flatten_dict(params)
-    arrays = {name: _to_torch(np.asarray(flat[path]), layout, options) for name, path, layout in names}
-    if options["relative_position_embedding"]:
-        for i in range(1, options["encoder_layers"]):
-            arrays[_SHARED_BIAS.format(i)] = arrays[_SHARED_BIAS.format(0)]
-    return arrays
 
 
 _DIMENSIONS = {"linear": 2, "conv": 3, "patch": 4, "heads": 4}
@@ -236,16 +202,6 @@ def _from_torch(array: np.ndarray, layout: str) -> np.ndarray:
         array = array.reshape(array.shape[0], -1).T  # (out, 1, time, frequency) → (time · frequency, out)
     elif layout == "heads":
         array = array.reshape(-1)  # (1, heads, 1, 1) → (heads,)
-    return np.ascontiguousarray(array)
-
-
-def _to_torch(array: np.ndarray, layout: str, options: Mapping[str, Any]) -> np.ndarray:
-    if layout in ("linear", "conv", "patch"):
-        array = array.T
-    if layout == "patch":
-        array = array.reshape(-1, 1, options["input_patch_size"], options["input_patch_size"])
-    elif layout == "heads":
-        array = array.reshape(1, -1, 1, 1)
     return np.ascontiguousarray(array)
 
 
@@ -274,7 +230,7 @@ def _labels(label_dict: Mapping | None, classes: int | None) -> tuple[str, ...] 
         return None
     by_index = {int(index): mid for index, mid in label_dict.items() if str(index).isdecimal()}
     if sorted(by_index) != list(range(classes)):
-        raise PretrainedError(f"its label_dict has {len(by_index)} labels for {classes} outputs: the file is damaged.")
+        raise PretrainedError(f"the label_dict has {len(by_index)} labels for {classes} outputs: the file is damaged.")
     names = _audioset_names()
     return tuple(names.get(by_index[i], by_index[i]) for i in range(classes))
 

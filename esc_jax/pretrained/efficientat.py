@@ -1,4 +1,4 @@
-"""Reading and writing of EfficientAT's `mn` checkpoints (github.com/fschmid56/EfficientAT, MIT).
+"""Reading of EfficientAT's `mn` checkpoints (github.com/fschmid56/EfficientAT, MIT).
 
 The file contains a state dict. The width is read from the shapes of the arrays. Hop and number of mel bands do not
 change any array; they are read from the published file names (`mn10_as_hop_15_…`, `mn10_as_mels_40_…`).
@@ -9,7 +9,6 @@ import csv
 import os
 import pathlib
 import re
-from typing import Any
 
 from flax import traverse_util
 import numpy as np
@@ -56,32 +55,6 @@ def read(path: str | os.PathLike) -> PublishedCheckpoint:
     )
 
 
-def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Inverse of `read`: the published state dict of variables, with batch counters of zero.
-
-    Args:
-        variables: {"params": {"encoder", "head"}, "batch_stats": {"encoder"}} of an `EfficientAT` with an `Mlp` head.
-
-    Returns:
-        Arrays in torch's layout, in the order of the published file.
-
-    Raises:
-        PretrainedError: the variables are those of another model.
-    """
-    flat = {path: np.asarray(array, np.float32) for path, array in traverse_util.flatten_dict(dict(variables)).items()}
-    try:
-        classes = flat["params", "head", "classifier", "bias"].shape[0]
-        entries = next(e for e in (list(_entries(w, classes)) for w in efficientat.PUBLISHED_WIDTHS) if _fits(flat, e))
-    except (KeyError, StopIteration) as error:
-        raise PretrainedError("Only an EfficientAT of a published width with an mlp head can be exported.") from error
-    state = {}
-    for name, variable, shape in entries:
-        state[name] = _convert(flat[variable], len(shape))
-        if name.endswith("running_var"):
-            state[name.replace("running_var", _COUNTERS)] = np.zeros((), np.int64)
-    return state
-
-
 def _entries(width: float, classes: int) -> Iterator[Entry]:
     """All arrays of a model, in the order of the published file."""
     blocks = efficientat.layout(width)
@@ -121,21 +94,14 @@ def _linear(name: str, path: tuple[str, ...], shape: tuple[int, ...]) -> Iterato
     yield f"{name}.bias", ("params", *path, "bias"), shape[:1]
 
 
-def _convert(array: np.ndarray, rank: int | None = None) -> np.ndarray:
-    """Converts between torch's layout and ours by reversing the axes: (O, I, bins, frames) ↔ (frames, bins, I, O).
+def _convert(array: np.ndarray) -> np.ndarray:
+    """Converts from torch's layout to ours by reversing the axes: (O, I, bins, frames) → (frames, bins, I, O).
 
-    A 1×1 convolution is a matrix in our variables and has four axes in torch.
-
-    Args:
-        array: in either layout.
-        rank: of the result in torch; None for the conversion from torch.
+    The kernel of a 1×1 convolution becomes a matrix.
     """
-    if rank is None and array.ndim == 4 and array.shape[2:] == (1, 1):
+    if array.ndim == 4 and array.shape[2:] == (1, 1):
         array = array[:, :, 0, 0]
-    array = array.T
-    if rank == 4 and array.ndim == 2:
-        array = array[:, :, None, None]
-    return np.array(array, np.float32, order="C")
+    return np.array(array.T, np.float32, order="C")
 
 
 def _match(path: pathlib.Path, state: Mapping[str, np.ndarray]) -> float:
@@ -166,13 +132,6 @@ def _match(path: pathlib.Path, state: Mapping[str, np.ndarray]) -> float:
 def _list_names(label: str, names: list[str], limit: int = 10) -> str:
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return f"{label}: {', '.join(names[:limit]) or 'none'}{more}"
-
-
-def _fits(flat: Mapping[tuple[str, ...], np.ndarray], entries: list[Entry]) -> bool:
-    """Whether flattened variables are exactly these arrays."""
-    if flat.keys() != {path for _, path, _ in entries}:
-        return False
-    return all(flat[path].size == np.prod(shape) for _, path, shape in entries)
 
 
 def _frontend_options(name: str) -> dict[str, int]:

@@ -93,8 +93,8 @@ def read(path_or_hub_id: str | os.PathLike) -> PublishedCheckpoint:
     source = next((source for stem, source in _STEMS.items() if stem in arrays), None)
     if source is None:
         raise PretrainedError(
-            f"{origin} has the names of no EfficientNet that is known (transformers, torchvision, timm): set "
-            "model.name to the architecture that it is of."
+            f"{origin} has the array names of no known EfficientNet (transformers, torchvision, timm): set "
+            "model.name to the architecture of the checkpoint."
         )
     options, dropout = _options(source, arrays, config, path, origin)
     stem = next(name for name in _STEMS if name in arrays)
@@ -158,11 +158,13 @@ def write(
         )
     if head is not None and set(head) != {"classifier"}:
         raise PretrainedError(
-            "transformers' EfficientNet has a linear head and no other: train with a config that has it "
+            "transformers' EfficientNet supports only a linear head: train with a config that has one "
             "(configs/efficientnet.py), or export with --format=stablehlo."
         )
     if options["same_padding"] == "tf":
-        logging.warning("transformers pads as TensorFlow does even sizes: logits are equal for inputs of 32·n × 32·m")
+        logging.warning(
+            "transformers pads all sizes as TensorFlow pads even ones: logits are equal for inputs of 32·n × 32·m"
+        )
     config: dict[str, Any] = {"model_type": "efficientnet", "architectures": ["EfficientNetModel"], "num_channels": 3}
     config |= _FIXED
     config |= {
@@ -256,7 +258,7 @@ def _variant(arrays: Mapping[str, np.ndarray], source: str, origin: str) -> int:
             return variant
     raise PretrainedError(
         f"{origin} is none of EfficientNet-B0 to B7 (stem of {sizes[0]}, top of {sizes[1]} channels, {sizes[2]} "
-        "blocks): use a checkpoint of one of those, whole."
+        "blocks): use a complete checkpoint of one of those."
     )
 
 

@@ -82,13 +82,14 @@ def read(path_or_hub_id: str | os.PathLike) -> PublishedCheckpoint:
     source = str(path_or_hub_id)
     if config.get("model_type") != "hubert":
         raise PretrainedError(
-            f"{source} is a {config.get('model_type', 'checkpoint of no named')} model, not a hubert: set model.name "
-            "to what it is."
+            f"{source} is a model of type {config.get('model_type', 'unknown')}, not hubert: set model.name to its "
+            "architecture."
         )
     for name, value in _FIXED.items():
         if config.get(name, value) != value:
             raise PretrainedError(
-                f"{source} has {name}={config[name]!r}, and only {value!r} works here: use DistilHuBERT or HuBERT base."
+                f"{source} has {name}={config[name]!r}, and only {value!r} is supported: use DistilHuBERT or HuBERT "
+                "base."
             )
     arrays = {_current_name(name): array for name, array in huggingface.read_arrays(directory).items()}
     classes = arrays["classifier.bias"].size if "classifier.bias" in arrays else None
@@ -136,8 +137,8 @@ def write(
     head = params.get("head")
     if frontend.get("name") != "raw" or (head is not None and set(head) != {"projector", "classifier"}):
         raise PretrainedError(
-            "transformers' HubertForSequenceClassification has the raw frontend and the projected head and no other: "
-            "train with a config that has both, model.head.name=projected and frontend.name=raw "
+            "transformers' HubertForSequenceClassification supports only the raw frontend and the projected head: "
+            "train with model.head.name=projected and frontend.name=raw "
             "(configs/distilhubert.py), or export with --format=stablehlo."
         )
     config: dict[str, Any] = {"model_type": "hubert", "architectures": ["HubertModel"]}

@@ -49,8 +49,9 @@ def resolve(path_or_hub_id: str | os.PathLike) -> pathlib.Path:
         return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=[CONFIG, PREPROCESSOR, *WEIGHTS]))
     except Exception as error:  # no network, no such repository, a licence to accept, no huggingface_hub
         raise PretrainedError(
-            f"{name} is no path here and could not be fetched from the Hugging Face hub ({type(error).__name__}): "
-            f"download the directory ({CONFIG}, {WEIGHTS[0]}, {PREPROCESSOR}) and give its path."
+            f"{name} is not a local path and could not be downloaded from the Hugging Face hub "
+            f"({type(error).__name__}): download the directory ({CONFIG}, {WEIGHTS[0]}, {PREPROCESSOR}) and give its "
+            "path."
         ) from error
 
 
@@ -71,13 +72,13 @@ def read_json(directory: pathlib.Path, name: str) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise PretrainedError(
-            f"{directory} holds no readable {name}: give a directory as Hugging Face publishes it, with {name} and "
+            f"{directory} contains no readable {name}: give a directory as Hugging Face publishes it, with {name} and "
             f"{WEIGHTS[0]}."
         ) from error
     except ValueError as error:
-        raise PretrainedError(f"{path} is not json (a truncated download?): download it again.") from error
+        raise PretrainedError(f"{path} is not valid JSON (a truncated download?): download it again.") from error
     if not isinstance(content, dict):
-        raise PretrainedError(f"{path} holds no settings by name: download it again.")
+        raise PretrainedError(f"{path} is not a JSON object: download it again.")
     return content
 
 
@@ -90,7 +91,9 @@ def load(path: pathlib.Path) -> Any:
     if path.is_dir():
         files = [path / name for name in WEIGHTS if (path / name).exists()]
         if not files:
-            raise PretrainedError(f"{path} holds neither {WEIGHTS[0]} nor {WEIGHTS[1]}: download one of them into it.")
+            raise PretrainedError(
+                f"{path} contains neither {WEIGHTS[0]} nor {WEIGHTS[1]}: download one of them into it."
+            )
         path = files[0]
     return _read_safetensors(path) if path.suffix == ".safetensors" else load_torch(path)
 
@@ -108,7 +111,7 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
     if isinstance(arrays, dict) and isinstance(arrays.get("state_dict"), dict):
         arrays = arrays["state_dict"]
     if not is_state_dict(arrays):
-        raise PretrainedError(f"{path} is no state dict: save one with `torch.save(model.state_dict(), path)`.")
+        raise PretrainedError(f"{path} is not a state dict: save one with `torch.save(model.state_dict(), path)`.")
     return {name: a.astype(np.float32) if a.dtype.kind == "f" else a for name, a in arrays.items()}
 
 
@@ -129,7 +132,8 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
         arrays = safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise PretrainedError(
-            f"{path} is truncated or no safetensors file: download it again and compare its size with the original's."
+            f"{path} is truncated or not a safetensors file: download it again and compare its size with that of "
+            "the source."
         ) from error
     return {name: a.astype(np.float32) if a.dtype == ml_dtypes.bfloat16 else a for name, a in arrays.items()}
 
@@ -166,8 +170,9 @@ def to_flax(
         tree[path] = array
     if missing or unused or different:
         raise PretrainedError(
-            f"{source} does not fit the architecture it names, use the reader of its own: missing "
-            f"{_list_names(missing)}; not used {_list_names(unused)}; of another shape {_list_names(different)}."
+            f"{source} does not match the architecture that it names: download it again, or set model.name to its "
+            f"architecture; missing {_list_names(missing)}; not used {_list_names(unused)}; of another shape "
+            f"{_list_names(different)}."
         )
     return traverse_util.unflatten_dict(tree)
 

@@ -52,7 +52,7 @@ def identify(path: str) -> PublishedCheckpoint:
         except PretrainedError as error:
             reasons.append(f"as {architecture}, {str(error).rstrip('.')}")
     huggingface.load(local_path)  # raises the error of a damaged file once, instead of once per reader
-    raise PretrainedError(f"{path} is no checkpoint that is known here: {'; '.join(reasons)}")
+    raise PretrainedError(f"{path} is not a known checkpoint: {'; '.join(reasons)}")
 
 
 def sample_rate(checkpoint: PublishedCheckpoint, requested: int | None = None) -> int:
@@ -63,7 +63,7 @@ def sample_rate(checkpoint: PublishedCheckpoint, requested: int | None = None) -
     """
     rate = checkpoint.frontend.get("sample_rate", requested)
     if rate is None or (requested and requested != rate):
-        problem = f"was trained at {rate} Hz" if rate else "was trained at no sample rate: choose one"
+        problem = f"was trained at {rate} Hz" if rate else "has no sample rate: choose one"
         raise PretrainedError(f"the {checkpoint.architecture} checkpoint {problem}")
     return rate
 
@@ -136,7 +136,9 @@ def merge(variables: Mapping[str, Any], checkpoint: PublishedCheckpoint, classes
     if head is not None and {name: np.shape(array) for name, array in head.items()} == shapes:
         merged["params"]["head"] = _unflat(head)
         if classes and not checkpoint.labels:
-            logging.warning("the checkpoint's head names no classes: they are taken to be in the order of the data's")
+            logging.warning(
+                "the checkpoint has no class names: its logits are assumed to be in the order of the classes"
+            )
     return merged
 
 

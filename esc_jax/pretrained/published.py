@@ -31,9 +31,9 @@ def check_options(module_class: type, options: dict[str, Any], source: str) -> N
         PretrainedError: an option is not allowed.
     """
     try:
-        limits.check_options(module_class(**options), f"{source} makes no model with ")
+        limits.check_options(module_class(**options), f"{source} has an invalid option ")
     except limits.ModelError as error:
-        raise PretrainedError(f"{error}; take a published checkpoint as it is.") from None
+        raise PretrainedError(f"{error}; use an unmodified published checkpoint.") from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +64,6 @@ class PublishedCheckpoint:
         flat = traverse_util.flatten_dict(self.variables, sep="/")
         if damaged := [name for name, array in flat.items() if not np.isfinite(array).all()]:
             raise PretrainedError(
-                f"the checkpoint has numbers that are not finite in {len(damaged)} of its arrays ({damaged[0]} is one):"
-                " take another copy of it, or one from before its training broke down."
+                f"the checkpoint contains NaN or infinity in {len(damaged)} arrays, such as {damaged[0]}: use another"
+                " copy, or a checkpoint from before its training diverged."
             )

@@ -45,12 +45,12 @@ def load_torch(path: str | os.PathLike) -> Any:
     except Exception as error:  # a truncated or damaged file can cause any exception
         if "GLOBAL " in str(error):  # precedes the name of a class that torch refuses to load
             raise PretrainedError(
-                f"{path} holds more than weights (Python objects or code), which is never loaded: save its state "
+                f"{path} contains more than weights (Python objects or code), which is never loaded: save its state "
                 "dict alone with `torch.save(model.state_dict(), path)`."
             ) from error
         raise PretrainedError(
-            f"{path} is damaged, truncated or not a torch checkpoint: download it again and compare its size with the "
-            "source's."
+            f"{path} is damaged, truncated or not a torch checkpoint: download it again and compare its size with "
+            "that of the source."
         ) from error
 
 
@@ -60,7 +60,9 @@ def _first_bytes(path: pathlib.Path) -> bytes:
         with path.open("rb") as file:
             start = file.read(64)
     except OSError as error:
-        raise PretrainedError(f"{path} cannot be read ({error.strerror}): give a checkpoint's own path.") from error
+        raise PretrainedError(
+            f"{path} cannot be read ({error.strerror}): give the path of a checkpoint file."
+        ) from error
     if not start:
         raise PretrainedError(f"{path} is empty: download it again.")
     if start.startswith(b"version https://git-lfs"):

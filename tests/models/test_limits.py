@@ -61,11 +61,11 @@ def test_options_of_another_head_or_architecture():
     config = registry.defaults("resnet")
     config["head"]["name"] = "mlp"
     with pytest.raises(
-        ModelError, match=r"^model.head.name=mlp has no zero_init, .*: take a config that was made with"
+        ModelError, match=r"^model.head.name=mlp has no option zero_init.*: take a config that was made with"
     ):
         registry.build(config, 2)
     config = registry.defaults("resnet") | {"name": "efficientat"}
     with pytest.raises(
-        ModelError, match="^model.name=efficientat has no stage_sizes, width, zero_init, so the config's"
+        ModelError, match="^model.name=efficientat has no option stage_sizes, width, zero_init: take a config"
     ):
         registry.build(config, 2)

@@ -141,10 +141,10 @@ def test_missing_unknown_and_misshapen_arrays_are_all_named(directory):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"model_type": "wav2vec2"}, "is a wav2vec2 model, not a hubert"),
+        ({"model_type": "wav2vec2"}, "is a model of type wav2vec2, not hubert"),
         ({"do_stable_layer_norm": True}, "do_stable_layer_norm=True"),
         ({"num_hidden_layers": 3}, "missing hubert.encoder.layers.2"),
-        ({"num_attention_heads": 5}, "config.json makes no model with num_attention_heads=5: it must be a divisor"),
+        ({"num_attention_heads": 5}, "config.json has an invalid option num_attention_heads=5: it must be a divisor"),
         ({"conv_dim": [16] * 6}, "conv_dim=.* it must be 7 numbers"),
         ({"conv_kernel": 3}, "conv_kernel=3: it must be whole numbers"),
         ({"classifier_proj_size": None}, "width=None: it must be a whole number"),
@@ -183,7 +183,7 @@ def test_odd_files_are_explained(directory):
     with pytest.raises(PretrainedError, match="model.safetensors cannot be read"):
         hubert.read(directory)
     (directory / "config.json").write_text("[1]")
-    with pytest.raises(PretrainedError, match="config.json holds no settings"):
+    with pytest.raises(PretrainedError, match="config.json is not a JSON object"):
         hubert.read(directory)
 
 
