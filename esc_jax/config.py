@@ -292,10 +292,10 @@ def _check_method(config: Any, flat: Mapping[str, Any]) -> None:
     if (config.train.head_from_probe or config.method == "probe") and config.model.head.name != "linear":
         raise ConfigError(f"config.model.head.name={config.model.head.name}: a probe fits a linear head")
     if config.data.mask_padding:
-        if config.model.name not in models.MASKING:
+        if config.model.name not in models.PADDING_MASK_MODELS:
             raise ConfigError(
                 f"config.data.mask_padding=True: model.name={config.model.name} has no padding mask; the models that"
-                f" have one are {' and '.join(models.MASKING)}"
+                f" have one are {' and '.join(models.PADDING_MASK_MODELS)}"
             )
         for key in ("pretrain.objective", "augment.crop_s"):
             if flat[key]:

@@ -1,8 +1,11 @@
-"""The augmentations of a config, over a batch: what the compiled training step and the notebooks call.
+"""The augmentations of a config, applied to a batch.
 
-Everything random is keyed by the step and by the position of an example in the *global* batch, so that the same run
-draws the same numbers on any number of devices.
+All random numbers are derived from a key of the step and from the position of an example in the *global* batch. The
+same run draws the same numbers on any number of devices.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,40 +13,63 @@ import jax.numpy as jnp
 from esc_jax.augment import mix, spectrogram, waveform
 
 
-def defaults() -> dict:
-    """What a config's `augment` starts from: everything off."""
+def defaults() -> dict[str, Any]:
+    """Keys of a config's `augment`, with everything turned off."""
     return {
-        "roll": 0.0,  # rotate in time, share of the clip
-        "crop_s": 0.0,  # train on windows of so many seconds; 0: on whole clips
-        "crop_tries": 1,  # take the loudest of so many windows
-        "speed_octaves": 0.0,  # play a crop faster or slower
-        "gain_db": 0.0,  # ± level
-        "noise": 0.0,  # white noise, share of the clip's RMS
-        "mixup_alpha": 0.0,  # mix two examples and their labels
+        "roll": 0.0,  # rotation in time, as a fraction of the clip
+        "crop_s": 0.0,  # length of random crops, s; 0: whole clips
+        "crop_tries": 1,  # number of windows drawn, of which the loudest is used
+        "speed_octaves": 0.0,  # largest change of a crop's speed
+        "gain_db": 0.0,  # largest change of level
+        "noise": 0.0,  # largest level of white noise, as a fraction of the clip's RMS
+        "mixup_alpha": 0.0,  # mixes pairs of examples and their targets
         "mixup_probability": 1.0,
         "mixup_on": "waveform",  # or "spectrogram"
-        "mel_jitter": False,  # move the edges of the mel bank from step to step; efficientat_mel has it
-        "frequency_warp": 0.0,  # stretch and shift the frequency axis
-        "time_mask": 0,  # SpecAugment: widest band, frames
-        "freq_mask": 0,  # SpecAugment: widest band, bins
+        "mel_jitter": False,  # random edges of the mel bank in each step; for frontend efficientat_mel
+        "frequency_warp": 0.0,  # stretches and shifts the frequency axis
+        "time_mask": 0,  # SpecAugment: widest mask, frames
+        "freq_mask": 0,  # SpecAugment: widest mask, bins
         "mask_count": 2,
     }
 
 
-def keys(key: jax.Array, positions: jax.Array) -> jax.Array:
-    """One key per example, from its position in the global batch."""
+def keys_at(key: jax.Array, positions: jax.Array) -> jax.Array:
+    """One PRNG key per example.
+
+    Args:
+        key: PRNG key, the same on all devices.
+        positions: (B,) positions of the examples in the global batch.
+
+    Returns:
+        (B,) keys.
+    """
     return jax.vmap(jax.random.fold_in, (None, 0))(key, positions)
 
 
-def waveforms(
-    config, key: jax.Array, positions: jax.Array, audio: jax.Array, sample_rate: int, samples: jax.Array | None = None
+def augment_waveforms(
+    config: Any,
+    key: jax.Array,
+    positions: jax.Array,
+    audio: jax.Array,
+    sample_rate: int,
+    samples: jax.Array | None = None,
 ) -> jax.Array:
-    """(B, time) → (B, time or crop): rotation, crop with speed, gain, noise.
+    """Applies rotation, crop with change of speed, gain and noise to a batch.
 
-    Where clips end in padding, (B,) `samples` of each are its own, and stay where they are: no crop.
+    Args:
+        config: `augment` of a config.
+        key: PRNG key.
+        positions: (B,) positions of the examples in the global batch.
+        audio: (B, time), float.
+        sample_rate: Hz.
+        samples: (B,) length of each clip without the padding at its end, which is not rotated; None: no clip is padded.
+            Padded clips cannot be cropped.
+
+    Returns:
+        (B, time), or (B, crop) with `crop_s`.
     """
 
-    def one(key: jax.Array, x: jax.Array, samples: jax.Array | None) -> jax.Array:
+    def augment(key: jax.Array, x: jax.Array, samples: jax.Array | None) -> jax.Array:
         roll_key, crop_key, gain_key, noise_key = jax.random.split(key, 4)
         if config.roll:
             x = waveform.roll(roll_key, x, config.roll, samples)
@@ -56,13 +82,23 @@ def waveforms(
             x = waveform.noise(noise_key, x, config.noise)
         return x
 
-    return jax.vmap(one)(keys(key, positions), audio, samples)
+    return jax.vmap(augment)(keys_at(key, positions), audio, samples)
 
 
-def spectrograms(config, key: jax.Array, positions: jax.Array, features: jax.Array) -> jax.Array:
-    """(B, frames, bins) → the same: frequency warp, then SpecAugment."""
+def augment_spectrograms(config: Any, key: jax.Array, positions: jax.Array, features: jax.Array) -> jax.Array:
+    """Applies the frequency warp and SpecAugment's masks to a batch.
 
-    def one(key: jax.Array, x: jax.Array) -> jax.Array:
+    Args:
+        config: `augment` of a config.
+        key: PRNG key.
+        positions: (B,) positions of the examples in the global batch.
+        features: (B, frames, bins).
+
+    Returns:
+        (B, frames, bins).
+    """
+
+    def augment(key: jax.Array, x: jax.Array) -> jax.Array:
         warp_key, time_key, freq_key = jax.random.split(key, 3)
         if config.frequency_warp:
             x = spectrogram.frequency_warp(warp_key, x, config.frequency_warp)
@@ -72,33 +108,50 @@ def spectrograms(config, key: jax.Array, positions: jax.Array, features: jax.Arr
             x = spectrogram.mask(freq_key, x, 1, config.freq_mask, config.mask_count)
         return x
 
-    return jax.vmap(one)(keys(key, positions), features)
+    return jax.vmap(augment)(keys_at(key, positions), features)
 
 
-def mixing(config, key: jax.Array, positions: jax.Array, batch_size: int) -> tuple[jax.Array, jax.Array]:
-    """Weights λ (B,) and partners (B,), positions in the global batch of `batch_size`."""
+def mixup_pairs(config: Any, key: jax.Array, positions: jax.Array, batch_size: int) -> tuple[jax.Array, jax.Array]:
+    """Draws the weights and partners of mixup.
+
+    Args:
+        config: `augment` of a config.
+        key: PRNG key.
+        positions: (B,) positions of the examples in the global batch.
+        batch_size: of the global batch.
+
+    Returns:
+        λ (B,), and the positions of the partners (B,) in the global batch.
+    """
     weight_key, order_key = jax.random.split(key)
-    share = jax.vmap(lambda k: mix.weight(k, config.mixup_alpha, config.mixup_probability))(keys(weight_key, positions))
-    return share, cycle(order_key, batch_size)[positions]
+    weights = jax.vmap(lambda k: mix.mixup_weight(k, config.mixup_alpha, config.mixup_probability))(
+        keys_at(weight_key, positions)
+    )
+    return weights, random_partners(order_key, batch_size)[positions]
 
 
-def cycle(key: jax.Array, batch_size: int) -> jax.Array:
-    """(batch_size,) a partner for every position of the global batch: a random cycle, so that nobody gets itself."""
+def random_partners(key: jax.Array, batch_size: int) -> jax.Array:
+    """(batch_size,) a partner for each position of the global batch.
+
+    The partners form one random cycle, so that no example is its own partner (with two examples or more).
+    """
     order = jax.random.permutation(key, batch_size)
     return jnp.zeros(batch_size, jnp.int32).at[order].set(jnp.roll(order, 1).astype(jnp.int32))
 
 
-def gallery(clip: jax.Array, other: jax.Array, sample_rate: int, frontend, key: jax.Array) -> dict[str, jax.Array]:
-    """One clip under each augmentation at a strength that shows, for `plots.augmentations`.
+def augmentation_examples(
+    clip: jax.Array, other: jax.Array, sample_rate: int, frontend: Callable[..., jax.Array], key: jax.Array
+) -> dict[str, jax.Array]:
+    """Applies each augmentation to one clip, strongly enough to be visible in `plots.augmentations`.
 
     Args:
-        clip, other: (time,) waveforms; `other` is what mixup mixes in.
+        clip, other: (time,) waveforms; mixup mixes `other` into `clip`.
         sample_rate: Hz.
         frontend: waveform → (frames, bins).
         key: PRNG key.
 
     Returns:
-        Name → a waveform (time,), or the features (frames, bins) where the augmentation is one of features.
+        Name → waveform (time,), or features (frames, bins) for augmentations of spectrograms.
     """
     half = len(clip) // 2
     features = frontend(clip)
@@ -109,8 +162,8 @@ def gallery(clip: jax.Array, other: jax.Array, sample_rate: int, frontend, key: 
         "noise": waveform.noise(key, clip, 1.0),
         "crop": waveform.crop(key, clip, half, tries=2),
         "crop, speed": waveform.crop(key, clip, half, octaves=0.5, tries=2),
-        "mixup, waveform": mix.waveforms(jnp.float32(0.6), clip, other),
-        "mixup, spectrogram": mix.linear(jnp.float32(0.6), features, frontend(other)),
+        "mixup, waveform": mix.mix_waveforms(jnp.float32(0.6), clip, other),
+        "mixup, spectrogram": mix.mix_linear(jnp.float32(0.6), features, frontend(other)),
         "frequency warp": spectrogram.frequency_warp(key, features, 0.3),
         "time mask": spectrogram.mask(key, features, 0, features.shape[0] // 5, 2),
         "frequency mask": spectrogram.mask(key, features, 1, features.shape[1] // 5, 2),

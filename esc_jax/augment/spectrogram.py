@@ -5,30 +5,37 @@ import jax.numpy as jnp
 
 
 def mask(key: jax.Array, spectrogram: jax.Array, axis: int, width: int, count: int = 1) -> jax.Array:
-    """SpecAugment (Park et al. 2019): `count` bands along `axis`, of 0 to `width` rows each, set to the clip's mean.
+    """Sets random bands of the spectrogram to its mean (SpecAugment, Park et al. 2019).
+
+    The width of a band is uniform in 0 … `width`.
 
     Args:
         key: PRNG key.
         spectrogram: (frames, bins).
-        axis: 0 masks time, 1 masks frequency.
-        width: widest band, rows.
-        count: number of bands; they may overlap.
+        axis: 0 masks frames, 1 masks bins.
+        width: of the widest band.
+        count: number of bands. They may overlap.
     """
     size = spectrogram.shape[axis]
-    width_key, place_key = jax.random.split(key)
+    width_key, start_key = jax.random.split(key)
     widths = jax.random.randint(width_key, (count, 1), 0, min(width, size) + 1)
-    places = jax.random.uniform(place_key, (count, 1))
-    starts = (places * (size - widths + 1).astype(jnp.float32)).astype(jnp.int32)
-    rows = jnp.arange(size)[None]
-    covered = ((rows >= starts) & (rows < starts + widths)).any(axis=0)
-    return jnp.where(jnp.expand_dims(covered, 1 - axis), spectrogram.mean(), spectrogram)
+    fractions = jax.random.uniform(start_key, (count, 1))
+    starts = (fractions * (size - widths + 1).astype(jnp.float32)).astype(jnp.int32)
+    index = jnp.arange(size)[None]
+    masked = ((index >= starts) & (index < starts + widths)).any(axis=0)
+    return jnp.where(jnp.expand_dims(masked, 1 - axis), spectrogram.mean(), spectrogram)
 
 
 def frequency_warp(key: jax.Array, spectrogram: jax.Array, fraction: float) -> jax.Array:
-    """The frequency axis stretched by up to ±`fraction` and shifted by up to ±`fraction`/2 of its length.
+    """Stretches the frequency axis by up to ±`fraction` and shifts it by up to ±`fraction`/2 of its length.
 
-    On a mel axis this is nearly a change of pitch. A product with a matrix of linear interpolation weights: no gather.
-    Bins beyond the edge repeat it.
+    On a mel axis this is similar to a change of pitch. Bins beyond the edges repeat the edge. Computed as a product
+    with a matrix of linear interpolation weights, without a gather.
+
+    Args:
+        key: PRNG key.
+        spectrogram: (frames, bins).
+        fraction: largest change.
     """
     bins = spectrogram.shape[1]
     stretch_key, shift_key = jax.random.split(key)

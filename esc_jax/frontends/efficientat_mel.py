@@ -1,35 +1,36 @@
-"""EfficientAT's log-mel spectrogram, with the jitter of its mel bank.
+"""The log-mel spectrogram of EfficientAT, with random edges of its mel bank in training.
 
     y[t]  = x[t + 1] − 0.97 x[t]
-    P     = |STFT(y)|²                 (hann window of 25 ms, not periodic, centred in the FFT; reflected at the ends)
+    P     = |STFT(y)|²                 (symmetric Hann window of 25 ms, centred in the FFT; reflection padding)
     out   = (log(P Mᵀ + 1e-5) + 4.5) / 5
 
-M is Kaldi's mel bank: triangles that are equally spaced, and straight, in mel = 1127 ln(1 + f/700). Source:
+M is Kaldi's mel bank: equally spaced triangles on the scale mel = 1127 ln(1 + f/700). Source:
 F. Schmid et al., ICASSP 2023 (github.com/fschmid56/EfficientAT).
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from esc_jax.frontends.framing import frame
-from esc_jax.frontends.settings import FrontendError, check
+from esc_jax.frontends.settings import FrontendError, check_settings
 
 
 @dataclasses.dataclass(frozen=True)
 class EfficientATMel:
-    """Waveform (..., time) → log-mel features (..., frames, bins), frames = 1 + (time − 1) // hop.
+    """Waveform (…, time) → log-mel features (…, frames, bins), frames = 1 + (time − 1) // hop.
 
     Attributes:
         sample_rate: in Hz.
-        bins: mel bands; 128 for most published checkpoints, 40, 64 and 256 for the `mels` ones.
+        bins: mel bands; 128 for most published checkpoints, 40, 64 or 256 for those with `mels` in their name.
         hop, window, fft: in samples.
         fmin, fmax: edges of the mel bank in Hz.
-        fmin_jitter, fmax_jitter: with a key, fmin is raised by 0 … fmin_jitter − 1 Hz and fmax is moved by
-            fmax_jitter / 2 at most, and not beyond half the sample rate; both drawn uniformly, one bank for the whole
-            call.
+        fmin_jitter, fmax_jitter: range of the random edges in training, Hz. fmin is raised by 0 … fmin_jitter − 1;
+            fmax is changed by up to ± fmax_jitter / 2, up to half the sample rate. Both are uniform, and the same for
+            all clips of a call.
 
     >>> EfficientATMel()(jnp.zeros((2, 160_000))).shape
     (2, 500, 128)
@@ -45,8 +46,8 @@ class EfficientATMel:
     fmin_jitter: int = 10
     fmax_jitter: int = 2_000
 
-    def __post_init__(self):
-        check(
+    def __post_init__(self) -> None:
+        check_settings(
             self.sample_rate,
             {"bins": self.bins, "hop": self.hop, "window": self.window, "fft": self.fft},
             {"fmin": self.fmin, "fmax": self.fmax},
@@ -60,11 +61,12 @@ class EfficientATMel:
         """Features of clips of at least two samples.
 
         Args:
-            waveform: (..., time).
-            padding: (..., time), true where the waveform is padding, which is then silence; or None.
-            key: draws the edges of the mel bank, for training; None keeps them as they are.
+            waveform: (…, time).
+            padding: (…, time), true where the waveform is padding, which is replaced by silence; or None.
+            key: PRNG key for random edges of the mel bank; None: fixed edges.
+
         Returns:
-            (..., frames, bins), float32.
+            (…, frames, bins), float32.
         """
         waveform = waveform.astype(jnp.float32)
         if padding is not None:
@@ -73,25 +75,25 @@ class EfficientATMel:
         if key is None:
             bank = jnp.asarray(_mel_bank(self.fmin, self.fmax, self.bins, self.fft, self.sample_rate, np), jnp.float32)
         else:
-            bank = _mel_bank(*self._edges(key), self.bins, self.fft, self.sample_rate, jnp)
-        # Default precision on GPU and TPU rounds to 10 or 7 bits, which shows after the log.
+            bank = jnp.asarray(_mel_bank(*self._random_edges(key), self.bins, self.fft, self.sample_rate, jnp))
+        # By default, accelerators round to 10 or 7 bits, which is visible after the logarithm.
         mel = jnp.matmul(power, bank, precision=jax.lax.Precision.HIGHEST)
         return (jnp.log(mel + 1e-5) + 4.5) / 5.0
 
     def _power(self, signal: jax.Array) -> jax.Array:
-        """Power spectra (..., frames, fft // 2) of a signal (..., time), without the Nyquist bin."""
+        """Power spectra (…, frames, fft // 2) of a signal (…, time), without the Nyquist bin."""
         frames = 1 + signal.shape[-1] // self.hop
-        edges = [(0, 0)] * (signal.ndim - 1)
-        signal = jnp.pad(signal, [*edges, (self.fft // 2, self.fft // 2)], mode="reflect")
-        # Zeros around the window turn the spectrum's phase and leave its power: take the window alone.
+        leading = [(0, 0)] * (signal.ndim - 1)
+        signal = jnp.pad(signal, [*leading, (self.fft // 2, self.fft // 2)], mode="reflect")
+        # Zeros before the window change the phase of the spectrum only, so the frames contain the window alone.
         first = (self.fft - self.window) // 2
         framed = frame(signal[..., first : first + (frames - 1) * self.hop + self.window], self.window, self.hop)
         window = jnp.asarray(np.hanning(self.window), jnp.float32)
         spectrum = jnp.fft.rfft(framed * window.reshape((1,) * (framed.ndim - 1) + (-1,)), n=self.fft)
         return (spectrum.real**2 + spectrum.imag**2)[..., :-1]
 
-    def _edges(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """fmin and fmax with their jitter, in whole Hz."""
+    def _random_edges(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """fmin and fmax with jitter, in whole Hz."""
         low_key, high_key = jax.random.split(key)
         low = jax.random.randint(low_key, (), 0, max(1, self.fmin_jitter))
         high = self.fmax_jitter // 2 - jax.random.randint(high_key, (), 0, max(1, self.fmax_jitter))
@@ -99,10 +101,15 @@ class EfficientATMel:
         return self.fmin + low.astype(jnp.float32), highest
 
 
-def _mel_bank(fmin, fmax, bins: int, fft: int, sample_rate: int, np_or_jnp) -> jax.Array | np.ndarray:
-    """Kaldi's triangles (fft // 2, bins): max(0, min(p − b, b + 2 − p)), p the FFT bin's mel in steps of one band.
+def _mel_bank(
+    fmin: float | jax.Array, fmax: float | jax.Array, bins: int, fft: int, sample_rate: int, np_or_jnp: Any
+) -> jax.Array | np.ndarray:
+    """Kaldi's triangles (fft // 2, bins): max(0, min(p − b, b + 2 − p)), p the mel of an FFT bin in units of one band.
 
-    With numpy the edges are numbers and the bank a constant in float64; with jax.numpy they may be traced.
+    Args:
+        fmin, fmax: edges, Hz.
+        bins, fft, sample_rate: as in `EfficientATMel`.
+        np_or_jnp: numpy for a constant bank in float64, or jax.numpy for edges that may be traced.
     """
     frequencies = np.arange(fft // 2) * (sample_rate / fft)
     low, high = (1127.0 * np_or_jnp.log(1.0 + edge / 700.0) for edge in (fmin, fmax))

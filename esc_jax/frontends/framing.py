@@ -1,13 +1,21 @@
-"""Overlapping windows of a waveform."""
+"""Overlapping frames of a waveform."""
 
 import jax
 import jax.numpy as jnp
 
 
 def frame(waveform: jax.Array, size: int, hop: int) -> jax.Array:
-    """(..., time) → (..., frames, size): every window of `size` samples that fits, `hop` apart.
+    """Splits a waveform into overlapping frames. Samples that do not fill a frame are dropped.
 
-    A gather: on CPU it took a quarter of the time of slices side by side, which are copied twice.
+    Implemented as a gather. On CPU it took a quarter of the time of stacked slices, which XLA copies twice.
+
+    Args:
+        waveform: (…, time).
+        size: samples of a frame.
+        hop: samples between the starts of frames.
+
+    Returns:
+        (…, frames, size).
     """
     frames = 1 + (waveform.shape[-1] - size) // hop
     return waveform[..., hop * jnp.arange(frames)[:, None] + jnp.arange(size)[None, :]]

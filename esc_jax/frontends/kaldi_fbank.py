@@ -1,5 +1,6 @@
-"""Kaldi's log-mel filterbank, the frontend of BEATs and of most AudioSet transformers, inside the compiled step."""
+"""Kaldi's log-mel filterbank, the frontend of BEATs and of most transformers trained on AudioSet."""
 
+from collections.abc import Callable
 import dataclasses
 import functools
 
@@ -8,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from esc_jax.frontends.framing import frame
-from esc_jax.frontends.settings import FrontendError, check
+from esc_jax.frontends.settings import FrontendError, check_settings
 
-_FLOOR = float(np.finfo(np.float32).eps)  # Kaldi's floor under the logarithm: silence is log(eps) = -15.94
+_FLOOR = float(np.finfo(np.float32).eps)  # lower bound before the logarithm: silence is log(eps) = −15.94
 
-# The symmetric windows, of a cosine over them.
-_WINDOWS = {
+# Symmetric windows, as functions of the cosine of one period.
+_WINDOWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "povey": lambda cosine: (0.5 - 0.5 * cosine) ** 0.85,
     "hanning": lambda cosine: 0.5 - 0.5 * cosine,
     "hamming": lambda cosine: 0.54 - 0.46 * cosine,
@@ -23,25 +24,25 @@ _WINDOWS = {
 
 @dataclasses.dataclass(frozen=True)
 class KaldiFbank:
-    """Log-mel energies as Kaldi's `compute-fbank-feats` defines them, then normalised.
+    """Log-mel energies as defined by Kaldi's `compute-fbank-feats`, normalized.
 
     Per frame of `frame_ms`, every `hop_ms`: subtract the mean; x[n] − a·x[n−1] (x[−1] = x[0]); window; zero-pad to a
     power of two N; |DFT|²; triangles equally spaced on mel(f) = 1127·ln(1 + f/700) over the bins 0 … N/2 − 1;
-    ln(max(·, eps)). The result is (f − mean) / (2·std), the factor of two being part of the published BEATs and AST
-    recipes: `mean=0, std=0.5` gives the filterbank itself.
+    ln(max(·, eps)). The result is (f − mean) / (2·std). The factor of two is part of the published recipes of BEATs and
+    AST; `mean=0, std=0.5` gives the unnormalized filterbank.
 
     Attributes:
         sample_rate: of the waveform, in Hz.
-        scale: factor on the waveform; 2^15 brings [−1, 1] to the 16-bit range Kaldi works in.
+        scale: factor on the waveform; 2^15 maps [−1, 1] to the 16-bit range that Kaldi uses.
         bins: number of mel bins.
-        frame_ms, hop_ms: length and distance of the frames.
+        frame_ms, hop_ms: length of the frames and distance of their starts, ms.
         preemphasis: a.
         remove_dc: whether the mean of each frame is subtracted.
-        window: "povey" (hann^0.85), "hanning", "hamming" or "rectangular", all of them symmetric.
-        low_hz, high_hz: range of the mel triangles; zero or less for `high_hz` counts down from Nyquist.
+        window: "povey" (hann^0.85), "hanning", "hamming" or "rectangular", all symmetric.
+        low_hz, high_hz: edges of the bank, Hz; `high_hz` of zero or less is relative to half the sample rate.
         power: |DFT|² if true, else |DFT|.
-        snip_edges: only frames that fit into the clip; else one per hop, the clip mirrored at its ends.
-        mean, std: of the training data's filterbank. AudioSet's by default, as published with BEATs.
+        snip_edges: only frames that fit into the clip; else one frame per hop, with the clip mirrored at its ends.
+        mean, std: of the filterbank over the training data. The defaults are those of AudioSet, published with BEATs.
 
     Source: Kaldi, feat/feature-fbank.cc and mel-computations.cc; Chen et al., "BEATs", 2022.
     """
@@ -61,9 +62,9 @@ class KaldiFbank:
     mean: float = 15.41663
     std: float = 6.55582
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         length, hop = self._samples()
-        check(
+        check_settings(
             self.sample_rate,
             {"bins": self.bins, "frame_ms in samples": length, "hop_ms in samples": hop},
             {"low_hz": self.low_hz, "high_hz": self._high_hz()},
@@ -73,17 +74,21 @@ class KaldiFbank:
             raise FrontendError(f"frontend: no window {self.window}: choose one of {', '.join(_WINDOWS)}")
 
     def _samples(self) -> tuple[int, int]:
-        """Length and distance of the frames."""
+        """Length and distance of the frames in samples."""
         return int(self.sample_rate * 1e-3 * self.frame_ms), int(self.sample_rate * 1e-3 * self.hop_ms)
 
     def _high_hz(self) -> float:
         return self.high_hz if self.high_hz > 0 else self.sample_rate / 2 + self.high_hz
 
     def __call__(self, waveform: jax.Array, padding: jax.Array | None = None) -> jax.Array:
-        """Normalised features (..., frames, bins), float32, of a waveform (..., time).
+        """Normalized features.
 
-        `padding` is accepted and ignored: the published recipe takes padded samples for what they are, silence. A
-        clip shorter than one frame is filled up with zeros to one.
+        Args:
+            waveform: (…, time). A clip shorter than one frame is padded with zeros to one frame.
+            padding: ignored: the published recipe treats padding as silence.
+
+        Returns:
+            (…, frames, bins), float32.
         """
         del padding
         frames = self._frames(jnp.asarray(waveform, jnp.float32) * jnp.float32(self.scale))
@@ -98,22 +103,22 @@ class KaldiFbank:
         if not self.power:
             energy = jnp.sqrt(energy)
         bank = _mel_bank(self.sample_rate, size, self.bins, self.low_hz, self._high_hz())
-        # Full float32 products: the default of an accelerator would cost three digits before the logarithm.
+        # By default, accelerators lose three digits of the product, which is visible after the logarithm.
         mel = jnp.einsum("...f,fm->...m", energy[..., : size // 2], bank, precision=jax.lax.Precision.HIGHEST)
         return (jnp.log(jnp.maximum(mel, _FLOOR)) - self.mean) / (2 * self.std)
 
     def _frames(self, waveform: jax.Array) -> jax.Array:
-        """(..., time) to overlapping frames (..., frames, length)."""
+        """(…, time) → overlapping frames (…, frames, length)."""
         length, hop = self._samples()
-        lead = [(0, 0)] * (waveform.ndim - 1)
-        waveform = jnp.pad(waveform, [*lead, (0, max(0, length - waveform.shape[-1]))])
+        leading = [(0, 0)] * (waveform.ndim - 1)
+        waveform = jnp.pad(waveform, [*leading, (0, max(0, length - waveform.shape[-1]))])
         time = waveform.shape[-1]
         if self.snip_edges:
             count, before = 1 + (time - length) // hop, 0
         else:
             count, before = (time + hop // 2) // hop, length // 2 - hop // 2
         after = max(0, (count - 1) * hop + length - before - time)
-        waveform = jnp.pad(waveform, [*lead, (max(0, before), after)], mode="symmetric")[..., max(0, -before) :]
+        waveform = jnp.pad(waveform, [*leading, (max(0, before), after)], mode="symmetric")[..., max(0, -before) :]
         return frame(waveform[..., : (count - 1) * hop + length], length, hop)
 
 
@@ -124,13 +129,13 @@ def _window(name: str, length: int) -> np.ndarray:
 
 @functools.lru_cache
 def _mel_bank(sample_rate: int, size: int, bins: int, low_hz: float, high_hz: float) -> np.ndarray:
-    """Triangles on the mel axis over the lower half of the spectrum, (size / 2, bins), not normalised by area.
+    """Triangles on the mel axis over the lower half of the spectrum, (size / 2, bins), not normalized by area.
 
-    At many bins the lowest triangles are narrower than a step of the DFT and may hold none of its points; they stay
-    empty, as in Kaldi, and the trained models expect the floor there.
+    With many bins, the lowest triangles are narrower than a DFT bin and may contain none. They stay empty, as in Kaldi:
+    the trained models expect the lower bound there.
     """
 
-    def mel(frequency):
+    def mel(frequency: np.ndarray | float) -> np.ndarray:
         return 1127 * np.log1p(np.asarray(frequency) / 700)
 
     low, high = mel(low_hz), mel(high_hz)

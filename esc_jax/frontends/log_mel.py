@@ -1,4 +1,4 @@
-"""Log-mel spectrogram, in JAX."""
+"""Log-mel spectrogram."""
 
 import dataclasses
 import functools
@@ -8,11 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from esc_jax.frontends.framing import frame
-from esc_jax.frontends.settings import FrontendError, check
+from esc_jax.frontends.settings import FrontendError, check_settings
 
 
 def hz_to_mel(hz: np.ndarray | float, htk: bool = False) -> np.ndarray:
-    """Mel of a frequency: Slaney's scale, linear to 1 kHz and logarithmic above, or HTK's 2595 log10(1 + f / 700)."""
+    """Frequency in Hz → mel.
+
+    Args:
+        hz: frequencies.
+        htk: HTK's scale, 2595 log₁₀(1 + f / 700); else Slaney's scale, linear up to 1 kHz and logarithmic above.
+    """
     hz = np.asarray(hz, np.float64)
     if htk:
         return 2595.0 * np.log10(1.0 + hz / 700.0)
@@ -39,13 +44,23 @@ def _triangles(sample_rate: int, n_fft: int, mels: int, fmin: float, fmax: float
 
 @functools.lru_cache(maxsize=16)
 def mel_bank(sample_rate: int, n_fft: int, mels: int, fmin: float, fmax: float, htk: bool) -> np.ndarray:
-    """Triangular mel filters, (n_fft // 2 + 1, mels) float32, equal to librosa's.
+    """Triangular mel filters, equal to those of `librosa.filters.mel`.
 
-    On Slaney's scale the filters have equal area (librosa's norm="slaney"), on HTK's equal height (norm=None).
+    On Slaney's scale the filters have equal area (librosa's norm="slaney"), on HTK's scale equal height (norm=None).
+
+    Args:
+        sample_rate: Hz.
+        n_fft: FFT size, samples.
+        mels: number of filters.
+        fmin, fmax: edges of the bank, Hz.
+        htk: HTK's mel scale.
+
+    Returns:
+        (n_fft // 2 + 1, mels) float32.
 
     Raises:
-        FrontendError: a filter covers no FFT bin: it would be silent whatever the sound. Names the smallest n_fft, of
-            the powers of two, that fills them all.
+        FrontendError: a filter contains no FFT bin, so that its output would be constant. The message names the
+            smallest power of two for n_fft at which all filters contain one.
     """
     filters = _triangles(sample_rate, n_fft, mels, fmin, fmax, htk)
     if filters.any(axis=0).all():
@@ -61,24 +76,24 @@ def mel_bank(sample_rate: int, n_fft: int, mels: int, fmin: float, fmax: float, 
 
 @dataclasses.dataclass(frozen=True)
 class LogMel:
-    """Natural logarithm of the mel power spectrogram, shifted and scaled by fixed numbers.
+    """Logarithm of the mel power spectrogram, normalized with fixed constants.
 
         (ln(|STFT|² · bank + offset) − mean) / std
 
-    The power spectrogram is librosa's `melspectrogram`: periodic Hann window, zero padding at both ends when centred.
-    `offset` keeps silence finite. `mean` and `std` are constants of the configuration, not statistics of any fold.
+    The power spectrogram equals `librosa.feature.melspectrogram` with a periodic Hann window and zero padding. `mean`
+    and `std` are constants of the config, not statistics of the data, so that no information leaks from test folds.
 
     Attributes:
         sample_rate: Hz.
         n_fft: FFT size, samples.
-        win_length: window size, samples, centred in the FFT; 0 for n_fft.
+        win_length: window size, samples, centred in the FFT; 0 means n_fft.
         hop: samples between frames.
         mels: number of bands.
-        fmin, fmax: range of the bank, Hz; fmax 0 for half the sample rate.
+        fmin, fmax: edges of the bank, Hz; fmax 0 means half the sample rate.
         htk: HTK's mel scale instead of Slaney's.
         center: pad by n_fft // 2 on both sides, so that frame t is centred on sample t · hop.
-        offset: added to the power.
-        mean, std: of the normalisation.
+        offset: added to the power, so that silence is finite.
+        mean, std: of the normalization.
     """
 
     sample_rate: int = 32_000
@@ -94,9 +109,9 @@ class LogMel:
     mean: float = -4.0
     std: float = 4.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         window = self.win_length or self.n_fft
-        check(
+        check_settings(
             self.sample_rate,
             {"n_fft": self.n_fft, "win_length": window, "hop": self.hop, "mels": self.mels},
             {"fmin": self.fmin, "fmax": self.fmax or self.sample_rate / 2},
@@ -106,14 +121,14 @@ class LogMel:
             raise FrontendError(f"frontend: win_length is {window}, and must be at most n_fft, {self.n_fft}")
 
     def mel_power(self, waveform: jax.Array) -> jax.Array:
-        """(..., time) → (..., frames, mels), before the logarithm."""
+        """Mel power spectrogram, before the logarithm: (…, time) → (…, frames, mels)."""
         size = self.win_length or self.n_fft
         window = np.zeros(self.n_fft, np.float32)
         begin = (self.n_fft - size) // 2
         window[begin : begin + size] = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
         if self.center:
             pad = self.n_fft // 2
-            # Not jnp.pad: XLA would compute what made the waveform (a crop, say) in every frame that holds it.
+            # Not jnp.pad: XLA would fuse the operations that produce the waveform, such as a crop, into every frame.
             ends = jnp.zeros((*waveform.shape[:-1], pad), waveform.dtype)
             waveform = jnp.concatenate([ends, waveform, ends], -1)
         frames = frame(waveform, self.n_fft, self.hop)
@@ -121,10 +136,18 @@ class LogMel:
         spectrum = jnp.fft.rfft(frames)
         power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
         bank = mel_bank(self.sample_rate, self.n_fft, self.mels, self.fmin, self.fmax or self.sample_rate / 2, self.htk)
-        # Accelerators would otherwise round the power to bfloat16 or TF32, which the logarithm then shows.
+        # By default, accelerators round the power to bfloat16 or TF32, which is visible after the logarithm.
         return jnp.matmul(power, jnp.asarray(bank), precision=jax.lax.Precision.HIGHEST)
 
     def __call__(self, waveform: jax.Array, padding: jax.Array | None = None) -> jax.Array:
-        """(..., time) → (..., frames, mels). Padding is silence, and needs no mask here."""
+        """Features of waveforms.
+
+        Args:
+            waveform: (…, time).
+            padding: ignored: padding is silence.
+
+        Returns:
+            (…, frames, mels).
+        """
         del padding
         return (jnp.log(self.mel_power(waveform) + self.offset) - self.mean) / self.std

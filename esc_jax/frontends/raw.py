@@ -1,4 +1,4 @@
-"""The waveform itself, normalised as the models that read it expect."""
+"""The normalized waveform, for models that read raw audio."""
 
 import dataclasses
 
@@ -12,25 +12,26 @@ _EPSILON = 1e-7
 class Raw:
     """Raw waveform with zero mean and unit variance over its valid samples.
 
-    y = (x − mean(x)) / sqrt(var(x) + 1e-7) over the samples that are not padding, and 0 on the padding, whatever the
-    padding holds. Source: the feature extractor of wav2vec 2.0 and HuBERT (transformers, `Wav2Vec2FeatureExtractor`).
+    y = (x − mean(x)) / √(var(x) + 1e-7), with mean and variance over the samples that are not padding. Padding becomes
+    0. Source: the feature extractor of wav2vec 2.0 and HuBERT (transformers, `Wav2Vec2FeatureExtractor`).
 
     Attributes:
         sample_rate: of the waveform, in Hz.
-        normalize: false leaves the valid samples as they are (the extractor saved with ntu-spml/distilhubert).
+        normalize: if false, valid samples are not changed, as by the extractor of ntu-spml/distilhubert.
     """
 
     sample_rate: int = 16000
     normalize: bool = True
 
     def __call__(self, waveform: jax.Array, padding: jax.Array | None = None) -> jax.Array:
-        """Normalised waveform.
+        """Normalizes waveforms.
 
         Args:
-            waveform: (..., time), floating point.
-            padding: (..., time), true where the waveform is padding, or None.
+            waveform: (…, time), floating point.
+            padding: (…, time), true where the waveform is padding; or None.
+
         Returns:
-            (..., time) float32. A silent or an entirely padded waveform gives zeros.
+            (…, time) float32. Zeros for a waveform that is silent or all padding.
         """
         x = jnp.asarray(waveform, jnp.float32)
         valid = jnp.ones(x.shape, bool) if padding is None else ~padding

@@ -1,9 +1,14 @@
-"""Frontends by name. A frontend is a frozen dataclass whose fields are its settings, called as
-`frontend(waveform, padding=None)`: (..., time) → (..., frames, bins), or (..., time) for the raw waveform."""
+"""Frontends by name.
 
-from collections.abc import Mapping
+A frontend is a frozen dataclass whose fields are its settings. It is called as `frontend(waveform, padding=None)`:
+(…, time) → (…, frames, bins), or (…, time) for the raw waveform.
+"""
+
+from collections.abc import Callable, Mapping
 import dataclasses
 from typing import Any
+
+import jax
 
 from esc_jax.frontends.efficientat_mel import EfficientATMel
 from esc_jax.frontends.kaldi_fbank import KaldiFbank
@@ -11,17 +16,30 @@ from esc_jax.frontends.log_mel import LogMel
 from esc_jax.frontends.raw import Raw
 from esc_jax.frontends.settings import FrontendError
 
-FRONTENDS = {"log_mel": LogMel, "efficientat_mel": EfficientATMel, "kaldi_fbank": KaldiFbank, "raw": Raw}
+FRONTENDS: dict[str, type] = {
+    "log_mel": LogMel,
+    "efficientat_mel": EfficientATMel,
+    "kaldi_fbank": KaldiFbank,
+    "raw": Raw,
+}
 
 
 def defaults(name: str) -> dict[str, Any]:
-    """Settings of a frontend, with its name: what a config's `frontend` starts from."""
+    """Keys of a config's `frontend`: the name and the settings of that frontend, except the sample rate."""
     fields = dataclasses.fields(FRONTENDS[name])
     return {"name": name} | {f.name: f.default for f in fields if f.name != "sample_rate"}
 
 
-def build(config: Mapping[str, Any], sample_rate: int):
-    """The frontend of a config at a sample rate in Hz. Raises FrontendError."""
+def build(config: Mapping[str, Any], sample_rate: int) -> Callable[..., jax.Array]:
+    """The frontend of a config.
+
+    Args:
+        config: `frontend` of a config.
+        sample_rate: Hz.
+
+    Raises:
+        FrontendError: no frontend has this name, or a setting is out of range.
+    """
     options = dict(config)
     name = options.pop("name")
     if name not in FRONTENDS:

@@ -1,4 +1,4 @@
-"""What all frontends refuse in their settings."""
+"""Checks of settings that all frontends share."""
 
 from collections.abc import Mapping
 
@@ -6,28 +6,29 @@ from esc_jax.errors import UserError
 
 
 class FrontendError(UserError, ValueError):
-    """Settings that make no usable frontend. The message is one sentence."""
+    """Invalid settings of a frontend. The message is one sentence that names the setting."""
 
 
-def check(
+def check_settings(
     sample_rate: int,
     sizes: Mapping[str, float],
     edges: Mapping[str, float],
     positive: Mapping[str, float] | None = None,
 ) -> None:
-    """Refuses settings by what they are.
+    """Checks the ranges of settings.
 
     Args:
         sample_rate: Hz.
-        sizes: setting → number of samples, bins or bands: at least 1.
-        edges: the lower and the upper edge of the bank in Hz: in order, from 0 to half the sample rate.
-        positive: settings that must be above 0.
+        sizes: numbers of samples, bins or bands by name. Must be at least 1.
+        edges: lower and upper edge of the filter bank in Hz by name. Must be ascending and between 0 and half the
+            sample rate.
+        positive: settings that must be above 0, by name.
 
     Raises:
-        FrontendError: names the setting.
+        FrontendError: a setting is out of range.
     """
     for name, value in sizes.items():
-        if not value >= 1:  # refuses NaN too
+        if not value >= 1:  # also true for NaN
             raise FrontendError(f"frontend: {name} is {value:g}, and must be at least 1")
     for name, value in (positive or {}).items():
         if not value > 0:

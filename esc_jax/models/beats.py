@@ -1,9 +1,10 @@
 """BEATs: a transformer over patches of a Kaldi filterbank.
 
-Chen et al., "BEATs: Audio Pre-Training with Acoustic Tokenizers" (2022). The gated relative position bias is that of
-Chi et al., "XLM-E" (2022), the residual scaling that of Wang et al., "DeepNet" (2022).
+Chen et al., "BEATs: Audio Pre-Training with Acoustic Tokenizers" (2022). The gated relative position bias is from
+Chi et al., "XLM-E" (2022), the residual scaling from Wang et al., "DeepNet" (2022).
 """
 
+from collections.abc import Iterator
 import functools
 import math
 
@@ -14,30 +15,31 @@ import numpy as np
 
 from esc_jax.models.encoder import Encoded
 from esc_jax.models.hubert import PositionalConv
+from esc_jax.models.limits import Constraint
 from esc_jax.ops.dense import Dense
-from esc_jax.ops.dropout import Dropout, skip_rows
-from esc_jax.ops.transformer import ACTIVATIONS, Layer, layer_norm, pooled
+from esc_jax.ops.dropout import Dropout, layer_drop
+from esc_jax.ops.transformer import ACTIVATIONS, TransformerLayer, layer_norm, masked_mean
 
 
 class Beats(nn.Module):
-    """BEATs encoder; (B, frames, bins) of `frontends.kaldi_fbank` → tokens, 8 per 160 ms at 128 bins.
+    """BEATs encoder: (B, frames, bins) of `frontends.kaldi_fbank` → tokens, 8 per 160 ms at 128 bins.
 
     Patches of 16 × 16, time-major (frequency fastest) → linear → LayerNorm → linear → + positional convolution →
-    LayerNorm → layers. Frames and bins that do not fill a patch are dropped; a clip shorter than one patch is filled
-    up by repeating its last frame. Every layer uses one relative position bias over the flattened tokens.
+    LayerNorm → layers. Frames and bins that do not fill a patch are dropped. A clip shorter than one patch is padded by
+    repeating its last frame. All layers share one relative position bias over the flattened tokens.
+
+    Sows into "intermediates": `tokens` before the transformer, `hidden` (the input of the first layer, then the output
+    of each layer) and the `attention` of each layer (B, heads, T, T).
 
     Attributes:
-        input_patch_size … gru_rel_pos: as in the checkpoint's cfg, under the same names; the defaults are those of
+        input_patch_size … gru_rel_pos: settings of the checkpoint's cfg, with the same names. The defaults are those of
             the released base models, not of the published class.
-        layer_wise_gradient_decay_ratio: factor on the gradient each time it leaves a layer downwards, as in the
-            published training code; 1 turns it off. It comes on top of layer-wise learning rates.
-        encoder_layerdrop: rate at which a training example skips a layer (stream "droppath").
-        dtype: of the computation; parameters, softmax, position bias and norm statistics stay float32.
-        remat: recompute the layers in the backward pass: at 16 clips of 5 s the base model keeps 0.3 GiB, not 5.2.
-            XLA's scheduler for CPUs brings the recomputation forward and undoes the saving there.
-
-    Sows into "intermediates": `tokens` before the transformer, `hidden` (the input of the first layer, then each
-    layer's output) and each layer's `attention` (B, heads, T, T).
+        layer_wise_gradient_decay_ratio: factor on the gradient at the input of each layer, as in the published training
+            code, in addition to layer-wise learning rates. 1 turns it off.
+        encoder_layerdrop: rate at which a training example skips a layer (PRNG stream "droppath").
+        dtype: of the computation; parameters, softmax, position bias and norm statistics are float32.
+        remat: recompute the layers in the backward pass. For 16 clips of 5 s, the base model then keeps 0.3 GiB instead
+            of 5.2. Saves nothing on CPU, where XLA schedules the recomputation early.
     """
 
     input_patch_size: int = 16
@@ -66,8 +68,8 @@ class Beats(nn.Module):
     remat: bool = False
 
     @nn.nowrap
-    def needs(self):
-        """See `limits.check`."""
+    def constraints(self) -> Iterator[Constraint]:
+        """See `limits.check_options`."""
         width = self.encoder_embed_dim
         yield width % self.encoder_attention_heads == 0, "encoder_attention_heads", f"a divisor of the width, {width}"
         yield width % self.conv_pos_groups == 0, "conv_pos_groups", f"a divisor of the width, {width}"
@@ -78,11 +80,11 @@ class Beats(nn.Module):
 
     @nn.compact
     def __call__(self, features: jax.Array, *, train: bool = False, padding: jax.Array | None = None) -> Encoded:
-        """Tokens and their mean over the unpadded ones.
+        """Encodes a batch. The embedding is the mean of the tokens that are not padding.
 
         Args:
             features: (B, frames, bins).
-            train: dropout and layer drop are active.
+            train: dropout and LayerDrop are active.
             padding: (B, samples), true where the waveform is padding; or None.
         """
         size = self.input_patch_size
@@ -101,10 +103,10 @@ class Beats(nn.Module):
         x = Dropout(self.dropout)(x if self.layer_norm_first else norm(x), train=train)
         x = self._layers(x, padding, train)
         x = (norm(x) if self.layer_norm_first else x).astype(jnp.float32)
-        return Encoded(pooled(x, padding), x, padding, columns=features.shape[2] // size)
+        return Encoded(masked_mean(x, padding), x, padding, columns=features.shape[2] // size)
 
     def _patches(self, features: jax.Array) -> jax.Array:
-        """(B, frames, bins) → embedded patches (B, tokens, embed_dim); the convolution as one matrix product."""
+        """(B, frames, bins) → embedded patches (B, tokens, embed_dim): a convolution as one matrix product."""
         size, (batch, frames, bins) = self.input_patch_size, features.shape
         rows, columns = frames // size, bins // size
         x = features[:, : rows * size, : columns * size].reshape(batch, rows, size, columns, size)
@@ -120,7 +122,7 @@ class Beats(nn.Module):
             shape = (self.num_buckets, self.encoder_attention_heads)
             table = self.param("relative_bias", nn.initializers.normal(0.02), shape)
             bias = table[distance_buckets(x.shape[1], self.num_buckets, self.max_distance)].transpose(2, 0, 1)
-        layer = nn.remat(Layer, static_argnums=(4,)) if self.remat else Layer
+        layer = nn.remat(TransformerLayer, static_argnums=(4,)) if self.remat else TransformerLayer
         self.sow("intermediates", "hidden", x)
         for i in range(self.encoder_layers):
             x = scale_gradient(x, self.layer_wise_gradient_decay_ratio)
@@ -139,32 +141,47 @@ class Beats(nn.Module):
                 name=f"layer_{i}",
             )(x, bias, padding, train)
             if train and self.encoder_layerdrop > 0:
-                y = skip_rows(self.make_rng("droppath"), self.encoder_layerdrop, x, y)
+                y = layer_drop(self.make_rng("droppath"), self.encoder_layerdrop, x, y)
             x = y
             self.sow("intermediates", "hidden", x)
         return x
 
 
 def fold_padding(padding: jax.Array, length: int) -> jax.Array:
-    """A mask at a lower rate, (B, n) → (B, length): true where all the n // length elements of a step are padding.
+    """Padding mask at a lower rate: true where all n // length elements of a step are padding.
 
-    The published rule, twice applied: to frames, then to tokens. It takes the tokens as if they followed each other
-    in time, though eight of them share theirs; the released models were trained with it.
+    The published code applies it twice, to frames and then to tokens. It treats the flattened tokens as consecutive in
+    time, although each time step has eight of them; the released models were trained in this way.
+
+    Args:
+        padding: (B, n).
+        length: of the result.
+
+    Returns:
+        (B, length).
     """
     extra = padding.shape[1] % length
     return padding[:, : padding.shape[1] - extra].reshape(padding.shape[0], length, -1).all(-1)
 
 
 def distance_buckets(length: int, buckets: int, max_distance: int) -> np.ndarray:
-    """T5's bidirectional buckets of key − query distances, (length, length) of ints.
+    """Bidirectional buckets of the distances key − query (Raffel et al., "T5", 2020).
 
-    Half of the buckets are for keys after the query. Of each half, the first half holds one distance each, the rest
-    grow logarithmically up to `max_distance` (Raffel et al., "T5", 2020).
+    Half of the buckets are for keys after the query. In each half, the first half of the buckets contain one distance
+    each; the sizes of the others grow logarithmically up to `max_distance`.
+
+    Args:
+        length: number of tokens.
+        buckets: number of buckets.
+        max_distance: distances from here on share the last bucket.
+
+    Returns:
+        (length, length) integers.
     """
     distance = np.arange(length)[None] - np.arange(length)[:, None]
     half, exact = buckets // 2, buckets // 4
     size = np.abs(distance)
-    # In float32, as published: whether a distance on an edge falls left or right of it is a matter of rounding.
+    # In float32 as published: rounding decides the bucket of a distance at an edge.
     ratio = np.log(np.maximum(size, 1).astype(np.float32) / np.float32(exact))
     ratio = ratio / np.float32(math.log(max_distance / exact))
     large = exact + (ratio * np.float32(half - exact)).astype(np.int32)
@@ -173,11 +190,11 @@ def distance_buckets(length: int, buckets: int, max_distance: int) -> np.ndarray
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def scale_gradient(x: jax.Array, factor: float) -> jax.Array:
-    """x forward; its gradient times `factor` backward."""
+    """Identity whose gradient is multiplied by `factor`."""
     return x
 
 
 scale_gradient.defvjp(lambda x, factor: (x, None), lambda factor, _, gradient: (factor * gradient,))
 
-# What torch initialises its linear and convolutional layers with: uniform within ±1/√fan_in.
+# The default of torch for linear and convolutional layers: uniform within ±1/√fan_in.
 _TORCH_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")

@@ -1,4 +1,4 @@
-"""EfficientAT's MobileNetV3: the encoder of the `mn` checkpoints, at any width.
+"""The MobileNetV3 of EfficientAT: the encoder of the `mn` checkpoints at any width.
 
 F. Schmid, K. Koutini, G. Widmer, "Efficient Large-Scale Audio Tagging via Transformer-to-CNN Knowledge Distillation",
 ICASSP 2023 (github.com/fschmid56/EfficientAT); the layout is MobileNetV3-Large, A. Howard et al., ICCV 2019, table 1.
@@ -6,6 +6,7 @@ ICASSP 2023 (github.com/fschmid56/EfficientAT); the layout is MobileNetV3-Large,
 
 from collections.abc import Callable
 import dataclasses
+import functools
 
 from flax import linen as nn
 import jax
@@ -20,7 +21,7 @@ PUBLISHED_WIDTHS = (0.1, 0.2, 0.4, 0.5, 1.0, 2.0, 3.0, 4.0)
 _conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 _dense_init = nn.initializers.normal(0.01)
 
-# At width 1: kernel, expanded channels, output channels, squeeze-and-excitation, hard-swish (else ReLU), stride.
+# For width 1: kernel, expanded channels, output channels, squeeze-and-excitation, hard-swish (else ReLU), stride.
 _ROWS = (
     (3, 16, 16, False, False, 1),
     (3, 64, 24, False, False, 2),
@@ -48,32 +49,36 @@ class BlockSpec:
     kernel: int
     expanded: int
     outputs: int
-    squeeze: int  # width of the squeeze-and-excitation's bottleneck, 0 without it
+    squeeze: int  # width of the bottleneck of squeeze-and-excitation; 0 without it
     hard_swish: bool
     stride: int
 
     @property
     def expands(self) -> bool:
-        """Whether there is an expansion; at the smallest widths rounding leaves some blocks nothing to expand."""
+        """Whether the block has an expansion. At small widths, rounding can make both channel counts equal."""
         return self.expanded != self.inputs
 
     @property
     def residual(self) -> bool:
+        """Whether the block has a residual connection."""
         return self.stride == 1 and self.inputs == self.outputs
 
 
 def round_channels(channels: float) -> int:
-    """To the nearest multiple of 8, at least 8, never more than 10 % below: the rule of all MobileNets."""
+    """Rounds to the nearest multiple of 8, at least 8 and not more than 10 % below: the rule of all MobileNets."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
 def layout(width_mult: float) -> tuple[BlockSpec, ...]:
-    """The fifteen blocks; the stem gives the first one its inputs, the last convolution 6× the last one's outputs."""
+    """The fifteen blocks at a width. The stem has as many channels as the first block's input.
+
+    The last convolution has 6 times the output channels of the last block.
+    """
     inputs, blocks = round_channels(16 * width_mult), []
-    for kernel, expanded, outputs, excited, hard_swish, stride in _ROWS:
+    for kernel, expanded, outputs, excitation, hard_swish, stride in _ROWS:
         expanded, outputs = round_channels(expanded * width_mult), round_channels(outputs * width_mult)
-        squeeze = round_channels(expanded // 4) if excited else 0
+        squeeze = round_channels(expanded // 4) if excitation else 0
         blocks.append(BlockSpec(inputs, kernel, expanded, outputs, squeeze, hard_swish, stride))
         inputs = outputs
     return tuple(blocks)
@@ -85,9 +90,9 @@ def head_width(width_mult: float) -> int:
 
 
 class Conv(nn.Module):
-    """Without bias: 1×1, or a K×K kernel for each channel with K // 2 zeros on every side.
+    """Convolution without bias: pointwise for kernel 1, else depthwise with K // 2 zeros on every side.
 
-    (B, H, W, I) → (B, ⌈H/s⌉, ⌈W/s⌉, C); for K > 1, I is C, or 1 in the stem.
+    (B, H, W, I) → (B, ⌈H/s⌉, ⌈W/s⌉, C). For K > 1, I is C, or 1 in the stem.
     """
 
     channels: int
@@ -106,7 +111,7 @@ class Conv(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """Convolution → batch normalisation → activation."""
+    """Convolution → batch normalization → activation."""
 
     channels: int
     kernel: int = 1
@@ -118,13 +123,13 @@ class ConvNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         x = Conv(self.channels, self.kernel, self.stride, self.dtype, name="conv")(x)
-        # momentum is the share of the old average; torch's 0.01 is that of the new batch.
+        # Momentum is the weight of the old average; torch's momentum, 0.01, is that of the new batch.
         x = BatchNorm(momentum=0.99, epsilon=1e-3, dtype=self.dtype, axis_name=self.axis_name, name="norm")(x, train)
         return x if self.activation is None else self.activation(x)
 
 
 class SqueezeExcitation(nn.Module):
-    """x · σ(W₂ ReLU(W₁ mean_hw x)): channels weighted by what the whole clip holds (Hu et al., CVPR 2018)."""
+    """x · σ(W₂ ReLU(W₁ mean_hw x)): channel weights from the mean over the clip (Hu et al., CVPR 2018)."""
 
     squeeze: int
     dtype: jnp.dtype = jnp.float32
@@ -146,25 +151,26 @@ class InvertedResidual(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        spec, settings = self.spec, {"dtype": self.dtype, "axis_name": self.axis_name}
+        spec = self.spec
+        conv_norm = functools.partial(ConvNorm, dtype=self.dtype, axis_name=self.axis_name)
         activation = nn.hard_swish if spec.hard_swish else nn.relu
         y = x
         if spec.expands:
-            y = ConvNorm(spec.expanded, activation=activation, name="expand", **settings)(y, train=train)
-        y = ConvNorm(spec.expanded, spec.kernel, spec.stride, activation, name="depthwise", **settings)(y, train=train)
+            y = conv_norm(spec.expanded, activation=activation, name="expand")(y, train=train)
+        y = conv_norm(spec.expanded, spec.kernel, spec.stride, activation, name="depthwise")(y, train=train)
         if spec.squeeze:
             y = SqueezeExcitation(spec.squeeze, dtype=self.dtype, name="se")(y)
-        y = ConvNorm(spec.outputs, name="project", **settings)(y, train=train)
+        y = conv_norm(spec.outputs, name="project")(y, train=train)
         return x + y if spec.residual else y
 
 
 class EfficientAT(nn.Module):
-    """Log-mel spectrogram (B, frames, bins) → embedding (B, 6·C), the mean over the map of the last convolution.
+    """Log-mel spectrogram (B, frames, bins) → embedding (B, 6·C), the mean of the feature map of the last convolution.
 
     Attributes:
         width_mult: factor on every channel count; 0.4 is `mn04` (384-d embedding), 1.0 is `mn10` (960-d).
         dtype: of the computation; parameters, statistics and the embedding are float32.
-        axis_name: device axis over which batch statistics are averaged in training ("batch"), or None.
+        axis_name: mapped axis over which batch statistics are averaged in training, or None.
     """
 
     width_mult: float = 1.0
@@ -173,12 +179,13 @@ class EfficientAT(nn.Module):
 
     @nn.compact
     def __call__(self, features: jax.Array, *, train: bool = False, padding: jax.Array | None = None) -> Encoded:
-        del padding  # the published network has no masks: padding is silence
-        settings = {"dtype": self.dtype, "axis_name": self.axis_name}
+        """Encodes (B, frames, bins). `padding` is ignored: to the published network, padding is silence."""
+        del padding
+        conv_norm = functools.partial(ConvNorm, dtype=self.dtype, axis_name=self.axis_name)
         blocks = layout(self.width_mult)
         x = features[..., None].astype(self.dtype)
-        x = ConvNorm(blocks[0].inputs, 3, 2, nn.hard_swish, name="stem", **settings)(x, train=train)
+        x = conv_norm(blocks[0].inputs, 3, 2, nn.hard_swish, name="stem")(x, train=train)
         for number, spec in enumerate(blocks, start=1):
-            x = InvertedResidual(spec, name=f"block{number}", **settings)(x, train=train)
-        x = ConvNorm(6 * blocks[-1].outputs, activation=nn.hard_swish, name="last", **settings)(x, train=train)
+            x = InvertedResidual(spec, self.dtype, self.axis_name, name=f"block{number}")(x, train=train)
+        x = conv_norm(6 * blocks[-1].outputs, activation=nn.hard_swish, name="last")(x, train=train)
         return Encoded(embedding=x.astype(jnp.float32).mean((1, 2)), features=x)

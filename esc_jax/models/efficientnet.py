@@ -3,7 +3,7 @@
 M. Tan, Q. Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML 2019, table 1.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import dataclasses
 import math
 
@@ -13,13 +13,15 @@ import jax.numpy as jnp
 
 from esc_jax.models.efficientat import round_channels
 from esc_jax.models.encoder import Encoded
+from esc_jax.models.limits import Constraint
 from esc_jax.ops.batch_norm import BatchNorm
 from esc_jax.ops.depthwise import depthwise_conv, pointwise_conv
+from esc_jax.ops.windows import Pads, Pair
 from esc_jax.runtime.devices import example_keys
 
 _conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
-# At width and depth 1: kernel, stride of the first block, expansion, input channels, output channels, blocks.
+# For width and depth 1: kernel, stride of the first block, expansion, input channels, output channels, blocks.
 _STAGES = (
     (3, 1, 1, 32, 16, 1),
     (3, 2, 6, 16, 24, 2),
@@ -59,11 +61,12 @@ class BlockSpec:
 
     @property
     def residual(self) -> bool:
+        """Whether the block has a residual connection."""
         return self.stride == 1 and self.inputs == self.outputs
 
 
 def layout(width_coefficient: float, depth_coefficient: float) -> tuple[BlockSpec, ...]:
-    """The blocks of a variant; the stem gives the first one's inputs."""
+    """The blocks of a variant. The stem has as many channels as the first block's input."""
     blocks = []
     for stage, (kernel, stride, expansion, inputs, outputs, repeats) in enumerate(_STAGES):
         inputs, outputs = round_channels(inputs * width_coefficient), round_channels(outputs * width_coefficient)
@@ -79,22 +82,27 @@ def top_width(width_coefficient: float) -> int:
     return round_channels(1280 * width_coefficient)
 
 
-def pads(rule: str, size: tuple[int, int], kernel: int, stride: int) -> tuple[tuple[int, int], tuple[int, int]]:
+def conv_pads(rule: str, size: Pair, kernel: int, stride: int) -> Pads:
     """Zeros before and after along (H, W).
 
-    "tf" is TensorFlow's SAME, which depends on the size: the output is ⌈n / s⌉ and the odd zero comes after. "torch" is
-    K // 2 on both sides. "transformers" takes at stride 2 what SAME is for even sizes, (K // 2 − 1, K // 2), whatever
-    the size. At stride 1 all three are the same.
+    Args:
+        rule: "tf" is TensorFlow's SAME, which depends on the size: the output has ⌈n / s⌉ elements, and an odd zero is
+            added after the input. "torch" is K // 2 on both sides. "transformers" is (K // 2 − 1, K // 2) at stride 2
+            for all sizes; SAME is that for even sizes. At stride 1 all three are equal.
+        size: (H, W).
+        kernel: K.
+        stride: of the convolution.
     """
     if rule == "tf":
-        return tuple(jax.lax.padtype_to_pads(size, (kernel, kernel), (stride, stride), "SAME"))
+        rows, columns = jax.lax.padtype_to_pads(size, (kernel, kernel), (stride, stride), "SAME")
+        return rows, columns
     before = kernel // 2 - (1 if rule == "transformers" and stride == 2 else 0)
-    return ((before, kernel // 2),) * 2
+    return (before, kernel // 2), (before, kernel // 2)
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What every layer of one network shares."""
+    """Settings that all layers of a network share."""
 
     epsilon: float
     momentum: float
@@ -103,10 +111,7 @@ class Settings:
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias → batch normalisation → activation. (B, H, W, C) → (B, H', W', channels).
-
-    Kernel 1 is a linear map of the channels; `depthwise` gives every channel a kernel of its own.
-    """
+    """Convolution without bias → batch normalization → activation; (B, H, W, C) → (B, H', W', channels)."""
 
     channels: int
     settings: Settings
@@ -119,25 +124,27 @@ class ConvNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         dtype, strides = self.settings.dtype, (self.stride, self.stride)
-        zeros = pads(self.padding, x.shape[1:3], self.kernel, self.stride)
+        pads = conv_pads(self.padding, (x.shape[1], x.shape[2]), self.kernel, self.stride)
         if self.depthwise:
-            x = Depthwise(self.kernel, strides, zeros, dtype, name="conv")(x)
+            x = Depthwise(self.kernel, strides, pads, dtype, name="conv")(x)
         elif self.kernel == 1:
             x = Pointwise(self.channels, dtype, name="conv")(x)
         else:
-            options = {"padding": zeros, "use_bias": False, "kernel_init": _conv_init, "dtype": dtype, "name": "conv"}
-            x = nn.Conv(self.channels, (self.kernel, self.kernel), strides, **options)(x)
+            x = nn.Conv(
+                self.channels, (self.kernel, self.kernel), strides, pads, use_bias=False, kernel_init=_conv_init,
+                dtype=dtype, name="conv",
+            )(x)  # fmt: skip
         settings = self.settings
         x = BatchNorm(settings.momentum, settings.epsilon, dtype, settings.axis_name, name="norm")(x, train)
         return x if self.activation is None else self.activation(x)
 
 
 class Depthwise(nn.Module):
-    """The kernel of `depthwise_conv`, (K, K, 1, C)."""
+    """`depthwise_conv` as a layer, with a kernel (K, K, 1, C)."""
 
     kernel: int
-    strides: tuple[int, int]
-    padding: tuple[tuple[int, int], tuple[int, int]]
+    strides: Pair
+    padding: Pads
     dtype: jnp.dtype
 
     @nn.compact
@@ -147,7 +154,7 @@ class Depthwise(nn.Module):
 
 
 class Pointwise(nn.Module):
-    """The kernel of `pointwise_conv`, (I, O)."""
+    """`pointwise_conv` as a layer, with a kernel (I, O)."""
 
     channels: int
     dtype: jnp.dtype
@@ -159,7 +166,7 @@ class Pointwise(nn.Module):
 
 
 class SqueezeExcitation(nn.Module):
-    """x · σ(W₂ silu(W₁ mean_hw x)): channels weighted by what the whole clip holds (Hu et al., CVPR 2018)."""
+    """x · σ(W₂ silu(W₁ mean_hw x)): channel weights from the mean over the clip (Hu et al., CVPR 2018)."""
 
     squeeze: int
     dtype: jnp.dtype
@@ -175,8 +182,8 @@ class SqueezeExcitation(nn.Module):
 class MBConv(nn.Module):
     """One `BlockSpec`: (B, H, W, inputs) → (B, H', W', outputs).
 
-    With a residual, training drops the branch of each example at `drop_rate` (stream "droppath") and scales those it
-    keeps by 1 / (1 − drop_rate).
+    In training, blocks with a residual connection drop the other branch of an example at `drop_rate` (PRNG stream
+    "droppath") and divide the branches of the others by 1 − drop_rate (stochastic depth).
     """
 
     spec: BlockSpec
@@ -193,7 +200,7 @@ class MBConv(nn.Module):
             expanded, self.settings, spec.kernel, spec.stride, self.padding, depthwise=True, name="depthwise"
         )
         y = depthwise(y, train=train)
-        # A quarter of the block's own inputs, not of the expanded channels.
+        # A quarter of the block's inputs, not of the expanded channels.
         y = SqueezeExcitation(max(1, spec.inputs // 4), self.settings.dtype, name="se")(y)
         y = ConvNorm(spec.outputs, self.settings, activation=None, name="project")(y, train=train)
         if not spec.residual:
@@ -206,23 +213,23 @@ class MBConv(nn.Module):
 
 
 class EfficientNet(nn.Module):
-    """Spectrogram (B, frames, bins) → embedding (B, top_width), the mean over the map of the last convolution.
+    """Spectrogram (B, frames, bins) → embedding (B, top_width), the mean of the feature map of the last convolution.
 
-    The spectrogram is the image, frames its height. The defaults are B0 as TensorFlow has it; google/efficientnet-b0,
-    torchvision and timm differ in padding and epsilon, which the readers of their weights set.
+    The spectrogram is an image whose height is time. The defaults are TensorFlow's B0. google/efficientnet-b0,
+    torchvision and timm differ in padding and epsilon, which the readers of their checkpoints set.
 
     Attributes:
         width_coefficient: factor on every channel count (`VARIANTS`).
-        depth_coefficient: factor on the blocks of every stage.
-        in_channels: of the stem; above 1 the spectrogram is repeated.
-        bn_epsilon: of the batch normalisation.
-        bn_momentum: the share of the old average in the running statistics.
-        same_padding: rule of `pads`: tf, torch or transformers.
-        symmetric_blocks: numbers of the blocks that are padded as torch does under "transformers" (its
-            `depthwise_padding`).
-        drop_connect_rate: stochastic depth of the last block; it grows linearly from 0 at the first.
+        depth_coefficient: factor on the number of blocks of every stage.
+        in_channels: of the stem; the spectrogram is repeated along them.
+        bn_epsilon: of batch normalization.
+        bn_momentum: weight of the old average in the running statistics.
+        same_padding: rule of `conv_pads`: tf, torch or transformers.
+        symmetric_blocks: indices of the blocks that use the rule "torch" whatever `same_padding` is
+            (`depthwise_padding` of transformers).
+        drop_connect_rate: stochastic depth of the last block; the rate grows linearly from 0 at the first.
         dtype: of the computation; parameters, statistics and the embedding are float32.
-        axis_name: device axis over which batch statistics are averaged in training ("batch"), or None.
+        axis_name: mapped axis over which batch statistics are averaged in training, or None.
     """
 
     width_coefficient: float = 1.0
@@ -237,14 +244,14 @@ class EfficientNet(nn.Module):
     axis_name: str | None = None
 
     @nn.nowrap
-    def needs(self):
-        """See `limits.check`."""
+    def constraints(self) -> Iterator[Constraint]:
+        """See `limits.check_options`."""
         yield self.same_padding in PADDINGS, "same_padding", f"one of {', '.join(PADDINGS)}"
         yield self.bn_momentum <= 1, "bn_momentum", "at most 1"
 
     @nn.compact
     def __call__(self, features: jax.Array, *, train: bool = False, padding: jax.Array | None = None) -> Encoded:
-        """Map (B, H, W, top_width) and its mean. `padding` is ignored: the network has no masks."""
+        """Encodes (B, frames, bins). `padding` is ignored: to the published network, padding is silence."""
         del padding
         settings = Settings(self.bn_epsilon, self.bn_momentum, self.dtype, self.axis_name)
         blocks = layout(self.width_coefficient, self.depth_coefficient)

@@ -1,11 +1,12 @@
-"""The one shape every architecture has: an encoder, and a head on its embedding.
+"""The interface of all architectures: an encoder, and a head on its embedding.
 
-Parameters of every model live under `encoder/…` and `head/…`, so that one regular expression freezes, slows
-down or exports either part of any of them.
+The parameters of every model are under `encoder/…` and `head/…`, so that regular expressions that freeze, scale the
+learning rate of or export one part work for all models.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import contextlib
+from typing import Any
 
 from flax import linen as nn
 from flax import struct
@@ -14,13 +15,14 @@ import jax
 
 @struct.dataclass
 class Encoded:
-    """What an encoder gives for a batch of B clips.
+    """Output of an encoder for a batch of B clips.
 
     Attributes:
         embedding: (B, D), pooled over the clip.
-        features: what was pooled: a map (B, frames, bins, D) of a CNN or the tokens (B, tokens, D) of a transformer.
-        padding: (B, tokens), true where a token is padding and was left out of the pooling; None without padding.
-        columns: tokens that share a moment: they lie side by side.
+        features: before pooling: the feature map (B, time steps, bins, D) of a CNN, or the tokens (B, tokens, D) of a
+            transformer.
+        padding: (B, tokens), true where a token is padding and excluded from pooling; None without padding.
+        columns: number of frequency patches per time step. Tokens of one time step are consecutive.
     """
 
     embedding: jax.Array
@@ -28,49 +30,64 @@ class Encoded:
     padding: jax.Array | None = None
     columns: int = struct.field(pytree_node=False, default=1)
 
-    def map(self) -> jax.Array:
-        """The features as (B, moments, columns, D)."""
+    def feature_map(self) -> jax.Array:
+        """The features as (B, time steps, columns, D)."""
         batch, width = self.features.shape[0], self.features.shape[-1]
         return self.features if self.features.ndim == 4 else self.features.reshape(batch, -1, self.columns, width)
 
 
-class Encoding(nn.Module):
-    """A module around an encoder, which can be asked for it alone."""
+class EncoderModel(nn.Module):
+    """A module that contains an encoder, with a method that applies the encoder only."""
 
     encoder: nn.Module
 
     def encode(self, features: jax.Array, *, train: bool = False, padding: jax.Array | None = None) -> Encoded:
-        """The encoder alone, on all of its input; a head is not touched."""
+        """Applies the encoder; use as `module.apply(variables, features, method="encode")`."""
         return self.encoder(features, train=train, padding=padding)
 
 
-class Classifier(Encoding):
-    """An encoder with a head: frontend features in, logits out.
+class Classifier(EncoderModel):
+    """An encoder with a head: features of a frontend → logits.
 
-    Every encoder is called as `encoder(features, train=…, padding=…)` and returns `Encoded`. `features` is what its
-    frontend gives: (B, frames, bins), or (B, samples) for the raw waveform. `padding` is the mask of the *waveform*,
-    (B, samples), true where it is padding, or None; an encoder folds it to its own frame rate by its published
-    rule, and a CNN, which has none, ignores it. Dropout draws from the stream "dropout", stochastic depth and
-    patch dropping from "droppath"; running statistics are in the collection "batch_stats".
+    Encoders are called as `encoder(features, train=…, padding=…)` and return `Encoded`. Features are (B, frames, bins),
+    or (B, samples) for the raw waveform. `padding` is a mask of the *waveform*, (B, samples), true where it is padding;
+    or None. Encoders reduce it to their frame rate by their published rule; CNNs ignore it. PRNG streams are "dropout",
+    and "droppath" for stochastic depth and patch dropout. Running statistics are in the collection "batch_stats".
+
+    Attributes:
+        encoder: features → `Encoded`.
+        head: embedding (B, D) → logits (B, classes).
     """
 
     head: nn.Module
 
     def __call__(self, features: jax.Array, *, train: bool = False, padding: jax.Array | None = None) -> jax.Array:
-        """Logits (B, classes)."""
+        """Computes logits.
+
+        Args:
+            features: (B, frames, bins) or (B, samples).
+            train: use batch statistics and dropout.
+            padding: (B, samples), true where the waveform is padding; or None.
+
+        Returns:
+            (B, classes).
+        """
         return self.head(self.encoder(features, train=train, padding=padding).embedding, train=train)
 
 
 @contextlib.contextmanager
-def evaluating(chosen: Callable[[str], bool]):
-    """Inside, the modules whose path (`encoder/block3`) is chosen run as in evaluation, and all that is in them.
+def eval_mode(predicate: Callable[[str], bool]) -> Iterator[None]:
+    """Context in which selected modules, with all modules that they contain, run in evaluation mode.
 
-    Their BatchNorm uses and keeps its running statistics, their dropout is off. `train` is the only Python bool that
-    modules are called with, which is how it is found here.
+    Their BatchNorm uses its running statistics and does not update them; their dropout is off.
+
+    Args:
+        predicate: of the path of a module, such as "encoder/block3".
     """
 
-    def call(function, args, kwargs, context):
-        if context.method_name == "__call__" and chosen("/".join(context.module.path)):
+    def call(function: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        if context.method_name == "__call__" and predicate("/".join(context.module.path)):
+            # `train` is the only Python bool that modules of this project are called with.
             args = tuple(False if a is True else a for a in args)
             kwargs = {k: False if a is True else a for k, a in kwargs.items()}
         return function(*args, **kwargs)

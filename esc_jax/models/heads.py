@@ -1,6 +1,7 @@
-"""Heads: an embedding (B, D) to logits (B, classes).
+"""Heads: embedding (B, D) → logits (B, classes).
 
-The last product is float32 whatever the dtype: bfloat16 has steps of 0.06 between 8 and 16, and classes would tie.
+The last layer computes in float32 for every dtype: between 8 and 16, bfloat16 has a resolution of 0.06, so that logits
+would be equal by rounding.
 """
 
 from flax import linen as nn
@@ -11,7 +12,14 @@ from esc_jax.ops.dropout import Dropout
 
 
 class Linear(nn.Module):
-    """Dropout, then one linear layer."""
+    """Dropout and one linear layer.
+
+    Attributes:
+        classes: number of logits.
+        dropout: rate.
+        zero_init: initialize the kernel with zeros.
+        dtype: ignored.
+    """
 
     classes: int
     dropout: float = 0.0
@@ -26,10 +34,9 @@ class Linear(nn.Module):
 
 
 class Projected(nn.Module):
-    """A linear projection, then a linear classifier: the head of HuBERT's sequence classification.
+    """Linear projection, dropout, linear classifier: the head of `HubertForSequenceClassification` in transformers.
 
-    The published code projects every frame and then averages; both maps are linear, so projecting the average is the
-    same (transformers, `HubertForSequenceClassification`).
+    The published code projects every frame and then averages. This head projects the average, which is the same.
     """
 
     classes: int

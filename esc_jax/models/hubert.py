@@ -1,26 +1,34 @@
-"""HuBERT and DistilHuBERT: raw waveform to frames at 50 Hz.
+"""HuBERT and DistilHuBERT: raw waveform → frames at 50 Hz.
 
 Hsu et al., "HuBERT: Self-Supervised Speech Representation Learning by Masked Prediction of Hidden Units" (2021);
 Chang et al., "DistilHuBERT: Speech Representation Learning by Layer-wise Distillation of Hidden-unit BERT" (2022).
 """
+
+from collections.abc import Iterator
+from typing import TypeVar
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
 from esc_jax.models.encoder import Encoded
-from esc_jax.ops.dropout import Dropout, skip_rows
+from esc_jax.models.limits import Constraint
+from esc_jax.ops.dropout import Dropout, layer_drop
 from esc_jax.ops.grouped_conv import grouped_conv1d
-from esc_jax.ops.transformer import Layer, dense, layer_norm, pooled
+from esc_jax.ops.transformer import TransformerLayer, dense, layer_norm, masked_mean
+
+Count = TypeVar("Count", int, jax.Array)
 
 
-def frame_count(samples, kernels: tuple[int, ...], strides: tuple[int, ...]):
-    """Frames of a stack of unpadded convolutions: n ← ⌊(n − k) / s⌋ + 1, layer by layer.
+def frame_count(samples: Count, kernels: tuple[int, ...], strides: tuple[int, ...]) -> Count:
+    """Number of frames of a stack of convolutions without padding: n ← ⌊(n − k) / s⌋ + 1 for each layer.
 
     Args:
         samples: an int, or an integer array of any shape.
+        kernels, strides: of the layers.
+
     Returns:
-        The same kind; 0 or less where the input is shorter than the first frame.
+        Of the type and shape of `samples`; 0 or less where the input is shorter than one frame.
     """
     for kernel, stride in zip(kernels, strides, strict=True):
         samples = (samples - kernel) // stride + 1
@@ -30,8 +38,8 @@ def frame_count(samples, kernels: tuple[int, ...], strides: tuple[int, ...]):
 class ChannelNorm(nn.Module):
     """GroupNorm with one channel per group: zero mean and unit variance over time, per clip and channel.
 
-    (B, T, C) → (B, T, C); statistics in float32, the variance as E[(x − mean)²]. Written out because flax's GroupNorm
-    takes four times as long backward on a CPU.
+    (B, T, C) → (B, T, C). Statistics are float32; the variance is E[(x − mean)²]. On CPU, the backward pass of
+    `flax.linen.GroupNorm` takes four times as long.
     """
 
     epsilon: float
@@ -48,10 +56,10 @@ class ChannelNorm(nn.Module):
 
 
 class FeatureConv(nn.Module):
-    """One layer of the waveform encoder: convolution, GroupNorm with one channel per group (or none), GELU.
+    """One layer of the waveform encoder: convolution, optional GroupNorm with one channel per group, GELU.
 
-    (B, T, C) → (B, frames, width). The statistics of the norm run over all frames, padding included: that is how the
-    published models were trained.
+    (B, T, C) → (B, frames, width). The statistics of the norm include padding, as in the training of the published
+    models.
     """
 
     width: int
@@ -74,10 +82,10 @@ class FeatureConv(nn.Module):
 
 
 class PositionalConv(nn.Module):
-    """Positional embedding: a grouped convolution over time, normalised tap by tap, then GELU; (B, T, C) → (B, T, C).
+    """Positional embedding: a grouped convolution over time with weight norm, then GELU; (B, T, C) → (B, T, C).
 
-    w[k] = magnitude[k] · direction[k] / ‖direction[k]‖, the norm over both channel axes (weight norm over dim 2 in
-    torch's layout). With an even kernel the padding is one frame too long, and the last frame is dropped.
+    w[k] = magnitude[k] · direction[k] / ‖direction[k]‖ for each tap k, with the norm over both channel axes (weight
+    norm over dim 2 in torch's layout). The padding is K // 2 before and (K − 1) // 2 after.
     """
 
     kernel: int
@@ -99,20 +107,20 @@ class PositionalConv(nn.Module):
 
 
 class Hubert(nn.Module):
-    """HuBERT encoder; the defaults are DistilHuBERT's. (B, samples) at 16 kHz → frames of 20 ms.
+    """HuBERT encoder: (B, samples) at 16 kHz → frames of 20 ms. The defaults are those of DistilHuBERT.
 
-    Waveform → convolutions → (LayerNorm) → projection → + positional convolution → LayerNorm → layers. The frames of
-    the padding are zeroed after the projection and hidden from attention and pooling. A clip shorter than the first
-    frame (400 samples) is extended with silence to one, and every clip keeps at least one valid frame.
+    Waveform → convolutions → (LayerNorm) → projection → + positional convolution → LayerNorm → layers. Padded frames
+    are set to zero after the projection and excluded from attention and pooling. A clip shorter than one frame (400
+    samples) is padded with zeros to one frame, and every clip has at least one valid frame.
 
     Attributes:
-        hidden_size … layer_norm_eps: as in the checkpoint's config.json, under the same names.
-        weighted_layer_sum: pool Σ_l softmax(w)_l · h_l over the input of the first layer and the outputs of all of
-            them, not the last output (`use_weighted_layer_sum`).
-        mask_embedding: the checkpoint carries the vector that SpecAugment puts in the place of a masked frame. It
-            is kept, so that a checkpoint goes out as it came in, and not used: augment the waveform instead.
-        layerdrop: rate at which a training example skips a layer (stream "droppath").
-        dtype: of the computation; parameters, softmax and norm statistics stay float32.
+        hidden_size … layer_norm_eps: settings of the checkpoint's config.json, with the same names.
+        weighted_layer_sum: pool Σ_l softmax(w)_l · h_l over the input of the first layer and the outputs of all layers,
+            instead of the last output (`use_weighted_layer_sum`).
+        mask_embedding: whether the checkpoint contains the vector that replaces masked frames in SpecAugment. It is not
+            used, but kept, so that an exported checkpoint is complete. Use augmentations of the waveform instead.
+        layerdrop: rate at which a training example skips a layer (PRNG stream "droppath").
+        dtype: of the computation; parameters, softmax and norm statistics are float32.
         remat: recompute the layers in the backward pass, to save memory.
     """
 
@@ -139,8 +147,8 @@ class Hubert(nn.Module):
     remat: bool = False
 
     @nn.nowrap
-    def needs(self):
-        """See `limits.check`."""
+    def constraints(self) -> Iterator[Constraint]:
+        """See `limits.check_options`."""
         width, convolutions = self.hidden_size, len(self.conv_kernel)
         for name in ("num_attention_heads", "num_conv_pos_embedding_groups"):
             yield width % getattr(self, name) == 0, name, f"a divisor of the width, {width}"
@@ -149,12 +157,12 @@ class Hubert(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False, padding: jax.Array | None = None) -> Encoded:
-        """Frames and their mean over the valid ones.
+        """Encodes a batch. The embedding is the mean of the frames that are not padding.
 
         Args:
-            x: (B, samples), as `frontends.raw` gives it.
-            train: dropout and layer drop are active.
-            padding: (B, samples), true where the waveform is padding, at its end; or None.
+            x: (B, samples) of `frontends.raw`.
+            train: dropout and LayerDrop are active.
+            padding: (B, samples), true where the waveform is padding, which must be at its end; or None.
         """
         x = self._waveform_features(x)
         frame_padding = None
@@ -179,7 +187,7 @@ class Hubert(nn.Module):
         if self.weighted_layer_sum:
             weights = self.param("layer_weights", nn.initializers.constant(1 / len(hidden)), (len(hidden),))
             x = sum(w * h.astype(jnp.float32) for w, h in zip(jax.nn.softmax(weights), hidden, strict=True))
-        return Encoded(pooled(x, frame_padding), x, frame_padding)
+        return Encoded(masked_mean(x, frame_padding), x, frame_padding)
 
     def _waveform_features(self, x: jax.Array) -> jax.Array:
         """(B, samples) → (B, frames, conv_dim[-1])."""
@@ -194,8 +202,8 @@ class Hubert(nn.Module):
         return x
 
     def _layers(self, x: jax.Array, padding: jax.Array | None, train: bool) -> list[jax.Array]:
-        """The input of the first layer and the output of each, (B, frames, C) all of them."""
-        layer = nn.remat(Layer, static_argnums=(4,)) if self.remat else Layer
+        """The input of the first layer and the outputs of all layers, each (B, frames, C)."""
+        layer = nn.remat(TransformerLayer, static_argnums=(4,)) if self.remat else TransformerLayer
         hidden = [x]
         for i in range(self.num_hidden_layers):
             y = layer(
@@ -212,6 +220,6 @@ class Hubert(nn.Module):
                 name=f"layer_{i}",
             )(hidden[-1], None, padding, train)
             if train and self.layerdrop > 0:
-                y = skip_rows(self.make_rng("droppath"), self.layerdrop, hidden[-1], y)
+                y = layer_drop(self.make_rng("droppath"), self.layerdrop, hidden[-1], y)
             hidden.append(y)
         return hidden

@@ -1,4 +1,4 @@
-"""What the options of encoders and heads may be, told from the numbers alone: nothing is computed."""
+"""Allowed values of the options of encoders and heads. They are checked without computing anything."""
 
 from collections.abc import Iterator
 import dataclasses
@@ -10,43 +10,53 @@ from flax import linen as nn
 
 from esc_jax.errors import UserError
 
+Constraint = tuple[bool, str, str]  # whether it is satisfied, name of the option, what the option must be
+
 
 class ModelError(UserError, ValueError):
-    """A description that makes no model. The message is one sentence."""
+    """Invalid options of a model. The message is one sentence."""
 
 
-def check(module: nn.Module, prefix: str = "") -> None:
-    """Raises ModelError for the first option that makes no model.
+def check_options(module: nn.Module, prefix: str = "") -> None:
+    """Checks the options of an encoder or head.
 
-    An option's name and the type of its default say what it may be: rates of dropping are in [0, 1), other numbers
-    above 0, counts whole. What holds for one option beside another is the module's own: its `needs()` gives triples
-    (whether it holds, name of the option, what it must be).
+    The range of a single option follows from its name and the type of its default: dropout rates are in [0, 1), other
+    floats are above 0, integers are at least 1. A module yields further constraints, such as those between options,
+    from a method `constraints()`.
 
     Args:
         module: an encoder or head.
-        prefix: before the option's name in the message: "model.encoder.".
+        prefix: of the option in the message: "model.encoder.".
+
+    Raises:
+        ModelError: a constraint is not satisfied. The message names the first one.
     """
-    for holds, name, must in _needs(module):
-        if not holds:
-            raise ModelError(f"{prefix}{name}={getattr(module, name)}: it must be {must}")
+    for satisfied, name, requirement in _constraints(module):
+        if not satisfied:
+            raise ModelError(f"{prefix}{name}={getattr(module, name)}: it must be {requirement}")
 
 
-def _needs(module: nn.Module) -> Iterator[tuple[bool, str, str]]:
+def _constraints(module: nn.Module) -> Iterator[Constraint]:
     for field in dataclasses.fields(module):
         default, value = field.default, getattr(module, field.name)
         if isinstance(default, float) and any(part in field.name for part in ("drop", "patchout")):
-            yield isinstance(value, numbers.Real) and 0 <= value < 1, field.name, "at least 0 and below 1"
+            yield _is_real(value) and 0 <= value < 1, field.name, "at least 0 and below 1"
         elif isinstance(default, float):
-            yield isinstance(value, numbers.Real) and 0 < value < math.inf, field.name, "above 0"
+            yield _is_real(value) and 0 < value < math.inf, field.name, "above 0"
         elif isinstance(default, int) and not isinstance(default, bool):
-            yield _whole(value, 1), field.name, "a whole number of at least 1"
+            yield _is_integer(value, 1), field.name, "a whole number of at least 1"
         elif isinstance(default, tuple):
-            holds = isinstance(value, (list, tuple)) and len(value) >= bool(default)
-            low = 1 if default else 0  # symmetric_blocks: the numbers of some, from 0
-            yield holds and all(_whole(v, low) for v in value), field.name, f"whole numbers of at least {low}"
-    if hasattr(module, "needs"):
-        yield from module.needs()
+            valid_length = isinstance(value, (list, tuple)) and len(value) >= bool(default)
+            low = 1 if default else 0  # symmetric_blocks: indices of blocks, from 0
+            valid = valid_length and all(_is_integer(v, low) for v in value)
+            yield valid, field.name, f"whole numbers of at least {low}"
+    if hasattr(module, "constraints"):
+        yield from module.constraints()
 
 
-def _whole(value: Any, low: int) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= low
+def _is_real(value: Any) -> bool:
+    return isinstance(value, numbers.Real)
+
+
+def _is_integer(value: Any, low: int) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= low

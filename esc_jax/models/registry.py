@@ -13,11 +13,11 @@ from esc_jax.models.efficientat import EfficientAT
 from esc_jax.models.efficientnet import EfficientNet
 from esc_jax.models.encoder import Classifier
 from esc_jax.models.hubert import Hubert
-from esc_jax.models.limits import ModelError, check
+from esc_jax.models.limits import ModelError, check_options
 from esc_jax.models.patch_transformer import PatchTransformer
 from esc_jax.models.resnet import ResNet
 
-ENCODERS = {
+ENCODERS: dict[str, type] = {
     "beats": Beats,
     "efficientat": EfficientAT,
     "efficientnet": EfficientNet,
@@ -25,26 +25,31 @@ ENCODERS = {
     "patch_transformer": PatchTransformer,
     "resnet": ResNet,
 }
-MASKING = ("beats", "hubert")  # those that leave padding out where they are told of it; to the others it is silence
-HEADS = {"linear": heads.Linear, "projected": heads.Projected, "mlp": heads.Mlp}
+PADDING_MASK_MODELS = ("beats", "hubert")  # exclude padding if they get a mask; the others ignore the mask
+HEADS: dict[str, type] = {"linear": heads.Linear, "projected": heads.Projected, "mlp": heads.Mlp}
 
-# Fields that come from the run and not from the description of an architecture.
+# Fields that are not options of an architecture: the run sets them.
 _RUN_FIELDS = ("name", "parent", "dtype", "axis_name")
 
 
 def options(module: type) -> dict[str, Any]:
-    """The fields of an encoder or head that a config sets, with their defaults."""
+    """The options of an encoder or head that a config contains, with their defaults."""
     fields = dataclasses.fields(module)
     return {f.name: f.default for f in fields if f.name not in (*_RUN_FIELDS, "classes") and f.init}
 
 
 def defaults(encoder: str, head: str = "linear") -> dict[str, Any]:
-    """What a config's `model` starts from."""
+    """Keys of a config's `model`.
+
+    Args:
+        encoder: key of `ENCODERS`.
+        head: key of `HEADS`.
+    """
     return {
         "name": encoder,
         "pretrained": "",  # a published checkpoint: its file, folder or hub id
-        "overrides": (),  # what this config says and not that checkpoint: "encoder.hidden_dropout", "frontend.normalize", …
-        "eval_mode": "",  # regular expression of modules that run as in evaluation, though their parameters train
+        "overrides": (),  # options that the config sets, not the checkpoint: "encoder.hidden_dropout", …
+        "eval_mode": "",  # regular expression of modules that run in evaluation mode while their parameters train
         "encoder": options(ENCODERS[encoder]),
         "head": {"name": head} | options(HEADS[head]),
         "dtype": "float32",
@@ -52,15 +57,15 @@ def defaults(encoder: str, head: str = "linear") -> dict[str, Any]:
 
 
 def build(config: Mapping[str, Any], classes: int, axis_name: str | None = None) -> Classifier:
-    """The classifier of a config's `model`; it has no variables yet, and nothing is computed.
+    """The classifier of a config, without variables. Nothing is computed.
 
     Args:
-        config: name, encoder, head, dtype.
-        classes: number of outputs.
-        axis_name: mapped axis over which batch statistics are taken in training.
+        config: `model` of a config: name, encoder, head, dtype.
+        classes: number of logits.
+        axis_name: mapped axis over which batch statistics are averaged in training, or None.
 
     Raises:
-        ModelError: no such architecture or head, an option that it does not have, or a value that makes no model.
+        ModelError: no architecture or head has this name, or it has no such option, or the value is not allowed.
     """
     if config["name"] not in ENCODERS:
         raise ModelError(f"model.name={config['name']}: the architectures are {', '.join(ENCODERS)}")
@@ -76,13 +81,14 @@ def build(config: Mapping[str, Any], classes: int, axis_name: str | None = None)
     return Classifier(encoder, _module("model.head", head.pop("name"), "head", head_class, head, run))
 
 
-def _module(key: str, name: str, part: str, kind: type, given: Mapping[str, Any], run: Mapping[str, Any]) -> nn.Module:
-    """The encoder or head that `key`.name=`name` is, with the options of model.`part`."""
-    if unknown := [option for option in given if option not in options(kind)]:
+def _module(
+    key: str, name: str, part: str, module_class: type, values: Mapping[str, Any], run: Mapping[str, Any]
+) -> nn.Module:
+    """An encoder or head with the options of model.`part`. `key`.name=`name` is its config key, for messages."""
+    if unknown := [option for option in values if option not in options(module_class)]:
         raise ModelError(
-            f"{key}.name={name} has no {', '.join(unknown)}, so the config's options are for another: take a config "
-            f"that was made with {key}.name={name}"
+            f"{key}.name={name} has no option {', '.join(unknown)}: take a config that was made with {key}.name={name}"
         )
-    module = kind(**given, **run)
-    check(module, f"model.{part}.")
+    module = module_class(**values, **run)
+    check_options(module, f"model.{part}.")
     return module

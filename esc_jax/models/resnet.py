@@ -12,12 +12,12 @@ from esc_jax.ops.batch_norm import BatchNorm
 from esc_jax.ops.convolution import Conv
 from esc_jax.ops.max_pool import max_pool
 
-# He et al. 2015, fan out: the variance of the gradients stays the same through the blocks.
+# He et al. 2015, fan out: keeps the variance of the gradients through the blocks.
 _he_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class BasicBlock(nn.Module):
-    """x + f(x), f two 3×3 convolutions with batch normalisation; projected where the shape changes."""
+    """x + f(x) with two 3×3 convolutions and batch normalization; x is projected if the shape changes."""
 
     features: int
     strides: int
@@ -30,10 +30,10 @@ class BasicBlock(nn.Module):
         conv = functools.partial(Conv, kernel_init=_he_init, dtype=self.dtype)
         norm = functools.partial(BatchNorm, momentum=0.9, dtype=self.dtype, axis_name=self.axis_name)
         strides = (self.strides, self.strides)
-        y = conv(self.features, (3, 3), strides, pad=1, name="conv1")(x)
+        y = conv(self.features, (3, 3), strides, padding=1, name="conv1")(x)
         y = nn.relu(norm(name="bn1")(y, train))
-        y = conv(self.features, (3, 3), pad=1, name="conv2")(y)
-        # A last scale of zero makes every block the identity at the start (Goyal et al. 2017).
+        y = conv(self.features, (3, 3), padding=1, name="conv2")(y)
+        # A last scale of zero makes every block the identity at initialization (Goyal et al. 2017).
         scale_init = nn.initializers.zeros if self.zero_init else nn.initializers.ones
         y = norm(name="bn2", scale_init=scale_init)(y, train)
         if x.shape != y.shape:
@@ -42,14 +42,14 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """ResNet of basic blocks: 34 layers at stage_sizes (3, 4, 6, 3).
+    """ResNet of basic blocks. Stage sizes (3, 4, 6, 3) give ResNet-34.
 
     Attributes:
         stage_sizes: blocks per stage; (2, 2, 2, 2) is ResNet-18.
-        width: channels of the first stage, doubled at every further one; 64 is the published width.
-        zero_init: start the last batch-norm scale of every block at zero.
+        width: channels of the first stage, doubled in each further one; 64 is the published width.
+        zero_init: initialize the last batch-norm scale of every block with zeros.
         dtype: of the computation; parameters are float32.
-        axis_name: mapped axis over which batch statistics are taken in training.
+        axis_name: mapped axis over which batch statistics are averaged in training, or None.
     """
 
     stage_sizes: Sequence[int] = (3, 4, 6, 3)
@@ -60,10 +60,19 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False, padding: jax.Array | None = None) -> Encoded:
-        """(B, frames, bins) → embedding (B, 8 · width) and map (B, frames / 32, bins / 32, 8 · width)."""
+        """Encodes a batch.
+
+        Args:
+            x: (B, frames, bins).
+            train: use batch statistics.
+            padding: ignored: padding is silence.
+
+        Returns:
+            Embedding (B, 8 · width) and feature map (B, frames / 32, bins / 32, 8 · width), for four stages.
+        """
         del padding
         x = x[..., None].astype(self.dtype)
-        x = Conv(self.width, (7, 7), (2, 2), pad=3, kernel_init=_he_init, dtype=self.dtype, name="stem")(x)
+        x = Conv(self.width, (7, 7), (2, 2), padding=3, kernel_init=_he_init, dtype=self.dtype, name="stem")(x)
         norm = BatchNorm(momentum=0.9, dtype=self.dtype, axis_name=self.axis_name, name="bn_stem")
         x = nn.relu(norm(x, train))
         x = max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))

@@ -21,7 +21,7 @@ from esc_jax.models.encoder import Classifier
 from esc_jax.models.masked import MaskedPredictor, VisiblePredictor
 from esc_jax.models.model import Model, Variables
 from esc_jax.objectives.base import Batch, Context, Keys, LossOutput, Objective, to_float
-from esc_jax.objectives.views import augment_waveforms
+from esc_jax.objectives.views import augment_with_background
 from esc_jax.ops import patches
 from esc_jax.runtime import devices, processes
 from esc_jax.tokenizers import kmeans
@@ -135,7 +135,7 @@ class Masked(Objective):
         model: encoder and frontend.
         targets: patches → vectors → tokens.
         teacher: weights of the teacher; empty without one.
-        clusters: fitted to `targets`.
+        codebook: fitted to `targets`.
         grid: rows and columns of patches of a training example.
     """
 
@@ -159,23 +159,27 @@ class Masked(Objective):
         model: Model,
         targets: Targets,
         teacher: Mapping[str, Any],
-        clusters: kmeans.Clusters,
+        codebook: kmeans.Codebook,
         grid: tuple[int, int],
     ):
         encoder = _without_patchout(model.module.encoder)
-        clip = clusters.centroids.shape[1] if config.clip_loss_weight else 0
+        clip_dim = codebook.centroids.shape[1] if config.clip_loss_weight else 0
         if config.predictor_layers:
             count = masked_count(*grid, config.mask_ratio)
             self.module = VisiblePredictor(
-                encoder=encoder, tokens=config.clusters, hidden=count, layers=config.predictor_layers, clip=clip
+                encoder=encoder,
+                vocabulary_size=config.clusters,
+                num_masked=count,
+                layers=config.predictor_layers,
+                clip_dim=clip_dim,
             )
         else:
-            self.module = MaskedPredictor(encoder=encoder, tokens=config.clusters, size=config.patch_size, clip=clip)
-        self.constants = {"teacher": teacher, "centroids": jnp.asarray(clusters.centroids)}
+            self.module = MaskedPredictor(encoder, config.clusters, config.patch_size, clip_dim)
+        self.constants = {"teacher": teacher, "centroids": jnp.asarray(codebook.centroids)}
         self._config = config
         self._model = model
         self._targets = targets
-        self._clusters = clusters
+        self._codebook = codebook
         self._grid = grid
 
     @staticmethod
@@ -245,9 +249,9 @@ class Masked(Objective):
         pretrain, model = context.config.pretrain, context.model
         targets, teacher = _targets(context)
         with processes.main_process_first(f"tokenizer of round {context.round}"):
-            clusters = _fit_tokenizer(context, targets, teacher)
+            codebook = _fit_tokenizer(context, targets, teacher)
         grid = patch_grid(model, pretrain.patch_size, pretrain.augment.crop_s)
-        return cls(pretrain, model, targets, teacher, clusters, grid)
+        return cls(pretrain, model, targets, teacher, codebook, grid)
 
     def init(self, key: jax.Array, features: jax.Array) -> Variables:
         """Variables for features of a training example and an empty mask."""
@@ -256,12 +260,12 @@ class Masked(Objective):
     def inputs(self, constants: Any, key: jax.Array, batch: Batch) -> Inputs:
         """Features of augmented clips, with tokens of the same audio: tokens follow the augmentation."""
         wave_key, mask_key = jax.random.split(key)
-        audio = augment_waveforms(self._config, self._model.sample_rate, wave_key, to_float(batch["audio"]))
+        audio = augment_with_background(self._config, self._model.sample_rate, wave_key, to_float(batch["audio"]))
         features = self._model.frontend(audio)
         tokens, vectors = self._targets(constants, audio, features)
         rows, columns = self._grid
         config = self._config
-        keys = compose.keys(mask_key, devices.example_positions(len(audio)))
+        keys = compose.keys_at(mask_key, devices.example_positions(len(audio)))
         mask = jax.vmap(
             lambda key: random_mask(key, rows, columns, config.mask_ratio, config.mask_kind, config.mask_block)
         )(keys)
@@ -287,7 +291,7 @@ class Masked(Objective):
 
     def report(self) -> dict[str, Any]:
         """Entropy, inertia and use of the tokenizer."""
-        return {"tokenizer": self._clusters.report()}
+        return {"tokenizer": self._codebook.report()}
 
 
 def patch_grid(model: Model, patch_size: int, seconds: float) -> tuple[int, int]:
@@ -296,7 +300,7 @@ def patch_grid(model: Model, patch_size: int, seconds: float) -> tuple[int, int]
     shape = jax.eval_shape(model.frontend, jax.ShapeDtypeStruct((1, samples), jnp.float32)).shape
     if len(shape) != 3:
         raise ConfigError("config.pretrain.objective=masked needs a frontend that gives a spectrogram, not raw audio")
-    return patches.grid(shape[1], shape[2], patch_size)
+    return patches.patch_grid(shape[1], shape[2], patch_size)
 
 
 def _without_patchout(encoder: Any) -> Any:
@@ -321,12 +325,12 @@ def _targets(context: Context) -> tuple[Targets, Mapping[str, Any]]:
     return Targets(pretrain.patch_size, teacher.module, teacher.frontend), teacher.variables
 
 
-def _fit_tokenizer(context: Context, targets: Targets, teacher: Mapping[str, Any]) -> kmeans.Clusters:
-    """Clusters of the vectors of training clips; read from the stage's folder where they were fitted before."""
+def _fit_tokenizer(context: Context, targets: Targets, teacher: Mapping[str, Any]) -> kmeans.Codebook:
+    """Codebook of the vectors of training clips; read from the stage's folder where they were fitted before."""
     path: pathlib.Path = context.folder / "tokenizer.npz"
     pretrain, model = context.config.pretrain, context.model
     if path.exists():
-        return kmeans.Clusters.load(path)
+        return kmeans.Codebook.load(path)
     rows, columns = patch_grid(model, pretrain.patch_size, 0.0)
     indices = context.train[:: -(-len(context.train) * rows * columns // MAX_VECTORS)]
 
@@ -338,10 +342,10 @@ def _fit_tokenizer(context: Context, targets: Targets, teacher: Mapping[str, Any
     x = np.asarray(context.map_clips(vectors, teacher, indices))[0]
     x = x.reshape(-1, x.shape[-1])
     key = jax.random.key(context.config.seed)
-    clusters = kmeans.fit(x, pretrain.clusters, key, pretrain.cluster_iterations)
+    codebook = kmeans.fit(x, pretrain.clusters, key, pretrain.cluster_iterations)
     logging.info(
         "tokenizer: %d of %d tokens used for %d patches, entropy %.2f bits, mean squared distance %.4g",
-        clusters.used, len(clusters.centroids), len(x), clusters.entropy_bits, clusters.inertia,
+        codebook.used, len(codebook.centroids), len(x), codebook.entropy_bits, codebook.inertia,
     )  # fmt: skip
-    clusters.save(path)
-    return clusters
+    codebook.save(path)
+    return codebook

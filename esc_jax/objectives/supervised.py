@@ -60,26 +60,26 @@ class Supervised(Objective):
         positions = devices.example_positions(len(batch["label"]))
         samples = batch.get("samples")
         rate = self._model.sample_rate
-        audio = compose.waveforms(augment, wave_key, positions, to_float(batch["audio"]), rate, samples)
+        audio = compose.augment_waveforms(augment, wave_key, positions, to_float(batch["audio"]), rate, samples)
         targets = self._task.targets(batch["label"], len(self._model.classes), self._smoothing)
         padding = padding_mask(samples, audio.shape[-1])
         if not augment.mixup_alpha:
-            features = compose.spectrograms(augment, spec_key, positions, frontend(audio, padding))
+            features = compose.augment_spectrograms(augment, spec_key, positions, frontend(audio, padding))
             return Examples(features, targets, padding)
-        share, partner = compose.mixing(augment, mix_key, positions, self._batch_size)
-        blend = jax.vmap(mix.linear)
+        share, partner = compose.mixup_pairs(augment, mix_key, positions, self._batch_size)
+        blend = jax.vmap(mix.mix_linear)
         mixed_padding = padding
         if samples is not None:  # a mixture ends with the longer of the two clips
             longer = jnp.maximum(samples, devices.all_gather(samples)[partner])
             mixed_padding = padding_mask(jnp.where(share < 1.0, longer, samples), audio.shape[-1])
         if augment.mixup_on == "waveform":
-            mixed = jax.vmap(mix.waveforms)(share, audio, devices.all_gather(audio)[partner])
+            mixed = jax.vmap(mix.mix_waveforms)(share, audio, devices.all_gather(audio)[partner])
             features = frontend(mixed, mixed_padding)
         else:
             features = frontend(audio, padding)
             features = blend(share, features, devices.all_gather(features)[partner])
         targets = blend(share, targets, devices.all_gather(targets)[partner])
-        return Examples(compose.spectrograms(augment, spec_key, positions, features), targets, mixed_padding)
+        return Examples(compose.augment_spectrograms(augment, spec_key, positions, features), targets, mixed_padding)
 
     def loss(self, variables: Variables, carry: Any, constants: Any, inputs: Examples, keys: Keys) -> LossOutput:
         """The task's loss and metrics."""

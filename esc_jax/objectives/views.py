@@ -9,10 +9,10 @@ from esc_jax.models.model import Model
 from esc_jax.runtime import devices
 
 
-def augment_waveforms(config: Any, sample_rate: int, key: jax.Array, audio: jax.Array) -> jax.Array:
+def augment_with_background(config: Any, sample_rate: int, key: jax.Array, audio: jax.Array) -> jax.Array:
     """(rows, time) → (rows, time or crop): augmented, with another clip of the global batch mixed in.
 
-    The other clip has a share of up to `background_mix` of the sound (`mix.waveforms`). Views of one clip then differ
+    The other clip has a share of up to `background_mix` of the sound (`mix.mix_waveforms`). Views of one clip then differ
     in their background.
 
     Args:
@@ -23,18 +23,18 @@ def augment_waveforms(config: Any, sample_rate: int, key: jax.Array, audio: jax.
     """
     wave_key, share_key, order_key = jax.random.split(key, 3)
     positions = devices.example_positions(len(audio))
-    audio = compose.waveforms(config.augment, wave_key, positions, audio, sample_rate)
+    audio = compose.augment_waveforms(config.augment, wave_key, positions, audio, sample_rate)
     if not config.background_mix:
         return audio
-    uniform = jax.vmap(jax.random.uniform)(compose.keys(share_key, positions))
-    partner = compose.cycle(order_key, config.batch_size)[positions]
+    uniform = jax.vmap(jax.random.uniform)(compose.keys_at(share_key, positions))
+    partner = compose.random_partners(order_key, config.batch_size)[positions]
     share = 1.0 - config.background_mix * uniform
-    return jax.vmap(mix.waveforms)(share, audio, devices.all_gather(audio)[partner])
+    return jax.vmap(mix.mix_waveforms)(share, audio, devices.all_gather(audio)[partner])
 
 
 def augmented_features(config: Any, model: Model, key: jax.Array, audio: jax.Array) -> jax.Array:
     """One view of this device's clips (rows, time) → features: waveform augmentation, frontend, SpecAugment."""
     wave_key, spec_key = jax.random.split(key)
     positions = devices.example_positions(len(audio))
-    features = model.frontend(augment_waveforms(config, model.sample_rate, wave_key, audio))
-    return compose.spectrograms(config.augment, spec_key, positions, features)
+    features = model.frontend(augment_with_background(config, model.sample_rate, wave_key, audio))
+    return compose.augment_spectrograms(config.augment, spec_key, positions, features)

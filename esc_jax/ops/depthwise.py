@@ -1,17 +1,17 @@
-"""Depthwise and pointwise convolution, the two halves of a separable one, at the speed each platform has for them.
+"""Depthwise and pointwise convolution, the two parts of a separable convolution, with a fast form for each platform.
 
     y[b, h, w, c] = Σ_ij x̃[b, h·s + i, w·t + j, c] · k[i, j, c],    x̃ = x padded with zeros
 
-On GPU and TPU this is XLA's grouped convolution. On CPU XLA runs that one channel at a time, so there the sum is
-written out: the K² shifted products fuse into one vectorized loop. Automatic differentiation of that sum would be
-slow again (K² padded additions, K² strided reductions), hence the rule of its own:
+On GPU and TPU this is XLA's grouped convolution. On CPU, XLA computes a grouped convolution one channel at a time, so
+the CPU form is the explicit sum: the K² shifted products fuse into one vectorized loop. Automatic differentiation of
+this sum would be slow (K² padded additions, K² strided reductions). The custom gradients are:
 
-- input gradient: the same sum over the output's gradient, one for each of the s·t residues (`windows`);
-- kernel gradient: a loop over output rows, in which K vectorized accumulators stay in cache; the reduction to one
-  number a channel comes once, at the end.
+- input gradient: the same sum over the output's gradient, once for each of the s·t residues (see `windows`);
+- kernel gradient: a loop over output rows, in which K vectorized accumulators stay in cache. They are reduced to one
+  number per channel once, at the end.
 
-The platform is chosen when the program is lowered (`lax.platform_dependent`), not when it is traced: a step placed on
-the CPU of a GPU machine, or a program exported from one platform for another, gets the right one.
+The form is chosen when the program is lowered (`lax.platform_dependent`), not when it is traced. A step that is placed
+on the CPU of a machine with a GPU, or a program that is exported for another platform, uses the right one.
 """
 
 from collections.abc import Sequence
@@ -24,48 +24,54 @@ import jax.numpy as jnp
 from esc_jax.ops import windows
 from esc_jax.ops.windows import Pads, Pair
 
+Residuals = tuple[jax.Array, jax.Array]
+
 
 def depthwise_conv(x: jax.Array, kernel: jax.Array, strides: Pair, padding: str | Sequence[Sequence[int]]) -> jax.Array:
-    """Each channel convolved with its own kernel (a correlation, as everywhere in deep learning).
+    """Convolves each channel with its own kernel (a correlation, as usual in deep learning).
 
     Args:
-        x: (B, H, W, C), or (B, H, W, 1): one channel that every kernel sees, as in the first layer on a spectrogram.
+        x: (B, H, W, C), or (B, H, W, 1): one channel that is convolved with every kernel.
         kernel: (K, L, 1, C), of the dtype of `x`.
         strides: (s, t), over H and W.
         padding: zeros before and after, ((top, bottom), (left, right)), or "SAME" or "VALID".
+
     Returns:
-        (B, H', W', C), summed in float32 on CPU, of the dtype of `x`.
+        (B, H', W', C) in the dtype of `x`. On CPU the sum is computed in float32.
     """
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
-    return _conv(x, kernel, tuple(strides), tuple((int(low), int(high)) for low, high in padding))
+    (top, bottom), (left, right) = padding
+    return _conv(x, kernel, (strides[0], strides[1]), ((int(top), int(bottom)), (int(left), int(right))))
 
 
 @jax.custom_vjp
 def pointwise_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """A 1×1 convolution, y[b, h, w, o] = Σ_i x[b, h, w, i] · k[i, o].
 
-    The derivative is a product of matrices again, and automatic differentiation would find it; but as the transpose of
-    the one needed, with which XLA's CPU compiler takes up to three times as long (few channels, a large map).
+    The custom gradient is a matrix product as well. Automatic differentiation finds it as the transpose of the product
+    that is needed, for which the code of XLA's CPU compiler takes up to three times as long (few channels, a large
+    map).
 
     Args:
         x: (B, H, W, I).
         kernel: (I, O), of the dtype of `x`.
+
     Returns:
         (B, H, W, O).
     """
     return lax.dot_general(x, kernel, (((3,), (0,)), ((), ())))
 
 
-def _pointwise_forward(x, kernel):
+def _pointwise_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Residuals]:
     return pointwise_conv(x, kernel), (x, kernel)
 
 
-def _pointwise_backward(residuals, gradient):
+def _pointwise_backward(residuals: Residuals, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
-    to_x = lax.dot_general(gradient, kernel, (((3,), (1,)), ((), ())))
-    to_kernel = lax.dot_general(x, gradient, (((0, 1, 2), (0, 1, 2)), ((), ())))
-    return to_x, to_kernel
+    x_gradient = lax.dot_general(gradient, kernel, (((3,), (1,)), ((), ())))
+    kernel_gradient = lax.dot_general(x, gradient, (((0, 1, 2), (0, 1, 2)), ((), ())))
+    return x_gradient, kernel_gradient
 
 
 pointwise_conv.defvjp(_pointwise_forward, _pointwise_backward)
@@ -81,20 +87,20 @@ def _conv(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> jax.Arr
     )
 
 
-def _forward(x, kernel, strides, pads):
+def _forward(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> tuple[jax.Array, Residuals]:
     return _conv(x, kernel, strides, pads), (x, kernel)
 
 
-def _backward(strides, pads, residuals, gradient):
+def _backward(strides: Pair, pads: Pads, residuals: Residuals, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
 
-    def shifted(x, kernel, gradient):
-        to_x = _input_gradient(kernel, gradient, x.shape[1:3], strides, pads)
-        if x.shape[-1] != to_x.shape[-1]:
-            to_x = to_x.sum(-1, keepdims=True)
-        return to_x, _kernel_gradient(x, gradient, kernel.shape[:2], strides, pads)
+    def shifted(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x_gradient = _input_gradient(kernel, gradient, (x.shape[1], x.shape[2]), strides, pads)
+        if x.shape[-1] != x_gradient.shape[-1]:
+            x_gradient = x_gradient.sum(-1, keepdims=True)
+        return x_gradient, _kernel_gradient(x, gradient, (kernel.shape[0], kernel.shape[1]), strides, pads)
 
-    def grouped(x, kernel, gradient):
+    def grouped(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jax.vjp(functools.partial(_grouped, strides=strides, pads=pads), x, kernel)[1](gradient)
 
     return lax.platform_dependent(x, kernel, gradient, cpu=shifted, default=grouped)
@@ -104,41 +110,44 @@ _conv.defvjp(_forward, _backward)
 
 
 def _grouped(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
-    """XLA's own convolution with one group for each channel of the input."""
+    """XLA's convolution with one group per input channel."""
     return lax.conv_general_dilated(
         x, kernel, strides, pads, dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=x.shape[-1]
     )
 
 
 def _shifted_sum(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
-    """The sum over taps, each a strided slice of the padded input; pads may be negative, which crops."""
-    taps, total = kernel.astype(jnp.float32), 0.0
-    for i, j, shifted in windows.shifts(windows.pad(x, pads), kernel.shape[:2], strides):
-        total += shifted.astype(jnp.float32) * taps[i, j, 0].reshape(1, 1, 1, -1)
-    return total.astype(x.dtype)
+    """Sum over the taps, each a strided slice of the padded input. Negative pads crop."""
+    taps, window = kernel.astype(jnp.float32), (kernel.shape[0], kernel.shape[1])
+    total: jax.Array | float = 0.0
+    for i, j, values in windows.shifted_slices(windows.pad(x, pads), window, strides):
+        total += values.astype(jnp.float32) * taps[i, j, 0].reshape(1, 1, 1, -1)
+    return jnp.asarray(total).astype(x.dtype)
 
 
 def _input_gradient(kernel: jax.Array, gradient: jax.Array, size: Pair, strides: Pair, pads: Pads) -> jax.Array:
-    """(K, L, 1, C), (B, H', W', C) → (B, H, W, C), `size` being (H, W)."""
+    """(K, L, 1, C), (B, H', W', C) → (B, H, W, C) with (H, W) = `size`."""
 
-    def part(rows: slice, columns: slice, reach: Pads) -> jax.Array:
-        return _shifted_sum(gradient, jnp.flip(kernel[rows, columns], (0, 1)), (1, 1), reach)
+    def residue_gradient(rows: slice, columns: slice, output_pads: Pads) -> jax.Array:
+        return _shifted_sum(gradient, jnp.flip(kernel[rows, columns], (0, 1)), (1, 1), output_pads)
 
-    batch, *outputs, channels = gradient.shape
-    shape = (batch, *size, channels)
-    return windows.input_gradient(part, shape, kernel.shape[:2], tuple(outputs), strides, pads, gradient.dtype)
+    batch, height, width, channels = gradient.shape
+    shape, window = (batch, *size, channels), (kernel.shape[0], kernel.shape[1])
+    return windows.input_gradient(residue_gradient, shape, window, (height, width), strides, pads, gradient.dtype)
 
 
 def _kernel_gradient(x: jax.Array, gradient: jax.Array, size: Pair, strides: Pair, pads: Pads) -> jax.Array:
-    """dk[i, j, c] = Σ_bhw x̃[b, h·s + i, w·t + j, c] · g[b, h, w, c], one output row h after the other.
+    """dk[i, j, c] = Σ_bhw x̃[b, h·s + i, w·t + j, c] · g[b, h, w, c], accumulated over the output rows h.
 
-    x̃ is first split by the residues of its row and column index, so that every tap reads whole rows with stride 1; the
-    taps of one kernel column that share a residue are then consecutive rows, and one accumulator.
+    x̃ is first split by the residues of its row and column index, so that every tap reads whole rows with stride 1. The
+    taps of one kernel column that share a residue are then consecutive rows and form one accumulator.
 
     Args:
         x: (B, H, W, C).
         gradient: (B, H', W', C).
         size: (K, L), of the kernel.
+        strides, pads: of the convolution.
+
     Returns:
         (K, L, 1, C).
     """
@@ -151,7 +160,7 @@ def _kernel_gradient(x: jax.Array, gradient: jax.Array, size: Pair, strides: Pai
     residues = [[padded[:, a::s, b::t] for b in range(t)] for a in range(s)]
     groups = [(a, j, len(range(a, rows, s))) for a in range(min(s, rows)) for j in range(columns)]
 
-    def add_row(h, totals):
+    def add_row(h: jax.Array, totals: list[jax.Array]) -> list[jax.Array]:
         g = lax.dynamic_slice_in_dim(gradient, h, 1, axis=1).astype(jnp.float32)
         new = []
         for total, (a, j, taps) in zip(totals, groups, strict=True):

@@ -1,4 +1,4 @@
-"""Dropout that draws the same mask for an example on any number of devices."""
+"""Dropout whose mask for an example does not depend on the number of devices."""
 
 from flax import linen as nn
 import jax
@@ -8,10 +8,13 @@ from esc_jax.runtime.devices import example_keys
 
 
 class Dropout(nn.Module):
-    """Each element of (B, …) is 0 with probability `rate`, else divided by 1 − rate.
+    """Sets each element of (B, …) to 0 with probability `rate` and divides the others by 1 − rate.
 
-    flax's own draws one mask for the rows of a device; this one has a key per example, from its position in the global
-    batch.
+    `flax.linen.Dropout` draws one mask for all rows of a device. This layer uses one key per example, derived from the
+    position of the example in the global batch.
+
+    Attributes:
+        rate: dropout rate.
     """
 
     rate: float
@@ -25,8 +28,18 @@ class Dropout(nn.Module):
         return jnp.where(keep, x / (1.0 - self.rate), jnp.zeros_like(x))
 
 
-def skip_rows(key: jax.Array, rate: float, x: jax.Array, y: jax.Array) -> jax.Array:
-    """`y`, but `x` for each row of the batch that a layer is skipped for, with probability `rate` (layer drop)."""
+def layer_drop(key: jax.Array, rate: float, x: jax.Array, y: jax.Array) -> jax.Array:
+    """Skips a layer for each example with probability `rate` (LayerDrop, Fan et al. 2020).
+
+    Args:
+        key: PRNG key, the same on all devices.
+        rate: probability of skipping.
+        x: (B, …), input of the layer.
+        y: (B, …), output of the layer.
+
+    Returns:
+        (B, …): `x` for the examples that skip the layer, `y` for the others, without rescaling.
+    """
     keys = example_keys(key, len(x))
     skip = jax.vmap(lambda key: jax.random.bernoulli(key, rate, (1,) * (x.ndim - 1)))(keys)
     return jnp.where(skip, x, y)

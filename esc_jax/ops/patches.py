@@ -5,20 +5,34 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def grid(frames: int, bins: int, size: int, stride: int = 0) -> tuple[int, int]:
-    """(rows, columns) of the patches that fit, in time and in frequency; `stride` 0 is `size`: side by side."""
+def patch_grid(frames: int, bins: int, size: int, stride: int = 0) -> tuple[int, int]:
+    """Number of whole patches in time and in frequency.
+
+    Args:
+        frames, bins: shape of the spectrogram.
+        size: frames and bins of a patch.
+        stride: distance of patches; 0 for `size`, without overlap.
+
+    Returns:
+        (rows, columns).
+    """
     stride = stride or size
     return max(0, (frames - size) // stride + 1), max(0, (bins - size) // stride + 1)
 
 
-def cut(features: jax.Array, size: int, stride: int = 0) -> jax.Array:
-    """(B, frames, bins) → (B, rows, columns, size · size): every patch that fits, `stride` apart (0: side by side).
+def extract_patches(features: jax.Array, size: int, stride: int = 0) -> jax.Array:
+    """Splits spectrograms into patches. Frames and bins that do not fill a patch are dropped.
 
-    What does not fill a patch is dropped. A patch is flattened with its bins fastest.
+    Args:
+        features: (B, frames, bins).
+        size, stride: as for `patch_grid`.
+
+    Returns:
+        (B, rows, columns, size · size); each patch is flattened with the bins as its fastest axis.
     """
     stride = stride or size
     batch, frames, bins = features.shape
-    rows, columns = grid(frames, bins, size, stride)
+    rows, columns = patch_grid(frames, bins, size, stride)
     if stride == size:
         x = features[:, : rows * size, : columns * size].reshape(batch, rows, size, columns, size)
     else:
@@ -27,14 +41,31 @@ def cut(features: jax.Array, size: int, stride: int = 0) -> jax.Array:
     return jnp.swapaxes(x, 2, 3).reshape(batch, rows, columns, size * size)
 
 
-def spread(cells: jax.Array, size: int, shape: tuple[int, int]) -> jax.Array:
-    """(B, rows, columns) → (B, frames, bins): the value of its patch in every place; zero (False) beyond the grid."""
-    x = jnp.repeat(jnp.repeat(cells, size, axis=1), size, axis=2)
+def patches_to_pixels(grid: jax.Array, size: int, shape: tuple[int, int]) -> jax.Array:
+    """Repeats the value of each patch at all of its frames and bins.
+
+    Args:
+        grid: (B, rows, columns), one value per patch.
+        size: frames and bins of a patch; patches do not overlap.
+        shape: (frames, bins) of the result.
+
+    Returns:
+        (B, frames, bins), zero (or False) outside the patches.
+    """
+    x = jnp.repeat(jnp.repeat(grid, size, axis=1), size, axis=2)
     return jnp.pad(x, [(0, 0), (0, shape[0] - x.shape[1]), (0, shape[1] - x.shape[2])])
 
 
-def resample(cells: jax.Array, rows: int, columns: int) -> jax.Array:
-    """(B, r, c, D) → (B, rows, columns, D), by bilinear interpolation, averaging where it gets coarser."""
-    if cells.shape[1:3] == (rows, columns):
-        return cells
-    return jax.image.resize(cells, (len(cells), rows, columns, cells.shape[-1]), "linear")
+def resample(grid: jax.Array, rows: int, columns: int) -> jax.Array:
+    """Resamples a grid of vectors by bilinear interpolation, with antialiasing where it becomes coarser.
+
+    Args:
+        grid: (B, r, c, D).
+        rows, columns: of the result.
+
+    Returns:
+        (B, rows, columns, D).
+    """
+    if grid.shape[1:3] == (rows, columns):
+        return grid
+    return jax.image.resize(grid, (len(grid), rows, columns, grid.shape[-1]), "linear")

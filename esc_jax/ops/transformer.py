@@ -1,4 +1,4 @@
-"""Self-attention and transformer layers, which `beats`, `hubert` and `patch_transformer` stack."""
+"""Self-attention and transformer layers of `models.beats`, `models.hubert` and `models.patch_transformer`."""
 
 from collections.abc import Callable
 import functools
@@ -21,30 +21,47 @@ ACTIVATIONS: dict[str, Callable] = {
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with a gated position bias; (B, T, C) → (B, T, C).
+    """Multi-head self-attention with an optional gated position bias; (B, T, C) → (B, T, C).
 
-    softmax(q·kᵀ / √d + gate ⊙ bias) v. The gate is one number per head and query, of the unscaled query:
-    (a, b) = sigmoid of the two sums over four of q·W + c; gate = a·(b·s − 1) + 2, s learned per head.
+        softmax(q·kᵀ / √d + gate ⊙ bias) v
+
+    The gate is one number per head and query, computed from the unscaled query: q·W + c has eight numbers per head;
+    a and b are the sigmoids of the sums of the first and the last four; gate = a·(b·s − 1) + 2, s learned per head.
+
+    Attributes:
+        heads: number of heads, a divisor of C.
+        gated: has the parameters of the gate.
+        dropout: rate on the attention weights.
+        init_gain: gain of the initializers of value and output projections; None: Normal(0.02) for all projections.
+        dtype: of the computation; softmax and position bias are float32.
     """
 
     heads: int
     gated: bool
     dropout: float
-    deep_gain: float | None
+    init_gain: float | None
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x: jax.Array, bias: jax.Array | None, padding: jax.Array | None, train: bool) -> jax.Array:
+        """Attends to all tokens that are not padding.
+
+        Args:
+            x: (B, T, C).
+            bias: (heads, T, T), added to the scores; or None.
+            padding: (B, T), true where a token is padding; or None.
+            train: dropout is active.
+        """
         batch, time, channels = x.shape
         size = channels // self.heads
 
-        def project(name, gain):
-            y = dense(channels, self.dtype, name, None if self.deep_gain is None else gain)(x)
+        def project(name: str, gain: float | None) -> jax.Array:
+            y = dense(channels, self.dtype, name, None if self.init_gain is None else gain)(x)
             return y.reshape(batch, time, self.heads, size)
 
-        query, key, value = project("query", 1.0), project("key", 1.0), project("value", self.deep_gain)
+        query, key, value = project("query", 1.0), project("key", 1.0), project("value", self.init_gain)
         scores = jnp.einsum("bqhd,bkhd->bhqk", query * size**-0.5, key, preferred_element_type=jnp.float32)
-        if self.gated:  # the parameters are there even where there is no bias to gate
+        if self.gated:  # the parameters exist even without a bias to gate
             gate = dense(8, self.dtype, "gate")(query).astype(jnp.float32)
             a, b = jnp.moveaxis(nn.sigmoid(gate.reshape(batch, time, self.heads, 2, 4).sum(-1)), -1, 0)
             scale = self.param("gate_scale", nn.initializers.ones, (self.heads,))
@@ -55,20 +72,34 @@ class Attention(nn.Module):
         if bias is not None:
             scores = scores + bias
         if padding is not None:
-            # Finite, so that a clip that is padding throughout gives numbers.
+            # A finite number: the softmax over a clip that is all padding must not give NaN.
             scores = jnp.where(padding[:, None, None], jnp.finfo(jnp.float32).min, scores)
         weights = nn.softmax(scores, -1)
         self.sow("intermediates", "attention", weights)
         weights = Dropout(self.dropout)(weights.astype(self.dtype), train=train)
         mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(batch, time, channels)
-        return dense(channels, self.dtype, "out", self.deep_gain)(mixed)
+        return dense(channels, self.dtype, "out", self.init_gain)(mixed)
 
 
-class Layer(nn.Module):
+class TransformerLayer(nn.Module):
     """One transformer layer; (B, T, C) → (B, T, C).
 
-    Norm after: x ← LN(α·x + attention(x)), x ← LN(α·x + feed-forward(x)), with α = (2·layers)^¼ under deep norm and
-    1 without. Norm before: x ← x + attention(LN(x)), x ← x + feed-forward(LN(x)).
+    Post-norm: x ← LN(α·x + attention(x)), x ← LN(α·x + feed-forward(x)), with α = (2·layers)^¼ for DeepNorm, else 1.
+    Pre-norm: x ← x + attention(LN(x)), x ← x + feed-forward(LN(x)).
+
+    Attributes:
+        heads: number of attention heads.
+        width: of the feed-forward layer.
+        layers: number of layers of the model, which sets the constants of DeepNorm.
+        activation: key of `ACTIVATIONS`.
+        norm_first: pre-norm.
+        deep_norm: DeepNorm's residual scaling and initialization (Wang et al. 2022), for post-norm.
+        gated: see `Attention`.
+        dropout: rate on the outputs of attention and feed-forward layer.
+        attention_dropout: rate on the attention weights.
+        activation_dropout: rate on the activations of the feed-forward layer.
+        dtype: of the computation; norm statistics are float32.
+        epsilon: of the norms.
     """
 
     heads: int
@@ -86,7 +117,9 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, bias: jax.Array | None, padding: jax.Array | None, train: bool) -> jax.Array:
-        def dropout(y, rate):
+        """See `Attention`."""
+
+        def dropout(y: jax.Array, rate: float) -> jax.Array:
             return Dropout(rate)(y, train=train)
 
         gain = (8 * self.layers) ** -0.25 if self.deep_norm else None
@@ -97,10 +130,10 @@ class Layer(nn.Module):
         intermediate = dense(self.width, self.dtype, "intermediate", gain)
         output = dense(x.shape[-1], self.dtype, "output", gain)
 
-        def attend(y):
+        def attend(y: jax.Array) -> jax.Array:
             return dropout(attention(y, bias, padding, train), self.dropout)
 
-        def feed_forward(y):
+        def feed_forward(y: jax.Array) -> jax.Array:
             y = dropout(ACTIVATIONS[self.activation](intermediate(y)), self.activation_dropout)
             return dropout(output(y), self.dropout)
 
@@ -112,7 +145,7 @@ class Layer(nn.Module):
 
 
 def dense(width: int, dtype: jnp.dtype, name: str, gain: float | None = None) -> Dense:
-    """Normal(0.02), or Xavier-normal with a gain under deep norm."""
+    """A `Dense` layer initialized from Normal(0.02), or from Xavier-normal with a gain (DeepNorm)."""
     init = nn.initializers.normal(0.02)
     if gain is not None:
         init = nn.initializers.variance_scaling(gain**2, "fan_avg", "normal")
@@ -120,14 +153,22 @@ def dense(width: int, dtype: jnp.dtype, name: str, gain: float | None = None) ->
 
 
 def layer_norm(dtype: jnp.dtype, name: str, epsilon: float = 1e-5) -> Callable[[jax.Array], jax.Array]:
-    """LayerNorm in float32, its result in `dtype`."""
-    # The variance as E[(x − mean)²]: E[x²] − mean² loses digits where the mean is large.
+    """LayerNorm in float32 with the result in `dtype`."""
+    # The variance is E[(x − mean)²]: E[x²] − mean² loses digits if the mean is large.
     norm = nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, dtype=jnp.float32, name=name)
     return lambda x: norm(x.astype(jnp.float32)).astype(dtype)
 
 
-def pooled(x: jax.Array, padding: jax.Array | None) -> jax.Array:
-    """Mean over the tokens that are no padding, (B, T, C) → (B, C); zero where all are."""
+def masked_mean(x: jax.Array, padding: jax.Array | None) -> jax.Array:
+    """Mean over the tokens that are not padding.
+
+    Args:
+        x: (B, T, C).
+        padding: (B, T), true where a token is padding; None: no token is.
+
+    Returns:
+        (B, C); zeros for a clip that is all padding.
+    """
     if padding is None:
         return x.mean(1)
     count = jnp.maximum((~padding).sum(1, keepdims=True), 1).astype(x.dtype)

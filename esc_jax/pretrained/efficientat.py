@@ -1,7 +1,7 @@
-"""EfficientAT's `mn` checkpoints (github.com/fschmid56/EfficientAT, MIT): torch state dict ↔ our variables.
+"""Reading of EfficientAT's `mn` checkpoints (github.com/fschmid56/EfficientAT, MIT).
 
-The file holds a bare state dict. Its width is read from the shapes of the arrays; hop and number of mel bands, which
-leave no trace in them, from the published file names (`mn10_as_hop_15_…`, `mn10_as_mels_40_…`).
+The file contains a state dict. The width is read from the shapes of the arrays. Hop and number of mel bands do not
+change any array; they are read from the published file names (`mn10_as_hop_15_…`, `mn10_as_mels_40_…`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,31 +9,33 @@ import csv
 import os
 import pathlib
 import re
-from typing import Any
 
 from flax import traverse_util
 import numpy as np
 
 from esc_jax.models import efficientat
-from esc_jax.pretrained.checkpoint import Pretrained, PretrainedError, is_state_dict
+from esc_jax.pretrained.published import PretrainedError, PublishedCheckpoint, is_state_dict
 from esc_jax.pretrained.torch_file import load_torch
 
-LABELS_FILE = "class_labels_indices.csv"  # AudioSet's own name for it
-_COUNTERS = "num_batches_tracked"  # torch's count of training steps, which no statistic depends on at momentum 0.01
+LABELS_FILE = "class_labels_indices.csv"  # AudioSet's table of classes
+_COUNTERS = "num_batches_tracked"  # torch's number of training steps, which is not used with a fixed momentum
 
+# Published name, path in our variables, shape of the published array.
 Entry = tuple[str, tuple[str, ...], tuple[int, ...]]
 
 
-def read(path: str | os.PathLike) -> Pretrained:
-    """A published `mn…` state dict, every array of it, as `Classifier(EfficientAT(width_mult), Mlp(classes, width))`.
+def read(path: str | os.PathLike) -> PublishedCheckpoint:
+    """Reads a published `mn…` state dict.
 
     Args:
-        path: the `.pt` file. AudioSet's `class_labels_indices.csv` is read where it lies beside it; elsewhere the
-            527 names come with the package. A head of another size has no labels.
+        path: the `.pt` file. Class names are read from `class_labels_indices.csv` in the same folder if it exists, else
+            from the table of AudioSet's 527 classes in this package. A head of another size has no labels.
+
     Returns:
         Architecture "efficientat", head "mlp", frontend "efficientat_mel".
+
     Raises:
-        PretrainedError: one sentence; on a mismatch, with the names that are unknown and those that are missing.
+        PretrainedError: it is no such file, or arrays are missing, unknown or of another shape.
     """
     path = pathlib.Path(path)
     state = load_torch(path)
@@ -42,8 +44,8 @@ def read(path: str | os.PathLike) -> Pretrained:
     state = {name: array for name, array in state.items() if not name.endswith(_COUNTERS)}
     width = _match(path, state)
     classes = state["classifier.5.bias"].shape[0]
-    flat = {ours: _convert(state[name]) for name, ours, _ in _entries(width, classes)}
-    return Pretrained(
+    flat = {variable: _convert(state[name]) for name, variable, _ in _entries(width, classes)}
+    return PublishedCheckpoint(
         architecture="efficientat",
         options={"width_mult": width},
         variables=traverse_util.unflatten_dict(flat),
@@ -53,35 +55,11 @@ def read(path: str | os.PathLike) -> Pretrained:
     )
 
 
-def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The published state dict of our variables, batch counters (zero) included; `read` of it gives them back.
-
-    Args:
-        variables: {"params": {"encoder", "head"}, "batch_stats": {"encoder"}} of an `EfficientAT` with an `Mlp` head.
-    Returns:
-        Arrays in torch's layouts, in the order of the published file.
-    Raises:
-        PretrainedError: the variables are those of another model.
-    """
-    flat = {path: np.asarray(array, np.float32) for path, array in traverse_util.flatten_dict(dict(variables)).items()}
-    try:
-        classes = flat["params", "head", "classifier", "bias"].shape[0]
-        entries = next(e for e in (list(_entries(w, classes)) for w in efficientat.PUBLISHED_WIDTHS) if _fits(flat, e))
-    except (KeyError, StopIteration) as error:
-        raise PretrainedError("Only an EfficientAT of a published width with an mlp head can be exported.") from error
-    state = {}
-    for name, ours, shape in entries:
-        state[name] = _convert(flat[ours], len(shape))
-        if name.endswith("running_var"):
-            state[name.replace("running_var", _COUNTERS)] = np.zeros((), np.int64)
-    return state
-
-
 def _entries(width: float, classes: int) -> Iterator[Entry]:
-    """(torch name, path in our variables, torch shape) of every array, in torch's order."""
+    """All arrays of a model, in the order of the published file."""
     blocks = efficientat.layout(width)
     stem, last, hidden = blocks[0].inputs, 6 * blocks[-1].outputs, efficientat.head_width(width)
-    yield from _conv_norm("features.0", "stem", (stem, 1, 3, 3))
+    yield from _conv_norm("features.0", ("stem",), (stem, 1, 3, 3))
     for index, spec in enumerate(blocks, start=1):
         parts = ["expand"] * spec.expands + ["depthwise"] + ["se"] * bool(spec.squeeze) + ["project"]
         shapes = {
@@ -90,65 +68,58 @@ def _entries(width: float, classes: int) -> Iterator[Entry]:
             "project": (spec.outputs, spec.expanded, 1, 1),
         }
         for position, part in enumerate(parts):
-            theirs, ours = f"features.{index}.block.{position}", (f"block{index}", part)
+            name, path = f"features.{index}.block.{position}", (f"block{index}", part)
             if part == "se":
-                theirs, sizes = f"{theirs}.conc_se_layers.0", (spec.squeeze, spec.expanded)
-                yield from _linear(f"{theirs}.fc1", ("encoder", *ours, "reduce"), sizes)
-                yield from _linear(f"{theirs}.fc2", ("encoder", *ours, "expand"), sizes[::-1])
+                name, shape = f"{name}.conc_se_layers.0", (spec.squeeze, spec.expanded)
+                yield from _linear(f"{name}.fc1", ("encoder", *path, "reduce"), shape)
+                yield from _linear(f"{name}.fc2", ("encoder", *path, "expand"), shape[::-1])
             else:
-                yield from _conv_norm(theirs, "/".join(ours), shapes[part])
-    yield from _conv_norm(f"features.{len(blocks) + 1}", "last", (last, blocks[-1].outputs, 1, 1))
+                yield from _conv_norm(name, path, shapes[part])
+    yield from _conv_norm(f"features.{len(blocks) + 1}", ("last",), (last, blocks[-1].outputs, 1, 1))
     yield from _linear("classifier.2", ("head", "hidden"), (hidden, last))
     yield from _linear("classifier.5", ("head", "classifier"), (classes, hidden))
 
 
-def _conv_norm(theirs: str, ours: str, shape: tuple[int, ...]) -> Iterator[Entry]:
-    module, channels = ("encoder", *ours.split("/")), shape[:1]
-    yield f"{theirs}.0.weight", ("params", *module, "conv", "kernel"), shape
-    yield f"{theirs}.1.weight", ("params", *module, "norm", "scale"), channels
-    yield f"{theirs}.1.bias", ("params", *module, "norm", "bias"), channels
-    yield f"{theirs}.1.running_mean", ("batch_stats", *module, "norm", "mean"), channels
-    yield f"{theirs}.1.running_var", ("batch_stats", *module, "norm", "var"), channels
+def _conv_norm(name: str, path: tuple[str, ...], shape: tuple[int, ...]) -> Iterator[Entry]:
+    module, channels = ("encoder", *path), shape[:1]
+    yield f"{name}.0.weight", ("params", *module, "conv", "kernel"), shape
+    yield f"{name}.1.weight", ("params", *module, "norm", "scale"), channels
+    yield f"{name}.1.bias", ("params", *module, "norm", "bias"), channels
+    yield f"{name}.1.running_mean", ("batch_stats", *module, "norm", "mean"), channels
+    yield f"{name}.1.running_var", ("batch_stats", *module, "norm", "var"), channels
 
 
-def _linear(theirs: str, ours: tuple[str, ...], shape: tuple[int, ...]) -> Iterator[Entry]:
-    yield f"{theirs}.weight", ("params", *ours, "kernel"), shape
-    yield f"{theirs}.bias", ("params", *ours, "bias"), shape[:1]
+def _linear(name: str, path: tuple[str, ...], shape: tuple[int, ...]) -> Iterator[Entry]:
+    yield f"{name}.weight", ("params", *path, "kernel"), shape
+    yield f"{name}.bias", ("params", *path, "bias"), shape[:1]
 
 
-def _convert(array: np.ndarray, rank: int | None = None) -> np.ndarray:
-    """Reversed axes, which is the whole difference in both directions: (O, I, bins, frames) ↔ (frames, bins, I, O).
+def _convert(array: np.ndarray) -> np.ndarray:
+    """Converts from torch's layout to ours by reversing the axes: (O, I, bins, frames) → (frames, bins, I, O).
 
-    A 1×1 convolution is a matrix here and has two axes more there.
-
-    Args:
-        array: from torch, or ours.
-        rank: of the result in torch; None on the way in.
+    The kernel of a 1×1 convolution becomes a matrix.
     """
-    if rank is None and array.ndim == 4 and array.shape[2:] == (1, 1):
+    if array.ndim == 4 and array.shape[2:] == (1, 1):
         array = array[:, :, 0, 0]
-    array = array.T
-    if rank == 4 and array.ndim == 2:
-        array = array[:, :, None, None]
-    return np.array(array, np.float32, order="C")
+    return np.array(array.T, np.float32, order="C")
 
 
 def _match(path: pathlib.Path, state: Mapping[str, np.ndarray]) -> float:
-    """The published width whose names and shapes are those of `state`."""
+    """The published width at which all names and shapes are those of `state`. Raises PretrainedError."""
     classes = state["classifier.5.bias"].size if "classifier.5.bias" in state else 1
-    misfits = []
+    mismatches = []
     for width in efficientat.PUBLISHED_WIDTHS:
         expected = {name: shape for name, _, shape in _entries(width, classes)}
         names = [sorted(state.keys() - expected.keys()), sorted(expected.keys() - state.keys())]
         shapes = [name for name in expected if name in state and state[name].shape != expected[name]]
         if not any(names) and not shapes:
             return width
-        misfits.append((len(names[0]) + len(names[1]), len(shapes), width, names, shapes, expected))
-    count, _, width, (unknown, missing), shapes, expected = min(misfits, key=lambda misfit: misfit[:3])
+        mismatches.append((len(names[0]) + len(names[1]), len(shapes), width, names, shapes, expected))
+    count, _, width, (unknown, missing), shapes, expected = min(mismatches, key=lambda mismatch: mismatch[:3])
     if count:
         raise PretrainedError(
             f"{path} is not an EfficientAT mn checkpoint with its mlp head: "
-            f"{_some('unknown arrays', unknown)}, {_some('missing arrays', missing)}."
+            f"{_list_names('unknown arrays', unknown)}, {_list_names('missing arrays', missing)}."
         )
     example = shapes[0]
     raise PretrainedError(
@@ -158,20 +129,13 @@ def _match(path: pathlib.Path, state: Mapping[str, np.ndarray]) -> float:
     )
 
 
-def _some(what: str, names: list[str], limit: int = 10) -> str:
+def _list_names(label: str, names: list[str], limit: int = 10) -> str:
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return f"{what}: {', '.join(names[:limit]) or 'none'}{more}"
-
-
-def _fits(flat: Mapping[tuple[str, ...], np.ndarray], entries: list[Entry]) -> bool:
-    """Whether our flattened variables are exactly these arrays."""
-    if flat.keys() != {ours for _, ours, _ in entries}:
-        return False
-    return all(flat[ours].size == np.prod(shape) for _, ours, shape in entries)
+    return f"{label}: {', '.join(names[:limit]) or 'none'}{more}"
 
 
 def _frontend_options(name: str) -> dict[str, int]:
-    """What a published file name says about the spectrogram: hop in ms (at 32 kHz), mel bands."""
+    """Settings of the frontend in a published file name: hop in ms (at 32 kHz) and number of mel bands."""
     options = {}
     if hop := re.search(r"_hop_(\d+)", name):
         options["hop"] = 32 * int(hop[1])
@@ -181,9 +145,8 @@ def _frontend_options(name: str) -> dict[str, int]:
 
 
 def _labels(path: pathlib.Path, classes: int) -> tuple[str, ...] | None:
-    """Display names from the table beside the checkpoint, or from the package's copy; None if the count differs."""
-    beside, packaged = path.with_name(LABELS_FILE), pathlib.Path(__file__).with_name("audioset_labels.csv")
-    for table in (beside, packaged):
+    """Class names from the table next to the checkpoint or that of the package; None if both have another length."""
+    for table in (path.with_name(LABELS_FILE), pathlib.Path(__file__).with_name("audioset_labels.csv")):
         if table.is_file():
             with table.open(newline="", encoding="utf-8") as file:
                 names = tuple(row["display_name"] for row in csv.DictReader(file))

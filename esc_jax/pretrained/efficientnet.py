@@ -1,4 +1,4 @@
-"""EfficientNet trained on ImageNet, from the three places that publish it; written as transformers has it.
+"""Reading of EfficientNet checkpoints of transformers, torchvision and timm, and writing in the format of transformers.
 
     format        recognised by                        padding          eps                    momentum
     transformers  embeddings.convolution.weight        "transformers"   config.json (1e-3)     config.json (0.99)
@@ -7,15 +7,15 @@
     timm tf_*     the same, and "tf_efficientnet" in   "tf"             1e-3                   0.99
                   its config.json or its path
 
-Momentum is the share of the old average. The names and shapes of torchvision and timm were checked against published
-listings of their state dicts (B2 and B1) and torchvision's source; no checkpoint of theirs could be had.
+Momentum is the weight of the old average. The names and shapes of torchvision and timm were checked against published
+listings of their state dicts (B2 and B1) and torchvision's source, not against checkpoints.
 
-The stem sees three colours, a spectrogram has one channel: the kernels of the three are summed, which is what a grey
-image repeated three times would see. Written back, the one kernel k becomes (a, a, k − 2a) with a = k / 3: three equal
-channels give equal logits again, and in this form the three sum to k exactly.
+The stem has three input channels, a spectrogram has one. The kernels of the three channels are summed, which is
+equivalent to a grey image in all three. When writing, the kernel k becomes (a, a, k − 2a) with a = k / 3: three equal
+channels give the same logits, and the three kernels sum to k exactly.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import os
 import pathlib
@@ -30,7 +30,7 @@ import numpy as np
 from esc_jax.models import efficientnet, heads
 from esc_jax.models.encoder import Classifier
 from esc_jax.pretrained import huggingface
-from esc_jax.pretrained.checkpoint import Pretrained, PretrainedError, check_options
+from esc_jax.pretrained.published import PretrainedError, PublishedCheckpoint, check_options
 
 _TENSORFLOW = {"bn_epsilon": 1e-3, "bn_momentum": 0.99}
 _TORCH = {"bn_epsilon": 1e-5, "bn_momentum": 0.9}
@@ -39,7 +39,7 @@ _STEMS = {
     "features.0.0.weight": "torchvision",
     "conv_stem.weight": "timm",
 }
-# What our encoder is, where transformers has a choice.
+# Settings of transformers that our encoder supports with one value only.
 _FIXED = {
     "hidden_act": "swish",
     "pooling_type": "mean",
@@ -52,7 +52,7 @@ _FIXED = {
     "num_block_repeats": [1, 2, 2, 3, 3, 4, 1],
     "expand_ratios": [1, 6, 6, 6, 6, 6, 6],
 }
-_FRONTEND = "esc_jax_frontend"  # config.json keeps what it does not know, and transformers has no name for this
+_FRONTEND = "esc_jax_frontend"  # our key in config.json: transformers has none for frontends of sound
 _LEAF_NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 _TRANSFORMERS = {
     "stem/conv": "embeddings.convolution",
@@ -73,53 +73,54 @@ _TORCHVISION |= {"top/norm": "features.8.1", "classifier": "classifier.1"}
 _TIMM = {"stem/conv": "conv_stem", "stem/norm": "bn1", "top/conv": "conv_head", "top/norm": "bn2"}
 
 
-def read(path_or_hub_id: str | os.PathLike) -> Pretrained:
-    """An EfficientNet of transformers, torchvision or timm; which one is found from its names, and logged.
+def read(path_or_hub_id: str | os.PathLike) -> PublishedCheckpoint:
+    """Reads an EfficientNet of transformers, torchvision or timm. The format is detected from the names of the arrays.
 
     Args:
         path_or_hub_id: a directory (config.json, model.safetensors or pytorch_model.bin), a weights file (.pth, .pt,
             .bin, .safetensors), or a hub id such as google/efficientnet-b0.
+
     Raises:
-        PretrainedError: one sentence on what is wrong and what to do.
+        PretrainedError: it is no EfficientNet-B0 to B7, or arrays are missing, unused or of another shape.
     """
-    path, what = huggingface.find(path_or_hub_id), str(path_or_hub_id)
+    path, origin = huggingface.resolve(path_or_hub_id), str(path_or_hub_id)
     config = {}
     if path.is_dir() and (path / huggingface.CONFIG).exists():
         config = huggingface.read_json(path, huggingface.CONFIG)
     arrays = huggingface.read_arrays(path)
-    arrays = {name: _flat(a) for name, a in arrays.items() if not name.endswith("num_batches_tracked")}
+    arrays = {name: _as_matrix(a) for name, a in arrays.items() if not name.endswith("num_batches_tracked")}
     arrays = {name.removeprefix("efficientnet."): a for name, a in arrays.items()}
     source = next((source for stem, source in _STEMS.items() if stem in arrays), None)
     if source is None:
         raise PretrainedError(
-            f"{what} has the names of no EfficientNet that is known (transformers, torchvision, timm): set model.name "
-            "to the architecture that it is of."
+            f"{origin} has the array names of no known EfficientNet (transformers, torchvision, timm): set "
+            "model.name to the architecture of the checkpoint."
         )
-    options, dropout = _options(source, arrays, config, path, what)
+    options, dropout = _options(source, arrays, config, path, origin)
     stem = next(name for name in _STEMS if name in arrays)
     if arrays[stem].ndim == 4:
-        # In float64: three float32 kernels add up without a rounding, and `write` depends on it.
+        # In float64 the sum of three float32 kernels is exact, which `write` depends on.
         arrays[stem] = arrays[stem].astype(np.float64).sum(1, keepdims=True).astype(np.float32)
     name = _published_name(source, "", options)
     bias = name(("params", "head", "classifier", "bias"))
     classes = arrays[bias].size if bias in arrays else None
-    variables = huggingface.to_flax(_shapes(options, classes), arrays, name, what)
-    head = {"name": "linear", "dropout": dropout} | ({} if classes is None else {"classes": classes})
+    variables = huggingface.to_flax(_shapes(options, classes), arrays, name, origin)
+    head: dict[str, Any] = {"name": "linear", "dropout": dropout} | ({} if classes is None else {"classes": classes})
     logging.info(
-        "%s: EfficientNet from %s, %s padding, eps %g; the stem's colours are summed to one channel",
-        what,
+        "%s: EfficientNet from %s, %s padding, eps %g; the input channels of the stem are summed",
+        origin,
         source,
         options["same_padding"],
         options["bn_epsilon"],
     )
-    return Pretrained(
+    return PublishedCheckpoint(
         architecture="efficientnet",
         options=options,
         variables=variables,
         head=head,
-        # Trained on images: any log-mel will do, with the settings of the run; but a checkpoint of ours says which.
+        # Trained on images, so that the run chooses its frontend; checkpoints written by `write` contain one.
         frontend=config.get(_FRONTEND) or {"name": "log_mel"},
-        labels=None if classes is None else huggingface.read_labels(config, classes, what),
+        labels=None if classes is None else huggingface.read_labels(config, classes, origin),
     )
 
 
@@ -131,21 +132,21 @@ def write(
     frontend: Mapping[str, Any],
     dropout: float = 0.2,
 ) -> None:
-    """Writes a directory that `EfficientNetForImageClassification` loads: the inverse of `read`.
+    """Writes a directory that `EfficientNetForImageClassification` can load: the inverse of `read`.
 
-    Its `pixel_values` are the spectrogram repeated over three channels, (B, 3, frames, bins). The frontend goes into
-    config.json under "esc_jax_frontend": transformers' image processors know no sound.
+    Its `pixel_values` are the spectrogram repeated over three channels, (B, 3, frames, bins). The frontend is written
+    to config.json under "esc_jax_frontend", because transformers has no image processor for spectrograms.
 
     Args:
-        directory: made where needed.
+        directory: is created if it does not exist.
         variables: params and batch_stats of a `Classifier(EfficientNet, Linear)`.
-        options: the encoder's fields; those that say how to compute (dtype, axis_name) are left out.
+        options: the encoder's fields. Those of the computation (dtype, axis_name) are ignored.
         labels: class names in the order of the logits, or None.
         frontend: {"name": …, its fields}.
         dropout: of the head.
+
     Raises:
-        PretrainedError: the padding is torch's, which transformers' stem does not have, the head is not linear, or the
-            width is one at which transformers leaves a residual out.
+        PretrainedError: transformers has no such padding or head, or computes other residual connections at this width.
     """
     options = {f.name: options.get(f.name, f.default) for f in dataclasses.fields(efficientnet.EfficientNet) if f.init}
     _check_residuals(options)
@@ -157,12 +158,15 @@ def write(
         )
     if head is not None and set(head) != {"classifier"}:
         raise PretrainedError(
-            "transformers' EfficientNet has a linear head and no other: train with a config that has it "
+            "transformers' EfficientNet supports only a linear head: train with a config that has one "
             "(configs/efficientnet.py), or export with --format=stablehlo."
         )
     if options["same_padding"] == "tf":
-        logging.warning("transformers pads as TensorFlow does even sizes: logits are equal for inputs of 32·n × 32·m")
-    config = {"model_type": "efficientnet", "architectures": ["EfficientNetModel"], "num_channels": 3} | _FIXED
+        logging.warning(
+            "transformers pads all sizes as TensorFlow pads even ones: logits are equal for inputs of 32·n × 32·m"
+        )
+    config: dict[str, Any] = {"model_type": "efficientnet", "architectures": ["EfficientNetModel"], "num_channels": 3}
+    config |= _FIXED
     config |= {
         "width_coefficient": options["width_coefficient"],
         "depth_coefficient": options["depth_coefficient"],
@@ -180,7 +184,7 @@ def write(
         config |= {"architectures": ["EfficientNetForImageClassification"]} | huggingface.label_maps(labels, classes)
     tree = {name: variables[name] for name in ("params", "batch_stats")}
     arrays = huggingface.to_torch(tree, _published_name("transformers", prefix, options))
-    # Dense kernels of ours are 1×1 convolutions there, except the classifier's.
+    # Our dense kernels are 1×1 convolutions in transformers, except that of the classifier.
     arrays = {n: a[..., None, None] if a.ndim == 2 and n != "classifier.weight" else a for n, a in arrays.items()}
     stem = arrays[prefix + "embeddings.convolution.weight"]
     if stem.shape[1] == 1:
@@ -193,17 +197,18 @@ def write(
 
 
 def _options(
-    source: str, arrays: Mapping[str, np.ndarray], config: Mapping[str, Any], path: pathlib.Path, what: str
+    source: str, arrays: Mapping[str, np.ndarray], config: Mapping[str, Any], path: pathlib.Path, origin: str
 ) -> tuple[dict[str, Any], float]:
-    """The encoder's fields, and the head's dropout."""
+    """The fields of the encoder, and the dropout of the head."""
     if source == "transformers":
-        for name, ours in _FIXED.items():
-            if config.get(name, ours) != ours:
+        for name, value in _FIXED.items():
+            if config.get(name, value) != value:
                 raise PretrainedError(
-                    f"{what} has {name}={config[name]!r}, where EfficientNet-B0 to B7 have {ours!r}: use one of those."
+                    f"{origin} has {name}={config[name]!r}, where EfficientNet-B0 to B7 have {value!r}: use one of"
+                    " those."
                 )
         if not config:
-            raise PretrainedError(f"{what} has transformers' names but no {huggingface.CONFIG}: give the directory.")
+            raise PretrainedError(f"{origin} has transformers' names but no {huggingface.CONFIG}: give the directory.")
         options = {
             "width_coefficient": config.get("width_coefficient"),
             "depth_coefficient": config.get("depth_coefficient"),
@@ -213,24 +218,24 @@ def _options(
             "symmetric_blocks": config.get("depthwise_padding", ()),
             "drop_connect_rate": config.get("drop_connect_rate", 0.2),
         }
-        check_options(efficientnet.EfficientNet, options, f"{what}/{huggingface.CONFIG}")
+        check_options(efficientnet.EfficientNet, options, f"{origin}/{huggingface.CONFIG}")
         _check_residuals(options)
         options |= {"symmetric_blocks": tuple(options["symmetric_blocks"]), "in_channels": 1}
         return options, config.get("dropout_rate", 0.5)
-    variant = _variant(arrays, source, what)
+    variant = _variant(arrays, source, origin)
     width, depth, dropout = efficientnet.VARIANTS[variant]
     options = {"width_coefficient": width, "depth_coefficient": depth, "symmetric_blocks": (), "drop_connect_rate": 0.2}
-    if source == "timm" and "tf_efficientnet" in f"{config.get('architecture', '')} {path} {what}":
+    if source == "timm" and "tf_efficientnet" in f"{config.get('architecture', '')} {path} {origin}":
         return {**options, **_TENSORFLOW, "same_padding": "tf", "in_channels": 1}, dropout
     constants = _TENSORFLOW if source == "torchvision" and variant >= 5 else _TORCH
     return {**options, **constants, "same_padding": "torch", "in_channels": 1}, dropout
 
 
 def _check_residuals(options: Mapping[str, Any]) -> None:
-    """Raises PretrainedError for a network that transformers computes otherwise.
+    """Raises PretrainedError for a network with a residual connection that transformers does not have.
 
-    It gives the first block of a stage no residual, whatever its widths; the paper does where they are equal. From B0
-    to B7 they never are, but below a width coefficient of 0.3 they are.
+    In transformers, the first block of a stage never has one. In the paper it has one if its widths are equal, which
+    occurs below a width coefficient of 0.3, but not in B0 to B7.
     """
     blocks = efficientnet.layout(options["width_coefficient"], options["depth_coefficient"])
     if any(block.residual and block.position == 0 for block in blocks):
@@ -240,30 +245,30 @@ def _check_residuals(options: Mapping[str, Any]) -> None:
         )
 
 
-def _variant(arrays: Mapping[str, np.ndarray], source: str, what: str) -> int:
-    """Which of B0 to B7 a state dict without a config is: by the width of stem and top, and the number of blocks."""
+def _variant(arrays: Mapping[str, np.ndarray], source: str, origin: str) -> int:
+    """Index of the variant, B0 to B7, of a state dict: by the widths of stem and top and the number of blocks."""
     stem, top = ("conv_stem", "conv_head") if source == "timm" else ("features.0.0", "features.8.0")
     pattern = re.compile(r"(?:features|blocks)\.(\d+\.\d+)\.(?:block|conv_dw)\.")
     blocks = len({match[1] for name in arrays if (match := pattern.match(name))})
-    # Of no dimension, or not there at all: 0 channels.
-    found = [[*arrays.get(f"{name}.weight", np.zeros(())).shape, 0][0] for name in (stem, top)] + [blocks]
+    # Arrays that are missing or scalar count as 0 channels.
+    sizes = [[*arrays.get(f"{name}.weight", np.zeros(())).shape, 0][0] for name in (stem, top)] + [blocks]
     for variant, (width, depth, _) in enumerate(efficientnet.VARIANTS):
         layout = efficientnet.layout(width, depth)
-        if found == [layout[0].inputs, efficientnet.top_width(width), len(layout)]:
+        if sizes == [layout[0].inputs, efficientnet.top_width(width), len(layout)]:
             return variant
     raise PretrainedError(
-        f"{what} is none of EfficientNet-B0 to B7 (stem of {found[0]}, top of {found[1]} channels, {found[2]} blocks): "
-        "use a checkpoint of one of those, whole."
+        f"{origin} is none of EfficientNet-B0 to B7 (stem of {sizes[0]}, top of {sizes[1]} channels, {sizes[2]} "
+        "blocks): use a complete checkpoint of one of those."
     )
 
 
-def _flat(array: np.ndarray) -> np.ndarray:
-    """A 1×1 convolution as the matrix that it is; anything else as it is."""
+def _as_matrix(array: np.ndarray) -> np.ndarray:
+    """Converts the kernel of a 1×1 convolution to a matrix. Returns other arrays unchanged."""
     return array[..., 0, 0] if array.ndim == 4 and array.shape[2:] == (1, 1) else array
 
 
-def _published_name(source: str, prefix: str, options: Mapping[str, Any]):
-    """The function from a path in our tree to the name of that array in the source's state dict."""
+def _published_name(source: str, prefix: str, options: Mapping[str, Any]) -> Callable[[huggingface.Path], str]:
+    """A function: path of a variable → name in the state dict of the source."""
     blocks = efficientnet.layout(options["width_coefficient"], options["depth_coefficient"])
 
     def name(path: huggingface.Path) -> str:
@@ -287,14 +292,14 @@ def _published_name(source: str, prefix: str, options: Mapping[str, Any]):
 
 
 def _torchvision_block(inner: str, expands: bool) -> str:
-    """Numbered in the order of the block; without an expansion the numbers start at the depthwise convolution."""
+    """Modules are numbered in the order of the block. Without expansion, the depthwise convolution has number 0."""
     module, layer = inner.split("/")
     number = ("expand", "depthwise", "se", "project").index(module) - (0 if expands else 1)
     return f"{number}.{({'conv': '0', 'norm': '1', 'reduce': 'fc1', 'expand': 'fc2'})[layer]}"
 
 
 def _timm_block(inner: str, expands: bool) -> str:
-    """Named by role, but the norms are numbered, and a block without an expansion projects with `conv_pw`."""
+    """Convolutions are named by role, norms are numbered. The projection is `conv_pw` in blocks without expansion."""
     module, layer = inner.split("/")
     if module == "se":
         return f"se.conv_{layer}"
@@ -304,7 +309,7 @@ def _timm_block(inner: str, expands: bool) -> str:
 
 
 def _shapes(options: Mapping[str, Any], classes: int | None) -> dict[str, Any]:
-    """The variables of the model that the options name, as shapes."""
+    """Shapes of the variables of a model."""
     model = Classifier(efficientnet.EfficientNet(**options), heads.Linear(classes or 1))
     shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 32, 32), jnp.float32))
     params = shapes["params"] if classes is not None else {"encoder": shapes["params"]["encoder"]}

@@ -1,7 +1,7 @@
-"""HuBERT checkpoints of transformers: a directory or a hub id, in both directions.
+"""Reading and writing of HuBERT checkpoints of transformers.
 
 Read: ntu-spml/distilhubert (the encoder alone), fine-tuned `HubertForSequenceClassification`s such as
-sanchit-gandhi/distilhubert-finetuned-gtzan, and other HuBERTs with GroupNorm and post-norm layers (base).
+sanchit-gandhi/distilhubert-finetuned-gtzan, and other HuBERT models with GroupNorm and post-norm layers (base).
 Written: a directory that `HubertForSequenceClassification` and `AutoFeatureExtractor` load.
 """
 
@@ -18,10 +18,10 @@ import numpy as np
 from esc_jax.models import heads, hubert
 from esc_jax.models.encoder import Classifier
 from esc_jax.pretrained import huggingface
-from esc_jax.pretrained.checkpoint import Pretrained, PretrainedError, check_options
+from esc_jax.pretrained.published import PretrainedError, PublishedCheckpoint, check_options
 
-# Fields of `models.hubert.Hubert` that config.json has under the same name, with what transformers takes where it
-# is silent (`HubertConfig`). `weighted_layer_sum` and `mask_embedding` follow from the arrays and the config.
+# Fields of `models.hubert.Hubert` that config.json has under the same name, with the defaults of `HubertConfig` in
+# transformers. `weighted_layer_sum` and `mask_embedding` follow from the arrays.
 _FIELDS = {
     "hidden_size": 768,
     "num_hidden_layers": 12,
@@ -41,7 +41,7 @@ _FIELDS = {
     "activation_dropout": 0.1,
     "layerdrop": 0.1,
 }
-# What our encoder is, where transformers has a choice.
+# Settings of transformers that our encoder supports with one value only.
 _FIXED = {
     "hidden_act": "gelu",
     "feat_extract_activation": "gelu",
@@ -68,47 +68,49 @@ _LAYER_NAMES = {
 _LEAF_NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 
 
-def read(path_or_hub_id: str | os.PathLike) -> Pretrained:
-    """A HuBERT of transformers, with its head where it has one.
+def read(path_or_hub_id: str | os.PathLike) -> PublishedCheckpoint:
+    """Reads a HuBERT of transformers, with its head if it has one.
 
     Args:
         path_or_hub_id: a directory with config.json and model.safetensors (or pytorch_model.bin), or a hub id.
+
     Raises:
-        PretrainedError: one sentence on what is wrong and what to do.
+        PretrainedError: it is no HuBERT of this kind, or an array is missing, unused or of another shape.
     """
-    directory = huggingface.find(path_or_hub_id)
+    directory = huggingface.resolve(path_or_hub_id)
     config = huggingface.read_json(directory, huggingface.CONFIG)
-    what = str(path_or_hub_id)
+    source = str(path_or_hub_id)
     if config.get("model_type") != "hubert":
         raise PretrainedError(
-            f"{what} is a {config.get('model_type', 'checkpoint of no named')} model, not a hubert: set model.name to "
-            "what it is."
+            f"{source} is a model of type {config.get('model_type', 'unknown')}, not hubert: set model.name to its "
+            "architecture."
         )
-    for name, ours in _FIXED.items():
-        if config.get(name, ours) != ours:
+    for name, value in _FIXED.items():
+        if config.get(name, value) != value:
             raise PretrainedError(
-                f"{what} has {name}={config[name]!r}, and only {ours!r} works here: use DistilHuBERT or HuBERT base."
+                f"{source} has {name}={config[name]!r}, and only {value!r} is supported: use DistilHuBERT or HuBERT "
+                "base."
             )
     arrays = {_current_name(name): array for name, array in huggingface.read_arrays(directory).items()}
     classes = arrays["classifier.bias"].size if "classifier.bias" in arrays else None
     options = {name: _plain(config.get(name, default)) for name, default in _FIELDS.items()}
     options["weighted_layer_sum"] = "layer_weights" in arrays
     options["mask_embedding"] = "hubert.masked_spec_embed" in arrays
-    check_options(hubert.Hubert, options, f"{what}/{huggingface.CONFIG}")
+    check_options(hubert.Hubert, options, f"{source}/{huggingface.CONFIG}")
     head = {"name": "projected", "width": config.get("classifier_proj_size", 256)}
-    check_options(heads.Projected, {"classes": 1, "width": head["width"]}, f"{what}/{huggingface.CONFIG}")
+    check_options(heads.Projected, {"classes": 1, "width": head["width"]}, f"{source}/{huggingface.CONFIG}")
     if classes is not None:
         head["classes"] = classes
-    variables = huggingface.to_flax(_shapes(options, head), arrays, _published_name, what)
+    variables = huggingface.to_flax(_shapes(options, head), arrays, _published_name, source)
     if options["mask_embedding"]:
-        logging.info("%s: hubert.masked_spec_embed is kept and not used (no SpecAugment inside the encoder)", what)
-    return Pretrained(
+        logging.info("%s: hubert.masked_spec_embed is kept and not used (no SpecAugment inside the encoder)", source)
+    return PublishedCheckpoint(
         architecture="hubert",
         options=options,
         variables=variables,
         head=head,
         frontend=_frontend(huggingface.read_json(directory, huggingface.PREPROCESSOR)),
-        labels=None if classes is None else huggingface.read_labels(config, classes, what),
+        labels=None if classes is None else huggingface.read_labels(config, classes, source),
     )
 
 
@@ -119,27 +121,30 @@ def write(
     labels: Iterable[str] | None,
     frontend: Mapping[str, Any],
 ) -> None:
-    """Writes a directory that transformers loads: the inverse of `read`.
+    """Writes a directory that transformers can load: the inverse of `read`.
 
     Args:
-        directory: made where needed.
-        variables: {"params": {"encoder": …, "head": … or absent}} of a `Classifier(Hubert, Projected)`.
-        options: the encoder's fields; those that say how to compute (dtype, remat) are left out.
+        directory: is created if it does not exist.
+        variables: {"params": {"encoder": …, "head": … (optional)}} of a `Classifier(Hubert, Projected)`.
+        options: the encoder's fields. Those of the computation (dtype, remat) are ignored.
         labels: class names in the order of the logits, or None.
         frontend: {"name": "raw", its fields}.
+
+    Raises:
+        PretrainedError: transformers has no such frontend or head.
     """
     params = variables["params"]
     head = params.get("head")
     if frontend.get("name") != "raw" or (head is not None and set(head) != {"projector", "classifier"}):
         raise PretrainedError(
-            "transformers' HubertForSequenceClassification has the raw frontend and the projected head and no other: "
-            "train with a config that has both, model.head.name=projected and frontend.name=raw "
+            "transformers' HubertForSequenceClassification supports only the raw frontend and the projected head: "
+            "train with model.head.name=projected and frontend.name=raw "
             "(configs/distilhubert.py), or export with --format=stablehlo."
         )
-    config = {"model_type": "hubert", "architectures": ["HubertModel"]}
+    config: dict[str, Any] = {"model_type": "hubert", "architectures": ["HubertModel"]}
     config |= {name: _plain(options.get(name, getattr(hubert.Hubert, name))) for name in _FIELDS} | _FIXED
-    # transformers makes the vector for masked frames where a masking rate is positive, and masks in training only if
-    # told to.
+    # transformers creates the vector for masked frames if a masking rate is positive, and masks frames in training only
+    # with apply_spec_augment.
     config |= {"apply_spec_augment": False, "mask_time_prob": 0.05 if "mask_embedding" in params["encoder"] else 0.0}
     config["use_weighted_layer_sum"] = "layer_weights" in params["encoder"]
     if head is not None:
@@ -162,7 +167,7 @@ def write(
 
 
 def _current_name(name: str) -> str:
-    """The name that transformers writes today: with the prefix, and weight norm as a parametrization."""
+    """The name in current versions of transformers: with a prefix, and weight norm as a parametrization."""
     if not name.startswith(("hubert.", "projector.", "classifier.")) and name != "layer_weights":
         name = "hubert." + name
     name = name.replace(_POSITION + "weight_g", _POSITION + "parametrizations.weight.original0")
@@ -170,7 +175,7 @@ def _current_name(name: str) -> str:
 
 
 def _published_name(path: huggingface.Path) -> str:
-    """("params", "encoder", "layer_0", "attention", "query", "kernel") → its name in the checkpoint."""
+    """Path of a variable, such as ("params", "encoder", "layer_0", "attention", "query", "kernel") → published name."""
     _, part, *inner, leaf = path
     if part == "head":
         return ".".join([*inner, _LEAF_NAMES[leaf]])
@@ -188,14 +193,14 @@ def _published_name(path: huggingface.Path) -> str:
 
 
 def _shapes(options: dict[str, Any], head: dict[str, Any]) -> dict[str, Any]:
-    """The variables of the model that the options name, as shapes: {"params": {"encoder": …, "head": …}}."""
+    """Shapes of the variables of a model: {"params": {"encoder": …, "head": …}}."""
     model = Classifier(hubert.Hubert(**options), heads.Projected(head.get("classes", 1), head["width"]))
     shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 400), jnp.float32))
     return shapes if "classes" in head else {"params": {"encoder": shapes["params"]["encoder"]}}
 
 
 def _frontend(preprocessor: Mapping[str, Any]) -> dict[str, Any]:
-    """Where nothing is said, what `Wav2Vec2FeatureExtractor` takes."""
+    """The frontend of a preprocessor_config.json, with the defaults of `Wav2Vec2FeatureExtractor`."""
     return {
         "name": "raw",
         "sample_rate": preprocessor.get("sampling_rate", 16000),
@@ -204,4 +209,5 @@ def _frontend(preprocessor: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    """Lists become tuples."""
     return tuple(value) if isinstance(value, (list, tuple)) else value

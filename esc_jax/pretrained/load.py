@@ -55,7 +55,7 @@ def load_published(path: str, sample_rate: int | None = None, clip_s: float = 5.
             "data": {
                 "sample_rate": merge.sample_rate(checkpoint, sample_rate),
                 "clip_s": clip_s,
-                "mask_padding": checkpoint.architecture in registry.MASKING,
+                "mask_padding": checkpoint.architecture in registry.PADDING_MASK_MODELS,
             },
         }
     )

@@ -1,4 +1,4 @@
-"""Published weights into a model: strictly, or not at all."""
+"""Initialization of models with published weights. Every array must fit."""
 
 from collections.abc import Mapping, Sequence
 import copy
@@ -10,14 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from esc_jax.pretrained import huggingface
-from esc_jax.pretrained.checkpoint import Pretrained, PretrainedError
-from esc_jax.pretrained.registry import DIRECTORIES, FILES, READERS
+from esc_jax.pretrained.published import PretrainedError, PublishedCheckpoint
+from esc_jax.pretrained.registry import DIRECTORY_ONLY, FILE_ONLY, READERS
 
 _OPTIONAL = {"layer_weights"}  # of HuBERT's weighted layer sum
 
 
-def read(architecture: str, path: str) -> Pretrained:
-    """The checkpoint at `path` (or of a hub id), which must be of `architecture`. Raises PretrainedError."""
+def read(architecture: str, path: str) -> PublishedCheckpoint:
+    """Reads a checkpoint of a known architecture.
+
+    Args:
+        architecture: `model.name` of a config.
+        path: file, folder or hub id.
+
+    Raises:
+        PretrainedError: the checkpoint cannot be read, or the architecture has no published checkpoints.
+    """
     if architecture not in READERS:
         raise PretrainedError(
             f"model.pretrained: no published checkpoints are known for model.name={architecture};"
@@ -26,56 +34,71 @@ def read(architecture: str, path: str) -> Pretrained:
     return READERS[architecture](path)
 
 
-def identify(path: str) -> Pretrained:
-    """The checkpoint at `path` (or of a hub id), of whichever architecture it is. Raises PretrainedError."""
-    place = huggingface.find(path)
-    others = FILES if place.is_dir() else DIRECTORIES
-    refusals = []
-    for architecture in (name for name in READERS if name not in others):
+def identify(path: str) -> PublishedCheckpoint:
+    """Reads a checkpoint of any architecture.
+
+    Args:
+        path: file, folder or hub id.
+
+    Raises:
+        PretrainedError: no reader can read it. The message contains the reason of each reader.
+    """
+    local_path = huggingface.resolve(path)
+    excluded = FILE_ONLY if local_path.is_dir() else DIRECTORY_ONLY
+    reasons = []
+    for architecture in (name for name in READERS if name not in excluded):
         try:
             return READERS[architecture](path)
         except PretrainedError as error:
-            refusals.append(f"as {architecture}, {str(error).rstrip('.')}")
-    huggingface.load(place)  # what nobody can read is said here, and not once by every reader
-    raise PretrainedError(f"{path} is no checkpoint that is known here: {'; '.join(refusals)}")
+            reasons.append(f"as {architecture}, {str(error).rstrip('.')}")
+    huggingface.load(local_path)  # raises the error of a damaged file once, instead of once per reader
+    raise PretrainedError(f"{path} is not a known checkpoint: {'; '.join(reasons)}")
 
 
-def sample_rate(found: Pretrained, asked: int | None = None) -> int:
-    """Hz that the encoder was trained at, or else what is asked for. Raises PretrainedError where neither says."""
-    rate = found.frontend.get("sample_rate", asked)
-    if rate is None or (asked and asked != rate):
-        said = f"was trained at {rate} Hz" if rate else "was trained at no sample rate: choose one"
-        raise PretrainedError(f"the {found.architecture} checkpoint {said}")
+def sample_rate(checkpoint: PublishedCheckpoint, requested: int | None = None) -> int:
+    """The sample rate in Hz at which a checkpoint was trained, or else the requested one.
+
+    Raises:
+        PretrainedError: both are known and differ, or neither is.
+    """
+    rate = checkpoint.frontend.get("sample_rate", requested)
+    if rate is None or (requested and requested != rate):
+        problem = f"was trained at {rate} Hz" if rate else "has no sample rate: choose one"
+        raise PretrainedError(f"the {checkpoint.architecture} checkpoint {problem}")
     return rate
 
 
-def with_checkpoint_options(config, found: Pretrained):
-    """A copy of a config in which the encoder and the frontend are those of the checkpoint, but for `model.keep`.
+def with_checkpoint_options(config: Any, checkpoint: PublishedCheckpoint) -> Any:
+    """A copy of a config with the encoder and frontend of a checkpoint, except the options in `model.overrides`.
 
     Raises:
-        PretrainedError: the config's sample rate is not the one the encoder was trained at, or `model.keep` names
+        PretrainedError: the config's sample rate differs from that of the checkpoint, or `model.overrides` names
             something else than an option of the encoder or frontend.
     """
     config = copy.deepcopy(config)
-    frontend = dict(found.frontend)
+    frontend = dict(checkpoint.frontend)
     rate = frontend.pop("sample_rate", config.data.sample_rate)
     if rate != config.data.sample_rate:
         raise PretrainedError(
             f"config.data.sample_rate={config.data.sample_rate}, and the checkpoint was trained at {rate} Hz:"
             f" set config.data.sample_rate={rate}"
         )
-    same = config.frontend.get("name") == frontend["name"]
-    brought = {"encoder": dict(found.options), "frontend": frontend}
-    ours = {"encoder": config.model.encoder, "frontend": config.frontend if same else {}}
+    same_frontend = config.frontend.get("name") == frontend["name"]
+    published = {"encoder": dict(checkpoint.options), "frontend": frontend}
+    configured = {"encoder": config.model.encoder, "frontend": config.frontend if same_frontend else {}}
     for key in config.model.overrides:
         part, _, name = str(key).partition(".")
-        if name not in ours.get(part, {}):
-            known = [f"{part}.{name}" for part, options in ours.items() for name in options if name != "name"]
-            raise PretrainedError(f"config.model.overrides: there is no {key} to keep; there are {', '.join(known)}")
-        brought[part].pop(name, None)
+        if name not in configured.get(part, {}):
+            known = [f"{part}.{name}" for part, options in configured.items() for name in options if name != "name"]
+            raise PretrainedError(
+                f"config.model.overrides: there is no option {key}; the options are {', '.join(known)}"
+            )
+        published[part].pop(name, None)
     with config.unlocked():
-        config.model.encoder.update(brought["encoder"])
-        config.frontend = {**config.frontend.to_dict(), **brought["frontend"]} if same else brought["frontend"]
+        config.model.encoder.update(published["encoder"])
+        config.frontend = (
+            {**config.frontend.to_dict(), **published["frontend"]} if same_frontend else published["frontend"]
+        )
     return config
 
 
@@ -83,44 +106,62 @@ def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
     return {"/".join(path): leaf for path, leaf in traverse_util.flatten_dict(dict(tree)).items()}
 
 
-def merge(variables: Mapping[str, Any], found: Pretrained, classes: Sequence[str] = ()) -> dict[str, Any]:
-    """`variables` with the encoder of the checkpoint; its head too, where that tells the same classes apart.
+def _unflat(flat: Mapping[str, Any]) -> dict[str, Any]:
+    return traverse_util.unflatten_dict({tuple(key.split("/")): jnp.asarray(leaf) for key, leaf in flat.items()})
+
+
+def merge(variables: Mapping[str, Any], checkpoint: PublishedCheckpoint, classes: Sequence[str] = ()) -> dict[str, Any]:
+    """Replaces the encoder of initialized variables by that of a checkpoint, and the head if its classes are the same.
 
     Args:
-        variables: {"params": {"encoder", "head"}, "batch_stats"}, as the model initialises them.
-        found: what a reader gave.
-        classes: of the model, in the order of its logits. A published head with the same ones is put in this order;
-            without published labels, or without `classes`, the same shapes are enough.
+        variables: {"params": {"encoder", "head"}, "batch_stats"}, as initialized.
+        checkpoint: to be merged.
+        classes: of the model, in the order of its logits. A published head with the same classes is permuted to this
+            order. Without `classes`, or if the checkpoint has no labels, the head is used if its shapes are equal.
 
     Raises:
-        PretrainedError: an array of the checkpoint has no place, a parameter of the encoder no array, or a shape
-            differs; with all the names.
+        PretrainedError: the encoder has other arrays than the checkpoint, or other shapes. The message lists them.
     """
     merged = {collection: dict(tree) for collection, tree in variables.items()}
     for collection in merged:
-        ours = _flat(merged[collection].get("encoder", {}))
-        theirs = _flat(found.variables.get(collection, {}).get("encoder", {}))
-        # What the published model has only as an option, and the config switched on, starts as initialised.
-        theirs |= {k: ours[k] for k in _OPTIONAL & (ours.keys() - theirs.keys())}
-        surplus, missing = sorted(theirs.keys() - ours.keys()), sorted(ours.keys() - theirs.keys())
-        shapes = [k for k in sorted(ours.keys() & theirs.keys()) if ours[k].shape != theirs[k].shape]
-        if surplus or missing or shapes:
-            parts = [("not in the model", surplus), ("not in the checkpoint", missing), ("of another shape", shapes)]
-            said = "; ".join(f"{what}: {', '.join(names)}" for what, names in parts if names)
-            raise PretrainedError(f"model.pretrained: the checkpoint does not fit the encoder ({collection}): {said}")
-        if ours:
-            filled = {tuple(k.split("/")): jnp.asarray(v) for k, v in theirs.items()}
-            merged[collection]["encoder"] = traverse_util.unflatten_dict(filled)
-    ours = _flat(merged["params"]["head"])
-    theirs = _flat(found.variables["params"].get("head", {}))
-    if found.labels and classes:
-        order = [found.labels.index(name) for name in classes if name in found.labels]
-        if len(order) != len(classes) or len(order) != len(found.labels):
-            return merged
-        theirs = {k: np.asarray(v)[..., order] if k.startswith("classifier/") else v for k, v in theirs.items()}
-    if {k: v.shape for k, v in ours.items()} == {k: np.shape(v) for k, v in theirs.items()}:
-        filled = {tuple(k.split("/")): jnp.asarray(v) for k, v in theirs.items()}
-        merged["params"]["head"] = traverse_util.unflatten_dict(filled)
-        if classes and not found.labels:
-            logging.warning("the checkpoint's head names no classes: they are taken to be in the order of the data's")
+        initial = _flat(merged[collection].get("encoder", {}))
+        published = _flat(checkpoint.variables.get(collection, {}).get("encoder", {}))
+        # Parameters of an option that the config turns on keep their initial values.
+        published |= {k: initial[k] for k in _OPTIONAL & (initial.keys() - published.keys())}
+        _check_arrays(initial, published, collection)
+        if initial:
+            merged[collection]["encoder"] = _unflat(published)
+    head = _published_head(checkpoint, classes)
+    shapes = {name: np.shape(array) for name, array in _flat(merged["params"]["head"]).items()}
+    if head is not None and {name: np.shape(array) for name, array in head.items()} == shapes:
+        merged["params"]["head"] = _unflat(head)
+        if classes and not checkpoint.labels:
+            logging.warning(
+                "the checkpoint has no class names: its logits are assumed to be in the order of the classes"
+            )
     return merged
+
+
+def _check_arrays(initial: Mapping[str, Any], published: Mapping[str, Any], collection: str) -> None:
+    """Raises PretrainedError if two flat trees differ in their names or shapes."""
+    problems = {
+        "not in the model": sorted(published.keys() - initial.keys()),
+        "not in the checkpoint": sorted(initial.keys() - published.keys()),
+        "of another shape": sorted(
+            k for k in initial.keys() & published.keys() if initial[k].shape != published[k].shape
+        ),
+    }
+    if any(problems.values()):
+        details = "; ".join(f"{problem}: {', '.join(names)}" for problem, names in problems.items() if names)
+        raise PretrainedError(f"model.pretrained: the checkpoint does not fit the encoder ({collection}): {details}")
+
+
+def _published_head(checkpoint: PublishedCheckpoint, classes: Sequence[str]) -> dict[str, Any] | None:
+    """The head of a checkpoint with its classes in this order; None if it has other classes."""
+    head = _flat(checkpoint.variables["params"].get("head", {}))
+    if not (checkpoint.labels and classes):
+        return head
+    if sorted(checkpoint.labels) != sorted(classes):
+        return None
+    order = [checkpoint.labels.index(name) for name in classes]
+    return {k: np.asarray(v)[..., order] if k.startswith("classifier/") else v for k, v in head.items()}

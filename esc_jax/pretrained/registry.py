@@ -1,11 +1,15 @@
-"""Readers of published checkpoints, by architecture."""
+"""Readers of published checkpoints by architecture."""
+
+from collections.abc import Callable
 
 from esc_jax.pretrained import beats, efficientat, efficientnet, hubert
+from esc_jax.pretrained.published import PublishedCheckpoint
 
-READERS = {
+READERS: dict[str, Callable[[str], PublishedCheckpoint]] = {
     "beats": beats.read,
     "efficientat": efficientat.read,
     "efficientnet": efficientnet.read,
     "hubert": hubert.read,
 }
-FILES, DIRECTORIES = ("beats", "efficientat"), ("hubert",)  # published as these alone
+FILE_ONLY = ("beats", "efficientat")  # published as files, never as directories
+DIRECTORY_ONLY = ("hubert",)

@@ -1,6 +1,6 @@
-"""Files written by `torch.save`, opened without running anything in them: tensors become numpy arrays.
+"""Reading of files written by `torch.save`, without executing code in them. Tensors become numpy arrays.
 
-The only module that imports torch, and only when a file is opened.
+This is the only module that imports torch, and only when it opens a file.
 """
 
 import os
@@ -10,56 +10,59 @@ import zipfile
 
 import numpy as np
 
-from esc_jax.pretrained.checkpoint import PretrainedError
+from esc_jax.pretrained.published import PretrainedError
 
 _ZIP = b"PK\x03\x04"
 
 
 def load_torch(path: str | os.PathLike) -> Any:
-    """What a `.pt` file holds: nested dicts, lists and tuples with numpy arrays in the place of tensors.
+    """Reads a `.pt` file. Nothing in it is executed: torch's `weights_only` unpickler builds tensors and containers.
 
-    Floating-point tensors narrower than float32 (float16, bfloat16) come back as float32, which holds them exactly;
-    integers, float32 and float64 keep their type. Strings, numbers and None are left alone.
+    Float16 and bfloat16 tensors are returned as float32, which represents them exactly. Integers, float32 and float64
+    keep their type.
 
     Args:
-        path: the file, in torch's zip format or the older pickle format.
+        path: a file in torch's zip format or the older pickle format.
+
     Returns:
-        The object saved, e.g. {"cfg": {...}, "model": {name: array}}.
+        The saved object with numpy arrays instead of tensors, e.g. {"cfg": {…}, "model": {name: array}}.
+
     Raises:
-        PretrainedError: one sentence on why the file cannot be used and what to do. Nothing in a file is executed:
-            torch's `weights_only` unpickler builds tensors and plain containers and refuses anything else.
+        PretrainedError: the file cannot be read, is damaged, or contains more than tensors and containers.
     """
     path = pathlib.Path(path)
     start = _first_bytes(path)
     try:
         import torch
     except ImportError as error:
-        raise PretrainedError(f"Reading {path} needs torch: pip install -r requirements-torch.txt.") from error
+        raise PretrainedError(f'Reading {path} needs torch: pip install "esc-jax[torch]".') from error
     try:
-        if start.startswith(_ZIP):  # whose checksums torch does not look at
+        if start.startswith(_ZIP):  # torch does not verify the checksums
             with zipfile.ZipFile(path) as file:
-                if spoiled := file.testzip():
-                    raise zipfile.BadZipFile(spoiled)
+                if damaged := file.testzip():
+                    raise zipfile.BadZipFile(damaged)
         return _to_numpy(torch.load(path, map_location="cpu", weights_only=True), torch)
-    except Exception as error:  # Of a cut or foreign file, whatever the byte at which it is noticed brings about.
-        if "GLOBAL " in str(error):  # which torch writes before the name of what it does not let in
+    except Exception as error:  # a truncated or damaged file can cause any exception
+        if "GLOBAL " in str(error):  # precedes the name of a class that torch refuses to load
             raise PretrainedError(
-                f"{path} holds more than weights (Python objects or code), which is never loaded: save its state "
+                f"{path} contains more than weights (Python objects or code), which is never loaded: save its state "
                 "dict alone with `torch.save(model.state_dict(), path)`."
             ) from error
         raise PretrainedError(
-            f"{path} is damaged, truncated or not a torch checkpoint: download it again and compare its size with the "
-            "source's."
+            f"{path} is damaged, truncated or not a torch checkpoint: download it again and compare its size with "
+            "that of the source."
         ) from error
 
 
 def _first_bytes(path: pathlib.Path) -> bytes:
-    """The start of the file, after everything that can be said about it before torch is needed."""
+    """The first bytes of the file. Raises PretrainedError for problems that are visible without torch."""
     try:
         with path.open("rb") as file:
             start = file.read(64)
     except OSError as error:
-        raise PretrainedError(f"{path} cannot be read ({error.strerror}): give a checkpoint's own path.") from error
+        raise PretrainedError(
+            f"{path} cannot be read ({error.strerror}): give the path of a checkpoint file."
+        ) from error
     if not start:
         raise PretrainedError(f"{path} is empty: download it again.")
     if start.startswith(b"version https://git-lfs"):
@@ -70,12 +73,12 @@ def _first_bytes(path: pathlib.Path) -> bytes:
 
 
 def _to_numpy(value: Any, torch: Any) -> Any:
-    """`value` with every tensor replaced; dicts lose their class (OrderedDict → dict), not their order."""
+    """Replaces all tensors in nested containers. Dicts become plain dicts, in the same order."""
     if isinstance(value, torch.Tensor):
         value = value.detach()
         if value.is_floating_point() and value.element_size() < 4:
             value = value.float()
-        return np.array(value.numpy())  # a copy: views of one storage must not stay tied to each other
+        return np.array(value.numpy())  # a copy: tensors may be views of the same storage
     if isinstance(value, dict):
         return {key: _to_numpy(item, torch) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -113,7 +113,7 @@ def augmentations(
     """Waveform and features of a clip under each of several augmentations.
 
     Args:
-        views: name → (time,) waveform, or (frames, bins) features: `augment.compose.gallery`.
+        views: name → (time,) waveform, or (frames, bins) features: `augment.compose.augmentation_examples`.
         sample_rate: Hz.
         frontend: waveform → features.
         path: file to write; None only returns the figure.

@@ -1,4 +1,4 @@
-"""Devices: how a step is mapped over them, placement of arrays, collectives. All of pmap is here."""
+"""Mapping of steps over devices, placement of arrays and collectives. `jax.pmap` is used in this module only."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -15,76 +15,118 @@ import numpy as np
 from esc_jax.errors import UserError
 
 AXIS = "batch"  # the mapped axis of training steps
-_PART = contextvars.ContextVar("part", default=(0, 1))
+_RUNS_AXIS = "runs"  # the mapped axis of `pmap_runs`
+
+Step = Callable[..., tuple[Any, Any]]
+
+# Index of the current part of a device's batch, and the number of parts.
+_ACCUMULATION_PART: contextvars.ContextVar[tuple[int | jax.Array, int]] = contextvars.ContextVar(
+    "accumulation_part", default=(0, 1)
+)
+
+
+class DeviceError(UserError, ValueError):
+    """A batch size that the devices cannot share, or processes that cannot be joined. The message is one sentence."""
 
 
 @contextlib.contextmanager
-def accumulation_part(number: jax.Array, parts: int) -> Iterator[None]:
-    """Inside, a device's examples are the `number`-th of as many equal parts of its batch."""
-    token = _PART.set((number, parts))
+def accumulation_part(number: int | jax.Array, parts: int) -> Iterator[None]:
+    """Context in which a device's examples are one of several equal parts of its batch (gradient accumulation).
+
+    `example_positions` then returns the positions of that part.
+
+    Args:
+        number: index of the part, from 0. May be traced.
+        parts: number of parts.
+    """
+    token = _ACCUMULATION_PART.set((number, parts))
     try:
         yield
     finally:
-        _PART.reset(token)
+        _ACCUMULATION_PART.reset(token)
 
 
 def example_positions(rows: int) -> jax.Array:
-    """(rows,) positions of this device's examples in the global batch; 0 … rows − 1 outside a mapped step."""
-    number, parts = _PART.get()
+    """Positions of this device's examples in the global batch.
+
+    Args:
+        rows: number of examples of this device, or of the current part of them.
+
+    Returns:
+        (rows,) integers. Outside a mapped step: 0 … rows − 1.
+    """
+    number, parts = _ACCUMULATION_PART.get()
+    first: int | jax.Array
     try:
         first = jax.lax.axis_index(AXIS) * rows * parts
-    except NameError:  # no such axis: not mapped
+    except NameError:  # the axis does not exist: the step is not mapped
         first = 0
     return first + number * rows + jnp.arange(rows)
 
 
 def example_keys(key: jax.Array, rows: int) -> jax.Array:
-    """(rows,) a key for each of this device's examples, from its position in the global batch."""
+    """One PRNG key for each of this device's examples, derived from its position in the global batch.
+
+    The same example thus gets the same key on any number of devices.
+
+    Args:
+        key: PRNG key, the same on all devices.
+        rows: as for `example_positions`.
+
+    Returns:
+        (rows,) keys.
+    """
     return jax.vmap(jax.random.fold_in, (None, 0))(key, example_positions(rows))
 
 
-_RUNS = "runs"  # the axis of devices over which whole runs are spread
+def replicate(tree: Any, devices: int | None = None) -> Any:
+    """Copies arrays to all devices of this process, as mapped steps expect and return them.
 
-
-class DeviceError(UserError, ValueError):
-    """A batch or a machine that doesn't fit. The message is one sentence."""
-
-
-def replicate(tree, devices: int | None = None):
-    """Arrays on all devices of this process, or the first few of them: where a mapped step takes and leaves them."""
+    Args:
+        tree: of arrays.
+        devices: use only the first few devices; None: all.
+    """
     sharding = NamedSharding(Mesh(np.array(jax.local_devices()[:devices]), (AXIS,)), PartitionSpec())
     return jax.device_put(tree, sharding)
 
 
-def to_global(tree):
-    """Arrays of this process, the same in all of them → arrays of them together, as orbax wants them."""
+def to_global(tree: Any) -> Any:
+    """Converts arrays that are equal in all processes into global arrays, which Orbax requires."""
     if jax.process_count() == 1:
         return tree
     mesh = Mesh(np.array(jax.devices()), (AXIS,))
     return multihost_utils.host_local_array_to_global_array(replicate(tree), mesh, PartitionSpec())
 
 
-def to_host_local(tree):
-    """The opposite of `shared`."""
+def to_host_local(tree: Any) -> Any:
+    """Inverse of `to_global`."""
     if jax.process_count() == 1:
         return tree
     mesh = Mesh(np.array(jax.devices()), (AXIS,))
     return multihost_utils.global_array_to_host_local_array(tree, mesh, PartitionSpec())
 
 
-def to_device(tree):
-    """Arrays of the host → arrays that a program finds on the device.
+def to_device(tree: Any) -> Any:
+    """Copies arrays from the host to the default device.
 
-    On CPU they are there when this returns: a program whose inputs are on their way runs in a thread of its own, and
-    such a thread's memory is not kept (see `training.heap`).
+    On CPU the copies are complete on return. XLA runs a program whose inputs are still being copied in a thread of its
+    own, and glibc does not reuse the memory of such threads (see `runtime.memory`).
     """
-    placed = jax.device_put(tree)
-    return jax.block_until_ready(placed) if jax.default_backend() == "cpu" else placed
+    arrays = jax.device_put(tree)
+    return jax.block_until_ready(arrays) if jax.default_backend() == "cpu" else arrays
 
 
 def check_batch_size(key: str, batch_size: int, accumulate: int = 1) -> None:
-    """Raises DeviceError where a config's global batch does not divide over the devices and the parts each takes it
-    in."""
+    """Checks that a global batch divides over the devices and over the parts of gradient accumulation.
+
+    Args:
+        key: name of the config key, for the message.
+        batch_size: of all devices together.
+        accumulate: number of parts of each device's batch.
+
+    Raises:
+        DeviceError: it does not divide.
+    """
     count = jax.device_count() * accumulate
     if batch_size % count:
         parts = f", each in {accumulate} parts" if accumulate > 1 else ""
@@ -94,72 +136,93 @@ def check_batch_size(key: str, batch_size: int, accumulate: int = 1) -> None:
         )
 
 
-def pmap_step(step: Callable, devices: int | None = None, constants: Any = None) -> Callable:
-    """`step(state, batch, constants) → (state, metrics)` over all devices, or the first few of them.
+def pmap_step(step: Step, devices: int | None = None, constants: Any = None) -> Step:
+    """Maps a training step over the devices.
 
-    The batch is split along its first axis. State and metrics are equal on all devices and have no device axis.
-    Gradients, batch statistics and metrics are combined inside `step` by collectives over AXIS. The state is donated.
+    The batch is split along its first axis. State and metrics must be equal on all devices, so `step` reduces
+    gradients, batch statistics and metrics with collectives over `AXIS`; they have no device axis. The state is
+    donated.
 
     Args:
-        step: of one device.
-        devices: number of devices; None for all.
-        constants: tree of arrays that every call gets. A constant of the program would be compiled into it.
+        step: (state, batch) → (state, metrics), or (state, batch, constants) → (state, metrics).
+        devices: use only the first few devices of this process; None: all.
+        constants: tree of arrays that is passed to every call. Arrays that `step` closes over would be compiled into
+            the program instead.
+
+    Returns:
+        (state, batch) → (state, metrics).
     """
-    chosen = jax.local_devices()[:devices] if devices else None
-    constants = replicate(constants, devices)
-    run = jax.pmap(
-        step, axis_name=AXIS, in_axes=(None, 0, None), out_axes=(None, None), devices=chosen, donate_argnums=(0,)
+    selected = jax.local_devices()[:devices] if devices else None
+    arguments = () if constants is None else (replicate(constants, devices),)
+    in_axes = (None, 0, *(None for _ in arguments))
+    mapped = jax.pmap(
+        step, axis_name=AXIS, in_axes=in_axes, out_axes=(None, None), devices=selected, donate_argnums=(0,)
     )
     count = devices or jax.local_device_count()
 
-    def call(state: Any, batch: Any) -> Any:
+    def call(state: Any, batch: Any) -> tuple[Any, Any]:
         batch = jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch)
-        return run(state, to_device(batch) if count == 1 else batch, constants)
+        return mapped(state, to_device(batch) if count == 1 else batch, *arguments)
 
     return call
 
 
 def run_layout(runs: int) -> tuple[int, int]:
-    """(devices, runs on each) for runs side by side: the most devices among which they divide."""
+    """Distribution of independent runs over devices: (number of devices, runs per device).
+
+    The number of devices is the largest that divides the number of runs.
+    """
     devices = max(count for count in range(1, jax.local_device_count() + 1) if runs % count == 0)
     return devices, runs // devices
 
 
-def pmap_runs(step: Callable, runs: int) -> Callable:
-    """`step(state, batch) → (state, metrics)` of many runs at once, the state donated.
+def pmap_runs(step: Step, runs: int) -> Step:
+    """Maps a training step over independent runs.
 
-    State, batch and metrics have two axes in front, as `places` says; each device has whole runs of its own, which
-    never wait for one another, and within a device they are one vmapped program.
+    Each device computes whole runs and does not wait for the other devices. The runs of a device are vmapped. The
+    state is donated.
+
+    Args:
+        step: (state, batch) → (state, metrics) of one run.
+        runs: number of runs.
+
+    Returns:
+        The same of all runs. State, batch and metrics have the two axes of `run_layout` in front.
     """
 
-    def alone(state, batch):  # AXIS is one device wide: a run is not split
-        one = jax.vmap(step, axis_name=AXIS)
-        first = jax.tree.map(lambda x: x[None], (state, batch))
-        return jax.tree.map(lambda x: x[0], one(*first))
+    def single_run(state: Any, batch: Any) -> tuple[Any, Any]:
+        # A run is not split over devices: `AXIS`, which its collectives name, has size one.
+        with_axis = jax.tree.map(lambda x: x[None], (state, batch))
+        return jax.tree.map(lambda x: x[0], jax.vmap(step, axis_name=AXIS)(*with_axis))
 
     devices = jax.local_devices()[: run_layout(runs)[0]]
-    run = jax.pmap(jax.vmap(alone), axis_name=_RUNS, devices=devices, donate_argnums=(0,))
-    return run if len(devices) > 1 else lambda state, batch: run(state, to_device(batch))
+    mapped = jax.pmap(jax.vmap(single_run), axis_name=_RUNS_AXIS, devices=devices, donate_argnums=(0,))
+    return mapped if len(devices) > 1 else lambda state, batch: mapped(state, to_device(batch))
 
 
-def shard_runs(runs: int, tree):
-    """State of runs side by side, each on its device."""
-    mesh = Mesh(np.array(jax.local_devices()[: run_layout(runs)[0]]), (_RUNS,))
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(_RUNS)))
+def shard_runs(runs: int, tree: Any) -> Any:
+    """Places the state of independent runs on their devices.
+
+    Args:
+        runs: number of runs.
+        tree: of arrays with the two axes of `run_layout` in front.
+    """
+    mesh = Mesh(np.array(jax.local_devices()[: run_layout(runs)[0]]), (_RUNS_AXIS,))
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(_RUNS_AXIS)))
 
 
 def all_gather(x: jax.Array) -> jax.Array:
-    """(rows, …) on every device → (global batch, …) on all."""
+    """Concatenates the rows of all devices: (rows, …) → (global batch, …). Only within a mapped step."""
     return jax.lax.all_gather(x, AXIS, tiled=True)
 
 
-def all_mean(tree):
-    """Mean over the devices."""
+def all_mean(tree: Any) -> Any:
+    """Mean over the devices. Only within a mapped step."""
     return jax.lax.pmean(tree, AXIS)
 
 
 def device_name() -> str:
-    """What the run ran on, in words."""
+    """Number, platform and kind of the devices, for results: "4 × gpu (NVIDIA H100)"."""
     device = jax.devices()[0]
     kind = platform.processor() or platform.machine() if device.platform == "cpu" else device.device_kind
     return f"{jax.device_count()} × {device.platform} ({kind})"

@@ -1,40 +1,43 @@
-"""How a command's process holds memory on CPU: one heap, of huge pages, that keeps what it has had.
+"""Memory allocation of a process that computes on CPU.
 
-XLA asks malloc for the buffers of every call anew. Above 32 MB at most, glibc maps each of them from the system and
-gives it back at its end, so that every call has all its pages cleared again, 4 KiB at a time: a page fault each, more
-time than the work on them takes where that is little (64 clips of five seconds at 32 kHz: the log-mel frontend took
-191 ms, and 33 with this heap, on one core).
+XLA allocates the buffers of every call with malloc. By default, glibc maps each large buffer (32 MB at most, depending
+on earlier allocations) from the system and unmaps it when it is freed. Every call then causes a page fault for each
+4 KiB of its buffers, which takes longer than small computations: the log-mel frontend of 64 clips of five seconds at
+32 kHz took 191 ms on one core, and 33 ms with the settings of this module.
 
-The heap is the main thread's. Threads have small ones of their own, where large buffers are still mapped one by one; so
-programs are to run in the thread that calls them, as `parallel.initialize` and `parallel.ready` see to.
+The settings apply to the heap of the main thread. Other threads have small heaps, which still map large buffers.
+Programs should therefore run in the thread that calls them, see `xla.initialize` and `devices.to_device`.
 """
 
 import ctypes
 import os
+import sys
 
-# Of <malloc.h> and <sys/mman.h>.
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
-_HUGE_PAGES = 14
+# Constants of <malloc.h> and <sys/mman.h>.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_MADV_HUGEPAGE = 14
 
 
 def keep_heap() -> None:
-    """Memory that the process has had stays its own. Without glibc nothing happens.
+    """Makes malloc keep freed memory and use huge pages. No effect without glibc.
 
-    It then holds its peak until it ends: what it frees serves itself, and nobody else.
+    The process then occupies its peak memory until it ends.
     """
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "gnu_get_libc_version"):
+    if sys.platform != "linux":
         return
-    for option, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1)):  # nothing mapped on its own, nothing given back
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "gnu_get_libc_version"):  # musl
+        return
+    for option, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1)):  # no separate mappings, no trimming
         libc.mallopt(option, value)
-    # Addresses alone, as nothing is written: half the machine's memory, so that the heap can grow within them.
+    # Reserve addresses of half the machine's memory for the heap. No page is touched, so no memory is used yet.
     page = os.sysconf("SC_PAGE_SIZE")
     size = os.sysconf("SC_PHYS_PAGES") // 2 * page
     libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, (ctypes.c_size_t,)
     libc.madvise.argtypes, libc.free.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int), (ctypes.c_void_p,)
     start = libc.malloc(size)
-    if not start:  # the process is limited: its heap grows in pages of the usual size
+    if not start:  # the process has a memory limit: pages keep their usual size
         return
     first = -(-start // page) * page
-    libc.madvise(first, (start + size - first) // page * page, _HUGE_PAGES)
+    libc.madvise(first, (start + size - first) // page * page, _MADV_HUGEPAGE)
     libc.free(start)

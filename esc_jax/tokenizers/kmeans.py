@@ -1,8 +1,7 @@
-"""k-means in JAX: vectors to the number of the nearest of K centroids.
+"""k-means clustering in JAX, as a tokenizer: the token of a vector is the index of the nearest centroid.
 
-Lloyd's iterations over all vectors, or over random batches where there are many (Sculley, "Web-scale k-means
-clustering", 2010), from the starting points of k-means++ (Arthur and Vassilvitskii, 2007). The same key gives the same
-centroids.
+Lloyd's algorithm over all vectors, or over random mini-batches if there are many (Sculley, "Web-scale k-means
+clustering", 2010), with k-means++ initialization (Arthur and Vassilvitskii, 2007). Deterministic for a given key.
 """
 
 import dataclasses
@@ -16,24 +15,24 @@ import numpy as np
 from esc_jax import files
 from esc_jax.errors import UserError
 
-# Vectors that starting points are chosen among, and that an iteration takes at most.
-SEEDING, BATCH = 16_384, 65_536
+INIT_SAMPLES = 16_384  # vectors from which initial centroids are drawn; more for more than 2,048 clusters
+BATCH_SIZE = 65_536  # vectors of an iteration
 
 
 class ClusterError(UserError, ValueError):
-    """Vectors that do not make so many clusters. The message is one sentence."""
+    """There are fewer vectors than clusters. The message is one sentence."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Clusters:
-    """What `fit` found.
+class Codebook:
+    """Result of `fit`.
 
     Attributes:
         centroids: (K, D) float32.
-        inertia: mean squared distance of a vector to its centroid.
-        entropy_bits: of the tokens' frequencies: log₂ K where all are as frequent, 0 where there is one alone.
+        inertia: mean squared distance of the vectors to their nearest centroids.
+        entropy_bits: entropy of the token frequencies: log₂ K if all are equal, 0 if only one token occurs.
         used: number of tokens that occur.
-        iterations: that it took.
+        iterations: number of iterations.
     """
 
     centroids: np.ndarray
@@ -43,58 +42,118 @@ class Clusters:
     iterations: int
 
     def report(self) -> dict[str, float]:
-        """All but the centroids, for results.json."""
-        found = dataclasses.asdict(self) | {"clusters": len(self.centroids)}
-        del found["centroids"]
-        return found
+        """All attributes except the centroids, and the number of clusters, for results.json."""
+        values = dataclasses.asdict(self) | {"clusters": len(self.centroids)}
+        del values["centroids"]
+        return values
 
     def save(self, path: pathlib.Path) -> None:
-        """Writes an .npz in one rename."""
+        """Writes an .npz file atomically."""
         with files.atomic_write(path) as file:
             np.savez(file, **dataclasses.asdict(self))
 
     @classmethod
-    def load(cls, path: pathlib.Path) -> "Clusters":
-        """Reads what `save` wrote."""
-        with np.load(path) as found:
-            return cls(**{name: found[name] if found[name].ndim else found[name].item() for name in found})
-
-
-def _distances(centroids: jax.Array, x: jax.Array) -> jax.Array:
-    """(N, D) → (N, K): squared distances less ‖x‖², which is the same for every centroid."""
-    products = jnp.matmul(x, centroids.T, precision=jax.lax.Precision.HIGHEST)
-    return jnp.square(centroids).sum(-1)[None] - 2.0 * products
+    def load(cls, path: pathlib.Path) -> "Codebook":
+        """Reads a file written by `save`."""
+        with np.load(path) as arrays:
+            return cls(**{name: array if array.ndim else array.item() for name, array in arrays.items()})
 
 
 def assign(centroids: jax.Array, x: jax.Array) -> jax.Array:
-    """(…, D) → (…) the number of the nearest centroid; the lowest of equally near ones."""
+    """Tokens of vectors: indices of the nearest centroids, the lowest index if several are equally near.
+
+    Args:
+        centroids: (K, D).
+        x: (…, D).
+
+    Returns:
+        (…) integers.
+    """
     return _distances(centroids, x.reshape(-1, x.shape[-1])).argmin(-1).reshape(x.shape[:-1])
 
 
+def fit(x: np.ndarray, clusters: int, key: jax.Array, iterations: int = 50, batch_size: int = BATCH_SIZE) -> Codebook:
+    """Clusters vectors.
+
+    Args:
+        x: (N, D) float32.
+        clusters: K.
+        key: PRNG key.
+        iterations: largest number of iterations. If each uses all vectors, it stops when the inertia decreases by less
+            than a factor of 10⁻⁴.
+        batch_size: number of vectors of an iteration. If there are more, each iteration draws its vectors at random.
+
+    Raises:
+        ClusterError: more clusters than vectors.
+    """
+    if clusters > len(x):
+        raise ClusterError(f"{clusters} clusters of {len(x)} vectors: there cannot be more clusters than vectors")
+    init_key, batch_key = jax.random.split(key)
+    # Vectors are drawn with numpy, so that they need not all be on the device.
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(batch_key)))
+    sample = rng.permutation(len(x))[: max(INIT_SAMPLES, 8 * clusters)]
+    centroids = kmeans_plus_plus(init_key, jnp.asarray(x[sample]), clusters)
+    all_vectors = jnp.asarray(x) if len(x) <= batch_size else None
+    counts, previous, done = jnp.zeros(clusters), np.inf, 0
+    while done < iterations:
+        if all_vectors is not None:
+            centroids, _, inertia = _step(centroids, jnp.zeros(clusters), all_vectors)
+        else:
+            centroids, counts, inertia = _step(centroids, counts, jnp.asarray(x[rng.integers(0, len(x), batch_size)]))
+        done += 1
+        if all_vectors is not None and previous - float(inertia) < 1e-4 * previous < np.inf:
+            break
+        previous = float(inertia)
+    final_inertia, frequencies = _inertia_and_frequencies(centroids, x)
+    return Codebook(
+        centroids=np.asarray(centroids),
+        inertia=final_inertia,
+        entropy_bits=_entropy_bits(frequencies),
+        used=int((frequencies > 0).sum()),
+        iterations=done,
+    )
+
+
 @functools.partial(jax.jit, static_argnames="clusters")
-def seed(key: jax.Array, x: jax.Array, clusters: int) -> jax.Array:
-    """Starting points of k-means++, (K, D): each drawn from `x` by its squared distance to those drawn before."""
+def kmeans_plus_plus(key: jax.Array, x: jax.Array, clusters: int) -> jax.Array:
+    """Initial centroids: each is a vector drawn with a probability proportional to its squared distance to the nearest
+    of those drawn before.
+
+    Args:
+        key: PRNG key.
+        x: (N, D).
+        clusters: K.
+
+    Returns:
+        (K, D).
+    """
     first_key, *keys = jax.random.split(key, clusters)
 
-    def to(point: jax.Array) -> jax.Array:
+    def squared_distances(point: jax.Array) -> jax.Array:
         return jnp.square(x - point[None]).sum(-1)
 
-    def draw(nearest: jax.Array, key: jax.Array):
-        # Where nothing is left to tell apart, any vector is as good as another.
+    def draw(nearest: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        # If all vectors coincide with a centroid, draw any of them.
         weight = jnp.where(nearest.max() > 0, nearest, 1.0)
         point = x[jax.random.categorical(key, jnp.log(weight))]
-        return jnp.minimum(nearest, to(point)), point
+        return jnp.minimum(nearest, squared_distances(point)), point
 
     first = x[jax.random.randint(first_key, (), 0, len(x))]
     if clusters == 1:
         return first[None]
-    _, points = jax.lax.scan(draw, to(first), jnp.stack(keys))
+    _, points = jax.lax.scan(draw, squared_distances(first), jnp.stack(keys))
     return jnp.concatenate([first[None], points])
+
+
+def _distances(centroids: jax.Array, x: jax.Array) -> jax.Array:
+    """(N, D) → (N, K): squared distances minus ‖x‖², which is the same for all centroids."""
+    products = jnp.matmul(x, centroids.T, precision=jax.lax.Precision.HIGHEST)
+    return jnp.square(centroids).sum(-1)[None] - 2.0 * products
 
 
 @jax.jit
 def _sums(centroids: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Sums (K, D) and counts (K,) of the vectors nearest to each centroid, and each vector's squared distance (N,)."""
+    """Sums (K, D) and counts (K,) of the vectors nearest to each centroid, and the squared distances (N,)."""
     distances = _distances(centroids, x)
     nearest = distances.argmin(-1)
     sums = jax.ops.segment_sum(x, nearest, len(centroids))
@@ -103,71 +162,37 @@ def _sums(centroids: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array, jax
 
 
 @jax.jit
-def _step(centroids: jax.Array, seen: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """One iteration over the vectors `x`: (new centroids, vectors seen so far, inertia before it).
+def _step(centroids: jax.Array, counts: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """One iteration.
 
-    A centroid moves to the mean of all vectors it was ever nearest to; `seen` at zero makes that Lloyd's iteration.
-    One that is nearest to nothing, and never was, becomes the vector that is furthest from its own.
+    A centroid moves to the mean of all vectors that were nearest to it in this and earlier iterations. With `counts` of
+    zero this is Lloyd's algorithm. A centroid that was never the nearest one of a vector moves to the vector that is
+    furthest from its centroid.
+
+    Args:
+        centroids: (K, D).
+        counts: (K,) numbers of vectors of earlier iterations.
+        x: (N, D).
+
+    Returns:
+        New centroids, new counts, and the inertia before the iteration.
     """
-    sums, counts, distance = _sums(centroids, x)
-    total = seen + counts
-    moved = centroids + (sums - counts[:, None] * centroids) / jnp.maximum(total, 1.0)[:, None]
+    sums, new_counts, distances = _sums(centroids, x)
+    total = counts + new_counts
+    moved = centroids + (sums - new_counts[:, None] * centroids) / jnp.maximum(total, 1.0)[:, None]
     empty = total == 0
-    furthest = x[jax.lax.top_k(distance, min(len(x), len(centroids)))[1]]
+    furthest = x[jax.lax.top_k(distances, min(len(x), len(centroids)))[1]]
     rank = jnp.minimum(jnp.cumsum(empty) - 1, len(furthest) - 1)
-    return jnp.where(empty[:, None], furthest[rank], moved), total, distance.mean()
+    return jnp.where(empty[:, None], furthest[rank], moved), total, distances.mean()
 
 
-def lloyd(centroids: jax.Array, x: jax.Array, iterations: int) -> jax.Array:
-    """Centroids (K, D) after so many iterations over all of `x` (N, D)."""
-    for _ in range(iterations):
-        centroids, _, _ = _step(centroids, jnp.zeros(len(centroids)), x)
-    return centroids
-
-
-def statistics(centroids: np.ndarray, x: np.ndarray) -> tuple[float, np.ndarray]:
-    """Inertia, and how many of the vectors (N, D) are nearest to each centroid."""
-    parts = [_sums(jnp.asarray(centroids), jnp.asarray(x[i : i + BATCH])) for i in range(0, len(x), BATCH)]
+def _inertia_and_frequencies(centroids: jax.Array, x: np.ndarray) -> tuple[float, np.ndarray]:
+    """Inertia, and the number of vectors (N, D) that are nearest to each centroid."""
+    parts = [_sums(centroids, jnp.asarray(x[i : i + BATCH_SIZE])) for i in range(0, len(x), BATCH_SIZE)]
     return float(sum(p[2].sum() for p in parts)) / len(x), np.sum([np.asarray(p[1]) for p in parts], 0)
 
 
-def entropy_bits(counts: np.ndarray) -> float:
-    """Entropy of frequencies, in bits."""
-    share = counts[counts > 0] / counts.sum()
-    return float(-(share * np.log2(share)).sum()) + 0.0
-
-
-def fit(x: np.ndarray, clusters: int, key: jax.Array, iterations: int = 50, batch: int = BATCH) -> Clusters:
-    """Clusters vectors.
-
-    Args:
-        x: (N, D) float32.
-        clusters: K.
-        key: PRNG key.
-        iterations: at most; over all vectors it ends once the inertia falls by less than a part in 10,000.
-        batch: vectors of an iteration; where there are more, each takes as many at random.
-
-    Raises:
-        ClusterError: more clusters than vectors.
-    """
-    if clusters > len(x):
-        raise ClusterError(f"{clusters} clusters of {len(x)} vectors: there cannot be more clusters than vectors")
-    seed_key, batch_key = jax.random.split(key)
-    # The order of all later choices is numpy's, for which the vectors need not be copied to the device at once.
-    order = np.random.default_rng(np.asarray(jax.random.key_data(batch_key)))
-    few = order.permutation(len(x))[: max(SEEDING, 8 * clusters)]
-    centroids = seed(seed_key, jnp.asarray(x[few]), clusters)
-    whole = jnp.asarray(x) if len(x) <= batch else None
-    seen, before, done = jnp.zeros(clusters), np.inf, 0
-    while done < iterations:
-        if whole is not None:
-            centroids, _, inertia = _step(centroids, jnp.zeros(clusters), whole)
-        else:
-            centroids, seen, inertia = _step(centroids, seen, jnp.asarray(x[order.integers(0, len(x), batch)]))
-        done += 1
-        if whole is not None and before - float(inertia) < 1e-4 * before < np.inf:
-            break
-        before = float(inertia)
-    centroids = np.asarray(centroids)
-    inertia, counts = statistics(centroids, x)
-    return Clusters(centroids, inertia, entropy_bits(counts), int((counts > 0).sum()), done)
+def _entropy_bits(counts: np.ndarray) -> float:
+    """Entropy of frequencies in bits."""
+    probabilities = counts[counts > 0] / counts.sum()
+    return float(-(probabilities * np.log2(probabilities)).sum()) + 0.0

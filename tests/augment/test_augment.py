@@ -15,8 +15,8 @@ X = np.random.default_rng(0).standard_normal(8000).astype(np.float32)
 
 
 def test_gain_is_one_factor_within_its_range():
-    found = jax.vmap(lambda k: waveform.gain(k, X, 6.0))(jax.random.split(KEY, 200))
-    ratio = found / X[None]
+    result = jax.vmap(lambda k: waveform.gain(k, X, 6.0))(jax.random.split(KEY, 200))
+    ratio = result / X[None]
     np.testing.assert_allclose(ratio, np.broadcast_to(ratio[:, :1], ratio.shape), rtol=1e-5)
     decibels = 20 * np.log10(ratio[:, 0])
     assert np.abs(decibels).max() <= 6.001 and decibels.min() < -5 and decibels.max() > 5
@@ -24,9 +24,9 @@ def test_gain_is_one_factor_within_its_range():
 
 @pytest.mark.parametrize("fraction", [0.1, 1.0])
 def test_roll_is_a_rotation_within_its_range(fraction):
-    found = np.asarray(jax.vmap(lambda k: waveform.roll(k, X, fraction))(jax.random.split(KEY, 50)))
-    places = np.argmax(found == X[0], axis=1)
-    for row, place in zip(found, places, strict=True):
+    result = np.asarray(jax.vmap(lambda k: waveform.roll(k, X, fraction))(jax.random.split(KEY, 50)))
+    places = np.argmax(result == X[0], axis=1)
+    for row, place in zip(result, places, strict=True):
         np.testing.assert_array_equal(row, np.roll(X, place))
         assert min(place, 8000 - place) <= 4000 * fraction
     assert len(set(places)) > 40
@@ -40,12 +40,12 @@ def test_noise_stays_below_its_share_and_leaves_silence():
 
 def test_plain_crop_is_a_window_of_the_clip():
     for key in jax.random.split(KEY, 20):
-        found = np.asarray(waveform.crop(key, X, 1000))
-        start = int(np.argmax(found[0] == X))
-        np.testing.assert_array_equal(found, X[start : start + 1000])
+        result = np.asarray(waveform.crop(key, X, 1000))
+        start = int(np.argmax(result[0] == X))
+        np.testing.assert_array_equal(result, X[start : start + 1000])
 
 
-def test_more_tries_find_the_event():
+def test_more_tries_contain_the_event_more_often():
     clip = np.zeros(32_000, np.float32)
     clip[8000:10_000] = 1.0
     keys = jax.random.split(KEY, 300)
@@ -60,8 +60,8 @@ def test_more_tries_find_the_event():
 
 def test_speed_changes_the_pitch_of_a_tone():
     tone = np.sin(2 * np.pi * 1000 * np.arange(16_000) / 16_000).astype(np.float32)
-    found = np.asarray(jax.vmap(lambda k: waveform.crop(k, tone, 8000, 0.5))(jax.random.split(KEY, 40)))
-    peaks = np.abs(np.fft.rfft(found * np.hanning(8000))).argmax(axis=1) * 2.0
+    result = np.asarray(jax.vmap(lambda k: waveform.crop(k, tone, 8000, 0.5))(jax.random.split(KEY, 40)))
+    peaks = np.abs(np.fft.rfft(result * np.hanning(8000))).argmax(axis=1) * 2.0
     octaves = np.log2(peaks / 1000)
     assert np.abs(octaves).max() <= 0.51 and octaves.min() < -0.3 and octaves.max() > 0.3
 
@@ -88,11 +88,11 @@ def test_speed_equals_numpy_interpolation(time, samples):
 def test_mask_covers_whole_rows_no_wider_than_asked(axis):
     x = np.random.default_rng(1).standard_normal((50, 40)).astype(np.float32)
     for key in jax.random.split(KEY, 30):
-        found = np.asarray(spectrogram.mask(key, x, axis, 10, 2))
-        changed = (found != x).any(axis=1 - axis)
+        result = np.asarray(spectrogram.mask(key, x, axis, 10, 2))
+        changed = (result != x).any(axis=1 - axis)
         assert changed.sum() <= 20
         assert (np.diff(np.flatnonzero(np.diff(np.r_[0, changed, 0])))[::2] <= 20).all()
-        np.testing.assert_allclose(np.take(found, np.flatnonzero(changed), axis), x.mean(), rtol=1e-5)
+        np.testing.assert_allclose(np.take(result, np.flatnonzero(changed), axis), x.mean(), rtol=1e-5)
 
 
 def test_frequency_warp_equals_numpy_interpolation():
@@ -106,31 +106,31 @@ def test_frequency_warp_equals_numpy_interpolation():
 
 
 @hypothesis.settings(max_examples=20, deadline=None)
-@hypothesis.given(share=st.floats(0.5, 1.0), level=st.floats(0.01, 10.0))
-def test_mixing_keeps_the_level_and_the_share(share, level):
+@hypothesis.given(weight=st.floats(0.5, 1.0), level=st.floats(0.01, 10.0))
+def test_mixing_keeps_the_level_and_the_weight(weight, level):
     rng = np.random.default_rng(0)
-    one = rng.standard_normal(20_000).astype(np.float32)
+    x = rng.standard_normal(20_000).astype(np.float32)
     other = (level * rng.standard_normal(20_000)).astype(np.float32)
-    mixed = np.asarray(mix.waveforms(jnp.float32(share), one, other))
-    assert abs(np.sqrt(np.mean(mixed**2)) - np.sqrt(np.mean(one**2))) < 0.03  # independent sounds, 20,000 samples
-    # The component along each sound is as p to 1 − p.
-    along = np.linalg.lstsq(np.stack([one, other / level], 1), mixed, rcond=None)[0]
-    assert abs(along[0] / along.sum() - share) < 0.02
+    mixed = np.asarray(mix.mix_waveforms(jnp.float32(weight), x, other))
+    assert abs(np.sqrt(np.mean(mixed**2)) - np.sqrt(np.mean(x**2))) < 0.03  # independent sounds, 20,000 samples
+    # The components along the sounds have the ratio λ : 1 − λ.
+    along = np.linalg.lstsq(np.stack([x, other / level], 1), mixed, rcond=None)[0]
+    assert abs(along[0] / along.sum() - weight) < 0.02
 
 
 def test_mixing_with_silence_is_finite():
-    assert np.isfinite(mix.waveforms(jnp.float32(0.5), X, np.zeros_like(X))).all()
-    assert np.isfinite(jax.grad(lambda x: mix.waveforms(jnp.float32(0.5), x, np.zeros_like(X)).sum())(X)).all()
+    assert np.isfinite(mix.mix_waveforms(jnp.float32(0.5), X, np.zeros_like(X))).all()
+    assert np.isfinite(jax.grad(lambda x: mix.mix_waveforms(jnp.float32(0.5), x, np.zeros_like(X)).sum())(X)).all()
 
 
 def test_mixup_weights_follow_the_folded_beta():
     import scipy.stats
 
-    drawn = np.asarray(jax.vmap(lambda k: mix.weight(k, 0.4))(jax.random.split(KEY, 4000)))
+    weights = np.asarray(jax.vmap(lambda k: mix.mixup_weight(k, 0.4))(jax.random.split(KEY, 4000)))
     beta = scipy.stats.beta(0.4, 0.4)
-    result = scipy.stats.kstest(drawn, lambda x: np.clip(beta.cdf(x) - beta.cdf(1 - x), 0, 1))
+    result = scipy.stats.kstest(weights, lambda x: np.clip(beta.cdf(x) - beta.cdf(1 - x), 0, 1))
     assert result.pvalue > 1e-3
-    half = np.asarray(jax.vmap(lambda k: mix.weight(k, 0.4, 0.5))(jax.random.split(KEY, 4000)))
+    half = np.asarray(jax.vmap(lambda k: mix.mixup_weight(k, 0.4, 0.5))(jax.random.split(KEY, 4000)))
     assert abs((half == 1).mean() - 0.5) < 0.04
 
 
@@ -138,23 +138,23 @@ def test_partners_are_a_permutation_without_fixed_points():
     config = configs.defaults("resnet").augment
     config.mixup_alpha = 0.3
     for key in jax.random.split(KEY, 10):
-        _, partners = compose.mixing(config, key, jnp.arange(9), 9)
+        _, partners = compose.mixup_pairs(config, key, jnp.arange(9), 9)
         assert sorted(np.asarray(partners)) == list(range(9))
         assert (np.asarray(partners) != np.arange(9)).all()
 
 
-def test_everything_off_is_the_identity():
+def test_defaults_are_the_identity():
     config = configs.defaults("resnet").augment
     audio = jnp.asarray(X.reshape(2, 4000))
-    np.testing.assert_array_equal(compose.waveforms(config, KEY, jnp.arange(2), audio, 16_000), audio)
+    np.testing.assert_array_equal(compose.augment_waveforms(config, KEY, jnp.arange(2), audio, 16_000), audio)
     features = audio.reshape(2, 100, 40)
-    np.testing.assert_array_equal(compose.spectrograms(config, KEY, jnp.arange(2), features), features)
+    np.testing.assert_array_equal(compose.augment_spectrograms(config, KEY, jnp.arange(2), features), features)
 
 
 def test_an_example_depends_on_its_position_and_not_on_its_neighbours():
     config = configs.defaults("resnet").augment
     config.update(roll=1.0, crop_s=0.1, speed_octaves=0.3, gain_db=6.0, noise=0.2)
     audio = jnp.asarray(X.reshape(4, 2000))
-    whole = compose.waveforms(config, KEY, jnp.arange(4), audio, 16_000)
-    half = compose.waveforms(config, KEY, jnp.arange(2, 4), audio[2:], 16_000)
+    whole = compose.augment_waveforms(config, KEY, jnp.arange(4), audio, 16_000)
+    half = compose.augment_waveforms(config, KEY, jnp.arange(2, 4), audio[2:], 16_000)
     np.testing.assert_allclose(whole[2:], half, rtol=1e-6, atol=1e-6)

@@ -117,7 +117,7 @@ def test_rounds_predict_what_the_one_before_has_learned(thorough, noise_clips, t
     learned, history, about = learn(tmp_path, *parts)
     assert [t["round"] for t in about["tokenizers"]] == [1, 2] and len(history) == 2
     assert all(t["clusters"] == 6 and 0 < t["entropy_bits"] <= np.log2(6) for t in about["tokenizers"])
-    widths = [kmeans.Clusters.load(f / "tokenizer.npz").centroids.shape[1] for f in (tmp_path / "round1", tmp_path)]
+    widths = [kmeans.Codebook.load(f / "tokenizer.npz").centroids.shape[1] for f in (tmp_path / "round1", tmp_path)]
     assert widths == [64, 16]  # patches of 8 × 8, then the features of the encoder's last stage
     # Either round's tokens are drawn, and all of it is found again.
     assert (tmp_path / "round1" / "tokens.png").exists() and (tmp_path / "tokens.png").exists()
@@ -130,7 +130,7 @@ def test_a_run_of_ours_can_teach(noise_clips, untrained, tmp_path):
     config, *rest = small(noise_clips, method="masked", epochs=1, tokens={"teacher": str(untrained)}, clip_weight=1.0)
     _, history, about = learn(tmp_path, config, *rest)
     assert 0 < history[-1]["clip_error"] < 10
-    assert kmeans.Clusters.load(tmp_path / "tokenizer.npz").centroids.shape == (6, 16)
+    assert kmeans.Codebook.load(tmp_path / "tokenizer.npz").centroids.shape == (6, 16)
     assert about["tokenizers"][0]["used"] > 1
     config.data.sample_rate = 8000
     with pytest.raises(configs.ConfigError, match="teacher was trained at 16000 Hz: set config.data.sample_rate=16000"):
@@ -197,7 +197,7 @@ def visible(config, encoder, frontend):
 
 def guessing(config, frontend, model):
     """A model of masked prediction with what it needs."""
-    inputs = np.zeros((1, 26, 16), np.float32), np.zeros((1, *patches.grid(26, 16, 8)), bool)
+    inputs = np.zeros((1, 26, 16), np.float32), np.zeros((1, *patches.patch_grid(26, 16, 8)), bool)
     make = functools.partial(pretrain_step.masked_step, model, frontend, config=config, targets=Targets(8))
     centroids = np.random.default_rng(0).standard_normal((6, 64)).astype(np.float32)
     return model, inputs, make, ({"teacher": {}, "centroids": centroids},)

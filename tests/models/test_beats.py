@@ -57,16 +57,16 @@ def test_golden_arrays_of_the_published_code(golden, loaded):
         padded_logits = model.apply(loaded.variables, features, padding=padding)
         return logits, state["intermediates"]["encoder"], padded.padding, padded_logits
 
-    logits, seen, token_padding, padded_logits = run(golden["waveform"], padding)
-    # Issue 3, point 2: 1e-4 for all of them.
-    np.testing.assert_allclose(seen["tokens"][0], golden["tokens"], atol=1e-4)
-    assert len(seen["hidden"]) == 4
-    for i, hidden in enumerate(seen["hidden"]):
+    logits, intermediates, token_padding, padded_logits = run(golden["waveform"], padding)
+    # Tolerance of float32 through all layers.
+    np.testing.assert_allclose(intermediates["tokens"][0], golden["tokens"], atol=1e-4)
+    assert len(intermediates["hidden"]) == 4
+    for i, hidden in enumerate(intermediates["hidden"]):
         np.testing.assert_allclose(hidden, golden[f"hidden{i}"], atol=1e-4, err_msg=f"hidden{i}")
     np.testing.assert_allclose(jax.nn.sigmoid(logits), golden["output"], atol=1e-4)
     np.testing.assert_array_equal(token_padding, golden["token_padding_mask"])
     np.testing.assert_allclose(jax.nn.sigmoid(padded_logits), golden["output_padded"], atol=1e-4)
-    attention = seen["layer_0"]["attention"]["attention"][0]
+    attention = intermediates["layer_0"]["attention"]["attention"][0]
     assert attention.shape == (1, 4, 96, 96)
     np.testing.assert_allclose(attention.sum(-1), 1, atol=1e-5)
 
@@ -101,7 +101,7 @@ def test_reference_checkpoints(shared, kind):
 
 
 def _random(encoder):
-    """Parameters of an encoder, drawn without compiling its initialisation."""
+    """Parameters of an encoder, drawn without compiling its initialization."""
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(encoder.init, jax.random.key(0), FEATURES)
     return jax.tree.map(lambda leaf: jnp.asarray(0.3 * rng.standard_normal(leaf.shape), leaf.dtype), shapes)
@@ -112,11 +112,11 @@ def tiny():
     return _random(Beats(**TINY))
 
 
-def test_initialisation():
+def test_initialization():
     encoder = Beats(**TINY | {"encoder_layers": 1})
     params = jax.jit(encoder.init)(jax.random.key(0), FEATURES)["params"]
     norms = np.linalg.norm(params["position"]["direction"], axis=(1, 2), keepdims=True)
-    np.testing.assert_allclose(params["position"]["magnitude"], norms, rtol=1e-5)  # the convolution starts as drawn
+    np.testing.assert_allclose(params["position"]["magnitude"], norms, rtol=1e-5)  # the initial kernel is the direction
     # Xavier with deep norm's gain (8·1)^(-1/4) on the values, none on the queries; 256 draws: within a fifth.
     attention = params["layer_0"]["attention"]
     assert np.std(attention["query"]["kernel"]) == pytest.approx(0.25, rel=0.2)
@@ -130,12 +130,12 @@ def test_remat_keeps_less_and_gives_the_same_gradient():
     def loss(variables, remat):
         return jnp.sum(jnp.sin(encoder.clone(remat=remat).apply(variables, FEATURES).embedding))
 
-    def kept(remat):
+    def residual_size(remat):
         pullback = jax.eval_shape(lambda v: jax.vjp(lambda v: loss(v, remat), v)[1], variables)
         return sum(leaf.size for leaf in jax.tree.leaves(pullback))
 
     weights = sum(leaf.size for leaf in jax.tree.leaves(variables))
-    assert kept(True) - weights < 0.5 * (kept(False) - weights)
+    assert residual_size(True) - weights < 0.5 * (residual_size(False) - weights)
     plain, remat = jax.jit(lambda v: [jax.grad(loss)(v, remat) for remat in (False, True)])(variables)
     scale = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(plain))
     assert scale > 0.1
@@ -175,7 +175,7 @@ def test_dropout_and_layerdrop_act_in_training_only(tiny):
     np.testing.assert_array_equal(hidden[0], hidden[-1])
 
 
-def test_padded_tokens_are_hidden_and_clips_of_padding_alone_stay_finite():
+def test_padded_tokens_are_ignored_and_clips_of_padding_alone_are_finite():
     options = TINY | {"encoder_layers": 1, "deep_norm": False, "layer_norm_first": True, "gru_rel_pos": False}
     encoder = Beats(**options, relative_position_embedding=False)
     variables = _random(encoder)

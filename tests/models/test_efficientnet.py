@@ -38,7 +38,7 @@ def test_published_number_of_parameters(variant):
     ],
 )
 def test_padding_rules(rule, size, kernel, stride, expected):
-    assert efficientnet.pads(rule, size, kernel, stride) == expected
+    assert efficientnet.conv_pads(rule, size, kernel, stride) == expected
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_training_moves_statistics_and_drops_branches(trained):
         ((1, 1), (0, 1)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
-    # momentum is the share of the old average.
+    # momentum is the weight of the old average.
     np.testing.assert_allclose(after["mean"], 0.99 * before["mean"] + 0.01 * y.mean((0, 1, 2)), atol=1e-6)
 
 

@@ -65,7 +65,7 @@ def test_embedding_is_the_mean_over_valid_frames(waveform, variables):
     np.testing.assert_allclose(out.embedding[0], np.asarray(out.features)[0].mean(0), atol=1e-6)
 
 
-def test_what_the_padded_frames_hold_does_not_reach_the_pooled_ones(waveform, variables):
+def test_padded_frames_do_not_affect_the_embedding(waveform, variables):
     padding = jnp.arange(4000)[None] >= jnp.array([[4000], [1800]])
     frames = jnp.array([[0.0] * 12, [0.0] * 5 + [1.0] * 7])
 
@@ -121,9 +121,9 @@ def test_remat_changes_no_gradient(waveform, variables):
     def gradient(model):
         return jax.jit(jax.grad(lambda v: jnp.square(model.apply(v, waveform).embedding).sum()))(variables)
 
-    expected, found = gradient(TINY()), gradient(TINY(remat=True))
+    expected, result = gradient(TINY()), gradient(TINY(remat=True))
     # The same operations, fused in another way.
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-3), expected, found)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-3), expected, result)
 
 
 def test_bfloat16_computes_near_float32_and_keeps_float32_weights(waveform, variables):
@@ -138,7 +138,7 @@ def test_bfloat16_computes_near_float32_and_keeps_float32_weights(waveform, vari
 
 def test_scores_of_bfloat16_are_float32():
     x = jnp.ones((1, 5, 8), jnp.bfloat16)
-    attention = Attention(heads=2, gated=False, dropout=0.0, deep_gain=None, dtype=jnp.bfloat16)
+    attention = Attention(heads=2, gated=False, dropout=0.0, init_gain=None, dtype=jnp.bfloat16)
     program = jax.make_jaxpr(lambda x: attention.init_with_output(jax.random.key(0), x, None, None, False)[0])(x)
     products = [e.outvars[0].aval for e in program.eqns if e.primitive.name == "dot_general"]
     assert [a.dtype for a in products if a.shape == (1, 2, 5, 5)] == [jnp.float32]

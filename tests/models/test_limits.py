@@ -1,4 +1,4 @@
-"""Options that make no model are named in one sentence, before anything is computed."""
+"""Invalid options of models are rejected before anything is computed; the message names the option."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from esc_jax.models.limits import ModelError
 
 
 @pytest.mark.parametrize(
-    ("encoder", "option", "value", "must"),
+    ("encoder", "option", "value", "requirement"),
     [
         ("patch_transformer", "patch", 0, "a whole number of at least 1"),
         ("patch_transformer", "stride", -1, "a whole number of at least 1"),
@@ -37,13 +37,13 @@ from esc_jax.models.limits import ModelError
         ("hubert", "layerdrop", 2.0, "at least 0 and below 1"),
     ],
 )
-def test_options_of_encoders(encoder, option, value, must):
+def test_options_of_encoders(encoder, option, value, requirement):
     config = registry.defaults(encoder)
     registry.build(config, 2)
     config["encoder"][option] = value
-    with pytest.raises(ModelError) as refused:
+    with pytest.raises(ModelError) as error:
         registry.build(config, 2)
-    assert str(refused.value).startswith(f"model.encoder.{option}={value}: it must be {must}")
+    assert str(error.value).startswith(f"model.encoder.{option}={value}: it must be {requirement}")
 
 
 @pytest.mark.parametrize(
@@ -61,11 +61,11 @@ def test_options_of_another_head_or_architecture():
     config = registry.defaults("resnet")
     config["head"]["name"] = "mlp"
     with pytest.raises(
-        ModelError, match=r"^model.head.name=mlp has no zero_init, .*: take a config that was made with"
+        ModelError, match=r"^model.head.name=mlp has no option zero_init.*: take a config that was made with"
     ):
         registry.build(config, 2)
     config = registry.defaults("resnet") | {"name": "efficientat"}
     with pytest.raises(
-        ModelError, match="^model.name=efficientat has no stage_sizes, width, zero_init, so the config's"
+        ModelError, match="^model.name=efficientat has no option stage_sizes, width, zero_init: take a config"
     ):
         registry.build(config, 2)

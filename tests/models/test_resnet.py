@@ -22,9 +22,9 @@ def test_thirty_four_layers_have_the_published_number_of_parameters():
 
 def test_width_and_depth_come_from_the_fields():
     x, variables = init(ResNet(stage_sizes=(1, 1), width=8), (2, 40, 32))
-    found = ResNet(stage_sizes=(1, 1), width=8).apply(variables, x)
-    assert found.embedding.shape == (2, 16) and found.features.shape == (2, 5, 4, 16)
-    np.testing.assert_allclose(found.embedding, found.features.mean((1, 2)), rtol=1e-5)
+    result = ResNet(stage_sizes=(1, 1), width=8).apply(variables, x)
+    assert result.embedding.shape == (2, 16) and result.features.shape == (2, 5, 4, 16)
+    np.testing.assert_allclose(result.embedding, result.features.mean((1, 2)), rtol=1e-5)
 
 
 def test_he_initialisation_and_zero_scale():
@@ -61,12 +61,12 @@ def test_equals_a_torch_network():
         if "conv_shortcut" in b:
             y = norm(conv(y, b["conv_shortcut"]["kernel"], stride, 0), b["bn_shortcut"], s["bn_shortcut"])
         y = f.relu(y + z)
-    found = module.apply({"params": p, "batch_stats": stats}, x)
-    np.testing.assert_allclose(found.features, y.permute(0, 2, 3, 1), rtol=1e-4, atol=1e-4)
+    result = module.apply({"params": p, "batch_stats": stats}, x)
+    np.testing.assert_allclose(result.features, y.permute(0, 2, 3, 1), rtol=1e-4, atol=1e-4)
 
 
 def test_bfloat16_is_averaged_in_float32():
     x = np.random.default_rng(0).standard_normal((2, 64, 64)).astype(np.float32)
     model = ResNet(stage_sizes=(1,), width=8, dtype=jnp.bfloat16)
-    found, _ = jax.jit(model.init_with_output)(jax.random.key(0), x)
-    np.testing.assert_allclose(found.embedding, np.asarray(found.features, np.float32).mean((1, 2)), rtol=1e-5)
+    result, _ = jax.jit(model.init_with_output)(jax.random.key(0), x)
+    np.testing.assert_allclose(result.embedding, np.asarray(result.features, np.float32).mean((1, 2)), rtol=1e-5)

@@ -1,4 +1,4 @@
-"""Against flax's own batch normalisation."""
+"""Against the batch normalization of flax."""
 
 import functools
 
@@ -21,7 +21,7 @@ def example(rows=(4, 6, 5)):
     return x, variables
 
 
-@pytest.mark.parametrize("rows", [(4, 6, 5), (2, 3, 5), (3, 5, 7), (1,)])  # 8 runs of rows, 2, 1; a single row
+@pytest.mark.parametrize("rows", [(4, 6, 5), (2, 3, 5), (3, 5, 7), (1,)])  # 8, 2 or 1 blocks of rows; a single row
 def test_value_gradient_and_statistics_equal_flax(rows):
     x, variables = example(rows)
     weights = jnp.cos(jnp.arange(x.size, dtype=jnp.float32)).reshape(x.shape)
@@ -33,13 +33,13 @@ def test_value_gradient_and_statistics_equal_flax(rows):
 
         return jax.value_and_grad(loss, (0, 1), has_aux=True)(variables["params"], x)
 
-    ours = run(lambda v, x: BatchNorm(0.9, 1e-3).apply(v, x, True, mutable=["batch_stats"]))
-    flaxs = run(lambda v, x: nn.BatchNorm(False, momentum=0.9, epsilon=1e-3).apply(v, x, mutable=["batch_stats"]))
+    result = run(lambda v, x: BatchNorm(0.9, 1e-3).apply(v, x, True, mutable=["batch_stats"]))
+    expected = run(lambda v, x: nn.BatchNorm(False, momentum=0.9, epsilon=1e-3).apply(v, x, mutable=["batch_stats"]))
     # The gradient's three terms cancel; float32 sums over 120 values of order 10.
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, flaxs)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), result, expected)
 
 
-def test_evaluation_takes_the_running_statistics():
+def test_evaluation_uses_the_running_statistics():
     x, variables = example()
     stats, params = variables["batch_stats"], variables["params"]
     shape = (1, 1, 1, 3)

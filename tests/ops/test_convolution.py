@@ -22,12 +22,12 @@ def check(shape, size, channels, strides, pads):
     kernel = jnp.asarray(rng.standard_normal((*size, shape[-1], channels)), jnp.float32)
     weights = jnp.asarray(rng.standard_normal(xla(x, kernel, strides, pads).shape), jnp.float32)
 
-    def found(conv):
+    def value_and_gradients(conv):
         out, transpose = jax.vjp(lambda x, kernel: conv(x, kernel, strides, pads), x, kernel)
         return out, *transpose(weights)
 
-    ours, theirs = jax.jit(lambda: found(conv))(), jax.jit(lambda: found(xla))()
-    for name, a, b in zip(("output", "input gradient", "kernel gradient"), ours, theirs, strict=True):
+    result, expected = jax.jit(lambda: value_and_gradients(conv))(), jax.jit(lambda: value_and_gradients(xla))()
+    for name, a, b in zip(("output", "input gradient", "kernel gradient"), result, expected, strict=True):
         # Sums of a few hundred float32 products of order 1, in another order.
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4, err_msg=name)
 

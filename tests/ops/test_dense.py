@@ -1,4 +1,4 @@
-"""The linear layer beside flax's."""
+"""The linear layer against that of flax."""
 
 from flax import linen as nn
 import jax
@@ -19,6 +19,6 @@ def test_values_and_gradients_are_those_of_flax(shape):
         return lambda variables, x: jnp.sin(layer.apply(variables, x)).sum()
 
     assert Dense(4).apply(variables, x).shape == (*shape[:-1], 4)
-    found, expected = (jax.value_and_grad(loss(layer), (0, 1))(variables, x) for layer in (Dense(4), nn.Dense(4)))
+    result, expected = (jax.value_and_grad(loss(layer), (0, 1))(variables, x) for layer in (Dense(4), nn.Dense(4)))
     # The same sums of at most six products in another order.
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), result, expected)

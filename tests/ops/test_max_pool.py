@@ -11,7 +11,7 @@ import pytest
 from esc_jax.ops.max_pool import max_pool
 
 
-def both(pool, x, weights):
+def value_and_gradient(pool, x, weights):
     out, transpose = jax.vjp(pool, x)
     return out, transpose(weights)[0]
 
@@ -20,11 +20,11 @@ def check(x, window, strides, pads):
     x = jnp.asarray(x, jnp.float32)
     xla = lambda x: nn.max_pool(x, window, strides, pads)  # noqa: E731
     weights = np.random.default_rng(1).standard_normal(jax.eval_shape(xla, x).shape).astype(np.float32)
-    ours = jax.jit(lambda x, w: both(lambda x: max_pool(x, window, strides, pads), x, w))(x, weights)
-    theirs = jax.jit(lambda x, w: both(xla, x, w))(x, weights)
-    np.testing.assert_array_equal(ours[0], theirs[0])
+    result = jax.jit(lambda x, w: value_and_gradient(lambda x: max_pool(x, window, strides, pads), x, w))(x, weights)
+    expected = jax.jit(lambda x, w: value_and_gradient(xla, x, w))(x, weights)
+    np.testing.assert_array_equal(result[0], expected[0])
     # Sums of up to nine numbers of order 1, in another order.
-    np.testing.assert_allclose(ours[1], theirs[1], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(result[1], expected[1], rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("values", ["distinct", "ties"])

@@ -1,4 +1,4 @@
-"""EfficientNet checkpoints: against transformers on random weights, the other publishers' names, there and back."""
+"""EfficientNet checkpoints: against transformers on random weights, the other publishers' names, round trip."""
 
 import json
 
@@ -13,7 +13,7 @@ from esc_jax.models import efficientnet as models
 from esc_jax.models import heads
 from esc_jax.models.encoder import Classifier
 from esc_jax.pretrained import efficientnet
-from esc_jax.pretrained.checkpoint import PretrainedError
+from esc_jax.pretrained.published import PretrainedError
 
 LABELS = ("dog", "rain", "sea waves")
 FRONTEND = {"name": "log_mel", "mels": 64}
@@ -84,22 +84,22 @@ def published_shapes(variant, source, classes=1000):
         build(options, classes).init, jax.random.key(0), jax.ShapeDtypeStruct((1, 32, 32), jnp.float32)
     )
     name = efficientnet._published_name(source, "", options)
-    found = {}
+    result = {}
     for path, leaf in traverse_util.flatten_dict(dict(shapes)).items():
         shape = leaf.shape
         if len(shape) == 4:
             shape = (shape[3], shape[2], *shape[:2])
         elif len(shape) == 2:
             shape = shape[::-1] if path[1] == "head" else (*shape[::-1], 1, 1)
-        found[name(path)] = shape
-    return found
+        result[name(path)] = shape
+    return result
 
 
-def assert_equal_trees(found, expected):
-    found, expected = traverse_util.flatten_dict(found), traverse_util.flatten_dict(expected)
-    assert found.keys() == expected.keys()
+def assert_equal_trees(result, expected):
+    result, expected = traverse_util.flatten_dict(result), traverse_util.flatten_dict(expected)
+    assert result.keys() == expected.keys()
     for path, array in expected.items():
-        np.testing.assert_array_equal(found[path], array, err_msg="/".join(path))
+        np.testing.assert_array_equal(result[path], array, err_msg="/".join(path))
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def directory(written, tmp_path):
     return tmp_path
 
 
-def test_there_and_back_is_the_identity(written, tmp_path):
+def test_read_and_write_are_inverse(written, tmp_path):
     loaded = efficientnet.read(written)
     assert loaded.labels == LABELS
     assert loaded.head == {"name": "linear", "dropout": 0.3, "classes": 3}
@@ -146,9 +146,9 @@ def test_the_written_stem_is_three_equal_thirds(written):
 
 @pytest.mark.parametrize(("source", "variant", "listing"), [("torchvision", 2, TORCHVISION_B2), ("timm", 1, TIMM_B1)])
 def test_names_and_shapes_of_published_listings(source, variant, listing):
-    found = published_shapes(variant, source)
-    assert {name: found.get(name) for name in listing} == listing
-    assert len([name for name in found if "running" not in name]) == PUBLISHED_ARRAYS
+    result = published_shapes(variant, source)
+    assert {name: result.get(name) for name in listing} == listing
+    assert len([name for name in result if "running" not in name]) == PUBLISHED_ARRAYS
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_names_and_shapes_of_published_listings(source, variant, listing):
         ("timm", 1, "tf_efficientnet_b1.safetensors", (1e-3, 0.99, "tf", 1.0, 1.1)),
     ],
 )
-def test_the_publisher_is_found_from_the_names(tmp_path, source, variant, file, expected):
+def test_the_publisher_is_detected_from_the_names(tmp_path, source, variant, file, expected):
     rng = np.random.default_rng(1)
     shapes = published_shapes(variant, source, classes=4)
     arrays = {name: rng.uniform(0.1, 1.0, shape).astype(np.float32) for name, shape in shapes.items()}
@@ -195,7 +195,7 @@ def test_other_architectures_and_variants_are_explained(directory, tmp_path):
     with pytest.raises(PretrainedError, match="pooling_type='max', where EfficientNet-B0 to B7 have 'mean'"):
         efficientnet.read(directory)
     for wrong, words in (
-        ({"width_coefficient": None}, "makes no model with width_coefficient=None: it must be above 0"),
+        ({"width_coefficient": None}, "has an invalid option width_coefficient=None: it must be above 0"),
         ({"depthwise_padding": 3}, "symmetric_blocks=3: it must be whole numbers"),
     ):
         (directory / "config.json").write_text(json.dumps(config | wrong))
@@ -205,7 +205,7 @@ def test_other_architectures_and_variants_are_explained(directory, tmp_path):
     with pytest.raises(PretrainedError, match="no config.json: give the directory"):
         efficientnet.read(directory)
     safetensors.numpy.save_file({"layer1.weight": np.zeros(2, np.float32)}, tmp_path / "resnet.safetensors")
-    with pytest.raises(PretrainedError, match="no EfficientNet that is known"):
+    with pytest.raises(PretrainedError, match="no known EfficientNet"):
         efficientnet.read(tmp_path / "resnet.safetensors")
     safetensors.numpy.save_file({"conv_stem.weight": np.zeros((8, 3, 3, 3), np.float32)}, tmp_path / "b.safetensors")
     with pytest.raises(PretrainedError, match=r"none of EfficientNet-B0 to B7 \(stem of 8, top of 0 channels"):
@@ -218,7 +218,7 @@ def test_what_transformers_cannot_hold_is_refused(written, tmp_path):
     with pytest.raises(PretrainedError, match="start from google/efficientnet-b0"):
         efficientnet.write(tmp_path, loaded.variables, options, LABELS, FRONTEND)
     params = loaded.variables["params"] | {"head": {"hidden": {}, "classifier": {}}}
-    with pytest.raises(PretrainedError, match="train with a config that has it"):
+    with pytest.raises(PretrainedError, match="supports only a linear head"):
         efficientnet.write(tmp_path, loaded.variables | {"params": params}, loaded.options, LABELS, FRONTEND)
 
 
@@ -264,9 +264,9 @@ def test_logits_of_transformers_and_what_is_written_again(b0, tmp_path):
     # Odd sizes: there transformers pads as neither TensorFlow nor torch does.
     spectrogram = np.random.default_rng(0).normal(size=(2, 101, 71)).astype(np.float32)
     expected = torch_logits(model, spectrogram)
-    found = jax.jit(build(loaded.options, 1000).apply)(loaded.variables, spectrogram)
-    # The issue's tolerance; float32 leaves about 1e-6 on logits of size one.
-    np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0)
+    result = jax.jit(build(loaded.options, 1000).apply)(loaded.variables, spectrogram)
+    # Float32 leaves about 1e-6 on logits of size one.
+    np.testing.assert_allclose(result, expected, atol=1e-4, rtol=0)
     efficientnet.write(tmp_path, loaded.variables, loaded.options, loaded.labels, loaded.frontend)
     again, info = transformers.EfficientNetForImageClassification.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
@@ -274,7 +274,7 @@ def test_logits_of_transformers_and_what_is_written_again(b0, tmp_path):
 
 
 def test_torch_padding_and_epsilon_under_the_other_names(b0, tmp_path):
-    """The same weights renamed, against the same modules with torch's padding and epsilon put in."""
+    """The same weights with other names, against the same modules with torch's padding and epsilon."""
     import copy
 
     import torch
@@ -297,6 +297,6 @@ def test_torch_padding_and_epsilon_under_the_other_names(b0, tmp_path):
         if isinstance(getattr(module, "depthwise_conv_pad", None), torch.nn.ZeroPad2d):
             module.depthwise_conv_pad = torch.nn.ZeroPad2d(module.depthwise_conv.kernel_size[0] // 2)
     spectrogram = np.random.default_rng(0).normal(size=(2, 64, 71)).astype(np.float32)
-    found = jax.jit(build(loaded.options, 1000).apply)(loaded.variables, spectrogram)
+    result = jax.jit(build(loaded.options, 1000).apply)(loaded.variables, spectrogram)
     # As above.
-    np.testing.assert_allclose(found, torch_logits(model, spectrogram), atol=1e-4, rtol=0)
+    np.testing.assert_allclose(result, torch_logits(model, spectrogram), atol=1e-4, rtol=0)

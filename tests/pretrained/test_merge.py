@@ -1,4 +1,4 @@
-"""Published weights into a model: strictly, or not at all."""
+"""Initialization of models with published weights."""
 
 import dataclasses
 
@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from esc_jax import build
 from esc_jax import config as configs
-from esc_jax.pretrained import merge, registry
-from esc_jax.pretrained.checkpoint import Pretrained, PretrainedError
+from esc_jax.models import model as models
+from esc_jax.pretrained import load, merge, registry
+from esc_jax.pretrained.published import PretrainedError, PublishedCheckpoint
 
 
 @pytest.fixture
@@ -28,9 +28,8 @@ def published(config, monkeypatch):
     small = config.copy_and_resolve_references()
     small.model.encoder.update(stage_sizes=(1,), width=8)
     small.frontend.mels = 20
-    _, _, variables = build.build(small, 3)
-    arrays = jax.tree.map(lambda a: np.asarray(a) + 1, variables)
-    found = Pretrained(
+    arrays = jax.tree.map(lambda a: np.asarray(a) + 1, models.create(small, "abc").variables)
+    checkpoint = PublishedCheckpoint(
         architecture="resnet",
         options={"stage_sizes": (1,), "width": 8},
         variables=arrays,
@@ -38,43 +37,43 @@ def published(config, monkeypatch):
         frontend={"name": "log_mel", "mels": 20, "sample_rate": 16_000},
         labels=("a", "b", "c"),
     )
-    monkeypatch.setitem(registry.READERS, "resnet", lambda path: found)
-    return found
+    monkeypatch.setitem(registry.READERS, "resnet", lambda path: checkpoint)
+    return checkpoint
 
 
 def test_a_run_starts_from_the_checkpoint_and_its_frontend(config, published):
-    adopted, model, frontend, variables = build.start(config, "abc")
-    assert adopted.model.encoder.width == 8 and model.encoder.width == 8 and frontend.mels == 20
-    assert frontend.n_fft == 512  # what the checkpoint doesn't say stays the config's
-    for one, other in zip(jax.tree.leaves(variables), jax.tree.leaves(published.variables), strict=True):
+    config, model = load.initialize(config, "abc")
+    assert config.model.encoder.width == 8 and model.module.encoder.width == 8 and model.frontend.mels == 20
+    assert model.frontend.n_fft == 512  # the checkpoint has no such setting
+    for one, other in zip(jax.tree.leaves(model.variables), jax.tree.leaves(published.variables), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_head_of_other_classes_is_fresh(config, published):
-    _, _, _, variables = build.start(config, "abcde")
+def test_a_head_of_other_classes_is_initialized(config, published):
+    variables = load.initialize(config, "abcde")[1].variables
     assert variables["params"]["head"]["classifier"]["kernel"].shape == (8, 5)
     np.testing.assert_array_equal(
         variables["params"]["encoder"]["stem"]["kernel"], published.variables["params"]["encoder"]["stem"]["kernel"]
     )
 
 
-def test_what_does_not_fit_is_listed(config, published):
-    _, _, variables = build.build(merge.with_checkpoint_options(config, published), 3)
+def test_arrays_that_do_not_fit_are_listed(config, published):
+    variables = models.create(merge.with_checkpoint_options(config, published), "abc").variables
     encoder = published.variables["params"]["encoder"]
     encoder["extra"] = encoder.pop("stem")
     encoder["bn_stem"] = {"scale": np.ones(9), "bias": np.ones(8)}
-    with pytest.raises(PretrainedError) as refused:
+    with pytest.raises(PretrainedError) as error:
         merge.merge(variables, published)
-    assert "not in the model: extra/kernel" in str(refused.value)
-    assert "not in the checkpoint: stem/kernel" in str(refused.value)
-    assert "of another shape: bn_stem/scale" in str(refused.value)
+    assert "not in the model: extra/kernel" in str(error.value)
+    assert "not in the checkpoint: stem/kernel" in str(error.value)
+    assert "of another shape: bn_stem/scale" in str(error.value)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_numbers_that_are_not_finite_are_refused(published, value):
     variables = jax.tree.map(np.copy, published.variables)
     variables["params"]["encoder"]["stem"]["kernel"][0, 0, 0, 0] = value
-    with pytest.raises(PretrainedError, match="not finite in 1 of its arrays .params/encoder/stem/kernel is one"):
+    with pytest.raises(PretrainedError, match="NaN or infinity in 1 arrays, such as params/encoder/stem/kernel"):
         dataclasses.replace(published, variables=variables)
 
 
@@ -86,31 +85,31 @@ def test_another_sample_rate_is_refused(config, published):
 
 def test_a_published_head_is_put_in_the_order_of_our_classes(config, published):
     kernel = published.variables["params"]["head"]["classifier"]["kernel"]
-    head = build.start(config, "cab")[3]["params"]["head"]["classifier"]
+    head = load.initialize(config, "cab")[1].variables["params"]["head"]["classifier"]
     np.testing.assert_array_equal(head["kernel"], kernel[:, [2, 0, 1]])
-    other = build.start(config, "abd")[3]["params"]["head"]["classifier"]  # as many classes, but others
+    other = load.initialize(config, "abd")[1].variables["params"]["head"]["classifier"]  # as many classes, but others
     assert not np.array_equal(other["kernel"], kernel)
 
 
-@pytest.mark.parametrize(("labels", "told"), [(("a", "b", "c"), False), (None, True)])
-def test_a_head_without_class_names_is_told(config, published, caplog, labels, told):
-    _, _, variables = build.build(merge.with_checkpoint_options(config, published), 3)
+@pytest.mark.parametrize(("labels", "warned"), [(("a", "b", "c"), False), (None, True)])
+def test_a_head_without_class_names_causes_a_warning(config, published, caplog, labels, warned):
+    variables = models.create(merge.with_checkpoint_options(config, published), "abc").variables
     merge.merge(variables, dataclasses.replace(published, labels=labels), "abc")
-    assert ("names no classes" in caplog.text) == told
+    assert ("no class names" in caplog.text) == warned
 
 
-def test_what_the_config_keeps_stands_against_the_checkpoint(config, published):
-    config.model.keep = ("frontend.mels", "encoder.zero_init")
+def test_overrides_of_the_config_have_precedence_over_the_checkpoint(config, published):
+    config.model.overrides = ("frontend.mels", "encoder.zero_init")
     published.options["zero_init"] = True
     config.model.encoder.zero_init = False
-    adopted = merge.with_checkpoint_options(config, published)
-    assert adopted.frontend.mels == 16 and not adopted.model.encoder.zero_init and adopted.model.encoder.width == 8
-    config.model.keep = ("encoder.colour",)
-    with pytest.raises(PretrainedError, match="there is no encoder.colour to keep; there are encoder.stage_sizes"):
+    merged = merge.with_checkpoint_options(config, published)
+    assert merged.frontend.mels == 16 and not merged.model.encoder.zero_init and merged.model.encoder.width == 8
+    config.model.overrides = ("encoder.colour",)
+    with pytest.raises(PretrainedError, match="there is no option encoder.colour; the options are encoder.stage_sizes"):
         merge.with_checkpoint_options(config, published)
 
 
-def test_the_checkpoint_says_what_it_is_and_its_rate(published, monkeypatch, tmp_path):
+def test_architecture_and_sample_rate_are_detected(published, monkeypatch, tmp_path):
     def refuse(path):
         raise PretrainedError("not mine.")
 
@@ -124,15 +123,15 @@ def test_the_checkpoint_says_what_it_is_and_its_rate(published, monkeypatch, tmp
     with pytest.raises(PretrainedError, match="trained at 16000 Hz"):
         merge.sample_rate(published, 8_000)
     monkeypatch.setitem(registry.READERS, "resnet", refuse)
-    with pytest.raises(PretrainedError, match="no checkpoint that is known here: as beats, not mine; as .*, not mine$"):
+    with pytest.raises(PretrainedError, match="not a known checkpoint: as beats, not mine; as .*, not mine$"):
         merge.identify(path)
 
 
 @pytest.mark.parametrize("name", ["absent.pt", "empty.pt", "cut.safetensors", "folder"])
-def test_what_nobody_can_read_is_said_once(tmp_path, name):
+def test_the_error_of_an_unreadable_file_occurs_once(tmp_path, name):
     (tmp_path / "empty.pt").touch()
     (tmp_path / "cut.safetensors").write_bytes(b"cut")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(PretrainedError) as refused:
+    with pytest.raises(PretrainedError) as error:
         merge.identify(str(tmp_path / name))
-    assert str(refused.value).count(name) == 1 and "as beats" not in str(refused.value)
+    assert str(error.value).count(name) == 1 and "as beats" not in str(error.value)

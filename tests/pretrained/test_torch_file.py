@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from esc_jax.pretrained.checkpoint import PretrainedError
+from esc_jax.pretrained.published import PretrainedError
 from esc_jax.pretrained.torch_file import load_torch
 
 

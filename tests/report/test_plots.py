@@ -49,7 +49,7 @@ def test_every_augmentation_has_its_panel(tmp_path):
     rng = np.random.default_rng(0)
     clip, other = rng.uniform(-1, 1, (2, 16_000)).astype(np.float32)
     frontend = LogMel(sample_rate=16_000, n_fft=512, hop=256, mels=32)
-    views = compose.gallery(clip, other, 16_000, frontend, jax.random.key(0))
+    views = compose.augmentation_examples(clip, other, 16_000, frontend, jax.random.key(0))
     for name, view in views.items():
         if name != "clip":
             assert view.shape[-1] != clip.shape[-1] or not np.array_equal(view, clip), name

@@ -1,4 +1,4 @@
-"""Two processes with one or two devices each, on this machine: what a cluster runs."""
+"""Training in two processes with one or two devices each, on this machine."""
 
 import contextlib
 import json
@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 EPOCHS = 8
 TINY = ["--config=tests/configs/tiny.py", f"--config.train.epochs={EPOCHS}"]
@@ -24,7 +24,7 @@ def lines(workdir):
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-class Together:
+class ProcessPair:
     """Two processes of one run; killed when the block ends."""
 
     def __init__(self, environment, workdir, *arguments, devices=2):
@@ -33,13 +33,13 @@ class Together:
             address = f"127.0.0.1:{free.getsockname()[1]}"
         self.workdir, self.processes = workdir, []
         for number in range(2):
-            own = {
+            variables = {
                 "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(number),
                 "XLA_FLAGS": f"{environment['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
             }  # fmt: skip
             command = [sys.executable, "-m", "esc_jax.main", "--distributed", *arguments, f"--workdir={workdir}"]
             pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-            self.processes.append(subprocess.Popen(command, cwd=ROOT, env=environment | own, **pipes))
+            self.processes.append(subprocess.Popen(command, cwd=ROOT, env=environment | variables, **pipes))
 
     def __enter__(self):
         return self
@@ -50,62 +50,62 @@ class Together:
                 process.kill()
             process.communicate()
 
-    def reach(self, epochs):
-        """Waits until so many epochs are done, and a checkpoint of them is there."""
+    def wait_for_epochs(self, epochs):
+        """Waits until so many epochs are done and saved."""
         while len(lines(self.workdir)) <= epochs:
             assert all(process.poll() is None for process in self.processes), self.processes[0].communicate()[1][-3000:]
             time.sleep(0.05)
 
-    def end(self):
+    def wait(self):
         """(exit status, stdout, stderr) of both."""
-        found = [process.communicate(timeout=300) for process in self.processes]
-        return [(process.returncode, *text) for process, text in zip(self.processes, found, strict=True)]
+        outputs = [process.communicate(timeout=300) for process in self.processes]
+        return [(process.returncode, *text) for process, text in zip(self.processes, outputs, strict=True)]
 
 
-def test_two_processes_equal_one_though_they_were_stopped_and_killed(thorough, run, environment, tmp_path):
+def test_two_processes_equal_one_after_stops_and_kills(thorough, run, environment, tmp_path):
     run("main", *TINY, f"--workdir={tmp_path / 'one'}", devices=4)
     workdir = tmp_path / "two"
-    with Together(environment, workdir, *TINY) as both:
-        both.reach(1)
-        both.processes[1].send_signal(signal.SIGTERM)  # one of them is asked: both stop at the same step
-        stopped = both.end()
+    with ProcessPair(environment, workdir, *TINY) as both:
+        both.wait_for_epochs(1)
+        both.processes[1].send_signal(signal.SIGTERM)  # both stop at the same step
+        stopped = both.wait()
         assert [status for status, _, _ in stopped] == [0, 0], stopped
-        # One of them speaks.
+        # Only the main process prints.
         assert ["the same command goes on from there" in text for _, text, _ in stopped] == [True, False]
-    for epochs, killed in ((3, 1), (5, 0)):  # the first process is the one by which they find one another
-        with Together(environment, workdir, *TINY) as both:
-            both.reach(epochs)
+    for epochs, killed in ((3, 1), (5, 0)):  # process 0 is the coordinator
+        with ProcessPair(environment, workdir, *TINY) as both:
+            both.wait_for_epochs(epochs)
             both.processes[killed].kill()
-            status, _, said = both.end()[1 - killed]
+            status, _, error = both.wait()[1 - killed]
             sentence = "esc_jax: another process of this run has ended or cannot be reached"
-            assert status == 1 and sentence in said, f"status {status}: {said[-3000:]}"
-            assert "Traceback" not in said
-    with Together(environment, workdir, *TINY, devices=1) as both:  # as many devices as before are not needed
-        (status, printed, said), (_, silent, _) = both.end()
-        assert status == 0, said[-3000:]
+            assert status == 1 and sentence in error, f"status {status}: {error[-3000:]}"
+            assert "Traceback" not in error
+    with ProcessPair(environment, workdir, *TINY, devices=1) as both:  # with fewer devices than before
+        (status, printed, error), (_, silent, _) = both.wait()
+        assert status == 0, error[-3000:]
         assert "all of it is in" in printed and "all of it is in" not in silent
-    expected, found = lines(tmp_path / "one"), lines(workdir)
-    assert [line["epoch"] for line in found] == list(range(1, EPOCHS + 1))
+    expected, result = lines(tmp_path / "one"), lines(workdir)
+    assert [line["epoch"] for line in result] == list(range(1, EPOCHS + 1))
     for key, tolerance in (("loss", 1e-4), ("accuracy", 0), ("grad_norm", 1e-3)):
-        # Sums over the batch are taken in another order: rounding grows a little with every one of 48 steps.
-        np.testing.assert_allclose([x[key] for x in found], [x[key] for x in expected], rtol=tolerance, err_msg=key)
+        # Sums over the batch have another order: rounding errors grow over 48 steps.
+        np.testing.assert_allclose([x[key] for x in result], [x[key] for x in expected], rtol=tolerance, err_msg=key)
     one, two = (json.loads((folder / "results.json").read_text()) for folder in (tmp_path / "one", workdir))
     assert one["accuracy"] == two["accuracy"] and one["parameters"] == two["parameters"]
 
 
 @pytest.mark.parametrize(
-    "arguments, said",
+    "arguments, message",
     [
         (["--mode=evaluate"], "--mode=evaluate runs in one process: leave --distributed out"),
         (["--config.train.batch_size=6"], "train.batch_size=6 is not divisible by the 4 devices: take 4"),
     ],
 )
-def test_what_several_processes_cannot_do_is_said(environment, tmp_path, arguments, said):
-    with Together(environment, tmp_path / "run", *TINY, *arguments) as both:
-        assert [(status, said in error) for status, _, error in both.end()] == [(2, True)] * 2
+def test_what_needs_a_single_process_is_refused(environment, tmp_path, arguments, message):
+    with ProcessPair(environment, tmp_path / "run", *TINY, *arguments) as both:
+        assert [(status, message in error) for status, _, error in both.wait()] == [(2, True)] * 2
 
 
-def test_a_process_that_finds_no_others_says_what_to_set(run):
+def test_a_process_without_others_names_the_variables_to_set(run):
     assert not {"JAX_NUM_PROCESSES", "SLURM_JOB_ID"} & os.environ.keys()
-    said = run("main", *TINY, "--distributed", check=2).stderr
-    assert "cannot join others" in said and "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID" in said
+    error = run("main", *TINY, "--distributed", check=2).stderr
+    assert "cannot join others" in error and "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID" in error

@@ -1,4 +1,4 @@
-"""Memory of a command's process on CPU: what a program has had once, the system is not asked for again."""
+"""Memory allocation on CPU: with `keep_heap`, a program's memory is not requested from the system again."""
 
 import os
 import platform
@@ -7,29 +7,29 @@ import sys
 
 import pytest
 
-# Page faults of the fifth call of a program whose buffers (128 MB) are beyond what malloc keeps by default.
+# Page faults of the fifth call of a program with buffers (128 MB) that malloc does not keep by default.
 CALLS = """
 import resource, sys
-from esc_jax.training import parallel
-parallel.initialize(guest=sys.argv[1] == "guest")
+from esc_jax.runtime import devices, xla
+xla.initialize(library=sys.argv[1] == "library")
 import jax, numpy as np
 program = jax.jit(lambda x: (x[::-1] * 2.0).cumsum())
 x = np.arange(1 << 25, dtype=np.float32)
 for _ in range(5):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    np.asarray(program(parallel.ready(x)))
+    np.asarray(program(devices.to_device(x)))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's heap is kept")
-def test_a_command_keeps_its_memory_and_a_library_leaves_its_host_alone():
-    flags = {"XLA_FLAGS": "", "GLIBC_TUNABLES": ""}  # one device, as most users have it, and malloc as it is
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_a_command_keeps_its_memory_and_a_library_does_not():
+    flags = {"XLA_FLAGS": "", "GLIBC_TUNABLES": ""}  # one device, and the defaults of malloc
     faults = {}
-    for process in ("own", "guest"):
+    for process in ("command", "library"):
         done = subprocess.run(
             [sys.executable, "-c", CALLS, process], env=os.environ | flags, capture_output=True, text=True, check=True
         )
         faults[process] = int(done.stdout)
     # A buffer of 128 MB has 32,768 pages, and the call has several.
-    assert faults["own"] < 1000 and faults["guest"] > 30_000, faults
+    assert faults["command"] < 1000 and faults["library"] > 30_000, faults
