@@ -12,8 +12,8 @@ from esc_jax.runtime import devices
 def augment_with_background(config: Any, sample_rate: int, key: jax.Array, audio: jax.Array) -> jax.Array:
     """(rows, time) → (rows, time or crop): augmented, with another clip of the global batch mixed in.
 
-    The other clip has a share of up to `background_mix` of the sound (`mix.mix_waveforms`). Views of one clip then differ
-    in their background.
+    The other clip has a share of up to `background_mix` of the sound (`mix.mix_waveforms`). Views of one clip then
+    differ in their background.
 
     Args:
         config: `pretrain` of a config: augment, background_mix, batch_size.
