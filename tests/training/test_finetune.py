@@ -8,7 +8,6 @@ import pytest
 
 from esc_jax import config as configs
 from esc_jax.models import model as models
-from esc_jax.objectives.base import Keys
 from esc_jax.objectives.supervised import Examples, Supervised
 from esc_jax.runtime import devices
 from esc_jax.tasks import registry as tasks

@@ -132,9 +132,7 @@ def test_reported_metrics_are_those_of_the_heads():
             held_out.append((x[validation] @ kernel[0, 0, 0] + bias[0, 0, 0], labels[validation]))
         logits, truth = (np.concatenate(part) for part in zip(*held_out, strict=True))
         assert head.validation == pytest.approx((logits.argmax(-1) == truth).mean())
-        assert head.calibration.temperature == pytest.approx(
-            calibration.fit_temperature(TASK, logits, truth), rel=1e-2
-        )
+        assert head.calibration.temperature == pytest.approx(calibration.fit_temperature(TASK, logits, truth), rel=1e-2)
         assert head.spread < 1e-3 and 0.5 < head.validation <= 1 and 0.3 < head.knn_score <= 1
 
 
