@@ -139,8 +139,8 @@ def test_a_batch_that_does_not_divide_into_its_parts_is_an_error():
 
 def test_interpolation_of_weights():
     start, end = {"w": np.array([1.0, 2.0], np.float32)}, {"w": np.array([3.0, 2.0], np.float32)}
-    mean = states.interpolate(start, 0.25, end)
-    np.testing.assert_array_equal(mean["w"], [2.5, 2.0])  # equal weights keep their bits
+    mean = states.interpolate(start, 0.75, end)
+    np.testing.assert_array_equal(mean["w"], [2.5, 2.0])  # a quarter of the start; equal weights keep their bits
     for ema in (None, {"params": end, "batch_stats": {}}):
         state = states.TrainState(jnp.int32(3), jnp.int32(0), end, {}, (), ema).with_weights(
             {"params": mean, "batch_stats": {}}
