@@ -209,6 +209,11 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 def nearest(key: str, config: Any) -> str:
     """The sentence for a key that does not exist."""
+    if owners := [name for name in objectives.PRETRAINING if key in _stage_keys(name)]:
+        current = config.pretrain.objective or '""'
+        return (
+            f"there is no config.{key}: config.pretrain.objective={current}, and the key is one of {', '.join(owners)}"
+        )
     keys = list(flatten(config))
     leaf = key.rsplit(".", 1)[-1]
     near = [k for k in keys if k.rsplit(".", 1)[-1] == leaf]  # the right name in the wrong place
@@ -216,8 +221,6 @@ def nearest(key: str, config: Any) -> str:
     near = near or difflib.get_close_matches(key, keys, 1, 0.5)
     near = near or [k for k in keys if difflib.get_close_matches(leaf, [k.rsplit(".", 1)[-1]], 1, 0.7)][:1]
     hint = f"; did you mean {' or '.join(f'config.{k}' for k in near)}?" if near else ""
-    if not near and key.startswith("pretrain."):
-        hint = "; this config has no self-supervised stage, or another objective"
     return f"there is no config.{key}{hint}"
 
 
@@ -260,12 +263,15 @@ def _check_choices(flat: Mapping[str, Any]) -> None:
             raise ConfigError(f"config.{key}={flat[key]}: choose one of {shown}{hint}")
 
 
+def _stage_keys(objective: str) -> set[str]:
+    """All keys of a self-supervised stage: `pretrain.batch_size` and so on."""
+    return set(flatten(pretrain_defaults(objective), "pretrain."))
+
+
 def _check_stage(config: Any, flat: Mapping[str, Any]) -> None:
     """Raises ConfigError where the keys of `pretrain` are not those of its objective."""
     name = config.pretrain.objective
-    expected = {f"pretrain.{key}" for key in flatten(pretrain_defaults(name))}
-    present = {key for key in flat if key.startswith("pretrain.")}
-    if expected != present:
+    if _stage_keys(name) != {key for key in flat if key.startswith("pretrain.")}:
         raise ConfigError(
             f"config.pretrain.objective={name}: the keys of config.pretrain are those of another objective; start from"
             f' a config with config.pretrain = pretrain_defaults("{name}")'

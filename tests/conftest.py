@@ -1,7 +1,12 @@
-"""Every test runs on four virtual CPU devices, with strict dtype and rank promotion."""
+"""Fixtures of all tests. Every test runs on four virtual CPU devices, with strict dtype and rank promotion.
+
+Slow tests run with --slow or ESC_JAX_SLOW=1, or where ESC_JAX_SHARED names a folder of real clips and weights.
+"""
 
 import atexit
 import contextlib
+import ctypes
+import gc
 import json
 import os
 import pathlib
@@ -13,7 +18,7 @@ import tempfile
 import urllib.error
 import urllib.request
 
-# Most of a test's time is compilation, and most of that is LLVM optimising code that runs once.
+# Most of a test's time is compilation, and most of that is LLVM optimizing code that runs once.
 FLAGS = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] = f"{FLAGS} --xla_force_host_platform_device_count=4"
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -23,54 +28,69 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-from esc_jax.runtime import xla
+from esc_jax.runtime import xla  # noqa: E402
 
 xla.reserve_threads()  # as `xla.initialize` does, which tests in this process don't call
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Tests build the same small programs again and again: what one process compiled, the others take from here.
+# Tests build the same small programs many times. What one process has compiled, the others read from here.
 if "ESC_JAX_TEST_COMPILED" not in os.environ:  # the first process; pytest-xdist's workers inherit it
     os.environ["ESC_JAX_TEST_COMPILED"] = tempfile.mkdtemp(prefix="esc_jax_compiled_")
     atexit.register(shutil.rmtree, os.environ["ESC_JAX_TEST_COMPILED"], ignore_errors=True)
 jax.config.update("jax_compilation_cache_dir", os.environ["ESC_JAX_TEST_COMPILED"])
-# As the commands do, which share this folder: what a process without a limit writes, one with a limit can't evict.
+# As the commands do, which share this folder: entries of a process without a limit cannot be evicted by one with it.
 jax.config.update("jax_compilation_cache_max_size", 2 << 30)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
-# The same examples in every run: a failure is a change in the code, and everyone sees it.
+# The same examples in every run: a failure is a change in the code.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=40)
 hypothesis.settings.load_profile("repeatable")
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
-def pytest_collection_modifyitems(items) -> None:
-    """Commands from end to end first: started last, the longest of them would run alone."""
+def pytest_addoption(parser) -> None:
+    """--slow."""
+    parser.addoption("--slow", action="store_true", help="also run the tests that are marked as slow")
+
+
+def pytest_configure(config) -> None:
+    """The marker `slow`."""
+    config.addinivalue_line("markers", "slow: takes long; runs with --slow, ESC_JAX_SLOW=1 or ESC_JAX_SHARED")
+
+
+def pytest_collection_modifyitems(config, items) -> None:
+    """Skips slow tests unless they were asked for, and starts with those of whole commands.
+
+    The longest tests are among these: started last, they would run while the other worker is idle.
+    """
+    if not (config.getoption("--slow") or os.environ.get("ESC_JAX_SLOW") or os.environ.get("ESC_JAX_SHARED")):
+        skip = pytest.mark.skip(reason="slow: run with --slow, or set ESC_JAX_SLOW=1")
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(skip)
     items.sort(key=lambda item: item.path.parent != ROOT / "tests")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def release_memory():
+    """Frees the compiled programs of a test module after its last test, and returns the memory to the system."""
+    yield
+    jax.clear_caches()
+    gc.collect()
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError):  # a C library other than glibc
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(scope="session")
 def shared() -> pathlib.Path:
-    """The folder of real material named by ESC_JAX_SHARED; the test is skipped where there is none."""
+    """The folder of real clips and weights that ESC_JAX_SHARED names; the test is skipped without one."""
     path = os.environ.get("ESC_JAX_SHARED")
     if not path or not pathlib.Path(path).is_dir():
-        pytest.skip("real clips and weights: set ESC_JAX_SHARED to the folder that holds them")
+        pytest.skip("needs real clips and weights: set ESC_JAX_SHARED to their folder")
     return pathlib.Path(path).resolve()
-
-
-@pytest.fixture(scope="session")
-def thorough() -> None:
-    """For tests of half a minute each whose parts are tested on their own: skipped where nobody asked for them."""
-    if not (os.environ.get("ESC_JAX_SHARED") or os.environ.get("ESC_JAX_THOROUGH")):
-        pytest.skip("half a minute more: set ESC_JAX_THOROUGH=1 (or ESC_JAX_SHARED)")
-
-
-@pytest.fixture(scope="session")
-def patient() -> None:
-    """For tests as long of what is tested in another way too: CI does without them."""
-    if not os.environ.get("ESC_JAX_THOROUGH"):
-        pytest.skip("half a minute more: set ESC_JAX_THOROUGH=1")
 
 
 @pytest.fixture(scope="session")
@@ -84,8 +104,8 @@ def cache(tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope="session")
 def environment(cache) -> dict[str, str]:
     """Environment of commands that a test starts: this session's cache, one device."""
-    own = {name: value for name, value in os.environ.items() if name != "NPROC"}
-    return own | {
+    inherited = {name: value for name, value in os.environ.items() if name != "NPROC"}
+    return inherited | {
         "ESC_JAX_CACHE": str(cache),
         "XLA_FLAGS": f"{FLAGS} --xla_force_host_platform_device_count=1",
     }
@@ -93,17 +113,19 @@ def environment(cache) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def run(environment):
-    """Runs a command of the package as a user does: `run("main", "--config=…")` → CompletedProcess.
+    """Runs a command as a user does, from the root of the repository: `run("predict", "--model=…")` → CompletedProcess.
 
-    One device, unless `devices` says otherwise; from the repository's root.
+    "main" is `python -m esc_jax.main`; other names are commands of `python -m esc_jax`. Arguments: `devices`, their
+    number; `check`, the expected exit status; `largest_file_kib`, a limit on the size of files.
     """
 
-    def start(module: str, *arguments: str, devices: int = 1, check: int = 0, largest_file_kib: int | None = None):
+    def start(command: str, *arguments: str, devices: int = 1, check: int = 0, largest_file_kib: int | None = None):
         flags = {"XLA_FLAGS": f"{FLAGS} --xla_force_host_platform_device_count={devices}"}
-        command = [sys.executable, "-m", f"esc_jax.{module}", *arguments]
+        module = ["esc_jax.main"] if command == "main" else ["esc_jax", command]
+        line = [sys.executable, "-m", *module, *arguments]
         if largest_file_kib:
-            command = ["bash", "-c", f'ulimit -f {largest_file_kib}; exec "$@"', "limited", *command]
-        done = subprocess.run(command, cwd=ROOT, env=environment | flags, capture_output=True, text=True)
+            line = ["bash", "-c", f'ulimit -f {largest_file_kib}; exec "$@"', "limited", *line]
+        done = subprocess.run(line, cwd=ROOT, env=environment | flags, capture_output=True, text=True)
         assert done.returncode == check, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr[-4000:]}"
         return done
 
@@ -134,24 +156,25 @@ def noise_clips():
 
 @pytest.fixture(scope="session")
 def untrained(tmp_path_factory) -> pathlib.Path:
-    """Workdir of a run of the tiny config that has not begun to learn: 16 kHz, three classes."""
+    """Workdir of a run of the tiny config that was not trained: 16 kHz, three classes."""
     import optax
 
-    from esc_jax import build
     from esc_jax import config as configs
+    from esc_jax.models import model as models
     from esc_jax.training import checkpoint, state
 
     config = configs.load(ROOT / "tests/configs/tiny.py")
-    _, _, variables = build.build(config, 3)
+    model = models.create(config, ("rain", "sea_waves", "dog"))
     folder = tmp_path_factory.mktemp("untrained")
-    meta = {"config": config.to_dict(), "classes": ["rain", "sea_waves", "dog"], "sample_rate": 16_000}
-    writer = checkpoint.Checkpoints(folder / "checkpoints")
-    writer.save(state.create(variables, optax.sgd(0.1), ema=False), meta)
+    meta = {"config": config.to_dict(), "classes": list(model.classes), "sample_rate": model.sample_rate}
+    checkpoints = checkpoint.Checkpoints(folder / "checkpoints")
+    checkpoints.save(state.create(model.variables, optax.sgd(0.1), ema=False), meta)
+    checkpoints.close()
     return folder
 
 
 class Browser:
-    """A headless Chromium, driven through ChromeDriver's own protocol (W3C WebDriver)."""
+    """A headless Chromium, controlled through ChromeDriver by the W3C WebDriver protocol."""
 
     def __init__(self, port: int, chromium: str, profile: str):
         self.base = f"http://127.0.0.1:{port}/session"
@@ -161,8 +184,8 @@ class Browser:
             f"--user-data-dir={profile}",
         ]  # fmt: skip
         options = {"binary": chromium, "args": arguments}
-        made = self.call("", {"capabilities": {"alwaysMatch": {"goog:chromeOptions": options}}})
-        self.base += f"/{made['sessionId']}"
+        session = self.call("", {"capabilities": {"alwaysMatch": {"goog:chromeOptions": options}}})
+        self.base += f"/{session['sessionId']}"
 
     def call(self, path, body=None, method=None):
         data = None if body is None else json.dumps(body).encode()
@@ -179,20 +202,20 @@ class Browser:
 
 @pytest.fixture(scope="session")
 def browser():
-    """A real browser, for pages; the test is skipped where there is none."""
+    """A browser, for tests of pages; they are skipped without one."""
     chromium, driver = (shutil.which(name) for name in ("chromium", "chromedriver"))
     if not (chromium and driver):
-        pytest.skip("a real browser: install chromium and chromedriver (Debian: chromium, chromium-driver)")
+        pytest.skip("needs a browser: install chromium and chromedriver (Debian: chromium, chromium-driver)")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen([driver, "--port=0"], stdout=subprocess.PIPE, text=True)
         try:
             for line in process.stdout:
-                if found := re.search(r"started successfully on port (\d+)", line):
+                if match := re.search(r"started successfully on port (\d+)", line):
                     break
-            one = Browser(int(found[1]), chromium, profile)
-            yield one
+            session = Browser(int(match[1]), chromium, profile)
+            yield session
             with contextlib.suppress(urllib.error.URLError):
-                one.call("", method="DELETE")
+                session.call("", method="DELETE")
         finally:
             process.terminate()
             process.wait(30)

@@ -1,22 +1,26 @@
-"""Every config of the repository: it loads, passes its checks, and describes a model that builds."""
+"""Configs: the files of the repository, keys and defaults, checks, names."""
 
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from esc_jax import config as configs
 from esc_jax.augment import compose
+from esc_jax.errors import ConfigError
 from esc_jax.experiments import workdir
 from esc_jax.frontends import registry as frontends
 from esc_jax.models import registry as models
+from esc_jax.objectives import registry as objectives
 from esc_jax.training import optim
 
-FILES = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
+ROOT = pathlib.Path(__file__).parents[1]
+FILES = sorted((ROOT / "configs").glob("*.py"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
-def test_config(path):
+def test_a_config_of_the_repository_describes_a_model(path):
     config = configs.load(path)
     configs.check(config)
     assert f"--config=configs/{path.name}" in path.read_text().split('"""')[1]
@@ -25,40 +29,136 @@ def test_config(path):
     model, frontend = models.build(config.model, 50), frontends.build(config.frontend, rate)
 
     def logits(key, audio):
-        features = frontend(compose.waveforms(config.augment, key, jax.numpy.arange(2), audio, rate))
-        features = compose.spectrograms(config.augment, key, jax.numpy.arange(2), features)
+        features = frontend(compose.waveforms(config.augment, key, jnp.arange(2), audio, rate))
+        features = compose.spectrograms(config.augment, key, jnp.arange(2), features)
         return model.init_with_output(key, features)
 
-    clip = jax.ShapeDtypeStruct((2, round(config.data.clip_s * rate)), jax.numpy.float32)
-    found, variables = jax.eval_shape(logits, jax.random.key(0), clip)
-    assert found.shape == (2, 50) and samples <= clip.shape[1]
+    clip = jax.ShapeDtypeStruct((2, round(config.data.clip_s * rate)), jnp.float32)
+    output, variables = jax.eval_shape(logits, jax.random.key(0), clip)
+    assert output.shape == (2, 50) and samples <= clip.shape[1]
     optim.build(config.optim, variables["params"], total=100, per_epoch=10)
+
+
+def test_configs_are_found_by_name_and_by_path(tmp_path, monkeypatch):
+    by_path = configs.load(ROOT / "configs/simclr.py").to_dict()
+    assert by_path["pretrain"]["objective"] == "simclr"
+    monkeypatch.chdir(tmp_path)  # outside the repository
+    for name in ("simclr", "configs/simclr.py"):
+        assert configs.find(name).name == "simclr.py"
+        assert configs.load(name).to_dict() == by_path
+    for name in ("simclr.py", "simclrr", "nothing/simclr.py"):
+        with pytest.raises(ConfigError, match=f"--config={name} does not exist; did you mean simclr"):
+            configs.find(name)
+    with pytest.raises(ConfigError, match="--config=zzz does not exist$"):
+        configs.find("zzz")
+    # A file of one's own comes first.
+    pathlib.Path("configs").mkdir()
+    text = "from esc_jax import config\n\n\ndef get_config():\n    return config.load('quickstart')\n"
+    pathlib.Path("configs/simclr.py").write_text(text)
+    assert configs.load("configs/simclr.py").data.name == "synthetic"
+
+
+def test_files_that_are_no_configs_are_an_error(tmp_path):
+    (tmp_path / "empty.py").write_text("")
+    with pytest.raises(ConfigError, match=r"empty.py has no get_config\(\)"):
+        configs.load(tmp_path / "empty.py")
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(ConfigError, match="notes.txt is not a Python file"):
+        configs.load(tmp_path / "notes.txt")
 
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
         ("augment.crop_s", 9.0, "augment.crop_s=9 is longer than the clips"),
-        ("augment.speed_octaves", 0.1, "speed_octaves needs a crop to stretch"),
-        ("train.epochs", 0, "train.epochs=0 is out of range: it goes from 1"),
+        ("augment.speed_octaves", 0.1, "speed_octaves needs a crop"),
+        ("train.epochs", 0, "train.epochs=0 is out of range: it must be between 1 and"),
+        ("train.label_smoothing", 1.0, "train.label_smoothing=1.0 is out of range"),
+        ("train.wise_ft_alpha", 1.5, "train.wise_ft_alpha=1.5 is out of range: it must be between 0 and 1"),
         ("optim.lr", 0.0, "optim.lr=0.0 must be above 0"),
+        ("optim.div_factor", 0.0, "optim.div_factor=0.0 is out of range"),
         ("model.dtype", "float16", "choose one of float32, bfloat16"),
+        ("model.eval_mode", "(", "config.model.eval_mode=.* is not a regular expression"),
+        ("protocol", "holdoutt", "config.protocol=holdoutt: choose one of .*; did you mean holdout?"),
+        ("task", "single", "config.task=single: choose one of .*single_label"),
+        ("pretrain.objective", "simclr", "keys of config.pretrain are those of another objective.*pretrain_defaults"),
+        ("pretrain.objective", "simclrr", "pretrain.objective=simclrr: choose one of .*; did you mean simclr?"),
     ],
 )
-def test_what_cannot_run_is_said_early(key, value, message):
+def test_values_that_cannot_run_are_an_error(key, value, message):
     config = configs.defaults("resnet")
+    configs.check(config)
     config.update_from_flattened_dict({key: value})
-    with pytest.raises(configs.ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message):
         configs.check(config)
 
 
-def test_flattened_keys_and_differences():
+def test_wise_ft_needs_the_last_weights():
+    config = configs.defaults("resnet")
+    config.train.wise_ft_alpha = 0.7
+    configs.check(config)
+    config.protocol = "oracle"
+    with pytest.raises(ConfigError, match="wise_ft_alpha applies to the last weights, but config.protocol=oracle"):
+        configs.check(config)
+
+
+def with_stage(objective):
+    config = configs.defaults("patch_transformer")
+    config.pretrain = configs.pretrain_defaults(objective)
+    return config
+
+
+@pytest.mark.parametrize("objective", list(objectives.PRETRAINING))
+def test_a_config_has_the_keys_of_its_objective_only(objective):
+    configs.check(with_stage(objective))
+    keys = {key.removeprefix("pretrain.") for key in configs.flatten(with_stage(objective)) if "pretrain." in key}
+    for name in objectives.PRETRAINING:
+        others = set(objectives.defaults(name)) - set(objectives.defaults(objective))
+        assert not keys & others
+    assert set(objectives.defaults(objective)) <= keys and "batch_size" in keys
+    without = {key for key in configs.flatten(configs.defaults("resnet")) if key.startswith("pretrain.")}
+    assert without == {"pretrain.objective"}
+
+
+@pytest.mark.parametrize(
+    ("objective", "key", "value", "message"),
+    [
+        ("simclr", "temperature", 0.0, "pretrain.temperature=0.0 is out of range"),
+        ("simclr", "batch_size", 1, "pretrain.batch_size=1 is out of range: it must be between 2 and"),
+        ("simclr", "augment.mixup_alpha", 0.3, "mixup_alpha mixes labels: use config.pretrain.background_mix"),
+        ("simclr", "augment.mel_jitter", True, "pretrain.augment.mel_jitter=True has no effect"),
+        ("simclr", "augment.crop_s", 9.0, "pretrain.augment.crop_s=9 is longer than the clips"),
+        ("simclr", "optim.lr", 0.0, "config.pretrain.optim.lr=0.0 must be above 0"),
+        ("simclr", "optim.b1", 1.0, "config.pretrain.optim.b1=1.0 is out of range"),
+        ("masked", "mask_kind", "blocks", "choose one of random, block, time, frequency; did you mean block?"),
+        ("masked", "mask_ratio", 1.5, "pretrain.mask_ratio=1.5 is out of range"),
+        ("masked", "augment.freq_mask", 3, "pretrain.augment.freq_mask=3 has no effect in masked prediction"),
+    ],
+)
+def test_values_of_the_stage_that_cannot_run_are_an_error(objective, key, value, message):
+    config = with_stage(objective)
+    config.update_from_flattened_dict({f"pretrain.{key}": value})
+    with pytest.raises(ConfigError, match=message):
+        configs.check(config)
+
+
+def test_the_checks_of_the_objective_are_called(monkeypatch):
+    def check(config):
+        raise ConfigError(f"refused {config.pretrain.temperature}")
+
+    monkeypatch.setattr(objectives.PRETRAINING["simclr"], "check", check)
+    with pytest.raises(ConfigError, match="refused 0.5"):
+        configs.check(with_stage("simclr"))
+    configs.check(with_stage("masked"))
+
+
+def test_flat_keys_and_differences():
     config = configs.defaults("resnet")
     flat = configs.flatten(config)
-    assert flat["train.batch_size"] == 32 and flat["model.encoder.width"] == 64
+    assert flat["train.batch_size"] == 32 and flat["model.encoder.width"] == 64 and flat["task"] == "single_label"
     other = configs.defaults("resnet")
     other.optim.lr = 0.5
-    other.data.dir = "elsewhere"  # where the data lie is not part of the experiment
+    other.data.dir = "elsewhere"  # the location of the data is not part of the experiment
     assert workdir.differences(flat, configs.flatten(other)) == ["optim.lr (0.001, now 0.5)"]
 
 
@@ -69,7 +169,33 @@ def test_flattened_keys_and_differences():
         ("optm.lr", "config.optim.lr"),
         ("mixup_alpha", "config.augment.mixup_alpha"),
         ("data.tset_fold", "config.data.test_fold"),
+        ("batch_size", "config.eval.batch_size or config.train.batch_size"),
     ],
 )
-def test_nearest_key(key, expected):
-    assert f"did you mean {expected}?" in configs.nearest(key, configs.defaults("resnet"))
+def test_the_nearest_key(key, expected):
+    assert f"there is no config.{key}; did you mean {expected}?" in configs.nearest(key, configs.defaults("resnet"))
+
+
+@pytest.mark.parametrize(
+    ("objective", "key", "expected"),
+    [
+        ("simclr", "pretrain.temprature", "; did you mean config.pretrain.temperature?"),
+        ("masked", "pretrain.mask.ratio", "; did you mean config.pretrain.mask_ratio?"),
+        (
+            "masked",
+            "pretrain.temperature",
+            ": config.pretrain.objective=masked, and the key is one of simclr",
+        ),
+    ],
+)
+def test_the_nearest_key_of_an_objective(objective, key, expected):
+    assert configs.nearest(key, with_stage(objective)) == f"there is no config.{key}{expected}"
+
+
+def test_a_key_of_an_objective_without_such_a_stage():
+    message = configs.nearest("pretrain.temperature", configs.defaults("resnet"))
+    assert (
+        message == 'there is no config.pretrain.temperature: config.pretrain.objective="", and the key is one of simclr'
+    )
+    message = configs.nearest("pretrain.batch_size", configs.defaults("resnet"))
+    assert all(name in message for name in objectives.PRETRAINING)

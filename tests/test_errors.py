@@ -1,14 +1,46 @@
-"""What a user is told of errors that are not ours."""
+"""Errors as a command reports them."""
+
+import errno
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from esc_jax import errors
+from esc_jax.training.loop import Interrupted, TrainError
 
 
-def test_what_xla_finds_no_room_for_is_said_to_be_memory():
-    with pytest.raises(jax.errors.JaxRuntimeError) as found:
+def test_out_of_memory_errors_of_xla_are_recognized():
+    with pytest.raises(jax.errors.JaxRuntimeError) as raised:
         jnp.zeros((1 << 50,)).block_until_ready()
-    status, sentence = errors.describe_error(found.value, "a.wav")
-    assert status == 1 and sentence.startswith("a.wav: the device has too little memory (") and "\n" not in sentence
+    status, message = errors.describe_error(raised.value, "a.wav")
+    assert status == 1 and message.startswith("a.wav: the device has too little memory (") and "\n" not in message
+    assert errors.is_out_of_memory(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (errors.ConfigError("a sentence"), (2, "a sentence")),
+        (TrainError("the loss is nan"), (1, "the loss is nan")),
+        (Interrupted("stopped"), (75, "stopped")),
+        (KeyboardInterrupt(), (130, "interrupted")),
+        (OSError(errno.ENOSPC, "No space left on device", "x.csv"), (1, "No space left on device: x.csv")),
+        (OSError(errno.ENOSPC, "No space left on device"), (1, "No space left on device: a.wav")),
+        (RuntimeError("a mistake of the program"), None),
+    ],
+)
+def test_status_and_message(error, expected):
+    assert errors.describe_error(error, "a.wav") == expected
+
+
+def test_errors_of_files_are_collected():
+    problems = []
+    with errors.collect_errors(problems, "a.wav"):
+        raise TrainError("first")
+    with errors.collect_errors(problems, "b.wav"):
+        raise OSError(errno.EIO, "broken")
+    assert problems == ["first", "broken: b.wav"]
+    assert str(errors.MultipleErrors(problems)) == "first\nesc_jax: broken: b.wav"
+    with pytest.raises(RuntimeError), errors.collect_errors(problems, "c.wav"):
+        raise RuntimeError

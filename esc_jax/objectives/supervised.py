@@ -91,5 +91,5 @@ class Supervised(Objective):
             mutable=["batch_stats"],
             rngs=keys.rngs(),
         )
-        loss = self._task.loss(logits, inputs.targets)
-        return LossOutput(loss, self._task.step_metrics(logits, inputs.targets), updates.get("batch_stats", {}))
+        metrics = self._task.step_metrics(logits, inputs.targets)
+        return LossOutput(self._task.loss(logits, inputs.targets), metrics, updates.get("batch_stats", {}))

@@ -71,6 +71,7 @@ def train_step(
         if average is not None:
             weights = {"params": params, "batch_stats": batch_stats}
             average = states.update_ema(average, weights, state.step, ema)
+        metrics |= {"grad_norm": optax.global_norm(grads)}
         new = state.replace(
             step=state.step + 1,
             params=params,
@@ -79,7 +80,7 @@ def train_step(
             ema=average,
             carry=objective.after_step(state.carry, params, state.step + 1),
         )
-        return new, metrics | {"grad_norm": optax.global_norm(grads)}
+        return new, metrics
 
     return step
 

@@ -1,10 +1,10 @@
-"""A run of seconds: 60 synthesised clips, a network of two blocks."""
+"""A run of a few seconds: 60 synthetic clips, a network of two blocks."""
 
 from esc_jax import config as base
 
 
 def get_config():
-    """The experiment."""
+    """The config of the experiment."""
     config = base.defaults(model="resnet")
     config.data.update(name="synthetic", clips_per_fold=1, sample_rate=16_000, clip_s=1.0)
     config.frontend.update(n_fft=512, hop=256, mels=32)

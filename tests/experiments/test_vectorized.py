@@ -1,4 +1,4 @@
-"""Runs trained at once are the runs that they would be alone."""
+"""Vectorized runs equal the same runs one by one."""
 
 import dataclasses
 import json
@@ -7,14 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-from esc_jax import build
 from esc_jax import config as configs
 from esc_jax.data.datasets import registry as datasets
+from esc_jax.errors import ConfigError
 from esc_jax.evaluation import results
-from esc_jax.experiments import crossval, probe, vectorized
-from esc_jax.experiments import single as train
+from esc_jax.experiments import crossval, probe, single, vectorized
 from esc_jax.runtime import devices
 from esc_jax.training import checkpoint, loop
+from esc_jax.training.restore import restore
 
 
 @pytest.fixture
@@ -30,54 +30,55 @@ def config(noise_clips, monkeypatch):
     config.augment.update(roll=1.0, mixup_alpha=0.3, time_mask=3)
     # An ε this large keeps Adam from turning the rounding of gradients near 0 into whole steps.
     config.optim.update(schedule="constant", lr=0.01, eps=0.01, warmup_percent=0.0)
-    config.train.update(batch_size=4, epochs=2, ema=0.9, start_share=0.25, tensorboard=False)
+    config.train.update(batch_size=4, epochs=2, ema=0.9, wise_ft_alpha=0.75, tensorboard=False)
     config.eval.tta = 2
     config.crossval.vectorized = True
     return config
 
 
 def weights(workdir):
-    return build.restore(workdir).variables
+    return restore(workdir).model.variables
 
 
-def test_every_run_is_what_it_is_alone(config, noise_clips, tmp_path, monkeypatch):
+def test_a_vectorized_run_equals_a_run_alone(config, noise_clips, tmp_path, monkeypatch):
     runs = {}
     for name, fold, seed in (("first", 1, 0), ("other fold", 2, 0), ("other seed", 2, 5)):
         runs[name] = config.copy_and_resolve_references()
         runs[name].data.test_fold, runs[name].seed = fold, seed
-    alone = {name: train.train_and_evaluate(own, tmp_path / "alone" / name) for name, own in runs.items()}
-    monkeypatch.setattr(parallel, "places", lambda count: (1, count))  # all on one device
-    vectorized.train(runs, tmp_path / "together")
+    alone = {name: single.train_and_evaluate(one, tmp_path / "alone" / name) for name, one in runs.items()}
+    monkeypatch.setattr(devices, "run_layout", lambda count: (1, count))  # all on one device
+    vectorized.train(runs, tmp_path / "vectorized")
     for name in runs:
-        here, there = weights(tmp_path / "together" / name), weights(tmp_path / "alone" / name)
+        here, there = weights(tmp_path / "vectorized" / name), weights(tmp_path / "alone" / name)
         for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(here), jax.tree.leaves(there), strict=True):
-            # Four steps; sums are taken in another order, the largest weights are about 1.
+            # Four steps. Sums have another order; the largest weights are about 1.
             np.testing.assert_allclose(a, b, atol=1e-4, err_msg=f"{name} {path}")
         one, other = (
             results.read_predictions(tmp_path / how / name / "predictions.csv", noise_clips)
-            for how in ("together", "alone")
+            for how in ("vectorized", "alone")
         )
         np.testing.assert_allclose(one.plain, other.plain, atol=1e-3)
         np.testing.assert_array_equal(one.indices, other.indices)
-        found = json.loads((tmp_path / "together" / name / "results.json").read_text())
-        assert found["parameters"] == alone[name]["parameters"] and found["folds"][0]["epochs"] == 2
-        assert checkpoint.read_meta(*checkpoint.find(tmp_path / "together" / name))["calibration"]["energy"] > -10
+        outcome = json.loads((tmp_path / "vectorized" / name / "results.json").read_text())
+        assert outcome["parameters"] == alone[name]["parameters"] and outcome["folds"][0]["epochs"] == 2
+        assert checkpoint.read_meta(*checkpoint.find(tmp_path / "vectorized" / name))["calibration"]["energy"] > -10
     kernels = [
-        np.ravel(weights(tmp_path / "together" / name)["params"]["head"]["classifier"]["kernel"]) for name in runs
+        np.ravel(weights(tmp_path / "vectorized" / name)["params"]["head"]["classifier"]["kernel"]) for name in runs
     ]
     assert all(np.abs(a - b).max() > 1e-3 for i, a in enumerate(kernels) for b in kernels[:i])
-    first = json.loads((tmp_path / "together/together/metrics.jsonl").open().readline())
+    first = json.loads((tmp_path / "vectorized/vectorized/metrics.jsonl").open().readline())
     losses = [json.loads((tmp_path / "alone" / name / "metrics.jsonl").open().readline())["loss"] for name in runs]
     assert first["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
 
 
-def test_an_interrupted_program_goes_on_to_the_same_bits(patient, config, noise_clips, tmp_path, monkeypatch):
-    config.train.checkpoint_epochs = 1  # each fold on one of the four devices of the tests
+@pytest.mark.slow
+def test_interrupted_runs_resume_to_the_same_bits(config, noise_clips, tmp_path, monkeypatch):
+    config.train.checkpoint_epochs = 1  # each fold is on a device of its own
     crossval.cross_validate(config, tmp_path / "whole")
-    opened = loop.StopSignal.__enter__
+    enter = loop.StopSignal.__enter__
 
     def stop(self):
-        opened(self)
+        enter(self)
         self.received = True
         return self
 
@@ -87,7 +88,7 @@ def test_an_interrupted_program_goes_on_to_the_same_bits(patient, config, noise_
             crossval.cross_validate(config, tmp_path / "cut")
     with monkeypatch.context() as patch:
         patch.setattr(datasets, "load", lambda config: dataclasses.replace(noise_clips, fingerprint="other"))
-        with pytest.raises(checkpoint.OtherDataError, match="was trained on other data than data.dir holds"):
+        with pytest.raises(checkpoint.OtherDataError, match="was trained on other data than data.dir contains"):
             crossval.cross_validate(config, tmp_path / "cut")
     crossval.cross_validate(config, tmp_path / "cut")
     for fold in (1, 2, 3):
@@ -95,54 +96,56 @@ def test_an_interrupted_program_goes_on_to_the_same_bits(patient, config, noise_
         jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-def test_a_run_is_tested_again_when_it_is_done_and_on_its_own_data(config, noise_clips, tmp_path, monkeypatch):
+def test_only_a_finished_run_is_tested_again_and_only_on_its_data(config, noise_clips, tmp_path, monkeypatch):
     config.crossval.vectorized, config.data.test_fold = False, 1
     with monkeypatch.context() as patch:
-        patch.setattr(loop.StopSignal, "agree", lambda self, number, last: setattr(self, "asked", True) or True)
+        patch.setattr(loop.StopSignal, "agree", lambda self, number, last: setattr(self, "stop", True) or True)
         with pytest.raises(loop.Interrupted):
-            train.train_and_evaluate(config, tmp_path)
-    with pytest.raises(configs.ConfigError, match="stopped at step 1 of 4: let the run come to its end first"):
-        train.evaluate_again(config, tmp_path)
-    train.train_and_evaluate(config, tmp_path)
-    with pytest.raises(configs.ConfigError, match="holds the run of one fold"):
+            single.train_and_evaluate(config, tmp_path)
+    with pytest.raises(ConfigError, match="stopped at step 1 of 4: finish the run first"):
+        single.evaluate_again(config, tmp_path)
+    single.train_and_evaluate(config, tmp_path)
+    with pytest.raises(ConfigError, match="contains the run of one fold"):
         crossval.cross_validate(config, tmp_path)
     before = (tmp_path / "results.json").read_text()
     monkeypatch.setattr(datasets, "load", lambda config: dataclasses.replace(noise_clips, fingerprint="other"))
-    with pytest.raises(checkpoint.OtherDataError, match="was trained on other data than data.dir holds"):
-        train.evaluate_again(config, tmp_path)
+    with pytest.raises(checkpoint.OtherDataError, match="was trained on other data than data.dir contains"):
+        single.evaluate_again(config, tmp_path)
     assert (tmp_path / "results.json").read_text() == before
 
 
-def test_classes_without_a_clip_in_training_are_named(config, noise_clips, monkeypatch, caplog):
+def test_a_warning_names_classes_without_training_clips(config, noise_clips, monkeypatch, caplog):
     config.data.test_fold = 1
-    train.prepare(config)
-    assert "training has no clip" not in caplog.text
-    labels = np.where(np.array(noise_clips.folds) == 1, 0, 1)  # the first class is in the test fold alone
+    single.prepare(config)
+    assert "no training clip" not in caplog.text
+    labels = np.where(np.array(noise_clips.folds) == 1, 0, 1)  # the first class is in the test fold only
     monkeypatch.setattr(datasets, "load", lambda config: dataclasses.replace(noise_clips, labels=labels))
-    train.prepare(config)
-    assert f"training has no clip of {noise_clips.classes[0]}, which the test has" in caplog.text
+    single.prepare(config)
+    assert f"no training clip has one of the test classes {noise_clips.classes[0]}" in caplog.text
 
 
-def test_a_probe_of_other_data_takes_no_workdir(config, noise_clips, tmp_path, monkeypatch):
+def test_a_probe_of_other_data_is_an_error(config, noise_clips, tmp_path, monkeypatch):
     config.crossval.vectorized, config.data.test_fold, config.method = False, 1, "probe"
     config.data.cache_dir = str(tmp_path / "cache")
     probe.probe_and_evaluate(config, tmp_path / "run")
     before = (tmp_path / "run/results.json").read_text()
     monkeypatch.setattr(datasets, "load", lambda config: dataclasses.replace(noise_clips, fingerprint="other"))
-    with pytest.raises(checkpoint.OtherDataError, match="was trained on other data than data.dir holds"):
+    with pytest.raises(checkpoint.OtherDataError, match="was trained on other data than data.dir contains"):
         probe.probe_and_evaluate(config, tmp_path / "run")
     assert (tmp_path / "run/results.json").read_text() == before
     assert len(list((tmp_path / "cache/embeddings").iterdir())) == 1  # refused before any pass over those data
 
 
-def test_what_cannot_be_trained_at_once_is_refused(config, tmp_path):
+def test_options_that_vectorized_runs_do_not_support_are_errors(config, tmp_path):
     for change, sentence in (
-        ({"protocol": "oracle", "train": {"start_share": 0.0}}, "config.protocol=oracle selects others"),
-        ({"pretrain": {"method": "simclr"}}, "no probe and no pretraining"),
+        ({"protocol": "oracle", "train": {"wise_ft_alpha": 1.0}}, "requires config.protocol=holdout, not oracle"),
+        ({"train": {"accumulate": 3}}, "train.batch_size=4 is not divisible by config.train.accumulate=3"),
+        ({"pretrain": configs.pretrain_defaults("simclr")}, "vectorized does not support pretraining"),
         ({"crossval": {"folds": (1, 2, 9)}}, "has no fold 9"),
     ):
-        own = config.copy_and_resolve_references()
-        own.update(change)
+        changed = config.copy_and_resolve_references()
+        changed.update(change)
         with pytest.raises(ValueError, match=sentence):
-            crossval.cross_validate(own, tmp_path / "refused")
+            crossval.cross_validate(changed, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
     assert devices.run_layout(6) == (3, 2) and devices.run_layout(5) == (1, 5) and devices.run_layout(8) == (4, 2)

@@ -1,18 +1,21 @@
-"""A training of a few steps, and a small model with padding and dropout, for tests of what the step does."""
+"""A training of a few steps, and a small model with padding and dropout, for tests of the training step."""
 
 import jax
 import numpy as np
 
-from esc_jax import build
 from esc_jax import config as configs
 from esc_jax.data import pipeline
+from esc_jax.models import model as models
+from esc_jax.objectives.supervised import Supervised
+from esc_jax.runtime import devices as parallel
+from esc_jax.tasks import registry as tasks
 from esc_jax.training import optim
 from esc_jax.training import state as states
 from esc_jax.training import step as steps
 
 
 def hubert(head="linear"):
-    """Transformer layers with dropout; no running statistics."""
+    """Config of transformer layers with dropout; no running statistics."""
     config = configs.defaults("hubert", head, "raw")
     config.data.update(sample_rate=16_000, clip_s=0.5)
     config.model.encoder.update(
@@ -25,15 +28,25 @@ def hubert(head="linear"):
 
 
 def train(config, clips, count, devices=1):
-    """(variables before, state after, losses) of `count` steps; two are an epoch."""
-    model, frontend, variables = build.build(config, len(clips.classes))
-    optimizer = optim.build(config.optim, variables["params"], total=count, per_epoch=2)
-    before = jax.tree.map(np.array, variables)  # a copy: the state's own is donated
-    state = devices.replicate(states.create(before, optimizer, ema=config.train.ema > 0), devices)
-    step = devices.pmap_step(steps.train_step(model, frontend, optimizer, config, len(clips.classes)), devices)
-    batches = pipeline.train_batches(clips, range(len(clips)), config.train.batch_size, seed=0)
-    losses = []
+    """(variables before, state after, losses) of `count` supervised steps; an epoch is two steps."""
+    model = models.create(config, clips.classes, config.seed)
+    objective = Supervised(config, model, tasks.get(config.task))
+    optimizer = optim.build(config.optim, model.variables["params"], total=count, per_epoch=2)
+    options = {"accumulate": config.train.accumulate, "eval_mode": config.model.eval_mode, "ema": config.train.ema}
+    before = jax.tree.map(np.array, model.variables)  # a copy: the variables of the state are donated
+    state = states.create(before, optimizer, ema=config.train.ema > 0)
+    state, lines = run_steps(objective, optimizer, config.optim, state, clips, count, devices, **options)
+    return before, state, [line["loss"] for line in lines]
+
+
+def run_steps(objective, optimizer, optim_config, state, clips, count, devices=1, batch_size=8, **options):
+    """(state after, metrics of each step) of `count` steps of an objective, on the first devices."""
+    step = steps.train_step(objective, optimizer, optim_config, **options)
+    step = parallel.pmap_step(step, devices, constants=objective.constants)
+    state = parallel.replicate(state, devices)
+    batches = pipeline.train_batches(clips, range(len(clips)), batch_size, seed=0)
+    lines = []
     for _ in range(count):
         state, metrics = step(state, next(batches))
-        losses.append(float(metrics["loss"]))
-    return before, state, losses
+        lines.append({name: float(value) for name, value in metrics.items()})
+    return state, lines

@@ -1,4 +1,4 @@
-"""Checkpoints: what is kept, what comes back, what is refused."""
+"""Checkpoints: which are kept, what is restored, errors."""
 
 import json
 
@@ -36,32 +36,42 @@ def test_without_selection_the_latest_is_kept(tmp_path):
     assert steps_in(tmp_path / "c") == [3] and checkpoints.best() == 3
 
 
+@pytest.mark.parametrize("carry", [None, {"target": {"w": jnp.arange(3.0)}, "count": jnp.int32(5)}])
 @pytest.mark.parametrize("ema", [True, False])
-def test_what_comes_back_is_what_was_saved(tmp_path, ema):
+def test_a_restored_state_equals_the_saved_one(tmp_path, ema, carry):
     checkpoints = checkpoint.Checkpoints(tmp_path / "c")
-    saved = state_at(7, ema)
+    saved = state_at(7, ema).replace(carry=carry)
     checkpoints.save(saved, {"classes": ["a"]})
-    found = checkpoints.restore(7, state_at(0, ema))
-    assert jax.tree.structure(found) == jax.tree.structure(saved)
-    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(saved), strict=True):
+    like = state_at(0, ema).replace(carry=jax.tree.map(jnp.zeros_like, carry))
+    restored = checkpoints.restore(7, like)
+    assert jax.tree.structure(restored) == jax.tree.structure(saved)
+    for one, other in zip(jax.tree.leaves(restored), jax.tree.leaves(saved), strict=True):
         np.testing.assert_array_equal(one, other)
+        assert one.dtype == other.dtype
     assert checkpoints.meta(7)["classes"] == ["a"]
     folder, step = checkpoint.find(tmp_path / "c")
     weights = checkpoint.read_weights(folder, step, saved.weights())
     np.testing.assert_array_equal(weights["params"]["w"], saved.weights()["params"]["w"])
 
 
-def test_what_cannot_be_read_is_said(tmp_path):
+def test_a_checkpoint_without_the_state_of_the_objective_is_an_error(tmp_path):
+    checkpoints = checkpoint.Checkpoints(tmp_path / "c")
+    checkpoints.save(state_at(1), {})
+    with pytest.raises(checkpoint.CheckpointError, match="could not read the checkpoint of step 1"):
+        checkpoints.restore(1, state_at(0).replace(carry={"target": jnp.zeros(3)}))
+
+
+def test_errors_of_what_cannot_be_read(tmp_path):
     with pytest.raises(checkpoint.CheckpointError, match="no such folder"):
         checkpoint.find(tmp_path / "nothing")
-    with pytest.raises(checkpoint.CheckpointError, match="holds no checkpoint"):
+    with pytest.raises(checkpoint.CheckpointError, match="contains no checkpoint"):
         checkpoint.find(tmp_path)
     checkpoint.Checkpoints(tmp_path / "checkpoints").save(state_at(2), {})
     folder, step = checkpoint.find(tmp_path)
     assert step == 2
-    with pytest.raises(checkpoint.CheckpointError, match="its weights do not fit the model"):
+    with pytest.raises(checkpoint.CheckpointError, match="its weights do not match the model"):
         checkpoint.read_weights(folder, step, {"params": {"other": jnp.ones(4)}, "batch_stats": {}})
     meta = folder / "2" / "meta" / "metadata"
     meta.write_text(json.dumps(json.loads(meta.read_text()) | {"format": 99}))
-    with pytest.raises(checkpoint.CheckpointError, match="written in format 99"):
+    with pytest.raises(checkpoint.CheckpointError, match="has format 99, but this version of esc_jax reads format 2"):
         checkpoint.read_meta(folder, step)

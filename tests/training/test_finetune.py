@@ -1,17 +1,20 @@
-"""What fine-tuning freezes, slows down, opens late or takes in parts, on one training step."""
+"""Fine-tuning options of a training step: frozen parts, learning rates by layer, unfreezing, accumulation."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from esc_jax import build
 from esc_jax import config as configs
+from esc_jax.models import model as models
+from esc_jax.objectives.supervised import Examples, Supervised
 from esc_jax.runtime import devices
+from esc_jax.tasks import registry as tasks
 from esc_jax.training import optim
 from esc_jax.training import state as states
 from esc_jax.training import step as steps
-from tests.training import few
+from tests.training import helpers
 
 
 def resnet():
@@ -23,48 +26,59 @@ def resnet():
     return config
 
 
-def moved(before, after):
-    """Largest change by path, over parameters or statistics."""
-    flat = zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True)
-    return {optim.path_of(path): float(np.abs(old - new).max()) for (path, old), new in flat}
+def largest_changes(before, after):
+    """Largest change by path, of parameters or statistics."""
+    pairs = zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True)
+    return {optim.path_of(path): float(np.abs(old - new).max()) for (path, old), new in pairs}
 
 
-def test_frozen_is_frozen_to_the_bit_statistics_and_average_included(noise_clips):
+def test_a_frozen_part_keeps_its_bits_with_its_statistics_and_average(noise_clips):
     config = resnet()
     config.optim.groups = (("encoder/(stem|bn_stem|stage1).*", 0.0),)
-    before, state, _ = few.train(config, noise_clips, 3)
+    before, state, _ = helpers.train(config, noise_clips, 3)
     for kind, now in (("params", state.params), ("batch_stats", state.batch_stats)):
-        for found in (moved(before[kind], now), moved(before[kind], state.ema[kind])):
-            for path, change in found.items():
-                still = path.startswith(("encoder/stem", "encoder/bn_stem", "encoder/stage1"))
-                assert (change == 0) == still, (kind, path, change)
+        for changes in (largest_changes(before[kind], now), largest_changes(before[kind], state.ema[kind])):
+            for path, change in changes.items():
+                frozen = path.startswith(("encoder/stem", "encoder/bn_stem", "encoder/stage1"))
+                assert (change == 0) == frozen, (kind, path, change)
+
+
+class FixedInputs(Supervised):
+    """Supervised learning on given features."""
+
+    def inputs(self, constants, key, batch):
+        return Examples(batch["features"], jax.nn.one_hot(batch["label"], len(self._model.classes)), None)
 
 
 def test_a_frozen_layer_has_no_dropout(noise_clips):
-    config = few.hubert()
-    model, frontend, variables = build.build(config, 3)
-    features = frontend(jnp.asarray(noise_clips.read(range(4)), jnp.float32))
+    config = helpers.hubert()
+    model = models.create(config, noise_clips.classes)
+    features = model.frontend(jnp.asarray(noise_clips.read(range(4)), jnp.float32))
+    batch = {"features": features[None], "label": jnp.arange(4)[None] % 3}
 
     def losses(pattern, groups):
-        config.model.evaluating, config.optim.groups = pattern, groups
-        loss = steps._loss(model, config, variables["params"])
-        examples = steps.Examples(features, jax.nn.one_hot(jnp.arange(4) % 3, 3), None)
-        keys = (jax.random.key(1), jax.random.key(2))
-        return [float(loss(variables["params"], {}, examples, key)[0]) for key in keys]
+        """Of the same weights and examples with the dropout of two steps."""
+        config.optim.groups = groups
+        objective = FixedInputs(config, model, tasks.get("single_label"))
+        optimizer = optax.identity()  # the loss is that before the step
+        step = jax.vmap(steps.train_step(objective, optimizer, config.optim, eval_mode=pattern), axis_name=devices.AXIS)
+        state = states.create(model.variables, optimizer, ema=False)
+        stacked = [jax.tree.map(lambda x: x[None], state.replace(step=jnp.int32(number))) for number in (1, 2)]
+        return [float(jax.jit(step)(state, batch)[1]["loss"][0]) for state in stacked]
 
     plain = losses("", ())
     assert plain[0] != plain[1]
     assert len(set(losses("encoder", ()))) == 1
     assert len(set(losses("", (("encoder/.*", 0.0),)))) == 1
-    assert len(set(losses("encoder/layer_.", ()))) == 2  # what is before the layers still drops
+    assert len(set(losses("encoder/layer_.", ()))) == 2  # dropout before the layers remains
 
 
-def test_evaluating_modules_train_their_parameters_on_the_running_statistics(noise_clips):
+def test_modules_in_eval_mode_train_their_parameters_on_running_statistics(noise_clips):
     config = resnet()
-    config.model.evaluating = "encoder/.*bn.*|encoder/.*norm"
-    before, state, _ = few.train(config, noise_clips, 3)
-    assert set(moved(before["batch_stats"], state.batch_stats).values()) == {0.0}
-    assert min(moved(before["params"], state.params).values()) > 0
+    config.model.eval_mode = "encoder/.*bn.*|encoder/.*norm"
+    before, state, _ = helpers.train(config, noise_clips, 3)
+    assert set(largest_changes(before["batch_stats"], state.batch_stats).values()) == {0.0}
+    assert min(largest_changes(before["params"], state.params).values()) > 0
 
 
 def test_layer_factors_fall_from_the_head_to_the_input():
@@ -72,8 +86,7 @@ def test_layer_factors_fall_from_the_head_to_the_input():
         "head": {"kernel": 0},
         "encoder": {"stem": {"kernel": 0}, "norm": 0, "block2": {"a": 0}, "block10": {"a": 0}, "last": {"b": 0}},
     }
-    found = optim.layer_factors(params, 0.5)
-    assert found == {
+    assert optim.layer_factors(params, 0.5) == {
         "head": {"kernel": 1.0},
         "encoder": {
             "stem": {"kernel": 0.5**4}, "norm": 0.5**4, "block2": {"a": 0.5**3}, "block10": {"a": 0.5**2},
@@ -83,53 +96,53 @@ def test_layer_factors_fall_from_the_head_to_the_input():
 
 
 def test_layer_decay_and_groups_multiply(noise_clips):
-    """Adam's first step is the learning rate times the sign of the gradient, whatever its size."""
+    """Adam's first step is the learning rate times the sign of the gradient, for gradients of any size."""
     config = resnet()
     config.optim.update(schedule="constant", warmup_percent=-1.0, weight_decay=0.0, lr=1e-3, layer_decay=0.5)
     config.optim.groups = (("encoder/stage2.*", 0.1),)
-    before, state, _ = few.train(config, noise_clips, 1)
-    found = moved(before["params"], state.params)
+    before, state, _ = helpers.train(config, noise_clips, 1)
+    changes = largest_changes(before["params"], state.params)
     for path, factor in (("head/classifier/kernel", 1), ("encoder/stage2_block1/conv1/kernel", 0.05),
                          ("encoder/stage1_block1/conv1/kernel", 0.25), ("encoder/stem/kernel", 0.125)):  # fmt: skip
-        assert found[path] == pytest.approx(1e-3 * factor, rel=1e-2), path
+        assert changes[path] == pytest.approx(1e-3 * factor, rel=1e-2), path
 
 
-def test_unfreezing_waits_for_its_epoch(noise_clips):
+def test_parameters_are_unfrozen_after_their_epochs(noise_clips):
     config = resnet()
     config.optim.update(schedule="constant", warmup_percent=-1.0, lr=1e-2)
     config.optim.unfreeze = (("encoder/stem/.*", 1.0), ("encoder/.*", 2.0))
-    for count, awake in ((2, ()), (4, ("encoder/stem/kernel",)), (5, None)):  # two steps are an epoch
-        before, state, _ = few.train(config, noise_clips, count)
-        for path, change in moved(before["params"], state.params).items():
-            expected = path.startswith("head") or awake is None or path in awake
+    for count, unfrozen in ((2, ()), (4, ("encoder/stem/kernel",)), (5, None)):  # two steps are an epoch
+        before, state, _ = helpers.train(config, noise_clips, count)
+        for path, change in largest_changes(before["params"], state.params).items():
+            expected = path.startswith("head") or unfrozen is None or path in unfrozen
             assert (change > 0) == expected, (count, path)
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(noise_clips):
-    config = few.hubert()  # whose dropout draws the same for an example, in whatever part it is
+    config = helpers.hubert()  # its dropout is the same for an example in any part
     config.model.encoder.update(hidden_dropout=0.2, attention_dropout=0.1, activation_dropout=0.1, layerdrop=0.3)
-    _, whole, losses = few.train(config, noise_clips, 3)
-    for parts, devices in ((4, 1), (2, 2)):
+    _, whole, losses = helpers.train(config, noise_clips, 3)
+    for parts, count in ((4, 1), (2, 2)):
         config.train.accumulate = parts
-        _, state, found = few.train(config, noise_clips, 3, devices)
-        np.testing.assert_allclose(found, losses, rtol=1e-5)  # sums in another order
-        # Adam divides by the root of a mean of squares that is next to nothing for some weights.
+        _, state, accumulated = helpers.train(config, noise_clips, 3, count)
+        np.testing.assert_allclose(accumulated, losses, rtol=1e-5)  # sums in another order
+        # Adam divides by the root of a mean of squares, which is nearly 0 for some weights.
         for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(state.params), strict=True):
             np.testing.assert_allclose(a, b, atol=2e-5)
 
 
-def test_a_batch_that_does_not_divide_into_its_parts_is_refused():
+def test_a_batch_that_does_not_divide_into_its_parts_is_an_error():
     devices.check_batch_size("train.batch_size", 8, 2)
     with pytest.raises(devices.DeviceError, match="batch_size=12 is not divisible by the 4 devices, each in 2 parts"):
         devices.check_batch_size("train.batch_size", 12, 2)
 
 
-def test_the_start_has_its_share_of_the_end():
+def test_interpolation_of_weights():
     start, end = {"w": np.array([1.0, 2.0], np.float32)}, {"w": np.array([3.0, 2.0], np.float32)}
-    found = states.blend(start, 0.25, end)
-    np.testing.assert_array_equal(found["w"], [2.5, 2.0])  # what did not move stays to the bit
+    mean = states.interpolate(start, 0.75, end)
+    np.testing.assert_array_equal(mean["w"], [2.5, 2.0])  # a quarter of the start; equal weights keep their bits
     for ema in (None, {"params": end, "batch_stats": {}}):
         state = states.TrainState(jnp.int32(3), jnp.int32(0), end, {}, (), ema).with_weights(
-            {"params": found, "batch_stats": {}}
+            {"params": mean, "batch_stats": {}}
         )
-        np.testing.assert_array_equal(state.weights()["params"]["w"], found["w"])
+        np.testing.assert_array_equal(state.weights()["params"]["w"], mean["w"])

@@ -1,4 +1,4 @@
-"""The loop with a step of one line: what is compiled, and how often."""
+"""The training loop with a step of one line: compilation, resume, divergence, which checkpoints are kept."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ from esc_jax.training import state as states
 
 
 class Batches:
-    """Endless batches of one number a row."""
+    """Endless batches; the n-th is full of n."""
 
     def __init__(self, shape):
         self.shape, self.count = shape, 0
@@ -30,7 +30,7 @@ class Batches:
         self.count = count
 
 
-def step(state, batch):
+def step(state, batch, constants=None):
     mean = jax.lax.pmean(batch.mean(), devices.AXIS)
     params = jax.tree.map(lambda p: p + mean, state.params)
     return state.replace(step=state.step + 1, params=params), {"loss": mean}
@@ -44,7 +44,7 @@ def plan(workdir, epochs, per_epoch=2, **options):
         workdir=workdir,
         tensorboard=False,
         checkpoint_epochs=1,
-        watch=lambda weights, line: loop.EpochEval(),
+        evaluate=lambda weights, line: loop.EpochEval(),
         meta=lambda progress, batches: {"data": "numbers", "progress": progress, "batches": batches},
         **options,
     )
@@ -55,9 +55,9 @@ def test_a_step_is_compiled_once_and_after_a_resume_once(tmp_path, caplog, runs)
     variables = {"params": {"w": jnp.zeros(3)}, "batch_stats": {}}
     state = states.create(variables, optax.sgd(0.1), ema=False)
     if runs:
-        devices, each = devices.run_layout(runs)
-        state = jax.tree.map(lambda x: jnp.broadcast_to(x[None, None], (devices, each, *x.shape)), state)
-        program, shape = devices.pmap_runs(step, runs), (devices, each, 8)
+        layout = devices.run_layout(runs)
+        state = jax.tree.map(lambda x: jnp.broadcast_to(x[None, None], (*layout, *x.shape)), state)
+        program, shape = devices.pmap_runs(step, runs), (*layout, 8)
         options = {"place": lambda state: devices.shard_runs(runs, state)}
 
         def run(state, batch):
@@ -70,26 +70,26 @@ def test_a_step_is_compiled_once_and_after_a_resume_once(tmp_path, caplog, runs)
         caplog.clear()
         checkpoints = checkpoint.Checkpoints(tmp_path / "checkpoints")
         with jax.log_compiles():
-            found, progress = loop.run(plan(tmp_path, epochs, **options), run, state, batches, checkpoints)
+            final, progress = loop.run(plan(tmp_path, epochs, **options), run, state, batches, checkpoints)
         checkpoints.close()
-        steps = [r.message for r in caplog.records if r.message.startswith("Compiling jit(_fun)")]  # what pmap makes
-        assert len(steps) == (1 if epochs == 2 else 0), steps
-        state = jax.tree.map(jnp.zeros_like, found)  # to be filled by what the checkpoint holds
+        compiled = [r.message for r in caplog.records if r.message.startswith("Compiling jit(_fun)")]  # of pmap
+        assert len(compiled) == (1 if epochs == 2 else 0), compiled
+        state = jax.tree.map(jnp.zeros_like, final)  # replaced by the checkpoint
         jax.block_until_ready(state)
     assert [line["epoch"] for line in progress["history"]] == [1, 2, 3, 4]
-    np.testing.assert_array_equal(np.unique(found.params["w"]), sum(range(1, 9)))
+    np.testing.assert_array_equal(np.unique(final.params["w"]), sum(range(1, 9)))
 
 
 @pytest.mark.parametrize("stop_after", range(1, 9))
-def test_a_run_goes_on_from_every_step(tmp_path, monkeypatch, stop_after):
+def test_a_run_resumes_from_any_step(tmp_path, monkeypatch, stop_after):
     variables = {"params": {"w": jnp.zeros(3)}, "batch_stats": {}}
 
     def run(limit=None):
-        asked = loop.StopSignal.agree
+        original = loop.StopSignal.agree
 
         def agree(self, number, last):
             self.received = self.received or number == limit
-            return asked(self, number, last)
+            return original(self, number, last)
 
         monkeypatch.setattr(loop.StopSignal, "agree", agree)
         checkpoints = checkpoint.Checkpoints(tmp_path / "checkpoints")
@@ -102,41 +102,40 @@ def test_a_run_goes_on_from_every_step(tmp_path, monkeypatch, stop_after):
 
     with pytest.raises(loop.Interrupted, match=f"stopped at step {stop_after} of 8"):
         run(stop_after)
-    found, progress = run()
+    final, progress = run()
     # Batch n is full of n: the sum of the first eight, and the mean of each epoch's four, counted once.
-    np.testing.assert_array_equal(found.params["w"], 36.0)
+    np.testing.assert_array_equal(final.params["w"], 36.0)
     assert [line["loss"] for line in progress["history"]] == [2.5, 6.5]
 
 
 @pytest.mark.parametrize(("bad", "kept"), [(2, None), (4, 2)])
-def test_weights_that_are_not_numbers_are_not_kept(tmp_path, bad, kept):
-    """Two steps are an epoch; the loss of the step that spoils the weights is a number."""
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, bad, kept):
+    """Two steps are an epoch. The loss of the step that makes the weights NaN is finite."""
 
-    def spoil(state, batch):
+    def spoil(state, batch, constants):
         state, metrics = step(state, batch)
         params = jax.tree.map(lambda p: jnp.where(state.step == bad, jnp.nan, p), state.params)
         return state.replace(params=params), metrics
 
     checkpoints = checkpoint.Checkpoints(tmp_path / "checkpoints")
     state = states.create({"params": {"w": jnp.zeros(3)}, "batch_stats": {}}, optax.sgd(0.1), ema=False)
-    with pytest.raises(loop.TrainError, match=f"weights are not numbers after step {bad}"):
+    with pytest.raises(loop.TrainError, match=f"the weights are not finite after step {bad}"):
         loop.run(plan(tmp_path, 2), devices.pmap_step(spoil), state, Batches((8,)), checkpoints)
     assert checkpoints.latest() == kept
     checkpoints.close()
 
 
-def test_the_best_and_the_latest_are_all_that_is_kept_after_a_resume(tmp_path):
+def test_only_the_best_and_the_latest_checkpoint_are_kept_over_restarts(tmp_path):
     accuracy = {1: 0.5, 2: 0.9, 3: 0.2, 4: 0.3, 5: 0.1, 6: 0.4}
-    made = plan(tmp_path, 6)
 
-    def watch(weights, line):
-        return loop.EpochEval(metric=accuracy[line["epoch"]])
+    def evaluate(weights, line):
+        return loop.EpochEval(selection=accuracy[line["epoch"]])
 
     for epochs in (2, 4, 6):
         checkpoints = checkpoint.Checkpoints(tmp_path / "checkpoints", select=True)
         state = states.create({"params": {"w": jnp.zeros(3)}, "batch_stats": {}}, optax.sgd(0.1), ema=False)
-        own = dataclasses.replace(made, epochs=epochs, watch=watch)
-        loop.run(own, devices.pmap_step(step), state, Batches((8,)), checkpoints)
+        resumed = dataclasses.replace(plan(tmp_path, epochs), evaluate=evaluate)
+        loop.run(resumed, devices.pmap_step(step), state, Batches((8,)), checkpoints)
         assert checkpoints.best() == 4
         checkpoints.close()
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()) == ["12", "4"]

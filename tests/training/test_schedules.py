@@ -1,4 +1,4 @@
-"""Schedules against torch's and Hugging Face's definitions."""
+"""Schedules against the definitions of torch and Hugging Face."""
 
 import math
 
@@ -19,9 +19,9 @@ def test_one_cycle_closed_form(total, pct, peak):
             return peak + (low - peak) / 2 * (1 + math.cos(math.pi * step / up))
         return last + (peak - last) / 2 * (1 + math.cos(math.pi * (step - up) / (end - up)))
 
-    found = schedules.one_cycle(peak, total, pct)
+    rate = schedules.one_cycle(peak, total, pct)
     for step in {0, 1, total // 7, int(pct * total), total // 2, total - 2, total - 1}:
-        np.testing.assert_allclose(found(step), expected(step), rtol=2e-4, atol=1e-6 * peak)
+        np.testing.assert_allclose(rate(step), expected(step), rtol=2e-4, atol=1e-6 * peak)
 
 
 def test_one_cycle_equals_torch():
@@ -38,9 +38,9 @@ def test_one_cycle_equals_torch():
 
 
 def test_linear_equals_hugging_face():
-    found = schedules.linear(5e-5, 100, warmup=10)
+    rate = schedules.linear(5e-5, 100, warmup=10)
     expected = [5e-5 * (s / 10 if s < 10 else (100 - s) / 90) for s in range(101)]
-    np.testing.assert_allclose([found(s) for s in range(101)], expected, rtol=1e-5, atol=1e-12)
+    np.testing.assert_allclose([rate(s) for s in range(101)], expected, rtol=1e-5, atol=1e-12)
 
 
 def test_cosine_and_constant():
@@ -51,7 +51,7 @@ def test_cosine_and_constant():
     np.testing.assert_allclose(schedules.constant(2.0, 20)(0), 2.0)
 
 
-def test_durations_in_three_units():
+def test_durations_in_steps_epochs_and_percent():
     assert schedules.steps({"warmup_steps": 7, "warmup_epochs": -1, "warmup_percent": -1}, "warmup", 200, 10) == 7
     for steps, epochs, percent, expected in [(-1, 1.5, -1, 15), (-1, -1, 30, 61), (-1, 2, 30, 20), (-1, -1, -1, 0)]:
         given = {"warmup_steps": steps, "warmup_epochs": epochs, "warmup_percent": percent}

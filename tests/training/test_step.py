@@ -1,4 +1,4 @@
-"""The training step: the same numbers on any number of devices, and the parts it is made of."""
+"""The training step: the same numbers on any number of devices, and its parts."""
 
 import dataclasses
 import os
@@ -10,20 +10,21 @@ import numpy as np
 import optax
 import pytest
 
-from esc_jax import build
 from esc_jax import config as configs
-from esc_jax.frontends import registry as frontends
-from esc_jax.objectives import supervised
+from esc_jax.models import model as models
+from esc_jax.objectives.supervised import Supervised
 from esc_jax.ops.dropout import Dropout
 from esc_jax.runtime import devices, xla
+from esc_jax.tasks import registry as tasks
 from esc_jax.training import optim
 from esc_jax.training import state as states
 from esc_jax.training import step as steps
-from tests.training import few
+from tests.training import helpers
 
 
 @pytest.fixture
 def config():
+    """A small CNN with all augmentations, an average of the weights and clipping."""
     config = configs.defaults("resnet")
     config.data.sample_rate = 16_000
     config.data.clip_s = 0.5
@@ -42,31 +43,31 @@ def config():
 @pytest.mark.parametrize("mixup_on", ["waveform", "spectrogram"])
 def test_any_number_of_devices_gives_the_same_run(config, noise_clips, mixup_on):
     config.augment.mixup_on = mixup_on
-    _, state_one, one = few.train(config, noise_clips, 20)
-    for devices in (2, 4):
-        _, state, other = few.train(config, noise_clips, 20, devices)
-        # Sums over the batch are taken in another order: rounding grows a little with every step.
+    _, state_one, one = helpers.train(config, noise_clips, 20)
+    for count in (2, 4):
+        _, state, other = helpers.train(config, noise_clips, 20, count)
+        # Sums over the batch have another order: rounding errors grow with every step.
         np.testing.assert_allclose(one, other, rtol=1e-5)
         for a, b in zip(jax.tree.leaves(state_one.ema), jax.tree.leaves(state.ema), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-3)
     assert len(set(one)) == 20
 
 
-def test_a_frozen_part_keeps_its_bits_and_a_slow_one_moves_less(config, noise_clips):
+def test_groups_freeze_parameters_and_scale_their_learning_rate(config, noise_clips):
     config.optim.groups = (("encoder/stem/.*", 0.0), ("encoder/.*", 0.01))
-    before, state, _ = few.train(config, noise_clips, 3)
+    before, state, _ = helpers.train(config, noise_clips, 3)
 
-    def moved(path):
+    def change(path):
         one, other = before["params"], state.params
         for key in path.split("/"):
             one, other = one[key], other[key]
         return float(jnp.abs(one - other).max())
 
-    assert moved("encoder/stem/kernel") == 0.0
-    assert 0 < moved("encoder/stage1_block1/conv1/kernel") < 0.05 * moved("head/classifier/kernel")
+    assert change("encoder/stem/kernel") == 0.0
+    assert 0 < change("encoder/stage1_block1/conv1/kernel") < 0.05 * change("head/classifier/kernel")
 
 
-def test_a_group_that_matches_nothing_is_refused(config):
+def test_a_group_that_matches_nothing_is_an_error(config):
     config.optim.groups = (("encoder/nothing/.*", 0.0),)
     with pytest.raises(optim.OptimError, match="'encoder/nothing/.\\*' matches no parameter"):
         optim.build(config.optim, {"encoder": {"stem": jnp.zeros(3)}}, 10, 1)
@@ -111,16 +112,16 @@ def test_views_are_rotations_and_the_first_is_the_clip():
         np.testing.assert_array_equal(view, np.roll(x, 20 * k, axis=1))
 
 
-def test_views_of_a_short_clip_are_rotations_of_what_sounds():
+def test_views_of_a_padded_clip_rotate_what_is_not_padding():
     x = np.random.default_rng(0).standard_normal((2, 100)).astype(np.float32)
     samples = np.array([63, 100], np.int32)
     for k, view in enumerate(steps.tta_views(x, 5, samples)):
-        for row, (clip, own) in enumerate(zip(x, samples, strict=True)):
-            np.testing.assert_array_equal(view[row], np.concatenate([np.roll(clip[:own], own // 5 * k), clip[own:]]))
+        for row, (clip, n) in enumerate(zip(x, samples, strict=True)):
+            np.testing.assert_array_equal(view[row], np.concatenate([np.roll(clip[:n], n // 5 * k), clip[n:]]))
 
 
-def short(clips):
-    """The clips cut to 0.1 to 0.5 s, and batches that say so."""
+def shorten(clips):
+    """The clips cut to 0.1 to 0.5 s, in batches with a padding mask."""
     lengths = np.random.default_rng(5).integers(1600, 8001, len(clips))
     lengths[3] = clips.length
     return dataclasses.replace(clips, samples=lengths, fetch=lambda i: clips.fetch(i)[: lengths[i]], mask_padding=True)
@@ -128,8 +129,8 @@ def short(clips):
 
 @pytest.fixture
 def hubert():
-    """A config of a model that is told of padding, with mixing and rotation."""
-    config = few.hubert()
+    """A config of a model with a padding mask, with mixing and rotation."""
+    config = helpers.hubert()
     config.augment.update(roll=1.0, gain_db=6.0, noise=0.1, mixup_alpha=0.5, mixup_probability=0.7)
     config.optim.clip_norm = 1.0
     return config
@@ -137,20 +138,16 @@ def hubert():
 
 @pytest.mark.parametrize("mixup_on", ["waveform", "spectrogram"])
 def test_a_mixture_ends_with_the_longer_of_its_clips(hubert, noise_clips, mixup_on):
-    """Who is mixed with whom is read from the targets: every clip has a class of its own."""
+    """The targets show which clips are mixed: every clip has a class of its own."""
     hubert.augment.mixup_on = mixup_on
     hubert.augment.noise = 0.0
-    clips = short(noise_clips)
+    clips = shorten(noise_clips)
     batch = {"audio": clips.read(range(8)), "label": np.arange(8), "samples": clips.valid(range(8))}
-    frontend = frontends.build(hubert.frontend, 16_000)
-
-    def examples(batch):
-        return steps.examples(frontend, hubert, 8, jax.random.key(1), batch)
-
-    alone = jax.vmap(examples, axis_name=devices.AXIS)
-    found = jax.tree.map(lambda x: np.asarray(x)[0], alone(jax.tree.map(lambda x: x[None], batch)))
+    objective = Supervised(hubert, models.create(hubert, "abcdefgh"), tasks.get("single_label"))
+    mapped = jax.vmap(lambda batch: objective.inputs(None, jax.random.key(1), batch), axis_name=devices.AXIS)
+    examples = jax.tree.map(lambda x: np.asarray(x)[0], mapped(jax.tree.map(lambda x: x[None], batch)))
     mixed = 0
-    for features, target, padding in zip(found.features, found.target, found.padding, strict=True):
+    for features, target, padding in zip(*examples, strict=True):
         partners = np.flatnonzero(target)
         mixed += len(partners) == 2
         end = batch["samples"][partners].max()
@@ -159,61 +156,63 @@ def test_a_mixture_ends_with_the_longer_of_its_clips(hubert, noise_clips, mixup_
     assert 0 < mixed < 8
 
 
-def test_padding_makes_a_difference_in_training_and_devices_none(hubert, noise_clips):
-    clips = short(noise_clips)
-    _, _, one = few.train(hubert, clips, 6)
+def test_the_padding_mask_changes_training_and_the_number_of_devices_does_not(hubert, noise_clips):
+    clips = shorten(noise_clips)
+    _, _, one = helpers.train(hubert, clips, 6)
     hubert.train.accumulate = 2
-    _, _, parts = few.train(hubert, clips, 6, 2)
-    _, _, untold = few.train(hubert, dataclasses.replace(clips, mask_padding=False), 6)
-    # Sums over the batch are taken in another order.
+    _, _, parts = helpers.train(hubert, clips, 6, 2)
+    _, _, unmasked = helpers.train(hubert, dataclasses.replace(clips, mask_padding=False), 6)
+    # Sums over the batch have another order.
     np.testing.assert_allclose(parts, one, rtol=1e-5)
-    assert np.abs(np.subtract(untold, one)).max() > 1e-3
+    assert np.abs(np.subtract(unmasked, one)).max() > 1e-3
 
 
-def test_what_is_in_the_padding_is_not_heard(hubert, noise_clips):
-    """By any step that predicts; every view is the clip of that view alone."""
-    model, frontend, variables = build.build(hubert, 3)
-    clips = short(noise_clips)
+def test_predictions_do_not_depend_on_what_is_in_the_padding(hubert, noise_clips):
+    """In all steps that predict, and every view is the prediction of that view alone."""
+    model = models.create(hubert, noise_clips.classes)
+    task = tasks.get("single_label")
+    clips = shorten(noise_clips)
     quiet, samples = clips.read(range(4)), clips.valid(range(4))
     loud = np.where(np.arange(8000) < samples[:, None], quiet, noise_clips.read(range(4, 8)))
-    for make in (steps.logits_step, steps.predict_step, steps.embed_step):
-        step = make(model, frontend, 3)
-        found = step(variables, quiet, samples)
-        np.testing.assert_array_equal(found, step(variables, loud, samples))
-        assert np.abs(found - step(variables, quiet)).max() > 1e-4
-        turned = np.stack(
-            [np.concatenate([np.roll(x[:n], n // 3), x[n:]]) for x, n in zip(quiet, samples, strict=True)]
-        )
-        # One program holds three views, the other one.
-        np.testing.assert_allclose(found[1], make(model, frontend)(variables, turned, samples)[0], atol=1e-5)
+    rotated = np.stack([np.concatenate([np.roll(x[:n], n // 3), x[n:]]) for x, n in zip(quiet, samples, strict=True)])
+
+    def predict_step(model, views=1):
+        return steps.predict_step(model, task, views)
+
+    for make_step in (steps.logits_step, predict_step, steps.embed_step):
+        step = make_step(model, 3)
+        output = step(model.variables, quiet, samples)
+        assert output.shape[:2] == (3, 4)
+        np.testing.assert_array_equal(output, step(model.variables, loud, samples))
+        assert np.abs(output - step(model.variables, quiet)).max() > 1e-4
+        # One program has three views, the other has one.
+        np.testing.assert_allclose(output[1], make_step(model)(model.variables, rotated, samples)[0], atol=1e-5)
+
+
+def test_probabilities_are_the_activation_of_the_logits(config, noise_clips):
+    model, task = models.create(config, noise_clips.classes), tasks.get("single_label")
+    audio = noise_clips.read(range(4))
+    logits = steps.logits_step(model, 2)(model.variables, audio)
+    probabilities = steps.predict_step(model, task, 2)(model.variables, audio)
+    np.testing.assert_allclose(probabilities, task.probabilities(logits), rtol=1e-5)
 
 
 def test_dropout_has_its_rate_and_keeps_the_mean():
     x = jnp.ones((64, 1000))
-    found = Dropout(0.3).apply({}, x, train=True, rngs={"dropout": jax.random.key(0)})
-    assert abs(float((found == 0).mean()) - 0.3) < 0.01
-    np.testing.assert_allclose(found[found != 0], 1 / 0.7, rtol=1e-6)
-    assert len(np.unique(np.asarray(found), axis=0)) == 64
+    y = Dropout(0.3).apply({}, x, train=True, rngs={"dropout": jax.random.key(0)})
+    assert abs(float((y == 0).mean()) - 0.3) < 0.01
+    np.testing.assert_allclose(y[y != 0], 1 / 0.7, rtol=1e-6)
+    assert len(np.unique(np.asarray(y), axis=0)) == 64
     np.testing.assert_array_equal(Dropout(0.3).apply({}, x, train=False), x)
 
 
-def test_loss_equals_the_formula():
-    rng = np.random.default_rng(0)
-    logits = rng.standard_normal((5, 4)).astype(np.float32)
-    target = supervised.targets(jnp.array([0, 1, 2, 3, 0]), 4, 0.1)
-    np.testing.assert_allclose(target.sum(1), 1.0, rtol=1e-6)
-    np.testing.assert_allclose(target[0], [0.925, 0.025, 0.025, 0.025], rtol=1e-6)
-    expected = -(np.asarray(target) * (logits - np.log(np.exp(logits).sum(1, keepdims=True)))).sum(1)
-    np.testing.assert_allclose(supervised.loss(logits, target), expected, rtol=1e-5)
-
-
-def test_batches_that_do_not_divide_are_refused():
+def test_a_batch_that_does_not_divide_over_the_devices_is_an_error():
     devices.check_batch_size("train.batch_size", 8)
     with pytest.raises(devices.DeviceError, match="train.batch_size=10 is not divisible by the 4 devices: take 8"):
         devices.check_batch_size("train.batch_size", 10)
 
 
-def test_a_program_without_its_time_is_removed_from_the_cache(tmp_path):
+def test_incomplete_entries_are_removed_from_the_compilation_cache(tmp_path):
     def entry(name, age, *suffixes):
         for suffix in suffixes:
             path = tmp_path / f"{name}-{suffix}"
