@@ -39,7 +39,7 @@ def test_split(clips, protocol, test_fold, drop):
     parts = [*result.train, *result.validation, *result.test, *result.dropped]
     assert sorted(parts) == list(range(len(clips)))  # every clip once
     # The parts of a recording's clips, those that were left out included.
-    part = {f: "train" for f in result.train_folds} | {f: "validation" for f in result.validation_folds}
+    part = dict.fromkeys(result.train_folds, "train") | dict.fromkeys(result.validation_folds, "validation")
     of_source = collections.defaultdict(set)
     for source, fold in zip(sources, of_clip, strict=True):
         of_source[source].add(part.get(fold, "test"))

@@ -23,7 +23,7 @@ CLIPS, RATE = 4, 16_000
 
 def example(name: str) -> Any:
     """The class `name` of the only Python example that defines it."""
-    (code,) = [code for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S) if f"class {name}(" in code]
+    (code,) = [code for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL) if f"class {name}(" in code]
     namespace: dict[str, Any] = {}
     exec(code, namespace)
     return namespace[name]

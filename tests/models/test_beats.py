@@ -157,7 +157,7 @@ def test_bfloat16_computes_with_float32_parameters(tiny):
 
 
 def test_dropout_and_layerdrop_act_in_training_only(tiny):
-    rates = {name: 0.3 for name in ("dropout", "attention_dropout", "activation_dropout", "dropout_input")}
+    rates = dict.fromkeys(("dropout", "attention_dropout", "activation_dropout", "dropout_input"), 0.3)
 
     @jax.jit
     def run(seed):

@@ -72,7 +72,7 @@ class Level(Objective):
 
     def inputs(self, constants, key, batch):
         audio = to_float(batch["audio"])
-        keys = compose.keys(key, devices.example_positions(len(audio)))
+        keys = compose.keys_at(key, devices.example_positions(len(audio)))
         noise = jax.vmap(lambda key: jax.random.normal(key, audio.shape[1:]))(keys)
         level = jnp.sqrt(jnp.square(audio).mean(-1))
         return self._model.frontend(audio + constants["noise"] * noise), 10.0 * level + batch["label"].astype(

@@ -26,7 +26,7 @@ def file():
 
 def test_head_labels_and_frontend(file):
     cfg, arrays, _ = file
-    label_dict = {i: mid for i, mid in enumerate(["/m/09x0r", *(f"/m/000{i}" for i in range(1, 7))])}
+    label_dict = dict(enumerate(["/m/09x0r", *(f"/m/000{i}" for i in range(1, 7))]))
     loaded = beats.from_arrays(cfg, arrays, label_dict)
     assert loaded.labels[:2] == ("Speech", "/m/0001")  # a display name of AudioSet, and an id without one
     assert loaded.head == {"name": "linear", "classes": 7, "dropout": 0.0}
