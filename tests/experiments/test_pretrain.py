@@ -188,7 +188,7 @@ def test_a_round_predicts_the_features_of_the_round_before(noise_clips, tmp_path
     assert [report["round"] for report in learned.reports] == [1, 2] and len(learned.history) == 2
     for report in learned.reports:
         assert report["tokenizer"]["clusters"] == 6 and 0 < report["tokenizer"]["entropy_bits"] <= np.log2(6)
-    widths = [kmeans.Clusters.load(f / "tokenizer.npz").centroids.shape[1] for f in (tmp_path / "round1", tmp_path)]
+    widths = [kmeans.Codebook.load(f / "tokenizer.npz").centroids.shape[1] for f in (tmp_path / "round1", tmp_path)]
     assert widths == [64, 16]  # patches of 8 × 8, then features of the encoder's last stage
     assert (tmp_path / "round1" / "tokens.png").exists() and (tmp_path / "tokens.png").exists()
     again = learn(tmp_path, *parts)  # is read from the checkpoints
@@ -200,7 +200,7 @@ def test_a_run_can_be_the_teacher(noise_clips, untrained, tmp_path):
     config, *rest = small_stage(noise_clips, "masked", epochs=1, teacher=str(untrained), clip_loss_weight=1.0)
     learned = learn(tmp_path, config, *rest)
     assert 0 < learned.history[-1]["clip_error"] < 10
-    assert kmeans.Clusters.load(tmp_path / "tokenizer.npz").centroids.shape == (6, 16)
+    assert kmeans.Codebook.load(tmp_path / "tokenizer.npz").centroids.shape == (6, 16)
     assert learned.reports[0]["tokenizer"]["used"] > 1
     model = dataclasses.replace(rest[-1], sample_rate=8000)
     with pytest.raises(ConfigError, match="teacher was trained at 16000 Hz: set config.data.sample_rate=16000"):
