@@ -25,12 +25,14 @@ def execute(name, environment, **settings):
     return "".join(texts), pictures
 
 
-def test_data(slow, environment):
+@pytest.mark.slow
+def test_data(environment):
     text, pictures = execute("data", environment, ESC_JAX_CONFIG=TINY)
     assert "60 clips of 1 s at 16000 Hz, 12 classes" in text and "[1]" in text and pictures == 2
 
 
-def test_checkpoint(slow, run, environment, tmp_path):
+@pytest.mark.slow
+def test_checkpoint(run, environment, tmp_path):
     shape = ["data.name=synthetic", "data.clips_per_fold=1", "data.sample_rate=16000", "data.clip_s=1.0"]
     shape += ["frontend.hop=256", "frontend.n_fft=512", "frontend.mels=32", "augment.crop_s=0.9"]
     shape += ["model.encoder.layers=2", "model.encoder.width=16", "model.encoder.heads=2", "model.encoder.ffn=16"]
@@ -43,7 +45,8 @@ def test_checkpoint(slow, run, environment, tmp_path):
     assert pictures == 5  # patches, embeddings, attention, tokens, energies
 
 
-def test_ablation(slow, environment, tmp_path):
+@pytest.mark.slow
+def test_ablation(environment, tmp_path):
     command = [
         sys.executable, "launch/ablate.py", f"--config={TINY}", "--sweep", "augment.roll=0,1", "--folds=1",
         f"--runs={tmp_path}/runs", "--config.train.epochs=1",

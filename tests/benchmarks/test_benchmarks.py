@@ -64,7 +64,8 @@ def test_frontends_name_a_missing_package_at_the_start(environment, tmp_path):
     assert done.returncode == 1 and done.stderr.startswith(message) and done.stderr.count("\n") == 1
 
 
-def test_prediction_compares_equal_networks(slow, monkeypatch):
+@pytest.mark.slow
+def test_prediction_compares_equal_networks(monkeypatch):
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
@@ -125,24 +126,28 @@ def test_concurrent_operations_share_their_time(monkeypatch):
     assert seconds == pytest.approx({"a": (2 + 1 + 1) / hotspots.CALLS, "b": (1 + 4) / hotspots.CALLS})
 
 
-def test_waiting_is_part_of_the_step(benchmark, slow):
+@pytest.mark.slow
+def test_waiting_is_part_of_the_step(benchmark):
     (row,) = benchmark("input_pipeline", "--what=waiting")[0]["waiting"]
     assert row["config"] == "tiny" and row["steps"] == 3
     assert 0 < row["ms of them in next"] < row["ms per step"] and 0 < row["percent"] < 100
 
 
-def test_startup(benchmark, slow):
+@pytest.mark.slow
+def test_startup(benchmark):
     rows = benchmark("startup")[0]["startup"]
     assert [row["start"] for row in rows] == ["--help", "tiny, empty cache", "tiny, filled cache"]
     assert all(row["starts"] == 1 and row["seconds"] > 0 for row in rows)
 
 
-def test_preparation(benchmark, slow):
+@pytest.mark.slow
+def test_preparation(benchmark):
     (row,) = benchmark("input_pipeline", "--what=preparation")[0]["preparation"]
     assert row["clips"] == 1 and row["Hz"] == "44100 to 16000" and row["seconds"] >= 0
 
 
-def test_scaling_of_clips_and_its_picture(benchmark, tmp_path, slow):
+@pytest.mark.slow
+def test_scaling_of_clips_and_its_picture(benchmark, tmp_path):
     tables, output = benchmark("scaling", "--what", "audio", "clips")
     assert output.startswith("Prediction on long recordings is skipped") and list(tables) == ["clips"]
     assert [row["clips"] for row in tables["clips"]] == [32, 64]
@@ -153,14 +158,16 @@ def test_scaling_of_clips_and_its_picture(benchmark, tmp_path, slow):
     assert pixels.min() < 0.3 < 0.9 < pixels.max()  # not empty
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what, key, sizes", [("batch", "batch", [2, 4]), ("folds", "test folds", [1, 2])])
-def test_scaling_of_steps_and_probes(benchmark, tmp_path, slow, what, key, sizes):
+def test_scaling_of_steps_and_probes(benchmark, tmp_path, what, key, sizes):
     rows = benchmark("scaling", f"--what={what}")[0][what]
     assert [row[key] for row in rows] == sizes
     assert (tmp_path / "scaling.png").exists()
 
 
-def test_scaling_of_recordings(benchmark, tmp_path, slow, untrained):
+@pytest.mark.slow
+def test_scaling_of_recordings(benchmark, tmp_path, untrained):
     rows = benchmark("scaling", "--what=audio", f"--model={untrained}")[0]["audio"]
     assert [row["audio, minutes"] for row in rows] == [1, 2]
     assert (tmp_path / "scaling.png").exists()

@@ -148,7 +148,8 @@ def test_no_server(tmp_path):
         download.download(tmp_path, "http://127.0.0.1:9/master.zip", attempts=2)
 
 
-def test_one_command_downloads_prepares_trains_and_tests(patient, serve, run, tmp_path):
+@pytest.mark.slow
+def test_one_command_downloads_prepares_trains_and_tests(serve, run, tmp_path):
     """The official archive's shape, 2,000 rows in 50 classes and 5 folds, of clips of a twentieth of a second."""
     rng = np.random.default_rng(0)
     file, rows = io.BytesIO(), []

@@ -22,7 +22,7 @@ from esc_jax.objectives.base import LossOutput, Objective, to_float
 from esc_jax.objectives.masked import Masked, patch_grid
 from esc_jax.objectives.simclr import SimCLR
 from esc_jax.runtime import devices
-from esc_jax.tokenizers.kmeans import Clusters
+from esc_jax.tokenizers.kmeans import Codebook
 from esc_jax.tokenizers.targets import Targets
 from esc_jax.training import optim
 from esc_jax.training import state as states
@@ -212,7 +212,7 @@ def visible(model, config):
 def masked_objective(model, config):
     centroids = np.random.default_rng(0).standard_normal((6, 64)).astype(np.float32)
     grid = patch_grid(model, 8, config.pretrain.augment.crop_s)
-    return Masked(config.pretrain, model, Targets(8), {}, Clusters(centroids, 0.0, 0.0, 6, 0), grid)
+    return Masked(config.pretrain, model, Targets(8), {}, Codebook(centroids, 0.0, 0.0, 6, 0), grid)
 
 
 @pytest.mark.parametrize("build", [simclr, masked, visible])

@@ -62,7 +62,8 @@ class ProcessPair:
         return [(process.returncode, *text) for process, text in zip(self.processes, outputs, strict=True)]
 
 
-def test_two_processes_equal_one_after_stops_and_kills(thorough, run, environment, tmp_path):
+@pytest.mark.slow
+def test_two_processes_equal_one_after_stops_and_kills(run, environment, tmp_path):
     run("main", *TINY, f"--workdir={tmp_path / 'one'}", devices=4)
     workdir = tmp_path / "two"
     with ProcessPair(environment, workdir, *TINY) as both:

@@ -325,7 +325,8 @@ def test_what_tfds_prepared_otherwise_is_refused(tmp_path):
         gtzan.open_gtzan(tmp_path)
 
 
-def test_a_run_from_end_to_end(thorough, run, tree, load, cache_dir, tmp_path):
+@pytest.mark.slow
+def test_a_run_from_end_to_end(run, tree, load, cache_dir, tmp_path):
     arguments = ["--config=tests/configs/tiny.py", f"--workdir={tmp_path}", f"--config.data.sample_rate={RATE}"]
     arguments += ["--config.data.name=gtzan", f"--config.data.dir={tree}", f"--config.data.cache_dir={cache_dir}"]
     arguments += ["--config.data.on_bad_clip=skip", "--config.train.epochs=1"]
