@@ -23,7 +23,8 @@ CLIPS, RATE = 4, 16_000
 
 def example(name: str) -> Any:
     """The class `name` of the only Python example that defines it."""
-    (code,) = [code for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL) if f"class {name}(" in code]
+    examples = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    (code,) = [code for code in examples if f"class {name}(" in code]
     namespace: dict[str, Any] = {}
     exec(code, namespace)
     return namespace[name]

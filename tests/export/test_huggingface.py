@@ -10,8 +10,8 @@ import soundfile
 from esc_jax.export import base, formats
 from esc_jax.inference.classifier import SoundClassifier
 from esc_jax.pretrained import efficientnet, hubert, merge
-from esc_jax.pretrained.checkpoint import PretrainedError
 from esc_jax.pretrained.load import initialize
+from esc_jax.pretrained.published import PretrainedError
 from esc_jax.tasks import registry as tasks
 from tests.export.examples import example_of
 from tests.export.factories import (

@@ -45,7 +45,7 @@ def test_mean_equals_optax():
 def test_loss_and_gradient_are_the_same_on_one_and_on_four_devices():
     x, weights = views(8, 6, seed=2), np.random.default_rng(3).standard_normal((6, 4)).astype(np.float32)
 
-    def step(weights, x, constants):
+    def step(weights, x):
         def loss(weights):
             z = x @ weights
             return simclr.nt_xent(z, devices.all_gather(z), devices.example_positions(len(z))[0], 0.2).loss.mean()

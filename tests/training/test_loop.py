@@ -112,7 +112,7 @@ def test_a_run_resumes_from_any_step(tmp_path, monkeypatch, stop_after):
 def test_weights_that_are_not_finite_are_not_saved(tmp_path, bad, kept):
     """Two steps are an epoch. The loss of the step that makes the weights NaN is finite."""
 
-    def spoil(state, batch, constants):
+    def spoil(state, batch):
         state, metrics = step(state, batch)
         params = jax.tree.map(lambda p: jnp.where(state.step == bad, jnp.nan, p), state.params)
         return state.replace(params=params), metrics
