@@ -128,7 +128,7 @@ def _draw_tokens(context: Context, objective: Objective) -> None:
     if path.exists() or not processes.is_main_process():
         return
     indices = list(context.train[:: max(1, len(context.train) // 4)][:4])
-    result = jax.jit(objective.tokens)(context.clips.read(indices))
+    result = jax.jit(objective.tokens)(objective.constants, context.clips.read(indices))
     if result is None:
         return
     from esc_jax.report import plots  # matplotlib is slow to import

@@ -160,9 +160,9 @@ class Objective(abc.ABC):
         del metrics
         return ""
 
-    def tokens(self, audio: jax.Array) -> tuple[jax.Array, jax.Array] | None:
+    def tokens(self, constants: Any, audio: jax.Array) -> tuple[jax.Array, jax.Array] | None:
         """Features and discrete targets (B, rows, columns) of 16-bit clips, for pictures; None without such targets."""
-        del audio
+        del constants, audio
         return None
 
     def report(self) -> dict[str, Any]:

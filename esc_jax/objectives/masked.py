@@ -283,11 +283,11 @@ class Masked(Objective):
             loss = loss + self._config.clip_loss_weight * metrics["clip_error"]
         return LossOutput(loss, metrics, updates.get("batch_stats", {}))
 
-    def tokens(self, audio: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def tokens(self, constants: Any, audio: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Features (B, frames, bins) and tokens (B, rows, columns) of 16-bit clips, for pictures."""
         audio = to_float(audio)
         features = self._model.frontend(audio)
-        return features, self._targets(self.constants, audio, features)[0]
+        return features, self._targets(constants, audio, features)[0]
 
     def report(self) -> dict[str, Any]:
         """Entropy, inertia and use of the tokenizer."""

@@ -247,6 +247,20 @@ def test_self_supervised_steps_are_the_same_on_any_number_of_devices(noise_clips
         np.testing.assert_allclose([line["loss"] for line in lines], weighted, rtol=1e-5)
 
 
+def test_tokens_for_pictures_follow_the_constants(noise_clips):
+    """Constants are arguments: a teacher's weights inside the program would be compiled into it."""
+    config = small_config("masked")
+    objective = masked(models.create(config, noise_clips.classes), config)
+    audio = noise_clips.read(range(3))
+    features, tokens = jax.jit(objective.tokens)(objective.constants, audio)
+    assert features.shape == (3, *features.shape[1:]) and tokens.shape == (3, features.shape[1] // 8, 2)
+    vectors = np.asarray(features)[:, : tokens.shape[1] * 8].reshape(3, -1, 8, 2, 8).swapaxes(2, 3).reshape(-1, 1, 64)
+    distances = ((vectors - np.asarray(objective.constants["centroids"])) ** 2).sum(-1)
+    assert (distances.argmin(-1) == np.asarray(tokens).reshape(-1)).mean() > 0.99
+    reverse = objective.constants | {"centroids": objective.constants["centroids"][::-1]}
+    np.testing.assert_array_equal(jax.jit(objective.tokens)(reverse, audio)[1], 5 - tokens)
+
+
 def test_defaults_of_every_objective_are_in_range():
     for name, objective in registry.PRETRAINING.items():
         assert objective.name == name

@@ -70,9 +70,8 @@ def test_two_processes_equal_one_after_stops_and_kills(run, environment, tmp_pat
         both.wait_for_epochs(1)
         both.processes[1].send_signal(signal.SIGTERM)  # both stop at the same step
         stopped = both.wait()
-        assert [status for status, _, _ in stopped] == [0, 0], stopped
-        # Only the main process prints.
-        assert ["the same command goes on from there" in text for _, text, _ in stopped] == [True, False]
+        assert [status for status, _, _ in stopped] == [75, 75], stopped
+        assert all("run the same command again to continue" in error for _, _, error in stopped)
     for epochs, killed in ((3, 1), (5, 0)):  # process 0 is the coordinator
         with ProcessPair(environment, workdir, *TINY) as both:
             both.wait_for_epochs(epochs)
@@ -84,7 +83,8 @@ def test_two_processes_equal_one_after_stops_and_kills(run, environment, tmp_pat
     with ProcessPair(environment, workdir, *TINY, devices=1) as both:  # with fewer devices than before
         (status, printed, error), (_, silent, _) = both.wait()
         assert status == 0, error[-3000:]
-        assert "all of it is in" in printed and "all of it is in" not in silent
+        # Only the main process prints; gloo writes on stdout too.
+        assert f"results: {workdir}" in printed and "results:" not in silent
     expected, result = lines(tmp_path / "one"), lines(workdir)
     assert [line["epoch"] for line in result] == list(range(1, EPOCHS + 1))
     for key, tolerance in (("loss", 1e-4), ("accuracy", 0), ("grad_norm", 1e-3)):
