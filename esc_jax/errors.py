@@ -1,14 +1,14 @@
-"""Errors that a command reports in one sentence."""
+"""Errors that a command reports in one sentence. Their subclasses are defined where they are raised."""
 
 from collections.abc import Iterable, Iterator
 import contextlib
 
 
 class UserError(Exception):
-    """Something that the person who started the command can mend; the message is one sentence that says how.
+    """An error that the user of a command can correct. The message is one sentence that says how.
 
     Attributes:
-        status: of the process that ends with it: 2 where what was asked for is wrong, 1 where it could not be done.
+        status: exit status of the command: 2 where the request is wrong, 1 where it could not be carried out.
     """
 
     status = 2
@@ -19,34 +19,34 @@ class ConfigError(UserError, ValueError):
 
 
 class Failure(UserError):
-    """What was asked for is right, and could not be done."""
+    """A correct request that could not be carried out."""
 
     status = 1
 
 
 class MultipleErrors(Failure):
-    """More than one thing that could not be done, or one; each is a sentence in a line of its own."""
+    """One or more failures. The message has a line for each."""
 
     def __init__(self, problems: Iterable[str]):
         super().__init__("\nesc_jax: ".join(problems))
 
 
 def first_line(error: BaseException) -> str:
-    """Of what an exception says; its name where it says nothing."""
+    """First line of the message of an exception, or its class name where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether XLA found no room for something."""
+    """Whether XLA could not allocate memory."""
     return "RESOURCE_EXHAUSTED" in str(error)
 
 
 def describe_error(error: BaseException, place: object = "") -> tuple[int, str] | None:
-    """Exit status and sentence for what a user can cause or mend; None for anything else, which is a mistake of ours.
+    """Exit status and message for an error that a user can cause or correct; None for any other, which is a bug.
 
     Args:
-        error: that was raised.
-        place: file that was worked on, for errors that name none.
+        error: the exception.
+        place: file that was processed, for errors that name none.
     """
     if isinstance(error, UserError):
         return error.status, str(error)
@@ -55,18 +55,18 @@ def describe_error(error: BaseException, place: object = "") -> tuple[int, str] 
     if isinstance(error, OSError):
         return 1, f"{error.strerror or first_line(error)}: {error.filename or place or 'writing the results'}"
     if type(error).__name__ == "JaxRuntimeError":  # by name, since --help must not import JAX
-        what = "the device has too little memory" if is_out_of_memory(error) else "the device could not do it"
-        return 1, f"{place and f'{place}: '}{what} ({first_line(error)})"
+        problem = "the device has too little memory" if is_out_of_memory(error) else "the device reported an error"
+        return 1, f"{place and f'{place}: '}{problem} ({first_line(error)})"
     return None
 
 
 @contextlib.contextmanager
 def collect_errors(problems: list[str], place: object) -> Iterator[None]:
-    """Adds what goes wrong with one file (`describe_error`) to `problems`, so that the others are still worked on."""
+    """Appends the message of an error that `describe_error` knows to `problems`, so that other files are processed."""
     try:
         yield
     except Exception as error:
-        found = describe_error(error, place)
-        if found is None:
+        description = describe_error(error, place)
+        if description is None:
             raise
-        problems.append(found[1])
+        problems.append(description[1])

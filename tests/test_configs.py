@@ -29,8 +29,8 @@ def test_a_config_of_the_repository_describes_a_model(path):
     model, frontend = models.build(config.model, 50), frontends.build(config.frontend, rate)
 
     def logits(key, audio):
-        features = frontend(compose.waveforms(config.augment, key, jnp.arange(2), audio, rate))
-        features = compose.spectrograms(config.augment, key, jnp.arange(2), features)
+        features = frontend(compose.augment_waveforms(config.augment, key, jnp.arange(2), audio, rate))
+        features = compose.augment_spectrograms(config.augment, key, jnp.arange(2), features)
         return model.init_with_output(key, features)
 
     clip = jax.ShapeDtypeStruct((2, round(config.data.clip_s * rate)), jnp.float32)

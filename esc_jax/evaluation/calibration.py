@@ -86,21 +86,21 @@ class Reliability:
         edges: (bins + 1,) of the confidence.
         count: clips in each bin.
         confidence: mean confidence.
-        accuracy: share of correct clips.
+        frequency: share of correct clips.
     """
 
     edges: np.ndarray
     count: np.ndarray
     confidence: np.ndarray
-    accuracy: np.ndarray
+    frequency: np.ndarray
 
     @property
     def ece(self) -> float:
-        """Expected calibration error: Σ_b (n_b / N) |accuracy_b − confidence_b|, over bins of equal width.
+        """Expected calibration error: Σ_b (n_b / N) |frequency_b − confidence_b|, over bins of equal width.
 
         Source: Naeini et al. (2015); Guo et al., On calibration of modern neural networks (2017), 15 bins.
         """
-        gap = np.abs(self.accuracy - self.confidence)
+        gap = np.abs(self.frequency - self.confidence)
         return float(np.nansum(gap * self.count) / self.count.sum())
 
 

@@ -249,7 +249,7 @@ def _reliability_panel(top: Axes, bottom: Axes, title: str, before: Reliability,
         diagrams.append((after, _ORANGE, "s--", f"with temperature, ECE {100 * after.ece:.1f} %"))
     for one, colour, style, label in diagrams:
         used = one.count > 0
-        top.plot(one.confidence[used], one.accuracy[used], style, color=colour, markersize=4, label=label)
+        top.plot(one.confidence[used], one.frequency[used], style, color=colour, markersize=4, label=label)
     top.set(xlim=(0, 1), ylim=(0, 1.02))
     top.tick_params(labelbottom=False)
     top.set_ylabel("share of correct clips", fontsize=8)

@@ -217,7 +217,7 @@ def test_what_fails_for_one_file_does_not_lose_the_others(command, loaded, monke
     ("error", "status", "message"),
     [
         (KeyboardInterrupt(), 130, "interrupted"),
-        (jax.errors.JaxRuntimeError(""), 1, "the device could not do it (JaxRuntimeError)"),
+        (jax.errors.JaxRuntimeError(""), 1, "the device reported an error (JaxRuntimeError)"),
         (OSError(28, "No space left on device"), 1, "No space left on device: writing the results"),
     ],
 )

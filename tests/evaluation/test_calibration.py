@@ -76,7 +76,7 @@ def test_known_calibration_errors():
     half = calibration.reliability([0.0, 0.5, 0.51], [0, 1, 1], bins=2)  # (0, ½] and (½, 1]; 0 is in the first
     assert half.count.tolist() == [2, 1]
     empty = calibration.reliability([0.9], [True], bins=2)
-    assert np.isnan(empty.accuracy[0]) and empty.ece == pytest.approx(0.1)
+    assert np.isnan(empty.frequency[0]) and empty.ece == pytest.approx(0.1)
 
 
 def test_nll_and_temperature_follow_their_definitions():
