@@ -9,8 +9,8 @@ import tomllib
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Import name → distribution, where they differ.
 DISTRIBUTIONS = {"absl": "absl-py", "orbax": "orbax-checkpoint"}
-# Imported through `importlib`, because it is missing on Windows.
-DYNAMIC = {"array_record"}
+# Imported by `jax.export`, which does not declare it.
+INDIRECT = {"flatbuffers"}
 # jax requires the jaxlib of its own version.
 IMPLIED = {"jaxlib"}
 
@@ -22,7 +22,7 @@ def normalized(name):
 
 def imported():
     """Names of all packages that esc_jax imports, at the top of a module or in a function."""
-    names = set(DYNAMIC)
+    names = set(INDIRECT)
     for path in (ROOT / "esc_jax").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
