@@ -10,6 +10,7 @@ import difflib
 import importlib.util
 import pathlib
 import re
+import traceback
 from typing import Any
 
 import ml_collections
@@ -17,7 +18,7 @@ import ml_collections
 from esc_jax.augment import compose
 from esc_jax.data import folds
 from esc_jax.data.download import URL
-from esc_jax.errors import ConfigError
+from esc_jax.errors import ConfigError, first_line
 from esc_jax.frontends import registry as frontends
 from esc_jax.models import registry as models
 from esc_jax.objectives import registry as objectives
@@ -38,7 +39,7 @@ def defaults(model: str, head: str = "linear", frontend: str = "log_mel") -> ml_
         head: key of `models.registry.HEADS`.
         frontend: key of `frontends.registry.FRONTENDS`.
     """
-    return ml_collections.ConfigDict(
+    return _locked(
         {
             "experiment": "",  # name of the config file; main sets it
             "seed": 0,
@@ -108,7 +109,12 @@ def pretrain_defaults(objective: str) -> ml_collections.ConfigDict:
     }
     specific = objectives.defaults(objective)
     assert not common.keys() & specific.keys(), "an objective must not redefine a common key"
-    return ml_collections.ConfigDict(common | specific)
+    return _locked(common | specific)
+
+
+def _locked(values: dict[str, Any]) -> ml_collections.ConfigDict:
+    """A config without further keys: setting a key that does not exist raises an error."""
+    return ml_collections.ConfigDict(values).lock()
 
 
 def find(name_or_path: str | pathlib.Path) -> pathlib.Path:
@@ -136,17 +142,37 @@ def load(name_or_path: str | pathlib.Path) -> ml_collections.ConfigDict:
     """The config of a file, or of one of the project's own configs by its name.
 
     Raises:
-        ConfigError: there is no such file, or it defines no `get_config()`.
+        ConfigError: there is no such file, it defines no `get_config()`, or it raises an exception.
     """
     path = find(name_or_path)
     spec = importlib.util.spec_from_file_location("config", path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"--config={name_or_path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise ConfigError(f"--config={name_or_path} has no get_config()")
-    return module.get_config()
+    try:
+        spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise ConfigError(f"--config={name_or_path} has no get_config()")
+        return module.get_config()
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"--config={name_or_path}{_line_of(error, path)}: {_reason(error)}") from error
+
+
+def _line_of(error: Exception, path: pathlib.Path) -> str:
+    """ ", line N" of the last line of a config file that an exception came from."""
+    if isinstance(error, SyntaxError):
+        return f", line {error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f", line {lines[-1]}" if lines else ""
+
+
+def _reason(error: Exception) -> str:
+    """Name and message of an exception; of a key that does not exist, the message of ml_collections only."""
+    if isinstance(error, (AttributeError, KeyError)) and "Did you mean" in str(error):
+        return first_line(error).strip("'\"")
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 # Key: (lowest, highest) allowed.

@@ -109,7 +109,7 @@ def _parse(argv: list[str]) -> list[str]:
         return flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         path = next((a.split("=", 1)[1] for a in argv if a.startswith("--config=")), None)
-        if path and _overrides(argv):
+        if path:
             _explain(path, argv)
         _fail(EX_USAGE, first_line(error))
 

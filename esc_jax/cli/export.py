@@ -32,5 +32,5 @@ def main(argv: list[str] | None = None) -> None:
     options = _parser().parse(argv)
     model_path.require_run(options.model)
     out = formats.export(options.model, options.format, options.out)
-    written = (f"{path.name} ({path.stat().st_size / 1e6:.1f} MB)" for path in sorted(out.iterdir()))
+    written = (f"{path.name} ({path.stat().st_size / 1000:,.0f} kB)" for path in sorted(out.iterdir()))
     sys.stdout.write(f"{out}: {', '.join(written)}\n")

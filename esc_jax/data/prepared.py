@@ -57,4 +57,4 @@ def log_longer_clips(clips: Clips) -> None:
     """Logs how many clips are longer than `clips.length` and will be cut."""
     if longer := int((clips.samples > clips.length + _CODEC_S * clips.sample_rate).sum()):
         seconds = clips.length / clips.sample_rate
-        logging.info("%d of %d clips are longer than data.clip_s=%g, and lose their rest", longer, len(clips), seconds)
+        logging.info("%d of %d clips are longer than data.clip_s=%g s and are cut to it", longer, len(clips), seconds)

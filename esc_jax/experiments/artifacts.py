@@ -13,6 +13,7 @@ from esc_jax.tasks import registry as tasks
 from esc_jax.training import writers
 
 History = Sequence[dict[str, Any]]
+_SHOWN = 5  # best and worst classes in the summary
 
 
 def write_artifacts(
@@ -79,17 +80,18 @@ def summary(results: dict[str, Any]) -> str:
     if stage := results.get("pretrain"):
         pretext = ", ".join(f"{key} {value:.4g}" for key, value in stage["metrics"].items())
         lines.append(
-            f"  pretrained ({stage['objective']}): {pretext}; linear probe on the pretrained encoder"
-            f" {_percent(stage['probe_score'])} %"
+            f"  pretraining ({stage['objective']}): {pretext}; {task.metric_label} of a linear probe on the pretrained"
+            f" encoder {stage['probe_score']:.4g}"
         )
     seconds = sum(fold["seconds"] for fold in results["folds"])
     lines.append(
         f"  {results['parameters']:,} parameters, {seconds / 60:.1f} minutes of training on {results['device']}"
     )
     ranking = [row for row in task.class_ranking(results) if row[1] is not None]
-    shown = min(5, (len(ranking) + 1) // 2)
-    lines.append(f"  best classes: {', '.join(f'{name} {text}' for name, _, text in ranking[:shown])}")
-    lines.append(f"  worst classes: {', '.join(f'{name} {text}' for name, _, text in reversed(ranking[-shown:]))}")
+    best = [f"{name} {text}" for name, value, text in ranking if value and value > 0][:_SHOWN]
+    worst = [f"{name} {text}" for name, value, text in reversed(ranking) if value is not None and value < 1][:_SHOWN]
+    lines += [f"  best classes: {', '.join(best)}"] if best else []
+    lines += [f"  worst classes: {', '.join(worst)}"] if worst else []
     if bad := list(results["data"]["bad_clips"]):
         more = " …" if len(bad) > 3 else ""
         lines.append(f"  excluded: {len(bad)} clips that cannot be decoded ({', '.join(bad[:3])}{more})")

@@ -94,7 +94,7 @@ def cross_validate(config: Any, folder: pathlib.Path) -> dict[str, Any]:
             failed[name] = str(error)
     if not parts:
         raise CrossvalError(f"every fold failed; {next(iter(failed))}: {next(iter(failed.values()))}")
-    split = f"{len(folds)} folds, each tested after training on the others"
+    split = f"{len(folds)} test fold{'s' if len(folds) > 1 else ''}, each tested after training on the other folds"
     task = tasks.get(config.task)
     outcome = results.results(config, task, clips, parts, split, parameters=parameters) | {"failed": failed}
     if config.crossval.seeds == 1:  # with several seeds, a fold has several temperatures

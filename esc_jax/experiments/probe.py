@@ -30,7 +30,7 @@ from esc_jax.experiments.artifacts import write_artifacts
 from esc_jax.inference.embeddings import embed_clips
 from esc_jax.models.model import Model, Variables
 from esc_jax.pretrained import load
-from esc_jax.runtime import processes
+from esc_jax.runtime import devices, processes
 from esc_jax.tasks import registry as tasks
 from esc_jax.tasks.base import Task
 from esc_jax.training import checkpoint, linear_probe
@@ -233,8 +233,11 @@ def probe_and_evaluate(config: Any, folder: pathlib.Path, test_folds: Sequence[i
         fold: protocols.split(clips.folds, clips.sources, "holdout", fold, config.data.drop_leaky_sources)
         for fold in test_folds or [config.data.test_fold]
     }
+    for split in splits.values():
+        logging.info("%s", split.report())
     original = config
     config, model = load.initialize(config, clips.classes)
+    logging.info("embedding %d clips on %s", len(clips), devices.device_name())
     workdir.bind_workdir(folder, original)
     places = {fold: folder if len(splits) == 1 else folder / f"fold{fold}" for fold in splits}
     for place in places.values():  # before the embedding pass, which takes long

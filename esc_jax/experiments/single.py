@@ -313,8 +313,8 @@ def evaluate_again(config: Any, folder: pathlib.Path) -> dict[str, Any]:
         stored = json.loads((folder / "results.json").read_text())
         kept = ("calibration", "probe", "seconds_embedding", "pretrain")
         extra = {key: stored[key] for key in kept if key in stored}
+        seconds = stored["folds"][0]["seconds"]
     if "pretrain" in extra:
-        seconds += extra["pretrain"].get("seconds", 0.0)
         pretrain_history = checkpoint.read_meta(*checkpoint.find(folder / "pretrain"))["progress"]["history"]
     history = progress["history"]
     record = TrainingRecord(len(history), seconds, restored.step, history, pretrain_history)

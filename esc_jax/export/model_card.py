@@ -71,7 +71,8 @@ def huggingface_card(restored: Restored) -> str:
 def stablehlo_card(restored: Restored) -> str:
     """README.md of an export as a StableHLO program."""
     use = (
-        f"In this folder, with jax, flatbuffers and numpy only:\n\n```python\n{usage.stablehlo_example(restored)}\n```\n\n"
+        "In this folder, with jax, flatbuffers and numpy only:\n\n"
+        f"```python\n{usage.stablehlo_example(restored)}\n```\n\n"
         "The program contains spectrogram, model and weights, and runs on CPU, CUDA and TPU. `waveforms` is (batch,"
         " samples), with any batch size; each new batch size is compiled once. Pad shorter clips with zeros at the end,"
         " and cut longer recordings into windows. On GPU and TPU, JAX multiplies matrices with lower precision than on"

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import copy
 from typing import Any
 
+from absl import logging
 import ml_collections
 
 from esc_jax.frontends import registry as frontends
@@ -31,6 +32,7 @@ def initialize(config: Any, classes: Sequence[str]) -> tuple[Any, Model]:
         return config, models.create(config, classes, config.seed)
     checkpoint = merge.read(config.model.name, config.model.pretrained)
     config = merge.with_checkpoint_options(config, checkpoint)
+    logging.info("encoder weights: %s", config.model.pretrained)
     model = models.create(config, classes, config.seed)
     return config, model.with_variables(merge.merge(model.variables, checkpoint, classes))
 

@@ -227,7 +227,8 @@ class _Training:
             shown = {key: value for key, value in line.items() if key not in ("epoch", "step", "seconds")}
             words = ", ".join(f"{key} {value:.4g}" for key, value in shown.items())
             left = time.strftime("%H:%M:%S", time.gmtime(seconds / self._number * (plan.total - self._number)))
-            logging.info("epoch %d/%d: %s; %.0f s, %s left", line["epoch"], plan.epochs, words, seconds, left)
+            progress_text = f"{plan.description}, epoch {line['epoch']}/{plan.epochs}"
+            logging.info("%s: %s; %.0f s, %s left", progress_text, words, seconds, left)
         progress["sums"] = {}
         progress["history"].append(line)
         if writer:

@@ -309,7 +309,7 @@ def test_clips_that_cannot_be_decoded(layout, tmp_path, caplog):
         clips = prepared.open_prepared(folder, 16_000, "x")
         assert "13 clips do not decode, and are left out: audio/" in caplog.text
         prepared.log_longer_clips(clips)
-        assert "47 of 47 clips are longer than data.clip_s=1, and lose their rest" in caplog.text
+        assert "47 of 47 clips are longer than data.clip_s=1 s and are cut to it" in caplog.text
         caplog.clear()
         prepared.log_longer_clips(prepared.open_prepared(folder, 79_000, "x"))
         assert "longer" not in caplog.text

@@ -59,7 +59,7 @@ def test_one_command_runs_both_stages_and_reports_them(run, tmp_path):
     assert stage["objective"] == "simclr" and stage["rounds"] == [{"round": 1}]
     expected = {"loss", "pretext_accuracy", "alignment", "uniformity", "knn_accuracy", "effective_rank"}
     assert stage["metrics"] == {name: history[-1][name] for name in expected}
-    assert "pretrained (simclr)" in printed and (folder / "curves.png").exists()
+    assert "pretraining (simclr)" in printed and (folder / "curves.png").exists()
     # A second start finds both stages finished.
     (folder / "results.json").unlink()
     run("main", config, f"--workdir={folder}")
