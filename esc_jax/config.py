@@ -39,6 +39,9 @@ def defaults(model: str, head: str = "linear", frontend: str = "log_mel") -> ml_
         head: key of `models.registry.HEADS`.
         frontend: key of `frontends.registry.FRONTENDS`.
     """
+    _check_name("model", model, models.ENCODERS)
+    _check_name("head", head, models.HEADS)
+    _check_name("frontend", frontend, frontends.FRONTENDS)
     return _locked(
         {
             "experiment": "",  # name of the config file; main sets it
@@ -98,6 +101,7 @@ def pretrain_defaults(objective: str) -> ml_collections.ConfigDict:
     Args:
         objective: key of `objectives.registry.PRETRAINING`.
     """
+    _check_name("objective", objective, objectives.PRETRAINING)
     common = {
         "objective": objective,
         "epochs": 100,  # of a round
@@ -110,6 +114,14 @@ def pretrain_defaults(objective: str) -> ml_collections.ConfigDict:
     specific = objectives.defaults(objective)
     assert not common.keys() & specific.keys(), "an objective must not redefine a common key"
     return _locked(common | specific)
+
+
+def _check_name(kind: str, name: str, known: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a name that does not exist."""
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"there is no {kind} {name}; choose one of {', '.join(known)}{hint}")
 
 
 def _locked(values: dict[str, Any]) -> ml_collections.ConfigDict:
@@ -153,7 +165,12 @@ def load(name_or_path: str | pathlib.Path) -> ml_collections.ConfigDict:
         spec.loader.exec_module(module)
         if not hasattr(module, "get_config"):
             raise ConfigError(f"--config={name_or_path} has no get_config()")
-        return module.get_config()
+        config = module.get_config()
+        if not isinstance(config, ml_collections.ConfigDict):
+            raise ConfigError(
+                f"--config={name_or_path}: get_config() returns {type(config).__name__}, not a ConfigDict"
+            )
+        return config
     except ConfigError:
         raise
     except Exception as error:
@@ -169,9 +186,10 @@ def _line_of(error: Exception, path: pathlib.Path) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Name and message of an exception; of a key that does not exist, the message of ml_collections only."""
-    if isinstance(error, (AttributeError, KeyError)) and "Did you mean" in str(error):
-        return first_line(error).strip("'\"")
+    """Name and message of an exception; for a key that does not exist, the nearest one."""
+    if locked := re.search(r'Key "(\w+)" does not exist', str(error)):
+        near = re.search(r'Did you mean "(\w+)"', str(error))
+        return f"there is no key {locked[1]}" + (f"; did you mean {near[1]}?" if near else "")
     return f"{type(error).__name__}: {first_line(error)}"
 
 
@@ -180,6 +198,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, (1 << 31) - 2000),  # crossval.seeds counts on from it
     "data.clip_s": (0.05, 3600),
     "data.clips_per_fold": (1, 10_000),
+    "data.synthetic_seed": (0, 1 << 31),
     "train.batch_size": (1, 1 << 20),
     "train.accumulate": (1, 1 << 20),
     "train.epochs": (1, 1 << 20),
@@ -261,6 +280,8 @@ def check(config: ml_collections.ConfigDict) -> None:
         ranges |= {f"pretrain.{k}": v for k, v in ranges.items() if k.startswith(("augment.", "optim."))}
         ranges |= _PRETRAIN_RANGES | {f"pretrain.{key}": limits for key, limits in objective.ranges.items()}
     for key, (low, high) in ranges.items():
+        if not isinstance(flat[key], (int, float)):
+            raise ConfigError(f"config.{key}={flat[key]} must be a number from {low:g} to {high:g}")
         if not low <= flat[key] <= high:
             raise ConfigError(f"config.{key}={flat[key]} is out of range: it must be between {low:g} and {high:g}")
     models.build(config.model, 2)  # raises ModelError; nothing is computed

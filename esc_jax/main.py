@@ -99,12 +99,24 @@ def _with_config_path(argv: list[str]) -> list[str]:
         _fail(error.status, error)
 
 
+def _check_config_file(argv: list[str]) -> None:
+    """Loads the config once, since absl drops the message of an exception inside it."""
+    from esc_jax import config as configs
+
+    for path in [a[9:] for a in argv if a.startswith("--config=") and a[9:]]:
+        try:
+            configs.load(path)
+        except ConfigError as error:
+            _fail(error.status, error)
+
+
 def _parse(argv: list[str]) -> list[str]:
     """absl's parser, with the nearest key for a key that does not exist, and status 2 for a wrong command line."""
     if "--config" in argv[:-1]:  # --config NAME
         index = argv.index("--config")
         argv = [*argv[:index], f"--config={argv[index + 1]}", *argv[index + 2 :]]
     argv = _with_config_path(argv)
+    _check_config_file(argv)
     try:
         return flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -128,7 +140,9 @@ def _explain(path: str, argv: list[str]) -> None:
         if key not in flat:
             _fail(EX_USAGE, configs.nearest(key, config))
     for override in _overrides(argv):
-        key, _, value = override.partition("=")
+        key, equals, value = override.partition("=")
+        if not equals:
+            continue
         kind = type(flat[key]).__name__
         try:
             if isinstance(flat[key], (int, float)) and not isinstance(flat[key], bool):
@@ -231,6 +245,10 @@ def cli() -> None:
     """Entry point of `python -m esc_jax.main`."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's advice to file a bug about slow compilation
     _configure_logging()
+    if any(a in ("--help", "-h", "--helpshort", "--helpfull") for a in sys.argv[1:]):
+        with contextlib.suppress(SystemExit, BrokenPipeError):  # absl ends with status 1 after its help
+            app.run(main)
+        sys.exit(0)
     try:
         app.run(main, flags_parser=_parse)
     except KeyboardInterrupt:  # before anything could be saved

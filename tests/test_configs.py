@@ -199,3 +199,31 @@ def test_a_key_of_an_objective_without_such_a_stage():
     )
     message = configs.nearest("pretrain.batch_size", configs.defaults("resnet"))
     assert all(name in message for name in objectives.PRETRAINING)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("config.train.epoch = 2", "line 5: there is no key epoch; did you mean epochs?"),
+        ("config.train.epochs = 'three'", "line 5: TypeError"),
+        ("config = base.load('resnet35')", "--config=resnet35 does not exist; did you mean resnet34?"),
+        ("config = base.defaults(model='resnett')", "there is no model resnett; .*did you mean resnet?"),
+        ("config = {}", "returns dict, not a ConfigDict"),
+        ("config = (", "line 5: SyntaxError"),
+    ],
+)
+def test_a_mistake_in_a_config_file_is_one_sentence_with_its_line(tmp_path, line, message):
+    path = tmp_path / "mistake.py"
+    path.write_text(
+        "from esc_jax import config as base\n\ndef get_config():\n"
+        f"    config = base.load('quickstart')\n    {line}\n    return config\n"
+    )
+    with pytest.raises(ConfigError, match=message.replace("(", "\\(")):
+        configs.load(path)
+
+
+def test_a_value_that_is_no_number_is_refused():
+    config = configs.defaults("resnet")
+    config.train.ema = None
+    with pytest.raises(ConfigError, match="config.train.ema=None must be a number"):
+        configs.check(config)

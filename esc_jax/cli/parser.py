@@ -96,7 +96,7 @@ def integer(lowest: int = 1, highest: int | None = None) -> Callable[[str], int]
     limits = f"of at least {lowest}" if highest is None else f"from {lowest} to {highest}"
 
     def read(text: str) -> int:
-        value = int(text) if text.lstrip("-").isdecimal() else None
+        value = int(text) if text.removeprefix("-").isdecimal() else None
         if value is None or value < lowest or (highest is not None and value > highest):
             raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {limits}")
         return value

@@ -38,4 +38,6 @@ def main(argv: list[str] | None = None) -> None:
         sys.stdout.write(f"{write.compare_runs(*options.compare)}\n")
         return
     out = options.out or options.runs_dir / "report"
-    sys.stdout.write(f"{write.summary(write.write_report(options.runs_dir, out))}\nreport: {out / 'report.html'} and report.md\n")
+    sys.stdout.write(
+        f"{write.summary(write.write_report(options.runs_dir, out))}\nreport: {out / 'report.html'} and report.md\n"
+    )

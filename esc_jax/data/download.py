@@ -13,7 +13,7 @@ import tqdm
 
 from esc_jax import files
 from esc_jax.data.layouts.esc50 import DAMAGED, Esc50Layout
-from esc_jax.data.rows import DataError
+from esc_jax.data.rows import DataError, PreparationError
 
 URL = "https://github.com/karolpiczak/ESC-50/archive/master.zip"
 CLIPS = 2000
@@ -56,7 +56,7 @@ def _check(part: pathlib.Path, url: str, clips: int) -> None:
             if broken := archive.testzip():
                 raise DataError(f"{broken} in it is damaged")
     except DAMAGED as error:
-        raise DataError(f"what {url} sent is damaged ({error}): start the same command again") from None
+        raise PreparationError(f"what {url} sent is damaged ({error}): start the same command again") from None
     except DataError as error:
         raise DataError(f"what {url} sent is not the ESC-50 archive: {error}") from None
     if rows != clips:
@@ -84,7 +84,9 @@ def download(directory: pathlib.Path, url: str = URL, clips: int = CLIPS, attemp
             if not target.exists():
                 _download(target, url, clips, attempts)
     except OSError as error:
-        raise DataError(f"could not write the ESC-50 archive to {directory}: {error.strerror or error}") from None
+        raise PreparationError(
+            f"could not write the ESC-50 archive to {directory}: {error.strerror or error}"
+        ) from None
     return target
 
 
@@ -104,7 +106,7 @@ def _download(target: pathlib.Path, url: str, clips: int, attempts: int) -> None
         if attempt + 1 < attempts:
             time.sleep(attempt * _PAUSE_S)  # the first retry at once, later ones after a pause
     else:
-        raise DataError(
+        raise PreparationError(
             f"could not download ESC-50 from {url} ({reason}): start the same command again to go on from where it"
             " stopped, or give a copy of the data set with --config.data.dir=PATH"
         )

@@ -31,7 +31,7 @@ import tqdm
 from esc_jax import files
 from esc_jax.data import audio, records, tf_example, tfds_metadata
 from esc_jax.data.cache import cache_root
-from esc_jax.data.rows import DataError, Layout, Row
+from esc_jax.data.rows import DataError, Layout, PreparationError, Row
 
 INDEX, BAD_CLIPS = "index.json", "bad_clips.json"
 
@@ -77,7 +77,7 @@ def prepared_dir(
                     shutil.rmtree(leftover, ignore_errors=True)
             _prepare(source, sample_rate, skips, folder)
     except OSError as error:
-        raise DataError(f"preparing the data set failed: {error}") from None
+        raise PreparationError(f"preparing the data set failed: {error}") from None
     return folder
 
 

@@ -10,7 +10,7 @@ import sys
 from types import TracebackType
 from typing import Any
 
-from esc_jax.data.rows import DataError
+from esc_jax.data.rows import DataError, PreparationError
 from esc_jax.errors import first_line
 
 
@@ -50,7 +50,7 @@ class RecordWriter:
         try:
             return function(*args)
         except RuntimeError as error:  # what array_record raises for any failure of the file system
-            raise DataError(f"{self._path} cannot be written ({first_line(error)})") from None
+            raise PreparationError(f"{self._path} cannot be written ({first_line(error)})") from None
 
     def write(self, record: bytes) -> None:
         """Appends a record."""

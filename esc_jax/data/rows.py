@@ -12,6 +12,12 @@ class DataError(UserError, ValueError):
     """The data set cannot be used. The message is one sentence for the user."""
 
 
+class PreparationError(DataError):
+    """The data set could not be downloaded, written or prepared: a fault of the machine, not of the request."""
+
+    status = 1
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
     """One audio file of a data set.

@@ -50,6 +50,8 @@ def _runs(config: Any, folds: list[int]) -> dict[str, Any]:
 def _test_folds(config: Any, clips: Clips) -> list[int]:
     available = sorted(set(clips.folds))
     folds = list(config.crossval.folds) or available
+    if len(set(folds)) < len(folds):
+        raise ConfigError(f"config.crossval.folds={tuple(folds)}: name each fold once")
     if unknown := [fold for fold in folds if fold not in available]:
         raise DataError(f"config.crossval.folds: this data set has no fold {unknown[0]}; it has {available}")
     return folds

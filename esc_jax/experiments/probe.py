@@ -117,18 +117,16 @@ def fit_heads(
     heads = linear_probe.fit(x[0], labels, weights, np.asarray(l2, np.float32), np.arange(1), steps=steps, **shape)
     kernel, bias = np.asarray(heads.kernel)[:, :, 0], np.asarray(heads.bias)[:, :, 0]
     # One mask at a time: the logits of all heads together would take gigabytes.
-    choices = {
-        fold: linear_probe.select_setting(task, labels, _Logits(x[0], kernel, bias), names, fold_of, fold)
-        for fold in test_folds
-    }
+    choices = linear_probe.select_settings(task, labels, _Logits(x[0], kernel, bias), names, fold_of, test_folds)
     votes = np.asarray(linear_probe.knn_scores(x[0], labels, weights, ks=NEIGHBOURS, **shape))
+    neighbours = linear_probe.select_settings(task, labels, votes, names, fold_of, test_folds)
     problem = _Problem(task, x, labels, fold_of, classes, masks, seeds, steps)
     outcomes = []
     for fold in test_folds:
         setting = choices[fold]
         held_out = [_held_out(problem, mask, fold, names, kernel, bias, setting) for mask in _validating(names, fold)]
         logits, truth = (np.concatenate(parts) for parts in zip(*held_out, strict=True))
-        nearest = linear_probe.select_setting(task, labels, votes, names, fold_of, fold)
+        nearest = neighbours[fold]
         inside = fold_of == fold
         knn = task.score(labels[inside], votes[names.index(frozenset((fold,))), nearest][inside])
         weight, offset, spread = _final_head(problem, fold, l2[setting])
@@ -153,9 +151,6 @@ class _Logits:
 
     def __init__(self, x: np.ndarray, kernel: np.ndarray, bias: np.ndarray):
         self._x, self._kernel, self._bias = x, kernel, bias
-
-    def __len__(self) -> int:
-        return len(self._kernel)
 
     def __getitem__(self, mask: int, /) -> np.ndarray:
         return np.stack([self._x @ k + b for k, b in zip(self._kernel[mask], self._bias[mask], strict=True)])
@@ -212,8 +207,8 @@ def _final_head(problem: _Problem, fold: int, l2: float) -> tuple[np.ndarray, np
 def probe_and_evaluate(config: Any, folder: pathlib.Path, test_folds: Sequence[int] | None = None) -> dict[str, Any]:
     """Embeds the clips once, fits and tests the head of every test fold, and writes the files of a run.
 
-    The checkpoint of a fold is the frozen encoder with the fold's head. Where several folds are tested, it is in
-    `folder`/fold1 and so on.
+    The checkpoint of a fold is the frozen encoder with the fold's head. With `test_folds`, it is in `folder`/fold1 and
+    so on.
 
     Args:
         config: with `method` "probe".
@@ -239,7 +234,7 @@ def probe_and_evaluate(config: Any, folder: pathlib.Path, test_folds: Sequence[i
     config, model = load.initialize(config, clips.classes)
     logging.info("embedding %d clips on %s", len(clips), devices.device_name())
     workdir.bind_workdir(folder, original)
-    places = {fold: folder if len(splits) == 1 else folder / f"fold{fold}" for fold in splits}
+    places = {fold: folder if test_folds is None else folder / f"fold{fold}" for fold in splits}
     for place in places.values():  # before the embedding pass, which takes long
         checkpoint.check_workdir(place, clips.fingerprint)
     embeddings = cache.cache_root(config.data.cache_dir) / "embeddings"

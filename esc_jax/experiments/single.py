@@ -295,7 +295,7 @@ def evaluate_again(config: Any, folder: pathlib.Path) -> dict[str, Any]:
     processes.require_single_process("--mode=evaluate")
     restored = restores.restore(folder)
     current = configs.flatten(config)
-    trained = configs.flatten(json.loads((folder / "config.json").read_text()))
+    trained = workdir.read_config(folder)
     trained |= {key: value for key, value in current.items() if key.startswith("eval.")}
     if changed := workdir.differences(trained, current):
         raise ConfigError(f"{folder} was trained with another config: {'; '.join(changed[:3])}")

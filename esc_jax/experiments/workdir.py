@@ -24,15 +24,22 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [f"{k} ({old.get(k)}, now {new.get(k)})" for k in keys if k not in off and old.get(k) != new.get(k)]
 
 
-def check_workdir(workdir: pathlib.Path, config: Any) -> None:
-    """Raises ConfigError where a workdir belongs to a run of another config. Nothing is written."""
+def read_config(workdir: pathlib.Path) -> dict[str, Any]:
+    """The flat config of the run in a workdir. Raises ConfigError where it cannot be read."""
     path = workdir / "config.json"
-    if not path.exists():
-        return
     try:
-        stored = configs.flatten(json.loads(path.read_text()))
+        return configs.flatten(json.loads(path.read_text()))
     except (OSError, ValueError, AttributeError):
         raise ConfigError(f"{path} cannot be read: choose another --workdir") from None
+
+
+def check_workdir(workdir: pathlib.Path, config: Any) -> None:
+    """Raises ConfigError where a workdir belongs to a run of another config. Nothing is written."""
+    if workdir.exists() and not workdir.is_dir():
+        raise ConfigError(f"--workdir={workdir} is a file: choose a folder")
+    if not (workdir / "config.json").exists():
+        return
+    stored = read_config(workdir)
     if changed := differences(stored, configs.flatten(config)):
         more = " …" if len(changed) > 3 else ""
         raise ConfigError(

@@ -78,7 +78,12 @@ class EfficientATMel:
             bank = jnp.asarray(_mel_bank(*self._random_edges(key), self.bins, self.fft, self.sample_rate, jnp))
         # By default, accelerators round to 10 or 7 bits, which is visible after the logarithm.
         mel = jnp.matmul(power, bank, precision=jax.lax.Precision.HIGHEST)
-        return (jnp.log(mel + 1e-5) + 4.5) / 5.0
+        return (jnp.log(mel + 1e-5) + 4.5) / self.log_scale
+
+    @property
+    def log_scale(self) -> float:
+        """Divisor of the natural logarithm in the features."""
+        return 5.0
 
     def _power(self, signal: jax.Array) -> jax.Array:
         """Power spectra (…, frames, fft // 2) of a signal (…, time), without the Nyquist bin."""

@@ -73,6 +73,11 @@ class KaldiFbank:
         if self.window not in _WINDOWS:
             raise FrontendError(f"frontend: no window {self.window}: choose one of {', '.join(_WINDOWS)}")
 
+    @property
+    def log_scale(self) -> float:
+        """Divisor of the natural logarithm in the features."""
+        return 2 * self.std
+
     def _samples(self) -> tuple[int, int]:
         """Length and distance of the frames in samples."""
         return int(self.sample_rate * 1e-3 * self.frame_ms), int(self.sample_rate * 1e-3 * self.hop_ms)

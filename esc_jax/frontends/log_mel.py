@@ -120,6 +120,11 @@ class LogMel:
         if window > self.n_fft:
             raise FrontendError(f"frontend: win_length is {window}, and must be at most n_fft, {self.n_fft}")
 
+    @property
+    def log_scale(self) -> float:
+        """Divisor of the natural logarithm in the features."""
+        return self.std
+
     def mel_power(self, waveform: jax.Array) -> jax.Array:
         """Mel power spectrogram, before the logarithm: (…, time) → (…, frames, mels)."""
         size = self.win_length or self.n_fft

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from esc_jax.augment import compose
 from esc_jax.errors import ConfigError
+from esc_jax.frontends import registry as frontends
 from esc_jax.models.model import Model, Variables
 from esc_jax.objectives.base import Batch, Context, Keys, LossOutput, Objective, to_float
 from esc_jax.objectives.simclr import normalize
@@ -40,7 +41,7 @@ def log_mixup(share: jax.Array, one: jax.Array, other: jax.Array, scale: float =
     Args:
         share: λ, in [0, 1).
         one, other: spectrograms x and y, ln(power) / s up to a constant.
-        scale: s, the divisor of the logarithm in the frontend.
+        scale: s, the divisor of the logarithm in the frontend (`log_scale`).
     """
     return jnp.logaddexp(jnp.log1p(-share) + scale * one, jnp.log(share) + scale * other) / scale
 
@@ -134,7 +135,8 @@ class ByolA(Objective):
         self.module = ByolNetwork(model.module.encoder, config.projection_hidden, config.projection_dim)
         self._config = config
         self._model = model
-        self._scale = float(getattr(model.frontend, "std", 1.0))
+        frontend: Any = model.frontend
+        self._scale = float(frontend.log_scale)
 
     @staticmethod
     def defaults() -> dict[str, Any]:
@@ -157,9 +159,10 @@ class ByolA(Objective):
                 f"config.pretrain.crop_min={config.pretrain.crop_min:g} is above config.pretrain.crop_max="
                 f"{config.pretrain.crop_max:g}"
             )
-        if config.frontend.name == "raw":
+        if not hasattr(frontends.FRONTENDS[config.frontend.name], "log_scale"):
             raise ConfigError(
-                "config.pretrain.objective=byol_a needs a frontend that gives a spectrogram, not raw audio"
+                f"config.frontend.name={config.frontend.name}: config.pretrain.objective=byol_a mixes logarithmic"
+                " spectrograms; choose a frontend that gives one, such as log_mel"
             )
 
     @classmethod

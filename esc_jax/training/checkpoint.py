@@ -48,7 +48,10 @@ class Checkpoints:
         # A policy that kept only the best would delete the newest.
         policies = [preservation_policy.LatestN(1)]
         if select:
-            policies.append(preservation_policy.BestN(get_metric_fn=lambda m: m["metric"], n=1))
+            best = preservation_policy.BestN(
+                get_metric_fn=lambda m: m["metric"], n=1, keep_checkpoints_without_metrics=False
+            )
+            policies.append(best)
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
@@ -124,7 +127,8 @@ class Checkpoints:
         if state.carry is not None:
             items["objective"] = like(state.carry)
         try:
-            arrays = self._manager.restore(step, args=ocp.args.Composite(**items))
+            with contextlib.redirect_stderr(io.StringIO()):  # tensorstore's threads would each print a traceback
+                arrays = self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:
             raise CheckpointError(
                 f"could not read the checkpoint of step {step} in {self.directory}: {first_line(error)}"
@@ -228,5 +232,6 @@ def read_weights(folder: pathlib.Path, step: int, like: Any) -> Any:
             return reader.restore(folder / str(step) / item, jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
     except Exception as error:
         raise CheckpointError(
-            f"{folder / str(step)}: its weights do not match the model of its config ({first_line(error)})"
+            f"{folder / str(step)}: its weights cannot be read, or do not match the model of its config"
+            f" ({first_line(error)})"
         ) from error

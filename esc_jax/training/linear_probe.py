@@ -28,8 +28,6 @@ _PRECISION = jax.lax.Precision.HIGHEST
 class SettingScores(Protocol):
     """(settings, N, C) scores of each of M masks: an array, or computed on access."""
 
-    def __len__(self) -> int: ...
-
     def __getitem__(self, mask: int, /) -> np.ndarray: ...
 
 
@@ -156,11 +154,11 @@ def exclusion_masks(folds: ArrayLike, test_folds: Sequence[int]) -> dict[frozens
     return {names: ~np.isin(fold_of, list(names)) for names in excluded}
 
 
-def select_setting(
-    task: Task, labels: np.ndarray, scores: SettingScores, excluded: Sequence[frozenset[int]],
-    folds: ArrayLike, test_fold: int,
-) -> int:  # fmt: skip
-    """The setting with the best validation score for a test fold; the first of equal ones.
+def select_settings(
+    task: Task, labels: np.ndarray, scores: SettingScores, excluded: Sequence[frozenset[int]], folds: ArrayLike,
+    test_folds: Sequence[int],
+) -> dict[int, int]:  # fmt: skip
+    """For each test fold, the setting with the best validation score; the first of equal ones.
 
     Each training fold is scored by heads that were trained without it and without the test fold. The score is the sum
     of the task's metric over these folds, weighted by their clips.
@@ -168,16 +166,20 @@ def select_setting(
     Args:
         task: whose metric counts.
         labels: (N, …).
-        scores: for each of M masks, (settings, N, C).
+        scores: for each of M masks, (settings, N, C). Each is accessed once.
         excluded: folds that each mask excludes.
         folds: (N,) of the clips.
-        test_fold: the test fold.
+        test_folds: the test folds.
     """
     fold_of = np.asarray(folds)
-    total = np.zeros(len(scores[0]))
+    totals: dict[int, np.ndarray | float] = dict.fromkeys(test_folds, 0.0)
     for mask, names in enumerate(excluded):
-        if test_fold in names and len(names) == 2:
+        if len(names) != 2:
+            continue
+        of_mask = scores[mask]
+        for test_fold in names & set(test_folds):
             (fold,) = names - {test_fold}
             inside = fold_of == fold
-            total += [inside.sum() * task.score(labels[inside], setting[inside]) for setting in scores[mask]]
-    return int(np.round(total, 6).argmax())
+            per_setting = [task.score(labels[inside], setting[inside]) for setting in of_mask]
+            totals[test_fold] = totals[test_fold] + inside.sum() * np.array(per_setting)
+    return {fold: int(np.round(total, 6).argmax()) for fold, total in totals.items()}

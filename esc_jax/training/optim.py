@@ -1,6 +1,7 @@
 """The optimizer of a config: AdamW with a schedule, clipping, and a learning rate per group of parameters."""
 
 from collections.abc import Sequence
+import math
 import re
 from typing import Any
 
@@ -22,6 +23,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "final_div_factor": (1, 1e12),
     "clip_norm": (0, 1e6),
     "layer_decay": (0, 1),
+    "warmup_steps": (-1, 1 << 40),
+    "warmup_epochs": (-1, 1 << 20),
+    "warmup_percent": (-1, 100),
 }
 
 
@@ -59,10 +63,14 @@ def path_of(path: tuple) -> str:
 def _pairs(value: Any, key: str) -> tuple[tuple[str, float], ...]:
     """The pairs of `groups` or `unfreeze`. Raises OptimError for anything else."""
     try:
-        return tuple((str(pattern), float(number)) for pattern, number in value)
+        pairs = tuple((str(pattern), float(number)) for pattern, number in value)
+        if not all(0 <= number < math.inf for _, number in pairs):
+            raise ValueError
+        return pairs
     except (TypeError, ValueError):
         raise OptimError(
-            f"optim.{key}={value!r} must be pairs of a regular expression and a number, as (('encoder/.*', 0.1),)"
+            f"optim.{key}={value!r} must be pairs of a regular expression and a number of at least 0, as"
+            " (('encoder/.*', 0.1),)"
         ) from None
 
 

@@ -295,7 +295,7 @@ def test_a_checkpoint_is_sufficient(untrained, no_xla_setup):
         ({"format": 99}, "has format 99, but this version of esc_jax reads"),
         ({"classes": None}, "its config is not one of this version of esc_jax"),
         ({"config": {"seed": 1}}, "its config is not one of this version of esc_jax"),
-        ({"classes": ["x", "y"]}, "its weights do not match the model of its config"),
+        ({"classes": ["x", "y"]}, "do not match the model of its config"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_an_error_of_one_sentence(

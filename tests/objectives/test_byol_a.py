@@ -10,6 +10,7 @@ import pytest
 from esc_jax import config as configs
 from esc_jax.data import pipeline
 from esc_jax.errors import ConfigError
+from esc_jax.frontends import registry as frontends
 from esc_jax.models import model as models
 from esc_jax.objectives import byol_a
 from esc_jax.objectives.base import Keys
@@ -177,6 +178,22 @@ def test_impossible_settings_are_refused(config):
     config.pretrain.update(crop_min=0.6, crop_max=1.5, momentum=1.5)
     with pytest.raises(ConfigError, match="momentum=1.5 is out of range"):
         configs.check(config)
+
+
+@pytest.mark.parametrize("name", ["log_mel", "efficientat_mel", "kaldi_fbank"])
+def test_the_scale_is_that_of_the_logarithm(name):
+    """Twice the amplitude is ln 4 in the logarithm of a power."""
+    frontend = frontends.build(frontends.defaults(name), 16_000 if name == "kaldi_fbank" else 32_000)
+    audio = jnp.asarray(np.random.default_rng(0).standard_normal((1, 16_000)) * 0.1, jnp.float32)
+    difference = np.asarray(frontend(2.0 * audio) - frontend(audio))
+    np.testing.assert_allclose(np.median(difference), np.log(4.0) / frontend.log_scale, rtol=1e-3)
+
+
+def test_a_frontend_without_a_logarithm_is_refused(config):
+    with config.unlocked():
+        config.frontend = frontends.defaults("raw")
+    with pytest.raises(ConfigError, match="frontend.name=raw: config.pretrain.objective=byol_a mixes logarithmic"):
+        byol_a.ByolA.check(config)
 
 
 def test_a_collapse_is_reported(config):

@@ -94,7 +94,7 @@ def test_selection_counts_only_the_validation_folds():
 
     def select():
         scores = np.where(correct[..., None], [0.9, 0.1], [0.1, 0.9])  # (masks, settings, clips, classes)
-        return linear_probe.select_setting(TASK, labels, scores, names, folds, 1)
+        return linear_probe.select_settings(TASK, labels, scores, names, folds, [1])[1]
 
     assert select() == 0
     correct[2, 1, 4] = correct[1, 1, 3] = True
@@ -109,7 +109,7 @@ def test_selection_weights_folds_by_their_clips():
     correct = np.zeros((2, 2, 6), bool)
     correct[0, 0, [1, 2, 3]] = correct[0, 1, 1] = correct[1, 1, 5] = True
     scores = np.where(correct[..., None], [0.9, 0.1], [0.1, 0.9])
-    assert linear_probe.select_setting(TASK, labels, scores, names, folds, 1) == 0
+    assert linear_probe.select_settings(TASK, labels, scores, names, folds, [1])[1] == 0
 
 
 def test_reported_metrics_are_those_of_the_heads():

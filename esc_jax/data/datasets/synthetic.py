@@ -9,7 +9,7 @@ from esc_jax.data.cache import cache_root
 from esc_jax.data.clips import Clips
 from esc_jax.data.datasets import esc50
 from esc_jax.data.layouts.esc50 import Esc50Layout
-from esc_jax.data.rows import DataError
+from esc_jax.data.rows import PreparationError
 
 
 def load(config: Any) -> Clips:
@@ -20,5 +20,5 @@ def load(config: Any) -> Clips:
         directory.parent.mkdir(parents=True, exist_ok=True)
         source = Esc50Layout(synthetic.generate(directory, config.clips_per_fold, config.synthetic_seed))
     except (OSError, soundfile.SoundFileError) as error:
-        raise DataError(f"could not write the synthetic data set to {directory}: {error}") from None
+        raise PreparationError(f"could not write the synthetic data set to {directory}: {error}") from None
     return esc50.open_clips(source, config)
