@@ -86,7 +86,9 @@ def test_a_broken_tensorflow_does_not_stop_a_run(tmp_path, monkeypatch, caplog):
         raise ImportError("libtensorflow is broken")
 
     monkeypatch.setattr(writers, "_clu_writer", fail)
-    monkeypatch.setattr(writers.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setitem(sys.modules, "tensorflow", None)  # importing it fails
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: name == "tensorflow" or find_spec(name, *more))
     writer = writers.Writer(tmp_path, [], tensorboard=True)
     for line in LINES:
         writer.write(line)
