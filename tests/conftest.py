@@ -73,15 +73,43 @@ def pytest_collection_modifyitems(config, items) -> None:
     items.sort(key=lambda item: item.path.parent != ROOT / "tests")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def release_memory():
-    """Frees the compiled programs of a test module after its last test, and returns the memory to the system."""
-    yield
-    jax.clear_caches()
-    gc.collect()
-    if sys.platform == "linux":
-        with contextlib.suppress(AttributeError):  # a C library other than glibc
-            ctypes.CDLL(None).malloc_trim(0)
+class Memory:
+    """Memory of the test process: the caches of JAX keep every compiled program, gigabytes after some hundred tests."""
+
+    growth_mib = 300  # since the last release, before another one
+
+    def __init__(self):
+        self.released_mib = 400.0  # of the imported packages
+
+    def resident_mib(self) -> float:
+        """Resident memory; 0 where the system does not tell."""
+        try:
+            pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+        except OSError:
+            return 0.0
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    def release(self) -> None:
+        """Frees compiled programs, and returns free memory to the system."""
+        jax.clear_caches()
+        gc.collect()
+        if sys.platform == "linux":
+            with contextlib.suppress(AttributeError):  # a C library other than glibc
+                ctypes.CDLL(None).malloc_trim(0)
+        self.released_mib = self.resident_mib()
+
+
+MEMORY = Memory()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item, nextitem):
+    """Releases memory after the last test of a module, and after tests that need much of it."""
+    result = yield
+    last = nextitem is None or nextitem.path != item.path
+    if last or MEMORY.resident_mib() > MEMORY.released_mib + MEMORY.growth_mib:
+        MEMORY.release()
+    return result
 
 
 @pytest.fixture(scope="session")

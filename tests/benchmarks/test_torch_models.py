@@ -14,11 +14,15 @@ from esc_jax.models import registry
 
 BENCHMARKS = pathlib.Path(__file__).resolve().parents[2] / "benchmarks"
 
-torch = pytest.importorskip("torch")
+
+@pytest.fixture(scope="module", autouse=True)
+def torch():
+    """PyTorch, imported when the first test runs."""
+    return pytest.importorskip("torch")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def scripts():
+def scripts(torch):
     """Puts the folder of the scripts on the path, as Python does for a script."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCHMARKS))
@@ -33,7 +37,7 @@ def model_config(name, encoder, head="linear", **head_options):
 
 
 @pytest.mark.parametrize("name", ["resnet34", "mn04", "mn10", "efficientnet_b0", "distilhubert", "beats"])
-def test_equal_number_of_parameters_at_full_size(name):
+def test_equal_number_of_parameters_at_full_size(name, torch):
     import models
     import torch_models
 
@@ -71,7 +75,7 @@ def test_equal_number_of_parameters_at_full_size(name):
     ],
     ids=lambda config: config["name"],
 )
-def test_equal_logits_with_equal_variables(config):
+def test_equal_logits_with_equal_variables(config, torch):
     import torch_models
 
     rng = np.random.default_rng(0)

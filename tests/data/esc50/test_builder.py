@@ -8,9 +8,14 @@ import pytest
 from esc_jax.data import audio, prepare, synthetic, tfds_metadata
 from esc_jax.data.layouts.esc50 import Esc50Layout
 
-pytest.importorskip("tensorflow")
-tfds = pytest.importorskip("tensorflow_datasets")
 RATE = 22_050
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tfds():
+    """TFDS, imported when the first test runs: half a gigabyte with TensorFlow."""
+    pytest.importorskip("tensorflow")
+    return pytest.importorskip("tensorflow_datasets")
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +24,7 @@ def layout(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def by_tfds(layout, tmp_path_factory):
+def by_tfds(layout, tfds, tmp_path_factory):
     """Folder that TFDS prepared with the builder."""
     import esc_jax.data.esc50  # noqa: F401  registers the builder
 
@@ -34,7 +39,7 @@ def by_esc_jax(layout, tmp_path_factory):
 
 
 @pytest.mark.parametrize("which", ["by_tfds", "by_esc_jax"])
-def test_data_source_returns_every_clip(layout, request, which):
+def test_data_source_returns_every_clip(layout, tfds, request, which):
     import esc_jax.data.esc50  # noqa: F401  registers the builder
 
     folder = request.getfixturevalue(which)
