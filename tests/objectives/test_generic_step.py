@@ -228,13 +228,12 @@ def test_self_supervised_steps_are_the_same_on_any_number_of_devices(noise_clips
     )
     optimizer = optim.build(config.pretrain.optim, variables["params"], 20, 1)
     runs = []
-    for count in (1, 2, 4):
+    for count in (1, 4):
         state = states.create(jax.tree.map(np.array, variables), optimizer, ema=False)
         _, lines = helpers.run_steps(objective, optimizer, config.pretrain.optim, state, noise_clips, 20, count)
         runs.append([[line[name] for name in sorted(line)] for line in lines])
     # Sums over the batch have another order: rounding errors grow with every step.
     np.testing.assert_allclose(runs[1], runs[0], rtol=2e-5)
-    np.testing.assert_allclose(runs[2], runs[0], rtol=2e-5)
     assert len({line["loss"] for line in lines}) == 20
     expected = {
         simclr: {"pretext_accuracy", "alignment", "uniformity"},

@@ -1,6 +1,7 @@
 """The web page: its results for every kind of sound, its examples, and the page in a browser."""
 
 import contextlib
+import importlib.util
 import json
 import pathlib
 import re
@@ -19,7 +20,8 @@ from esc_jax.inference.classifier import SoundClassifier
 from esc_jax.serving import demo
 from esc_jax.training.restore import restore
 
-pytest.importorskip("gradio", reason='the demo requires Gradio: pip install "esc-jax[demo]"')
+if importlib.util.find_spec("gradio") is None:
+    pytest.skip('the demo requires Gradio: pip install "esc-jax[demo]"', allow_module_level=True)
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RATE = 16_000
 
