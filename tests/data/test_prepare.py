@@ -272,7 +272,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 def test_a_full_disk_gives_one_sentence(layout, tmp_path):
     done = python(FULL + PREPARE, layout.path, tmp_path, check=1)
     error = done.stderr.strip().splitlines()[-1]
-    assert error.startswith("esc_jax.data.rows.DataError: ") and "cannot be written (" in error, done.stderr
+    assert error.startswith("esc_jax.data.rows.PreparationError: ") and "cannot be written (" in error, done.stderr
     assert not list(tmp_path.glob("prepared/*/esc50/48000hz/*"))
 
 
