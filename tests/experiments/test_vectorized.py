@@ -144,7 +144,8 @@ def test_options_that_vectorized_runs_do_not_support_are_errors(config, tmp_path
         ({"crossval": {"folds": (1, 2, 9)}}, "has no fold 9"),
     ):
         changed = config.copy_and_resolve_references()
-        changed.update(change)
+        with changed.unlocked():
+            changed.update(change)
         with pytest.raises(ValueError, match=sentence):
             crossval.cross_validate(changed, tmp_path / "run")
         assert not (tmp_path / "run").exists()
