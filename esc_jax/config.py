@@ -48,10 +48,10 @@ def defaults(model: str, head: str = "linear", frontend: str = "log_mel") -> ml_
             "seed": 0,
             "protocol": "holdout",
             "method": "train",  # or "probe": a linear head on the frozen encoder
-            "task": "single_label",
+            "task": "auto",  # single_label or multi_label; auto: that of the data
             "data": {
-                "name": "esc50",  # esc50, esc10, gtzan, synthetic
-                "dir": "",  # a folder or zip file; empty: download ESC-50
+                "name": "esc50",  # key of `data.datasets.registry.DATASETS`
+                "dir": "",  # folder, zip or csv file of the data set; empty: download ESC-50
                 "url": URL,
                 "cache_dir": "",  # downloads and prepared data; empty: the user's cache
                 "test_fold": 5,
@@ -60,6 +60,11 @@ def defaults(model: str, head: str = "linear", frontend: str = "log_mel") -> ml_
                 "mask_padding": False,  # pass a padding mask to the model; hubert and beats use it
                 "drop_leaky_sources": False,
                 "on_bad_clip": "error",  # or "skip"
+                "folds": 5,  # number of folds of data without folds
+                "group_pattern": "auto",  # regular expression: the recording in the name of a file; empty: none
+                "columns": {"file": "", "labels": "", "fold": "", "group": ""},  # of a csv; empty: by the usual names
+                "label_separator": "auto",  # between several labels in one cell of a csv; empty: one label each
+                "background": "",  # folder of sounds that are none of the classes; used for training only
                 "clips_per_fold": 8,  # of each class of the synthetic set
                 "synthetic_seed": 0,
             },
@@ -75,6 +80,8 @@ def defaults(model: str, head: str = "linear", frontend: str = "log_mel") -> ml_
                 "head_from_probe": False,  # start the head from a linear probe on the initial encoder
                 "wise_ft_alpha": 1.0,  # share of the trained weights in the final ones; the rest is the initial weights
                 "ema": 0.0,  # decay of the moving average of the weights; 0: off
+                "class_balance": "",  # "sampling" or "loss": rare classes count as much as frequent ones
+                "calibration_share": 0.0,  # share of the training recordings that is held out to fit the calibration
                 "checkpoint_epochs": 1,
                 "tensorboard": True,
                 **Supervised.defaults(),
@@ -199,11 +206,13 @@ _RANGES: dict[str, tuple[float, float]] = {
     "data.clip_s": (0.05, 3600),
     "data.clips_per_fold": (1, 10_000),
     "data.synthetic_seed": (0, 1 << 31),
+    "data.folds": (2, 100),
     "train.batch_size": (1, 1 << 20),
     "train.accumulate": (1, 1 << 20),
     "train.epochs": (1, 1 << 20),
     "train.wise_ft_alpha": (0, 1),
     "train.ema": (0, 0.99999),
+    "train.calibration_share": (0, 0.5),
     "train.checkpoint_epochs": (1, 1 << 20),
     "probe.seeds": (1, 1000),
     "crossval.seeds": (1, 1000),
@@ -233,7 +242,8 @@ _AUGMENT_RANGES: dict[str, tuple[float, float]] = {
 _CHOICES: dict[str, Sequence[str]] = {
     "protocol": folds.PROTOCOLS,
     "method": ("train", "probe"),
-    "task": tuple(tasks.TASKS),
+    "task": ("auto", *tasks.TASKS),
+    "train.class_balance": ("", "sampling", "loss"),
     "pretrain.objective": ("", *objectives.PRETRAINING),
     "data.on_bad_clip": ("error", "skip"),
     "augment.mixup_on": ("waveform", "spectrogram"),
@@ -354,10 +364,20 @@ def _check_method(config: Any, flat: Mapping[str, Any]) -> None:
             if flat[key]:
                 raise ConfigError(f"config.{key}={flat[key]} requires config.data.mask_padding=False")
     if config.method == "probe":
-        for key, required in (("protocol", "holdout"), ("pretrain.objective", ""), ("crossval.seeds", 1)):
-            if flat[key] != required:
+        for key, allowed in (
+            ("protocol", ("holdout", "all")),
+            ("pretrain.objective", ("",)),
+            ("crossval.seeds", (1,)),
+            ("train.calibration_share", (0,)),  # a probe is calibrated inside its training folds
+        ):
+            if flat[key] not in allowed:
                 raise ConfigError(f"config.{key}={flat[key]} is not available with config.method=probe")
-    if config.train.wise_ft_alpha < 1 and config.protocol != "holdout":
+    if config.train.calibration_share and config.protocol == "validation":
+        raise ConfigError(
+            "config.train.calibration_share has no effect with config.protocol=validation, whose validation fold fits"
+            " the calibration: set it to 0"
+        )
+    if config.train.wise_ft_alpha < 1 and config.protocol in folds.SELECTING:
         raise ConfigError(
             f"config.train.wise_ft_alpha applies to the last weights, but config.protocol={config.protocol} selects"
             " others"
@@ -368,8 +388,11 @@ def _check_method(config: Any, flat: Mapping[str, Any]) -> None:
         )
     if config.augment.mixup_alpha and config.train.batch_size < 2:
         raise ConfigError("config.augment.mixup_alpha mixes pairs: config.train.batch_size must be at least 2")
-    pattern = config.model.eval_mode
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ConfigError(f"config.model.eval_mode={pattern} is not a regular expression ({error})") from None
+    for key, pattern in (
+        ("model.eval_mode", config.model.eval_mode),
+        ("data.group_pattern", config.data.group_pattern),
+    ):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ConfigError(f"config.{key}={pattern} is not a regular expression ({error})") from None

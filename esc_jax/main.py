@@ -10,6 +10,7 @@ an interrupted run.
 
 from collections.abc import Iterable
 import contextlib
+import functools
 import hashlib
 import os
 import pathlib
@@ -35,6 +36,12 @@ _MODE = flags.DEFINE_enum(
     "train",
     ["train", "crossval", "evaluate"],
     "Train and test one fold; train and test every fold; or test the run's checkpoint again.",
+)
+_FROM_CROSSVAL = flags.DEFINE_string(
+    "from_crossval",
+    None,
+    "With --config.protocol=all: workdir of a finished cross-validation of the same config. Its score is quoted by the"
+    " model, and its held-out predictions calibrate it.",
 )
 _DISTRIBUTED = flags.DEFINE_boolean(
     "distributed", False, "Train together with other processes: see launch/slurm.sh and launch/tpu_pod.sh."
@@ -151,17 +158,22 @@ def _explain(path: str, argv: list[str]) -> None:
             _fail(EX_USAGE, f"config.{key}={value}: expected a value of type {kind}, such as {flat[key]}")
 
 
-def _run(config: Any, workdir: pathlib.Path, mode: str) -> str:
+def _run(config: Any, workdir: pathlib.Path, mode: str, from_crossval: str | None) -> str:
     """Runs the mode; returns the summary of the results."""
     import jax
 
     from esc_jax import files
-    from esc_jax.experiments import crossval, probe, single
+    from esc_jax.experiments import crossval, crossval_quote, probe, single
     from esc_jax.experiments.artifacts import summary
     from esc_jax.runtime import processes
     from esc_jax.training.checkpoint import CheckpointError
 
-    train = {"train": single.train_and_evaluate, "probe": probe.probe_and_evaluate}[config.method]
+    train: Any = {"train": single.train_and_evaluate, "probe": probe.probe_and_evaluate}[config.method]
+    if from_crossval:
+        if mode != "train":
+            raise ConfigError(f"--from_crossval needs --mode=train, not {mode}")
+        quote = crossval_quote.Quote.read(pathlib.Path(from_crossval), config)
+        train = functools.partial(train, quote=quote)
     run = {"train": train, "crossval": crossval.cross_validate, "evaluate": single.evaluate_again}[mode]
     lock: contextlib.AbstractContextManager = contextlib.nullcontext()
     if processes.is_main_process():
@@ -209,7 +221,7 @@ def main(argv: list[str]) -> None:
         xla.initialize(_cache_root(config) / "compiled")
         if _DISTRIBUTED.value:
             processes.join_processes()
-        text = _run(config, workdir, _MODE.value)
+        text = _run(config, workdir, _MODE.value, _FROM_CROSSVAL.value)
     except UserError as error:
         _fail(error.status, error)
     except Exception as error:

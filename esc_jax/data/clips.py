@@ -9,7 +9,8 @@ import functools
 
 import numpy as np
 
-from esc_jax.data.rows import DataError
+from esc_jax.data.folds import BACKGROUND_FOLD
+from esc_jax.data.rows import DataError, Grouping
 
 # Memory for decoded tracks that `Clips.windows` caches: all of GTZAN at 32 kHz.
 _CACHE_BYTES = 2 << 30
@@ -20,7 +21,7 @@ class Clips:
     """N labelled clips.
 
     Attributes:
-        labels: (N,) int32 class indices.
+        labels: (N,) int32 class indices; (N, classes) bool for multi-label data.
         folds: fold of every clip.
         sources: source recording of every clip.
         filenames: name of every clip.
@@ -31,7 +32,10 @@ class Clips:
         fingerprint: hash of the data; it does not depend on the folder they lie in.
         bad: file → reason, of files that were left out because they cannot be decoded.
         fetch: index → (samples,) int16 of any length.
+        task: name of the task that the labels are for.
+        grouping: how the source recordings are known.
         mask_padding: whether batches say which samples are padding.
+        background: clips that are none of the classes, for training only; their labels do not count.
     """
 
     labels: np.ndarray
@@ -45,7 +49,10 @@ class Clips:
     fingerprint: str
     bad: dict[str, str]
     fetch: Callable[[int], np.ndarray]
+    task: str = "single_label"
+    grouping: Grouping = Grouping("column", "")
     mask_padding: bool = False
+    background: "Clips | None" = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -68,14 +75,19 @@ class Clips:
         return np.clip(self.samples[indices], 1, self.length).astype(np.int32)
 
     def subset(self, targets: Sequence[int], name: str) -> "Clips":
-        """Returns the clips of some classes, relabelled 0 … len(targets)-1 in that order."""
+        """Returns the clips that have some of these classes, relabelled 0 … len(targets)-1 in that order."""
         if max(targets) >= len(self.classes):
             raise DataError(f"data.name={name}: the data set has only {len(self.classes)} classes")
-        keep = np.flatnonzero(np.isin(self.labels, targets))
-        renumber = {t: i for i, t in enumerate(targets)}
+        if self.labels.ndim > 1:
+            keep = np.flatnonzero(self.labels[:, list(targets)].any(axis=1))
+            labels = self.labels[keep][:, list(targets)]
+        else:
+            keep = np.flatnonzero(np.isin(self.labels, targets))
+            renumber = {t: i for i, t in enumerate(targets)}
+            labels = np.array([renumber[t] for t in self.labels[keep]], np.int32)
         return dataclasses.replace(
             self,
-            labels=np.array([renumber[t] for t in self.labels[keep]], np.int32),
+            labels=labels,
             folds=tuple(self.folds[i] for i in keep),
             sources=tuple(self.sources[i] for i in keep),
             filenames=tuple(self.filenames[i] for i in keep),
@@ -83,6 +95,36 @@ class Clips:
             samples=self.samples[keep],
             fingerprint=f"{self.fingerprint}-{name}",
             fetch=lambda index: self.fetch(keep[index]),
+        )
+
+    @property
+    def targets(self) -> list[tuple[int, ...]]:
+        """Class indices of every clip."""
+        if self.labels.ndim > 1:
+            return [tuple(np.flatnonzero(row).tolist()) for row in self.labels]
+        return [(label,) for label in self.labels.tolist()]
+
+    def as_multi_label(self) -> "Clips":
+        """Returns the clips of a single-label set with labels of the multi-label task: one class each."""
+        one_hot = self.labels[:, None] == np.arange(len(self.classes), dtype=self.labels.dtype)[None]
+        return dataclasses.replace(self, labels=one_hot, task="multi_label")
+
+    def with_background(self) -> "Clips":
+        """Returns the clips followed by the background clips: −1, or no class at all, are their labels."""
+        if self.background is None:
+            return self
+        other, count = self.background, len(self)
+        label = np.full_like(self.labels[:1], False if self.labels.ndim > 1 else -1)
+        return dataclasses.replace(
+            self,
+            labels=np.concatenate([self.labels, np.repeat(label, len(other), axis=0)]),
+            folds=self.folds + (BACKGROUND_FOLD,) * len(other),
+            sources=self.sources + other.sources,
+            filenames=self.filenames + other.filenames,
+            samples=np.concatenate([self.samples, other.samples]),
+            fetch=lambda index: self.fetch(index) if index < count else other.fetch(index - count),
+            fingerprint=f"{self.fingerprint}+{other.fingerprint}",
+            background=None,
         )
 
     def windows(self) -> "Clips":

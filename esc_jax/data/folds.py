@@ -3,15 +3,22 @@
 `holdout`     Train on the other folds for a fixed number of epochs. Test once, at the end.
 `validation`  Hold out one more fold to select the epoch. Test once, at the end.
 `oracle`      Select the epoch on the test fold itself, as published numbers often do. Every report marks such results.
+`all`         Train on every clip for a fixed number of epochs, and test nothing: the model to deploy.
 """
 
 import collections
 from collections.abc import Sequence
 import dataclasses
+import hashlib
+
+import numpy as np
 
 from esc_jax.data.rows import DataError
 
-PROTOCOLS = ("holdout", "validation", "oracle")
+PROTOCOLS = ("holdout", "validation", "oracle", "all")
+SELECTING = ("validation", "oracle")  # those that select an epoch
+BACKGROUND_FOLD = -1  # of clips that are never tested: they train in every split
+NO_FOLD = -2  # the test fold of the protocol `all`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,10 +26,12 @@ class Split:
     """Indices of the clips of every part.
 
     Attributes:
-        train, validation, test: indices of clips; `validation` is empty except under the protocol of that name.
+        train, validation, test: indices of clips; `validation` is empty except under the protocol of that name, and
+            `test` is empty under the protocol `all`.
         train_folds, validation_folds, test_folds: their folds.
         leaky: source recordings with clips in more than one of training, validation and test.
         dropped: indices left out of training or validation because of `leaky`.
+        calibration: indices of training clips that are held out to fit the calibration (`hold_out`).
     """
 
     train: tuple[int, ...]
@@ -33,6 +42,7 @@ class Split:
     test_folds: tuple[int, ...]
     leaky: tuple[str, ...]
     dropped: tuple[int, ...]
+    calibration: tuple[int, ...] = ()
 
     def report(self) -> str:
         """Returns a sentence with the size and the folds of every part."""
@@ -43,7 +53,9 @@ class Split:
         parts = [part("train", self.train, self.train_folds)]
         if self.validation:
             parts.append(part("validation", self.validation, self.validation_folds))
-        parts.append(part("test", self.test, self.test_folds))
+        if self.calibration:
+            parts.append(part("calibration", self.calibration, self.train_folds))
+        parts.append(part("test", self.test, self.test_folds) if self.test else "test none (protocol all)")
         text = ", ".join(parts)
         if self.leaky:
             kept = f"left out of training or validation ({len(self.dropped)} clips)" if self.dropped else "kept"
@@ -69,7 +81,8 @@ def split(
         folds: fold of every clip.
         sources: source recording of every clip.
         protocol: one of PROTOCOLS.
-        test_fold: the fold to test on. The validation fold is the next one, or the first after the last.
+        test_fold: the fold to test on; ignored under the protocol `all`. The validation fold is the next one, or the
+            first after the last.
         drop_leaky_sources: leave out training clips whose recording is also in the validation or test fold, and
             validation clips whose recording is also in the test fold.
 
@@ -77,6 +90,8 @@ def split(
         DataError: the data set has no such fold or too few folds for the protocol, or no validation clip is left.
     """
     have = sorted(set(folds))
+    if protocol == "all":
+        return Split(tuple(range(len(folds))), (), (), tuple(have), (), (), (), ())
     if test_fold not in have:
         raise DataError(
             f"data.test_fold={test_fold}: this data set has fold{'s' if len(have) > 1 else ''} {_enumerate(have)};"
@@ -116,3 +131,58 @@ def split(
         leaky=tuple(sorted({sources[i] for i in shared})),
         dropped=tuple(dropped),
     )
+
+
+def assign_folds(groups: Sequence[str], targets: Sequence[Sequence[int]], folds: int) -> list[int]:
+    """Assigns every clip a fold, 1 … folds: the clips of a group together, and every class as evenly as possible.
+
+    Groups are assigned in turn, larger ones first and groups of one size in the order of the SHA-256 of their names.
+    Each is added to the fold in which its classes have the smallest share of their clips so far; of equal folds, to the
+    smallest one, then to the first. The result depends on the names and on the classes only.
+
+    Args:
+        groups: source recording of every clip.
+        targets: class indices of every clip.
+        folds: number of folds.
+
+    Returns:
+        The fold of every clip.
+    """
+    members: dict[str, list[int]] = collections.defaultdict(list)
+    for index, group in enumerate(groups):
+        members[group].append(index)
+    totals = np.bincount([t for clip in targets for t in clip], minlength=1)
+    counts, sizes = np.zeros((folds, len(totals))), np.zeros(folds)
+    order = sorted(members, key=lambda group: (-len(members[group]), hashlib.sha256(group.encode()).digest()))
+    assigned = [0] * len(groups)
+    for group in order:
+        classes, number = np.unique([t for i in members[group] for t in targets[i]], return_counts=True)
+        classes = classes.astype(np.int64)
+        filled = np.round(counts[:, classes] @ (number / totals[classes] ** 2), 12)
+        fold = int(np.lexsort((sizes, filled))[0])
+        counts[fold, classes] += number
+        sizes[fold] += len(members[group])
+        for index in members[group]:
+            assigned[index] = fold + 1
+    return assigned
+
+
+def hold_out(split: Split, sources: Sequence[str], targets: Sequence[Sequence[int]], share: float) -> Split:
+    """Moves about a share of the training clips to `calibration`, whole recordings and every class alike.
+
+    Args:
+        split: of the clips.
+        sources, targets: source recording and class indices of every clip of the data set.
+        share: of the training clips, in (0, ½].
+    """
+    parts = round(1 / share)
+    folds = assign_folds([sources[i] for i in split.train], [targets[i] for i in split.train], parts)
+    calibration = tuple(i for i, fold in zip(split.train, folds, strict=True) if fold == parts)
+    train = tuple(i for i, fold in zip(split.train, folds, strict=True) if fold != parts)
+    if not calibration or not train:
+        recordings = len({sources[i] for i in split.train})
+        raise DataError(
+            f"train.calibration_share={share:g} of {recordings} training recordings cannot be held out: raise it, or"
+            " set it to 0"
+        )
+    return dataclasses.replace(split, train=train, calibration=calibration)

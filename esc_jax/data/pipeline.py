@@ -20,6 +20,7 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
     prefetch: int = 8,
+    weights: np.ndarray | None = None,
 ) -> Any:
     """Iterates over training clips without end. Every epoch is shuffled anew; its incomplete last batch is dropped.
 
@@ -33,10 +34,13 @@ def train_batches(
         seed: of the order.
         process_index, process_count: this process among all.
         prefetch: batches read ahead, in threads.
+        weights: (len(indices),) probabilities of the clips. Every row of a batch is then drawn by them, with
+            replacement; an epoch has as many batches as without.
 
     Yields:
-        {"audio": (rows, length) int16, "label": (rows,) int32}, rows = batch_size / process_count, and, if the clips
-        are `masked`, "samples": (rows,) int32, the number of samples that are not padding.
+        {"audio": (rows, length) int16, "label": (rows,) int32 or (rows, classes) bool}, with rows = batch_size /
+        process_count, and, if the clips are `masked`, "samples": (rows,) int32, the number of samples that are not
+        padding.
     """
     clip_indices = np.asarray(indices)
     rows = batch_size // process_count
@@ -46,15 +50,29 @@ def train_batches(
         return {"audio": clips.read(chosen), "label": clips.labels[chosen]} | _samples(clips, chosen)
 
     # Batching before repeating: no batch spans two epochs. grain reshuffles with every repetition.
-    data = grain.MapDataset.range(len(clip_indices)).shuffle(seed=seed).batch(batch_size, drop_remainder=True).repeat()
+    order = grain.MapDataset.range(len(clip_indices)).shuffle(seed=seed)
+    if weights is not None:
+        order = order.random_map(_Draw(weights), seed=seed)
+    data = order.batch(batch_size, drop_remainder=True).repeat()
     return iter(data.map(read).to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=prefetch)))
+
+
+class _Draw(grain.transforms.RandomMap):
+    """Replaces a place by one drawn with the given probabilities."""
+
+    def __init__(self, weights: np.ndarray):
+        self._limits = np.cumsum(weights) / np.sum(weights)
+
+    def random_map(self, element: int, rng: np.random.Generator) -> int:
+        """A place; `element` only takes its turn."""
+        return int(np.searchsorted(self._limits, rng.random(), side="right"))
 
 
 def eval_batches(clips: Clips, indices: Sequence[int], batch_size: int) -> Iterator[Batch]:
     """Iterates over clips once, in order. All batches have one shape: the last is filled with silence.
 
     Yields:
-        {"audio": (batch_size, length) int16, "label": (batch_size,) int32, "mask": (batch_size,) bool, false for
+        {"audio": (batch_size, length) int16, "label" as in `train_batches`, "mask": (batch_size,) bool, false for
         rows that are filled}, and "samples" as in `train_batches`.
     """
     starts = range(0, len(indices), batch_size)
@@ -64,7 +82,7 @@ def eval_batches(clips: Clips, indices: Sequence[int], batch_size: int) -> Itera
         fill = batch_size - len(chosen)
         return {
             "audio": np.pad(clips.read(chosen), ((0, fill), (0, 0))),
-            "label": np.pad(clips.labels[chosen], (0, fill)),
+            "label": np.pad(clips.labels[chosen], [(0, fill), *[(0, 0)] * (clips.labels.ndim - 1)]),
             "mask": np.arange(batch_size) < len(chosen),
         } | {key: np.pad(value, (0, fill), mode="edge") for key, value in _samples(clips, chosen).items()}
 

@@ -113,11 +113,11 @@ def _write(source: Layout, sample_rate: int, skip_bad: bool, folder: pathlib.Pat
             with records.RecordWriter(folder / tfds_metadata.record_file(fold)) as writer:
                 for row, samples in group:
                     index.append(_index_entry(row, len(samples), writer.count))
-                    writer.write(encode_clip(row, samples))
+                    writer.write(encode_clip(row, samples, source.task))
             splits.append(tfds_metadata.Split(tfds_metadata.split_name(fold), writer.count, writer.num_bytes))
     if not index:
         raise DataError(f"no clip of the data set can be decoded ({next(iter(bad.values()))})")
-    tfds_metadata.write(folder, source.about, source.categories, sample_rate, splits)
+    tfds_metadata.write(folder, source.about, source.task, source.categories, sample_rate, splits)
     index.sort(key=lambda entry: entry["filename"])
     (folder / INDEX).write_text(json.dumps(index), encoding="utf-8")
     (folder / BAD_CLIPS).write_text(json.dumps(bad, indent=1), encoding="utf-8")
@@ -138,20 +138,20 @@ def _index_entry(row: Row, samples: int, place: int) -> dict[str, Any]:
     return {
         "filename": row.filename,
         "source": row.src_file,
-        "label": row.target,
+        "labels": list(row.targets),
         "fold": row.fold,
         "samples": samples,
         "place": place,  # in the file of the fold
     }
 
 
-def encode_clip(row: Row, samples: np.ndarray) -> bytes:
+def encode_clip(row: Row, samples: np.ndarray, task: str) -> bytes:
     """Returns a clip as a serialized `tf.train.Example`. The audio comes last, so that it ends with the record."""
     return tf_example.encode(
         {
             "filename": row.filename.encode(),
             "fold": row.fold,
-            "label": row.target,
+            tfds_metadata.label_feature(task): row.targets if task == "multi_label" else row.targets[0],
             "source": row.src_file.encode(),
             "take": row.take.encode(),
             "audio": samples.astype("<i2").tobytes(),

@@ -9,18 +9,19 @@ import numpy as np
 
 from esc_jax.data import prepare, records, tfds_metadata
 from esc_jax.data.clips import Clips
+from esc_jax.data.rows import Layout
 
 # Encoders may add up to this to the end of a clip, seconds.
 _CODEC_S = 0.1
 
 
-def open_prepared(folder: pathlib.Path, length: int, fingerprint: str) -> Clips:
+def open_prepared(folder: pathlib.Path, length: int, source: Layout) -> Clips:
     """Opens the folder that `prepare.prepared_dir` returned.
 
     Args:
         folder: the folder.
         length: samples per clip in a batch.
-        fingerprint: of the data set.
+        source: the data set that was prepared.
     """
     index: list[dict[str, Any]] = json.loads((folder / prepare.INDEX).read_bytes())
     bad: dict[str, str] = json.loads((folder / prepare.BAD_CLIPS).read_bytes())
@@ -39,18 +40,30 @@ def open_prepared(folder: pathlib.Path, length: int, fingerprint: str) -> Clips:
     if bad:
         logging.info("%d clips do not decode, and are left out: %s", len(bad), next(iter(bad.values())))
     return Clips(
-        labels=np.array([entry["label"] for entry in index], np.int32),
+        labels=_labels([entry["labels"] for entry in index], source.task, len(source.categories)),
         folds=tuple(entry["fold"] for entry in index),
         sources=tuple(entry["source"] for entry in index),
         filenames=tuple(entry["filename"] for entry in index),
-        classes=tfds_metadata.read_classes(folder),
+        classes=tfds_metadata.read_classes(folder, source.task),
         sample_rate=tfds_metadata.read_sample_rate(folder),
         samples=np.array([entry["samples"] for entry in index]),
         length=length,
-        fingerprint=fingerprint,
+        fingerprint=source.fingerprint,
         bad=bad,
+        task=source.task,
+        grouping=source.grouping,
         fetch=fetch,
     )
+
+
+def _labels(targets: list[list[int]], task: str, classes: int) -> np.ndarray:
+    """Labels as in `Clips.labels`."""
+    if task != "multi_label":
+        return np.array([first for (first,) in targets], np.int32)
+    labels = np.zeros((len(targets), classes), bool)
+    for row, present in zip(labels, targets, strict=True):
+        row[present] = True
+    return labels
 
 
 def log_longer_clips(clips: Clips) -> None:

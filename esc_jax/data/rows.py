@@ -25,18 +25,32 @@ class Row:
     Attributes:
         filename: unique within the data set.
         fold: number of the fold, 0 or more.
-        target: class index.
-        category: class name.
+        targets: class indices, ascending; exactly one in a single-label data set.
         src_file: ID of the source recording. Clips with the same ID are always placed in the same split.
         take: which clip of that recording it is; may be empty.
     """
 
     filename: str
     fold: int
-    target: int
-    category: str
+    targets: tuple[int, ...]
     src_file: str
     take: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Grouping:
+    """How the source recordings of a data set are known. Clips of one recording are always placed in the same split.
+
+    Attributes:
+        kind: "column" (the data set names them), "names" (derived from file names) or "none" (every file counts as a
+            recording of its own, so that clips of one recording may be in training and in test).
+        description: a sentence for logs and reports.
+        assigned_folds: whether the folds were assigned by esc_jax, for a data set without folds.
+    """
+
+    kind: str
+    description: str
+    assigned_folds: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +70,9 @@ class Layout(Protocol):
         path: folder or archive.
         rows: the audio files, in a fixed order.
         categories: class names by index.
+        task: name of the task that the labels are for: "single_label", or "multi_label" where a file may have any
+            number of classes.
+        grouping: how the source recordings are known.
         fingerprint: hash of the rows and of the content of their files. It does not depend on the path.
         about: what TFDS says about the data set.
     """
@@ -63,6 +80,8 @@ class Layout(Protocol):
     path: pathlib.Path
     fingerprint: str
     about: About
+    task: str
+    grouping: Grouping
 
     @property
     def rows(self) -> tuple[Row, ...]:

@@ -32,11 +32,11 @@ def _field(number: int, *parts: bytes) -> list[bytes]:
     return [_varint(number << 3 | _LENGTH_DELIMITED), _varint(sum(map(len, parts))), *parts]
 
 
-def encode(features: Mapping[str, bytes | int]) -> bytes:
-    """Serializes features of one value each.
+def encode(features: Mapping[str, bytes | int | Sequence[int]]) -> bytes:
+    """Serializes features.
 
     Args:
-        features: name → bytes, or an integer of 0 or more.
+        features: name → bytes, an integer of 0 or more, or any number of such integers.
 
     Returns:
         The serialized `tf.train.Example`.
@@ -46,7 +46,8 @@ def encode(features: Mapping[str, bytes | int]) -> bytes:
         if isinstance(value, bytes):
             feature = _field(_BYTES_LIST, *_field(1, value))
         else:
-            feature = _field(_INT64_LIST, *_field(1, _varint(value)))
+            values = [value] if isinstance(value, int) else value
+            feature = _field(_INT64_LIST, *(_field(1, *map(_varint, values)) if values else []))
         entries += _field(1, *_field(1, name.encode()), *_field(2, *feature))
     return b"".join(_field(1, *entries))
 

@@ -14,8 +14,12 @@ from typing import Any
 from esc_jax.data.rows import About
 
 NAME = "esc50"
-VERSION = "1.1.0"  # of the records and of the files beside them
-RELEASE_NOTES = {"1.0.0": "First version.", "1.1.0": "Records in the order of the rows."}
+VERSION = "1.2.0"  # of the records and of the files beside them
+RELEASE_NOTES = {
+    "1.0.0": "First version.",
+    "1.1.0": "Records in the order of the rows.",
+    "1.2.0": "Multi-label data sets have the feature `labels` in the place of `label`.",
+}
 SAMPLE_RATES = (16_000, 22_050, 32_000, 44_100, 48_000)
 SOURCE_DOC = "the recording on freesound that the clip was cut from"
 TAKE_DOC = "A, B, …: which clip of that recording"
@@ -52,7 +56,12 @@ def record_file(fold: int) -> str:
     return f"{NAME}-{split_name(fold)}.array_record-00000-of-00001"
 
 
-def _features(classes: int) -> dict[str, Any]:
+def label_feature(task: str) -> str:
+    """Returns the name of the feature with the classes of a clip: one, or a sequence in multi-label data sets."""
+    return "labels" if task == "multi_label" else "label"
+
+
+def _features(task: str, classes: int) -> dict[str, Any]:
     def text(**fields: str) -> dict[str, Any]:
         return {**fields, "pythonClassName": f"{_FEATURES}.text_feature.Text", "text": {}}
 
@@ -60,14 +69,20 @@ def _features(classes: int) -> dict[str, Any]:
         content = {"dtype": dtype, "encoding": encoding, "shape": shape}
         return {"pythonClassName": f"{_FEATURES}.tensor_feature.Tensor", "tensor": content}
 
+    label: dict[str, Any] = {
+        "classLabel": {"numClasses": str(classes)},
+        "pythonClassName": f"{_FEATURES}.class_label_feature.ClassLabel",
+    }
+    if task == "multi_label":
+        label = {
+            "pythonClassName": f"{_FEATURES}.sequence_feature.Sequence",
+            "sequence": {"feature": label, "length": "-1"},
+        }
     features = {
         "audio": tensor("int16", "bytes", {"dimensions": ["-1"]}),
         "filename": text(),
         "fold": tensor("int32", "none", {}),
-        "label": {
-            "classLabel": {"numClasses": str(classes)},
-            "pythonClassName": f"{_FEATURES}.class_label_feature.ClassLabel",
-        },
+        label_feature(task): label,
         "source": text(description=SOURCE_DOC),
         "take": text(description=TAKE_DOC),
     }
@@ -77,7 +92,7 @@ def _features(classes: int) -> dict[str, Any]:
     }
 
 
-def _dataset_info(about: About, sample_rate: int, splits: Iterable[Split]) -> dict[str, Any]:
+def _dataset_info(about: About, task: str, sample_rate: int, splits: Iterable[Split]) -> dict[str, Any]:
     info = {
         "citation": about.citation,
         "configDescription": config_description(sample_rate),
@@ -96,7 +111,7 @@ def _dataset_info(about: About, sample_rate: int, splits: Iterable[Split]) -> di
             }
             for split in splits
         ],
-        "supervisedKeys": {"tuple": {"items": [{"featureKey": "audio"}, {"featureKey": "label"}]}},
+        "supervisedKeys": {"tuple": {"items": [{"featureKey": "audio"}, {"featureKey": label_feature(task)}]}},
         "version": VERSION,
     }
     if about.homepage:
@@ -107,13 +122,14 @@ def _dataset_info(about: About, sample_rate: int, splits: Iterable[Split]) -> di
 
 
 def write(
-    folder: pathlib.Path, about: About, classes: Sequence[str], sample_rate: int, splits: Iterable[Split]
+    folder: pathlib.Path, about: About, task: str, classes: Sequence[str], sample_rate: int, splits: Iterable[Split]
 ) -> None:
-    """Writes dataset_info.json, features.json, metadata.json, label.labels.txt and LICENSE.
+    """Writes dataset_info.json, features.json, metadata.json, label.labels.txt or labels.labels.txt, and LICENSE.
 
     Args:
         folder: of the records.
         about: description of the data set.
+        task: that the labels are for.
         classes: class names by index.
         sample_rate: Hz.
         splits: the record files.
@@ -122,17 +138,19 @@ def write(
     def dump(name: str, value: Any, indent: int | None) -> None:
         (folder / name).write_text(json.dumps(value, indent=indent, sort_keys=True), encoding="utf-8")
 
-    dump("dataset_info.json", _dataset_info(about, sample_rate, splits), 2)
-    dump("features.json", _features(len(classes)), 4)
+    dump("dataset_info.json", _dataset_info(about, task, sample_rate, splits), 2)
+    dump("features.json", _features(task, len(classes)), 4)
     dump("metadata.json", {"sample_rate": sample_rate}, None)
-    (folder / "label.labels.txt").write_text("\n".join(classes) + "\n", encoding="utf-8")
+    (folder / f"{label_feature(task)}.labels.txt").write_text("\n".join(classes) + "\n", encoding="utf-8")
     if about.license:
         (folder / "LICENSE").write_text(about.license, encoding="utf-8")
 
 
-def read_classes(folder: pathlib.Path) -> tuple[str, ...]:
+def read_classes(folder: pathlib.Path, task: str) -> tuple[str, ...]:
     """Returns the class names by index."""
-    return tuple((folder / "label.labels.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n"))
+    return tuple(
+        (folder / f"{label_feature(task)}.labels.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    )
 
 
 def read_sample_rate(folder: pathlib.Path) -> int:

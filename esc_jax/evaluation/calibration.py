@@ -31,29 +31,38 @@ class Calibration:
         energy: threshold of the energy score; −inf calls nothing unfamiliar.
         share: share of the clips below the threshold that it was set on.
         fitted_on: description of these clips.
+        thresholds: (classes,) probabilities, after the temperature, from which a class counts as present; None for
+            tasks that decide without.
     """
 
     temperature: float | None = None
     energy: float = -np.inf
     share: float = 0.0
     fitted_on: str = ""
+    thresholds: tuple[float, ...] | None = None
 
     @classmethod
     def held_out(cls, task: Task, logits: np.ndarray, labels: np.ndarray, fitted_on: str) -> "Calibration":
         """From (n, classes) logits of clips that neither train nor test the model."""
-        threshold = float(np.quantile(task.energy(logits), HELD_OUT_SHARE))
-        return cls(fit_temperature(task, logits, labels), threshold, HELD_OUT_SHARE, fitted_on)
+        energy = float(np.quantile(task.energy(logits), HELD_OUT_SHARE))
+        temperature = fit_temperature(task, logits, labels)
+        thresholds = _thresholds(task, logits, labels, temperature)
+        return cls(temperature, energy, HELD_OUT_SHARE, fitted_on, thresholds)
 
     @classmethod
-    def trained(cls, task: Task, logits: np.ndarray, fitted_on: str) -> "Calibration":
+    def trained(cls, task: Task, logits: np.ndarray, labels: np.ndarray, fitted_on: str) -> "Calibration":
         """From logits of training clips, which cannot be used to fit a temperature."""
-        return cls(None, float(np.quantile(task.energy(logits), TRAINED_SHARE)), TRAINED_SHARE, fitted_on)
+        energy = float(np.quantile(task.energy(logits), TRAINED_SHARE))
+        return cls(None, energy, TRAINED_SHARE, fitted_on, _thresholds(task, logits, labels, 1.0))
 
     @classmethod
     def read(cls, meta: Mapping[str, Any]) -> "Calibration":
         """The calibration in a checkpoint's `meta`; without one, a calibration that changes nothing."""
         names = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{key: value for key, value in meta.get("calibration", {}).items() if key in names})
+        values = {key: value for key, value in meta.get("calibration", {}).items() if key in names}
+        if values.get("thresholds") is not None:
+            values["thresholds"] = tuple(values["thresholds"])
+        return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -63,9 +72,44 @@ class Calibration:
         """(n, classes) float32 probabilities of logits / temperature."""
         return task.probabilities(logits, self.temperature or 1.0).astype(np.float32)
 
+    def raw_thresholds(self, task: Task) -> np.ndarray | None:
+        """(classes,) `thresholds` as they apply to probabilities without the temperature; None without thresholds."""
+        if self.thresholds is None:
+            return None
+        return task.probabilities(task.logits(np.array(self.thresholds)) * (self.temperature or 1.0))
+
     def unfamiliar(self, task: Task, logits: np.ndarray) -> np.ndarray:
         """(n,) bool: energy score below the threshold."""
         return task.energy(logits) < self.energy
+
+
+def _thresholds(task: Task, logits: np.ndarray, labels: np.ndarray, temperature: float) -> tuple[float, ...] | None:
+    thresholds = task.thresholds(labels, task.probabilities(logits, temperature))
+    return None if thresholds is None else tuple(thresholds.tolist())
+
+
+def cross_fitted(
+    task: Task, predictions: Mapping[int, tuple[np.ndarray, np.ndarray]], fitted_on: str
+) -> dict[int, Calibration]:
+    """Calibration of each test fold, from the test predictions of the other folds.
+
+    Args:
+        task: of the labels.
+        predictions: test fold → logits and labels of its clips, of a model that was trained without them.
+        fitted_on: description of the clips.
+
+    Returns:
+        Test fold → calibration without a threshold of the energy; empty with fewer than two folds.
+    """
+    if len(predictions) < 2:
+        return {}
+    calibrations = {}
+    for fold in predictions:
+        others = [pair for other, pair in predictions.items() if other != fold]
+        logits, labels = (np.concatenate(parts) for parts in zip(*others, strict=True))
+        one = Calibration.held_out(task, logits, labels, fitted_on)
+        calibrations[fold] = dataclasses.replace(one, energy=-np.inf, share=0.0)
+    return calibrations
 
 
 def for_results(calibrations: Mapping[int, Calibration]) -> dict[str, Any]:

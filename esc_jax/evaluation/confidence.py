@@ -1,14 +1,19 @@
-"""Confidence intervals and paired tests of classifiers. numpy only.
+"""Confidence intervals and paired tests of classifiers.
 
 Clips of one source recording are not independent. Every bootstrap here resamples recordings, not clips.
 """
 
+from collections.abc import Sequence
 import dataclasses
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from esc_jax.tasks.base import Task
+
 DRAWS = 10_000
+SCORE_DRAWS = 1000  # of metrics that have to be computed for each draw
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,3 +147,70 @@ def mcnemar(only_first: int, only_second: int) -> float:
         term = term * (n - k) // (k + 1)
         total += term
     return min(1.0, 2 * total / 2**n)
+
+
+def score_interval(
+    task: Task,
+    runs: Sequence[tuple[np.ndarray, np.ndarray]],
+    recordings: Sequence[Sequence[Any]],
+    *,
+    draws: int = SCORE_DRAWS,
+    level: float = 0.95,
+    seed: int = 0,
+) -> ConfidenceInterval:
+    """Mean over runs of a metric that is no mean over clips, with its cluster-bootstrap percentile interval.
+
+    As `mean_interval`; in each draw, the metric of each run is computed on the drawn recordings.
+
+    Args:
+        task: whose primary metric is computed.
+        runs: of each run (a fold, with a seed), labels (n, …) and scores (n, classes).
+        recordings: of each run, (n,) source recordings of its clips. A recording in several runs is drawn in all of
+            them.
+        draws, level, seed: as in `mean_interval`.
+    """
+    values = _score_draws(task, runs, recordings, draws, seed)
+    value = float(np.mean([task.score(labels, scores) for labels, scores in runs]))
+    low, high = np.nanquantile(values, ((1 - level) / 2, (1 + level) / 2))
+    return ConfidenceInterval(value, float(low), float(high), len(_names(recordings)))
+
+
+def score_difference_interval(
+    task: Task,
+    first: Sequence[tuple[np.ndarray, np.ndarray]],
+    second: Sequence[tuple[np.ndarray, np.ndarray]],
+    recordings: Sequence[Sequence[Any]],
+    *,
+    draws: int = SCORE_DRAWS,
+    level: float = 0.95,
+    seed: int = 0,
+) -> ConfidenceInterval:
+    """One classifier's score minus another's on the same clips, with a paired interval; arguments as `score_interval`.
+
+    A recording is drawn for both classifiers at once.
+    """
+    one, other = (_score_draws(task, runs, recordings, draws, seed) for runs in (first, second))
+    means = [np.mean([task.score(labels, scores) for labels, scores in runs]) for runs in (first, second)]
+    low, high = np.nanquantile(one - other, ((1 - level) / 2, (1 + level) / 2))
+    return ConfidenceInterval(float(means[0] - means[1]), float(low), float(high), len(_names(recordings)))
+
+
+def _names(recordings: Sequence[Sequence[Any]]) -> np.ndarray:
+    return np.unique(np.concatenate([np.asarray(of_run, dtype=str) for of_run in recordings]))
+
+
+def _score_draws(
+    task: Task,
+    runs: Sequence[tuple[np.ndarray, np.ndarray]],
+    recordings: Sequence[Sequence[Any]],
+    draws: int,
+    seed: int,
+) -> np.ndarray:
+    """(draws,) means over runs of the task's metric on drawn recordings."""
+    names = _names(recordings)
+    counts = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
+    scores = []
+    for (labels, of_run), clusters in zip(runs, recordings, strict=True):
+        place = np.searchsorted(names, np.asarray(clusters, dtype=str))
+        scores.append(task.weighted_scores(labels, of_run, counts[:, place].astype(np.float64)))
+    return np.mean(scores, axis=0)

@@ -36,6 +36,7 @@ class FoldPredictions:
         plain: (n, classes) probabilities of the clips.
         averaged: (n, classes) mean probabilities over the views of test-time augmentation; None without.
         epochs, seconds: of training, over all restarts.
+        thresholds: (classes,) of the decisions on `plain`; None for tasks that decide without.
     """
 
     fold: int
@@ -45,14 +46,21 @@ class FoldPredictions:
     averaged: np.ndarray | None
     epochs: int
     seconds: float
+    thresholds: np.ndarray | None = None
 
 
 def fold_predictions(
-    fold: int, seed: int, indices: Sequence[int], views: np.ndarray, epochs: int, seconds: float
+    fold: int,
+    seed: int,
+    indices: Sequence[int],
+    views: np.ndarray,
+    epochs: int,
+    seconds: float,
+    thresholds: np.ndarray | None = None,
 ) -> FoldPredictions:
     """`FoldPredictions` of (views, n, classes) probabilities. The first view is the clip itself."""
     averaged = views.mean(axis=0) if len(views) > 1 else None
-    return FoldPredictions(fold, seed, np.asarray(indices), views[0], averaged, epochs, seconds)
+    return FoldPredictions(fold, seed, np.asarray(indices), views[0], averaged, epochs, seconds, thresholds)
 
 
 def over_runs(task: Task, runs: Sequence[tuple[np.ndarray, np.ndarray]], recordings: Sequence[Any]) -> dict[str, Any]:
@@ -69,9 +77,10 @@ def over_runs(task: Task, runs: Sequence[tuple[np.ndarray, np.ndarray]], recordi
     std = float(shares.std(ddof=1)) if len(shares) > 1 else None
     values = [task.clip_scores(labels, scores) for labels, scores in runs]
     per_clip = [value for value in values if value is not None]
-    if len(per_clip) < len(values):
-        raise NotImplementedError(f"task {task.name} has no metric per clip")
-    interval = confidence.mean_interval(np.concatenate(per_clip), np.concatenate(recordings))
+    if len(per_clip) == len(values):
+        interval = confidence.mean_interval(np.concatenate(per_clip), np.concatenate(recordings))
+    else:
+        interval = confidence.score_interval(task, runs, recordings)
     return {"mean": float(shares.mean()), "std": std, "ci95": [interval.low, interval.high]}
 
 
@@ -91,23 +100,12 @@ def results(
         config: of the run.
         task: what the labels mean.
         clips: the data set.
-        parts: predictions of each fold, and of each seed where there are several.
+        parts: predictions of each fold, and of each seed where there are several; none under the protocol `all`.
         split: description of the training and test clips.
         parameters: number of parameters.
         step: of the tested checkpoint, for a single run.
     """
-    labels = [clips.labels[part.indices] for part in parts]
-    recordings = [[clips.sources[i] for i in part.indices] for part in parts]
-    plain = [part.plain for part in parts]
-    averaged = [part.averaged for part in parts if part.averaged is not None]
-    tta = len(averaged) == len(parts)
-    folds = [
-        {"fold": part.fold, "seed": part.seed}
-        | task.fold_metrics(truth, part.plain, part.averaged if tta else None)
-        | {"epochs": part.epochs, "seconds": round(part.seconds, 1)}
-        for part, truth in zip(parts, labels, strict=True)
-    ]
-    return {
+    known = {
         "config_name": config.experiment,
         "task": task.name,
         "data": {
@@ -117,19 +115,53 @@ def results(
             "fingerprint": clips.fingerprint,
             "sample_rate": clips.sample_rate,
             "bad_clips": clips.bad,
+            "grouping": dataclasses.asdict(clips.grouping),
+            "background_clips": len(clips.background) if clips.background else 0,
             "split": split,
         },
         "protocol": config.protocol,
         "test_selected": config.protocol == "oracle",
+    }
+    return (
+        known
+        | _tested(config, task, clips, parts)
+        | {
+            "parameters": parameters,
+            "checkpoint_step": step,
+            "device": device_name(),
+            "versions": versions(),
+        }
+    )
+
+
+def _tested(config: Any, task: Task, clips: Clips, parts: Sequence[FoldPredictions]) -> dict[str, Any]:
+    """The entries of results.json that are computed from predictions."""
+    if not parts:
+        return {"folds": [], task.metric: None, f"{task.metric}_tta": None, "tta_views": 0}
+    labels = [clips.labels[part.indices] for part in parts]
+    recordings = [[clips.sources[i] for i in part.indices] for part in parts]
+    plain = [part.plain for part in parts]
+    averaged = [part.averaged for part in parts if part.averaged is not None]
+    tta = len(averaged) == len(parts)
+    folds = [
+        {"fold": part.fold, "seed": part.seed}
+        | task.fold_metrics(truth, part.plain, part.averaged if tta else None)
+        | {"epochs": part.epochs, "seconds": round(part.seconds, 1)}
+        | ({} if part.thresholds is None else {"thresholds": np.asarray(part.thresholds).tolist()})
+        for part, truth in zip(parts, labels, strict=True)
+    ]
+    thresholds = [np.broadcast_to(p.thresholds, p.plain.shape) for p in parts if p.thresholds is not None]
+    return {
         "folds": folds,
         task.metric: over_runs(task, list(zip(labels, plain, strict=True)), recordings),
         f"{task.metric}_tta": over_runs(task, list(zip(labels, averaged, strict=True)), recordings) if tta else None,
         "tta_views": config.eval.tta if tta else 0,
-        **task.details(np.concatenate(labels), np.concatenate(plain), clips.classes),
-        "parameters": parameters,
-        "checkpoint_step": step,
-        "device": device_name(),
-        "versions": versions(),
+        **task.details(
+            np.concatenate(labels),
+            np.concatenate(plain),
+            clips.classes,
+            np.concatenate(thresholds) if len(thresholds) == len(parts) else None,
+        ),
     }
 
 
@@ -143,7 +175,8 @@ def write_predictions(path: pathlib.Path, task: Task, clips: Clips, parts: Seque
         writer.writerow([*header, *names, *(f"{name}_tta" for name in names if tta)])
         for part in parts:
             averaged = part.averaged if part.averaged is not None and tta else part.plain
-            decisions = zip(task.decide(part.plain), task.decide(averaged), strict=True)
+            limits = part.thresholds
+            decisions = zip(task.decide(part.plain, limits), task.decide(averaged, limits), strict=True)
             for index, one, mean, decision in zip(part.indices, part.plain, averaged, decisions, strict=True):
                 row = [clips.filenames[index], clips.folds[index], clips.sources[index], part.seed]
                 row += [task.label_text(label, names) for label in (clips.labels[index], *decision)]
@@ -165,6 +198,7 @@ def read_predictions(path: pathlib.Path, clips: Clips) -> FoldPredictions:
         raise DataError(f"{path} belongs to other data than data.dir contains")
     numbers = np.array([[float(p) for p in row[first:]] for row in rows])
     fold = json.loads((path.parent / "results.json").read_text())["folds"][0]
+    thresholds = fold.get("thresholds")
     return FoldPredictions(
         fold=fold["fold"],
         seed=fold["seed"],
@@ -173,4 +207,5 @@ def read_predictions(path: pathlib.Path, clips: Clips) -> FoldPredictions:
         averaged=numbers[:, count:] if numbers.shape[1] > count else None,
         epochs=fold["epochs"],
         seconds=fold["seconds"],
+        thresholds=None if thresholds is None else np.array(thresholds),
     )

@@ -24,13 +24,13 @@ def write_artifacts(
     history: History = (),
     pretrain_history: History = (),
 ) -> None:
-    """Writes predictions.csv, confusion_matrix.png, curves.png and, last, results.json.
+    """Writes predictions.csv, confusion_matrix.png or cooccurrence.png, curves.png and, last, results.json.
 
     Args:
         workdir: of the run.
         results: the object of results.json.
         clips: the data set.
-        parts: predictions of the test clips.
+        parts: predictions of the test clips; none under the protocol `all`.
         history: lines of the epochs of training.
         pretrain_history: lines of the epochs of pretraining.
     """
@@ -38,11 +38,15 @@ def write_artifacts(
         from esc_jax.report import plots  # matplotlib is slow to import
 
         task = tasks.get(results["task"])
-        write_predictions(workdir / "predictions.csv", task, clips, parts)
+        if parts:
+            write_predictions(workdir / "predictions.csv", task, clips, parts)
         title = _title(results, sorted({part.fold for part in parts}))
         if "confusion" in results:
             path = workdir / "confusion_matrix.png"
             plots.confusion_matrix(np.array(results["confusion"]), clips.classes, title, path)
+        if "cooccurrence" in results:
+            path = workdir / "cooccurrence.png"
+            plots.cooccurrence(np.array(results["cooccurrence"]), clips.classes, title, path)
         if history:
             plots.curves(history, task, title, workdir / "curves.png", pretrain_history)
         writers.write_json(workdir / "results.json", results)
@@ -50,6 +54,8 @@ def write_artifacts(
 
 
 def _title(results: dict[str, Any], folds: Sequence[int]) -> str:
+    if not folds:
+        return f"{results['config_name']}, trained on every clip"
     named = f"fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}"
     task = tasks.get(results["task"])
     return f"{results['config_name']}, {named}: {task.metric_label} {_percent(results[task.metric]['mean'])} %"
@@ -72,36 +78,58 @@ def summary(results: dict[str, Any]) -> str:
     lines = [
         f"{results['config_name']} on {results['data']['name']}, protocol {results['protocol']}{selected}",
         f"  {results['data']['split']}",
-        f"  {task.metric_label:<19} {_interval(results[task.metric])}",
     ]
+    if results[task.metric]:
+        lines.append(f"  {task.metric_label:<19} {_interval(results[task.metric])}")
+    else:
+        lines.append(f"  {_untested(results)}")
     if results[f"{task.metric}_tta"]:
         label = f"with {results['tta_views']} views (TTA)"
         lines.append(f"  {label:<19} {_interval(results[f'{task.metric}_tta'])}")
+    macro = results.get("accuracy_macro")
+    if macro is not None and abs(macro - results["accuracy"]["mean"]) >= 0.0005:
+        lines.append(f"  {'mean over classes':<19} {_percent(macro)} %  (classes differ in size)")
     if stage := results.get("pretrain"):
         pretext = ", ".join(f"{key} {value:.4g}" for key, value in stage["metrics"].items())
         lines.append(
             f"  pretraining ({stage['objective']}): {pretext}; {task.metric_label} of a linear probe on the pretrained"
             f" encoder {stage['probe_score']:.4g}"
         )
-    seconds = sum(fold["seconds"] for fold in results["folds"])
+    seconds = results["seconds"] if "seconds" in results else sum(fold["seconds"] for fold in results["folds"])
     lines.append(
         f"  {results['parameters']:,} parameters, {seconds / 60:.1f} minutes of training on {results['device']}"
     )
-    ranking = [row for row in task.class_ranking(results) if row[1] is not None]
+    ranking = [row for row in task.class_ranking(results) if row[1] is not None] if results["folds"] else []
     best = [f"{name} {text}" for name, value, text in ranking if value and value > 0][:_SHOWN]
     worst = [f"{name} {text}" for name, value, text in reversed(ranking) if value is not None and value < 1][:_SHOWN]
     lines += [f"  best classes: {', '.join(best)}"] if best else []
     lines += [f"  worst classes: {', '.join(worst)}"] if worst else []
+    if results["data"]["grouping"]["kind"] == "none":
+        lines.append(f"  note: {results['data']['grouping']['description']}")
     if bad := list(results["data"]["bad_clips"]):
         more = " …" if len(bad) > 3 else ""
         lines.append(f"  excluded: {len(bad)} clips that cannot be decoded ({', '.join(bad[:3])}{more})")
     return "\n".join(lines)
 
 
+def _untested(results: dict[str, Any]) -> str:
+    """A sentence in the place of a score, with that of the cross-validation where there is one."""
+    task = tasks.get(results["task"])
+    quoted = results.get("crossval")
+    if not quoted:
+        return "trained on every clip; not tested (--from_crossval quotes a cross-validation of the same config)"
+    folds = ", ".join(map(str, quoted["folds"]))
+    return (
+        f"trained on every clip; not tested. Cross-validation of this config over folds {folds}: {task.metric_label}"
+        f" {_interval(quoted[task.metric])}"
+    )
+
+
 _PROTOCOLS = {
     "holdout": "Every fold was tested once, at the end, after a fixed number of epochs.",
     "validation": "The epoch was selected on one of the training folds. Every test fold was tested once, at the end.",
     "oracle": "The epoch was selected on the test fold itself (†), so these numbers are too high.",
+    "all": "The model was trained on every clip, and was not tested.",
 }
 
 

@@ -17,15 +17,14 @@ from absl import logging
 
 from esc_jax import config as configs
 from esc_jax.data.clips import Clips
-from esc_jax.data.datasets import registry as datasets
 from esc_jax.data.rows import DataError
 from esc_jax.errors import ConfigError, Failure
 from esc_jax.evaluation import calibration, results
 from esc_jax.evaluation.calibration import Calibration
-from esc_jax.experiments import probe, single, vectorized, workdir
+from esc_jax.experiments import dataset, probe, single, vectorized, workdir
 from esc_jax.experiments.artifacts import markdown, write_artifacts
 from esc_jax.runtime import processes
-from esc_jax.tasks import registry as tasks
+from esc_jax.tasks.base import Task
 from esc_jax.training import checkpoint
 from esc_jax.training.checkpoint import CheckpointError
 from esc_jax.training.loop import TrainError
@@ -67,11 +66,12 @@ def cross_validate(config: Any, folder: pathlib.Path) -> dict[str, Any]:
         CrossvalError: folds failed. Those of `single.train_and_evaluate` where they concern all folds.
     """
     configs.check(config)
+    if config.protocol == "all":
+        raise ConfigError("config.protocol=all trains one model on every clip: use --mode=train")
     if (folder / "checkpoints").is_dir():
         raise ConfigError(f"{folder} contains the run of one fold: choose another --workdir")
     workdir.check_workdir(folder, config)
-    with processes.main_process_first("data preparation"):
-        clips = datasets.load(config.data)
+    resolved, task, clips = dataset.load(config)
     folds = _test_folds(config, clips)
     if config.method == "probe":
         outcome = probe.probe_and_evaluate(config, folder, folds)
@@ -97,10 +97,9 @@ def cross_validate(config: Any, folder: pathlib.Path) -> dict[str, Any]:
     if not parts:
         raise CrossvalError(f"every fold failed; {next(iter(failed))}: {next(iter(failed.values()))}")
     split = f"{len(folds)} test fold{'s' if len(folds) > 1 else ''}, each tested after training on the other folds"
-    task = tasks.get(config.task)
-    outcome = results.results(config, task, clips, parts, split, parameters=parameters) | {"failed": failed}
+    outcome = results.results(resolved, task, clips, parts, split, parameters=parameters) | {"failed": failed}
     if config.crossval.seeds == 1:  # with several seeds, a fold has several temperatures
-        outcome |= calibration.for_results(calibrations)
+        outcome |= calibration.for_results(calibrations) or _cross_fitted(task, clips, parts)
     write_artifacts(folder, outcome, clips, parts)
     if processes.is_main_process():
         (folder / "report.md").write_text(markdown(outcome))
@@ -110,6 +109,14 @@ def cross_validate(config: Any, folder: pathlib.Path) -> dict[str, Any]:
             f" results of the others are in {folder}; run the same command again to retry"
         )
     return outcome
+
+
+def _cross_fitted(task: Task, clips: Clips, parts: list[results.FoldPredictions]) -> dict[str, Any]:
+    """The entry `calibration` where the runs have none: each fold's temperature is fitted on the other folds."""
+    predictions = {part.fold: (task.logits(part.plain), clips.labels[part.indices]) for part in parts}
+    return calibration.for_results(
+        calibration.cross_fitted(task, predictions, "the held-out predictions of the other folds")
+    )
 
 
 def _finish_run(config: Any, folder: pathlib.Path, clips: Clips, description: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ that were trained without it and without the test fold. The head is then trained
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import math
 import pathlib
 import time
 from typing import Any
@@ -20,12 +21,11 @@ from esc_jax import config as configs
 from esc_jax.data import cache
 from esc_jax.data import folds as protocols
 from esc_jax.data.clips import Clips
-from esc_jax.data.datasets import registry as datasets
 from esc_jax.data.folds import Split
 from esc_jax.data.rows import DataError
 from esc_jax.evaluation import calibration, results
 from esc_jax.evaluation.calibration import Calibration
-from esc_jax.experiments import workdir
+from esc_jax.experiments import crossval_quote, dataset, workdir
 from esc_jax.experiments.artifacts import write_artifacts
 from esc_jax.inference.embeddings import embed_clips
 from esc_jax.models.model import Model, Variables
@@ -88,6 +88,7 @@ def head_logits(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarr
 def fit_heads(
     task: Task, x: np.ndarray, labels: np.ndarray, folds: Sequence[int], test_folds: Sequence[int], classes: int, *,
     l2: Sequence[float] = L2, seeds: int = 1, steps: int = STEPS, excluded: np.ndarray | None = None,
+    balanced: bool = False,
 ) -> list[ProbeResult]:  # fmt: skip
     """Heads for every test fold.
 
@@ -97,12 +98,13 @@ def fit_heads(
             on all views.
         labels: (N, …).
         folds: (N,).
-        test_folds: the test folds.
+        test_folds: the test folds; `data.folds.NO_FOLD` for a head that is trained on all clips.
         classes: C.
         l2: strengths to choose from.
         seeds: number of starting points of the solver.
         steps: of the solver.
         excluded: (N,) bool, clips that no head is trained on.
+        balanced: whether every class has the same weight in the loss, whatever the number of its clips.
 
     Raises:
         DataError: a test fold leaves fewer than two folds to choose the strength on.
@@ -112,7 +114,8 @@ def fit_heads(
     masks = {names: mask & allowed for names, mask in linear_probe.exclusion_masks(fold_of, test_folds).items()}
     if not all(mask.any() for mask in masks.values()):
         raise DataError("a probe needs at least three folds: two training folds to choose its regularization, one test")
-    names, weights = list(masks), np.stack(list(masks.values())).astype(np.float32)
+    share = task.sampling_weights(np.asarray(labels), classes) * len(labels) if balanced else np.ones(len(labels))
+    names, weights = list(masks), (np.stack(list(masks.values())) * share).astype(np.float32)
     shape = {"task": task, "classes": classes}
     heads = linear_probe.fit(x[0], labels, weights, np.asarray(l2, np.float32), np.arange(1), steps=steps, **shape)
     kernel, bias = np.asarray(heads.kernel)[:, :, 0], np.asarray(heads.bias)[:, :, 0]
@@ -120,7 +123,8 @@ def fit_heads(
     choices = linear_probe.select_settings(task, labels, _Logits(x[0], kernel, bias), names, fold_of, test_folds)
     votes = np.asarray(linear_probe.knn_scores(x[0], labels, weights, ks=NEIGHBOURS, **shape))
     neighbours = linear_probe.select_settings(task, labels, votes, names, fold_of, test_folds)
-    problem = _Problem(task, x, labels, fold_of, classes, masks, seeds, steps)
+    final = {excluded: weight for excluded, weight in zip(names, weights, strict=True) if len(excluded) == 1}
+    problem = _Problem(task, x, labels, fold_of, classes, final, seeds, steps)
     outcomes = []
     for fold in test_folds:
         setting = choices[fold]
@@ -128,7 +132,8 @@ def fit_heads(
         logits, truth = (np.concatenate(parts) for parts in zip(*held_out, strict=True))
         nearest = neighbours[fold]
         inside = fold_of == fold
-        knn = task.score(labels[inside], votes[names.index(frozenset((fold,))), nearest][inside])
+        votes_of_fold = votes[names.index(frozenset((fold,))), nearest]
+        knn = task.score(labels[inside], votes_of_fold[inside]) if inside.any() else math.nan
         weight, offset, spread = _final_head(problem, fold, l2[setting])
         outcomes.append(
             ProbeResult(
@@ -158,14 +163,14 @@ class _Logits:
 
 @dataclasses.dataclass(frozen=True)
 class _Problem:
-    """Arguments of `fit_heads`, with the training masks by excluded folds."""
+    """Arguments of `fit_heads`, with the weights of the clips for each test fold."""
 
     task: Task
     x: np.ndarray
     labels: np.ndarray
     folds: np.ndarray
     classes: int
-    masks: Mapping[frozenset[int], np.ndarray]
+    weights: Mapping[frozenset[int], np.ndarray]
     seeds: int
     steps: int
 
@@ -188,11 +193,11 @@ def _held_out(
 def _final_head(problem: _Problem, fold: int, l2: float) -> tuple[np.ndarray, np.ndarray, float]:
     """Kernel and bias of the head of a test fold, and the largest difference of a probability between seeds."""
     x, views = problem.x, len(problem.x)
-    mask = np.tile(problem.masks[frozenset((fold,))].astype(np.float32), views)[None]
+    weights = np.tile(problem.weights[frozenset((fold,))], views)[None]
     heads = linear_probe.fit(
         x.reshape(-1, x.shape[-1]),
         np.tile(problem.labels, (views,) + (1,) * (problem.labels.ndim - 1)),
-        mask,
+        weights,
         np.asarray([l2], np.float32),
         np.arange(problem.seeds),
         task=problem.task,
@@ -200,11 +205,17 @@ def _final_head(problem: _Problem, fold: int, l2: float) -> tuple[np.ndarray, np
         steps=problem.steps,
     )
     kernel, bias = np.asarray(heads.kernel)[0, 0], np.asarray(heads.bias)[0, 0]
-    probabilities = problem.task.probabilities(head_logits(x[0][None, problem.folds == fold], kernel, bias))
+    tested = x[0] if fold == protocols.NO_FOLD else x[0][problem.folds == fold]
+    probabilities = problem.task.probabilities(head_logits(tested[None], kernel, bias))
     return kernel[0], bias[0], float(np.abs(probabilities - probabilities[:1]).max())
 
 
-def probe_and_evaluate(config: Any, folder: pathlib.Path, test_folds: Sequence[int] | None = None) -> dict[str, Any]:
+def probe_and_evaluate(
+    config: Any,
+    folder: pathlib.Path,
+    test_folds: Sequence[int] | None = None,
+    quote: crossval_quote.Quote | None = None,
+) -> dict[str, Any]:
     """Embeds the clips once, fits and tests the head of every test fold, and writes the files of a run.
 
     The checkpoint of a fold is the frozen encoder with the fold's head. With `test_folds`, it is in `folder`/fold1 and
@@ -213,7 +224,8 @@ def probe_and_evaluate(config: Any, folder: pathlib.Path, test_folds: Sequence[i
     Args:
         config: with `method` "probe".
         folder: workdir of the run.
-        test_folds: test folds; None for `data.test_fold`.
+        test_folds: test folds; None for `data.test_fold`, or for none under the protocol `all`.
+        quote: cross-validation of the config, under the protocol `all`; its score is in results.json.
 
     Raises:
         ConfigError, DataError, PretrainedError, CheckpointError: with a message of one sentence.
@@ -222,15 +234,17 @@ def probe_and_evaluate(config: Any, folder: pathlib.Path, test_folds: Sequence[i
     workdir.check_workdir(folder, config)
     processes.require_single_process("a probe")
     started = time.monotonic()
-    task = tasks.get(config.task)
-    clips = datasets.load(config.data)
+    original = config
+    config, task, clips = dataset.load(config)
+    if quote:
+        quote.check_data(clips)
+    tested = [protocols.NO_FOLD] if config.protocol == "all" else test_folds or [config.data.test_fold]
     splits = {
-        fold: protocols.split(clips.folds, clips.sources, "holdout", fold, config.data.drop_leaky_sources)
-        for fold in test_folds or [config.data.test_fold]
+        fold: protocols.split(clips.folds, clips.sources, config.protocol, fold, config.data.drop_leaky_sources)
+        for fold in tested
     }
     for split in splits.values():
         logging.info("%s", split.report())
-    original = config
     config, model = load.initialize(config, clips.classes)
     logging.info("embedding %d clips on %s", len(clips), devices.device_name())
     workdir.bind_workdir(folder, original)
@@ -238,36 +252,54 @@ def probe_and_evaluate(config: Any, folder: pathlib.Path, test_folds: Sequence[i
     for place in places.values():  # before the embedding pass, which takes long
         checkpoint.check_workdir(place, clips.fingerprint)
     embeddings = cache.cache_root(config.data.cache_dir) / "embeddings"
-    x = embed_with_progress(model, clips, embeddings, max(1, config.eval.tta))
+    x = embed_with_progress(model, clips.with_background(), embeddings, max(1, config.eval.tta))
     seconds_embedding = time.monotonic() - started
     heads = _fit_splits(config, task, clips, splits, x)
     seconds = (time.monotonic() - started) / len(heads)
     parts = []
     for head in heads:
-        split = splits[head.fold]
-        probabilities = task.probabilities(head_logits(x[:, list(split.test)], head.kernel, head.bias))
-        parts.append(results.fold_predictions(head.fold, config.seed, split.test, probabilities, 0, seconds))
         _save(config, clips, places[head.fold], model, head)
+        split = splits[head.fold]
+        if not split.test:
+            continue
+        probabilities = task.probabilities(head_logits(x[:, list(split.test)], head.kernel, head.bias))
+        thresholds = head.calibration.raw_thresholds(task)
+        parts.append(
+            results.fold_predictions(head.fold, config.seed, split.test, probabilities, 0, seconds, thresholds)
+        )
     report = "; ".join(split.report() for split in splits.values())
     step = 0 if len(heads) == 1 else None
     outcome = results.results(config, task, clips, parts, report, parameters=model.parameter_count, step=step)
     recorded = [f.name for f in dataclasses.fields(ProbeResult) if f.name not in ("kernel", "bias", "calibration")]
     outcome["probe"] = [{name: getattr(head, name) for name in recorded} for head in heads]
     outcome |= calibration.for_results({head.fold: head.calibration for head in heads})
+    if quote:
+        outcome["crossval"] = quote.to_dict()
+    if not parts:
+        outcome["seconds"] = round(seconds, 1)
     outcome["seconds_embedding"] = round(seconds_embedding, 1)
     write_artifacts(folder, outcome, clips, parts)
     return outcome
 
 
 def _fit_splits(config: Any, task: Task, clips: Clips, splits: Mapping[int, Split], x: np.ndarray) -> list[ProbeResult]:
-    """Heads of all splits."""
+    """Heads of all splits; `x` are the embeddings of `clips.with_background()`."""
+    everything = clips.with_background()
     # One fold at a time where recordings are excluded from training: which ones depends on the test fold.
     groups = [[fold] for fold in splits] if config.data.drop_leaky_sources else [list(splits)]
     heads = []
     for group in groups:
-        excluded = np.isin(np.arange(len(clips)), splits[group[0]].dropped)
+        excluded = np.isin(np.arange(len(everything)), splits[group[0]].dropped)
         heads += fit_heads(
-            task, x, clips.labels, clips.folds, group, len(clips.classes), seeds=config.probe.seeds, excluded=excluded
+            task,
+            x,
+            everything.labels,
+            everything.folds,
+            group,
+            len(clips.classes),
+            seeds=config.probe.seeds,
+            excluded=excluded,
+            balanced=bool(config.train.class_balance),
         )
     return heads
 
@@ -275,7 +307,8 @@ def _fit_splits(config: Any, task: Task, clips: Clips, splits: Mapping[int, Spli
 def fit_split(task: Task, x: np.ndarray, clips: Clips, split: Split) -> ProbeResult:
     """The head of a split's test fold, trained on its training clips; `x` as in `fit_heads`, of all clips."""
     excluded = ~np.isin(np.arange(len(clips)), split.train)
-    (head,) = fit_heads(task, x, clips.labels, clips.folds, split.test_folds, len(clips.classes), excluded=excluded)
+    test_folds = split.test_folds or (protocols.NO_FOLD,)
+    (head,) = fit_heads(task, x, clips.labels, clips.folds, test_folds, len(clips.classes), excluded=excluded)
     return head
 
 

@@ -16,18 +16,16 @@ import optax
 from esc_jax import config as configs
 from esc_jax.data import folds, pipeline
 from esc_jax.data.clips import Clips
-from esc_jax.data.datasets import registry as datasets
 from esc_jax.errors import ConfigError
 from esc_jax.evaluation import calibration, results
 from esc_jax.evaluation.calibration import Calibration
 from esc_jax.evaluation.predict import predict_clips
-from esc_jax.experiments import pretrain, probe, workdir
+from esc_jax.experiments import crossval_quote, dataset, pretrain, probe, workdir
 from esc_jax.experiments.artifacts import write_artifacts
 from esc_jax.models.model import Model, Variables
 from esc_jax.objectives.supervised import Supervised
 from esc_jax.pretrained import load
 from esc_jax.runtime import devices, processes
-from esc_jax.tasks import registry as tasks
 from esc_jax.tasks.base import Task
 from esc_jax.training import checkpoint, loop, optim
 from esc_jax.training import restore as restores
@@ -53,9 +51,15 @@ class Run:
     model: Model
 
     @property
+    def train_indices(self) -> tuple[int, ...]:
+        """Of the training clips, those of the background included, in `clips.with_background()`."""
+        background = len(self.clips.background) if self.clips.background else 0
+        return (*self.split.train, *range(len(self.clips), len(self.clips) + background))
+
+    @property
     def per_epoch(self) -> int:
         """Steps of an epoch."""
-        return len(self.split.train) // self.config.train.batch_size
+        return len(self.train_indices) // self.config.train.batch_size
 
     @property
     def total(self) -> int:
@@ -64,7 +68,18 @@ class Run:
 
     def objective(self) -> Supervised:
         """Of the training."""
-        return Supervised(self.config, self.model, self.task)
+        weights = None
+        if self.config.train.class_balance == "loss":
+            weights = self.task.class_weights(self.clips.labels[list(self.split.train)], len(self.clips.classes))
+        return Supervised(self.config, self.model, self.task, weights)
+
+    def train_batches(self, **options: Any) -> Any:
+        """Batches of the training; `options` are those of `pipeline.train_batches`."""
+        clips, indices, weights = self.clips.with_background(), self.train_indices, None
+        if self.config.train.class_balance == "sampling":
+            weights = self.task.sampling_weights(clips.labels[list(indices)], len(clips.classes))
+        batch_size, seed = self.config.train.batch_size, self.config.seed
+        return pipeline.train_batches(clips, indices, batch_size, seed, weights=weights, **options)
 
     def optimizer(self) -> optax.GradientTransformation:
         """Of the training."""
@@ -89,10 +104,13 @@ class Run:
 
 
 def split_clips(config: Any, clips: Clips) -> folds.Split:
-    """The split of a config."""
-    return folds.split(
+    """The split of a config. Raises DataError."""
+    split = folds.split(
         clips.folds, clips.sources, config.protocol, config.data.test_fold, config.data.drop_leaky_sources
     )
+    if not config.train.calibration_share:
+        return split
+    return folds.hold_out(split, clips.sources, clips.targets, config.train.calibration_share)
 
 
 def prepare(config: Any) -> Run:
@@ -102,9 +120,7 @@ def prepare(config: Any) -> Run:
         ConfigError, DataError, FrontendError, ModelError, PretrainedError: the config, the data or the weights cannot
             be used.
     """
-    task = tasks.get(config.task)
-    with processes.main_process_first("data preparation"):
-        clips = datasets.load(config.data)
+    config, task, clips = dataset.load(config)
     split = split_clips(config, clips)
     logging.info("%s; on %s", split.report(), devices.device_name())
     counts = [task.class_counts(clips.labels[list(part)], len(clips.classes)) for part in (split.train, split.test)]
@@ -133,15 +149,22 @@ def initial_variables(run: Run, variables: Variables) -> tuple[Variables, Callab
 
 
 def calibrate(run: Run, logits_of: Callable[..., np.ndarray], weights: Variables) -> Calibration:
-    """The calibration from training clips; `logits_of` as that of `Run`."""
+    """The calibration without a validation fold; `logits_of` as that of `Run`.
+
+    From the clips of `train.calibration_share`, or else, without a temperature, from training clips.
+    """
+    if indices := run.split.calibration:
+        logits, labels = logits_of(weights, indices=indices)[0], run.clips.labels[list(indices)]
+        return Calibration.held_out(run.task, logits, labels, f"{len(indices)} held-out clips of the training folds")
     indices = run.split.train[:: -(-len(run.split.train) // calibration.TRAINING_CLIPS)]
-    return Calibration.trained(run.task, logits_of(weights, indices=indices)[0], "training clips")
+    logits, labels = logits_of(weights, indices=indices)[0], run.clips.labels[list(indices)]
+    return Calibration.trained(run.task, logits, labels, "training clips")
 
 
-def _evaluator(run: Run) -> Callable[[Variables, dict[str, Any]], loop.EpochEval]:
+def _evaluator(run: Run, quote: crossval_quote.Quote | None) -> Callable[[Variables, dict[str, Any]], loop.EpochEval]:
     """`Plan.evaluate`: validation metrics under protocols that select an epoch, and the calibration."""
     config, task, split = run.config, run.task, run.split
-    selects = config.protocol != "holdout"
+    selects = config.protocol in folds.SELECTING
     logits_of = run.logits_of()
 
     def evaluate(weights: Variables, line: dict[str, Any]) -> loop.EpochEval:
@@ -156,6 +179,8 @@ def _evaluator(run: Run) -> Callable[[Variables, dict[str, Any]], loop.EpochEval
                 fitted = Calibration.held_out(task, logits, labels, "the validation fold")
         if not fitted and (selects or line["epoch"] == config.train.epochs):
             fitted = calibrate(run, logits_of, weights)
+            if quote:
+                fitted = quote.calibrated(fitted, run.clips)
         return loop.EpochEval(metrics, selection, {"calibration": fitted.to_dict()} if fitted else {})
 
     return evaluate
@@ -176,8 +201,14 @@ def make_plan(run: Run, folder: pathlib.Path, **options: Any) -> loop.Plan:
     return loop.Plan(**(defaults | options))
 
 
-def train_and_evaluate(config: Any, folder: pathlib.Path) -> dict[str, Any]:
+def train_and_evaluate(config: Any, folder: pathlib.Path, quote: crossval_quote.Quote | None = None) -> dict[str, Any]:
     """Trains and tests as `config` says, in the workdir `folder`. Continues where an earlier call was interrupted.
+
+    Args:
+        config: of the run.
+        folder: workdir.
+        quote: cross-validation of the config, under the protocol `all`. Its calibration is that of the model, and its
+            score is in results.json.
 
     Returns:
         The object of results.json.
@@ -192,6 +223,8 @@ def train_and_evaluate(config: Any, folder: pathlib.Path) -> dict[str, Any]:
     if config.pretrain.objective:
         devices.check_batch_size("pretrain.batch_size", config.pretrain.batch_size)
     run = prepare(config)
+    if quote:
+        quote.check_data(run.clips)
     optimizer = run.optimizer()
     # Every mistake in the config has been reported by now. Nothing was written before this line.
     workdir.bind_workdir(folder, config)
@@ -202,21 +235,14 @@ def train_and_evaluate(config: Any, folder: pathlib.Path) -> dict[str, Any]:
         learned = pretrain.pretrain(config, folder / "pretrain", run.task, run.clips, run.split, run.model)
         variables = jax.tree.map(np.array, learned.variables)  # a copy, since the state of the training is donated
 
-    selects = config.protocol != "holdout"
+    selects = config.protocol in folds.SELECTING
     checkpoints = checkpoint.Checkpoints(folder / "checkpoints", select=selects)
     finish = None
     if checkpoints.latest() is None or config.train.wise_ft_alpha < 1:
         variables, finish = initial_variables(run, variables)
     state = states.create(variables, optimizer, ema=config.train.ema > 0, seed=config.seed)
-    batches = pipeline.train_batches(
-        run.clips,
-        run.split.train,
-        config.train.batch_size,
-        config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    plan = make_plan(run, folder, evaluate=_evaluator(run), finish=finish)
+    batches = run.train_batches(process_index=jax.process_index(), process_count=jax.process_count())
+    plan = make_plan(run, folder, evaluate=_evaluator(run, quote), finish=finish)
     step = devices.pmap_step(run.train_step(optimizer))
     state, progress = loop.run(plan, step, state, batches, checkpoints)
 
@@ -224,8 +250,8 @@ def train_and_evaluate(config: Any, folder: pathlib.Path) -> dict[str, Any]:
     tested_step = run.total if best is None else best
     if tested_step != run.total:
         state = checkpoints.restore(tested_step, state)
-    extra = calibration.for_results({run.split.test_folds[0]: Calibration.read(checkpoints.meta(tested_step))})
-    if learned:
+    extra = {"crossval": quote.to_dict()} if quote else {}
+    if learned and run.split.test:
         extra["pretrain"] = pretrain.downstream(folder / "pretrain", run.task, run.clips, run.split, run.model, learned)
     record = TrainingRecord(
         epochs=config.train.epochs,
@@ -234,7 +260,8 @@ def train_and_evaluate(config: Any, folder: pathlib.Path) -> dict[str, Any]:
         history=progress["history"],
         pretrain_history=learned.history if learned else (),
     )
-    outcome = test(run, state.weights(), folder, record, extra)
+    fitted = Calibration.read(checkpoints.meta(tested_step))
+    outcome = test(run, state.weights(), folder, record, fitted, extra)
     checkpoints.close()
     return outcome
 
@@ -257,30 +284,50 @@ class TrainingRecord:
 
 
 def test(
-    run: Run, weights: Variables, folder: pathlib.Path, record: TrainingRecord, extra: dict[str, Any]
+    run: Run,
+    weights: Variables,
+    folder: pathlib.Path,
+    record: TrainingRecord,
+    fitted: Calibration,
+    extra: dict[str, Any],
 ) -> dict[str, Any]:
     """Tests weights once, on the clips and on their views, and writes the files of the run.
+
+    Under the protocol `all` there is nothing to test, and the files say so.
 
     Args:
         run: its test clips are used.
         weights: variables of the model.
         folder: workdir.
         record: of the training.
+        fitted: calibration of the weights.
         extra: further entries of results.json.
     """
     config, clips, split = run.config, run.clips, run.split
-    views = max(1, config.eval.tta)
-    step = steps.predict_step(run.model, run.task, views)
-    # Views multiply the batch. With a smaller batch, memory stays what it is without them.
-    probabilities = predict_clips(step, weights, clips, split.test, max(1, config.eval.batch_size // views))
-    part = results.fold_predictions(
-        split.test_folds[0], config.seed, split.test, probabilities, record.epochs, record.seconds
-    )
+    parts = []
+    if split.test:
+        views = max(1, config.eval.tta)
+        step = steps.predict_step(run.model, run.task, views)
+        # Views multiply the batch. With a smaller batch, memory stays what it is without them.
+        probabilities = predict_clips(step, weights, clips, split.test, max(1, config.eval.batch_size // views))
+        part = results.fold_predictions(
+            split.test_folds[0],
+            config.seed,
+            split.test,
+            probabilities,
+            record.epochs,
+            record.seconds,
+            fitted.raw_thresholds(run.task),
+        )
+        parts.append(part)
+        extra = calibration.for_results({part.fold: fitted}) | extra
+    else:
+        extra = {"seconds": round(record.seconds, 1)} | extra
     outcome = results.results(
-        config, run.task, clips, [part], split.report(), parameters=run.model.parameter_count, step=record.step
+        config, run.task, clips, parts, split.report(), parameters=run.model.parameter_count, step=record.step
     )
     outcome |= extra
-    write_artifacts(folder, outcome, clips, [part], record.history, record.pretrain_history)
+    write_artifacts(folder, outcome, clips, parts, record.history, record.pretrain_history)
     return outcome
 
 
@@ -301,9 +348,9 @@ def evaluate_again(config: Any, folder: pathlib.Path) -> dict[str, Any]:
         raise ConfigError(f"{folder} was trained with another config: {'; '.join(changed[:3])}")
     with restored.config.unlocked():
         restored.config.data, restored.config.eval = config.data, config.eval
-    clips = datasets.load(config.data)
+    _, task, clips = dataset.load(config)
     checkpoint.check_data(restored.meta["data"], clips.fingerprint, folder)
-    run = Run(restored.config, tasks.get(config.task), clips, split_clips(config, clips), restored.model)
+    run = Run(restored.config, task, clips, split_clips(config, clips), restored.model)
     last = checkpoint.newest(restored.folder)  # a protocol may have selected an earlier step
     if config.method == "train" and last < run.total:
         raise ConfigError(f"{folder} stopped at step {last} of {run.total}: finish the run first")
@@ -311,11 +358,12 @@ def evaluate_again(config: Any, folder: pathlib.Path) -> dict[str, Any]:
     seconds, extra, pretrain_history = progress["seconds"], {}, ()
     with contextlib.suppress(OSError, ValueError):  # a run that was never tested has no results
         stored = json.loads((folder / "results.json").read_text())
-        kept = ("calibration", "probe", "seconds_embedding", "pretrain")
+        kept = ("calibration", "probe", "seconds_embedding", "pretrain", "crossval")
         extra = {key: stored[key] for key in kept if key in stored}
-        seconds = stored["folds"][0]["seconds"]
+        seconds = stored["folds"][0]["seconds"] if stored["folds"] else stored["seconds"]
     if "pretrain" in extra:
         pretrain_history = checkpoint.read_meta(*checkpoint.find(folder / "pretrain"))["progress"]["history"]
     history = progress["history"]
     record = TrainingRecord(len(history), seconds, restored.step, history, pretrain_history)
-    return test(run, run.model.variables, folder, record, extra)
+    fitted = Calibration.read(restored.meta)
+    return test(run, run.model.variables, folder, record, fitted, extra)

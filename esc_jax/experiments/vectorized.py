@@ -13,7 +13,6 @@ from absl import logging
 import jax
 import numpy as np
 
-from esc_jax.data import pipeline
 from esc_jax.errors import ConfigError
 from esc_jax.experiments import single, workdir
 from esc_jax.runtime import devices
@@ -29,6 +28,11 @@ def check(config: Any) -> None:
         raise ConfigError(
             f"config.train.batch_size={config.train.batch_size} is not divisible by"
             f" config.train.accumulate={config.train.accumulate}"
+        )
+    if config.train.class_balance == "loss":
+        raise ConfigError(
+            "config.train.class_balance=loss depends on the training folds: use sampling, or set"
+            " config.crossval.vectorized to False"
         )
     if config.protocol != "holdout":
         raise ConfigError(f"config.crossval.vectorized requires config.protocol=holdout, not {config.protocol}")
@@ -115,12 +119,7 @@ def _train(prepared: Sequence[single.Run], folder: pathlib.Path) -> tuple[states
     )
     folder.mkdir(parents=True, exist_ok=True)
     checkpoints = checkpoint.Checkpoints(folder / "checkpoints")
-    batches = StackedBatches(
-        [
-            pipeline.train_batches(run.clips, run.split.train, run.config.train.batch_size, run.config.seed, prefetch=2)
-            for run in prepared
-        ]
-    )
+    batches = StackedBatches([run.train_batches(prefetch=2) for run in prepared])
     program = devices.pmap_runs(first.train_step(optimizer), len(prepared))
 
     def step(state: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
@@ -140,4 +139,4 @@ def _write_run(run: single.Run, config: Any, folder: pathlib.Path, state: Any, p
     checkpoints.save(state, checkpoint.meta(run.config, run.clips, progress) | {"calibration": fitted.to_dict()})
     checkpoints.close()
     record = single.TrainingRecord(run.config.train.epochs, progress["seconds"], run.total, progress["history"])
-    single.test(run, state.weights(), folder, record, {})
+    single.test(run, state.weights(), folder, record, fitted, {})

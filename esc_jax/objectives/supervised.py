@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from esc_jax.augment import compose, mix
 from esc_jax.models.model import Model, Variables
@@ -28,18 +29,20 @@ class Supervised(Objective):
         config: of the run: augment, train.
         model: classifier and frontend.
         task: targets, loss and metrics.
+        class_weights: (classes,) of the loss; None weights all classes alike.
     """
 
     name = "supervised"
     ranges = {"label_smoothing": (0, 0.99)}
 
-    def __init__(self, config: Any, model: Model, task: Task):
+    def __init__(self, config: Any, model: Model, task: Task, class_weights: np.ndarray | None = None):
         self.module = model.module
         self._augment = config.augment
         self._batch_size = config.train.batch_size
         self._smoothing = config.train.label_smoothing
         self._model = model
         self._task = task
+        self._class_weights = class_weights
 
     @staticmethod
     def defaults() -> dict[str, Any]:
@@ -92,4 +95,6 @@ class Supervised(Objective):
             rngs=keys.rngs(),
         )
         metrics = self._task.step_metrics(logits, inputs.targets)
-        return LossOutput(self._task.loss(logits, inputs.targets), metrics, updates.get("batch_stats", {}))
+        weights = None if self._class_weights is None else jnp.asarray(self._class_weights)
+        loss = self._task.loss(logits, inputs.targets, weights)
+        return LossOutput(loss, metrics, updates.get("batch_stats", {}))

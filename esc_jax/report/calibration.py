@@ -40,13 +40,12 @@ def run_calibration(run: Run, predictions: Predictions) -> RunCalibration:
         predictions: of the run.
     """
     task, labels = run.task, predictions.labels
-    correct = task.correct(labels, predictions.scores).tolist()
     logits = task.logits(predictions.scores)
-    before = reliability(task.confidence(predictions.scores).tolist(), correct)
+    before = reliability(*task.calibration_pairs(labels, predictions.scores))
     nll_before = task.nll(logits, labels)
     folds = predictions.folds.tolist()
     if not run.temperatures or not set(folds) <= set(run.temperatures):
         return RunCalibration(run, before, None, nll_before, None)
     scaled = logits / np.array([run.temperatures[fold] for fold in folds])[:, None]
-    after = reliability(task.confidence(task.probabilities(scaled)).tolist(), correct)
+    after = reliability(*task.calibration_pairs(labels, task.probabilities(scaled)))
     return RunCalibration(run, before, after, nll_before, task.nll(scaled, labels))

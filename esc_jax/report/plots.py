@@ -79,7 +79,7 @@ def curves(
         pretrain_history: for each epoch of pretraining `epoch`, `loss`, `lr`, metrics of the pretext task with the
             prefix `pretext_`, and for some epochs the metric of nearest neighbours with the prefix `knn_`.
     """
-    training = {task.metric: "training (augmented)", f"val_{task.metric}": "held out"}
+    training = {task.step_metric: "training (augmented)", f"val_{task.metric}": "held out"}
     stages: list[tuple[str, History, dict[str, str]]] = [("", history, training)]
     if pretrain_history:
         keys = dict.fromkeys(key for line in pretrain_history for key in line if key.startswith("pretext_"))

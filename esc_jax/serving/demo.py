@@ -134,7 +134,8 @@ def find_examples(
     except DataError:  # the run was trained on another machine
         return []
     tested = [row for row in reversed(source.rows) if row.fold == data["test_fold"]]
-    by_class = {row.category: row for row in tested if row.category in classifier.classes}
+    by_class = {source.categories[row.targets[0]]: row for row in tested if len(row.targets) == 1}
+    by_class = {name: row for name, row in by_class.items() if name in classifier.classes}
     rows = [by_class[name] for name in sorted(by_class)]
     rows = rows[:: max(1, len(rows) // MAX_EXAMPLES)][:MAX_EXAMPLES]
     return [(pathlib.Path(row.filename).name, source.read(row)) for row in rows]

@@ -32,6 +32,7 @@ class Task(abc.ABC):
         name: value of `config.task`.
         metric: key of the primary metric in results.json and in metrics.jsonl.
         metric_label: how the primary metric is written in tables and pictures.
+        step_metric: key of the metric of `step_metrics` that is drawn over the epochs.
         hessian_bound: bound of the second derivative of the loss with respect to a logit, for convex solvers.
         torch_activation: `activation` as a method call on a torch tensor, for usage examples.
     """
@@ -39,16 +40,30 @@ class Task(abc.ABC):
     name: ClassVar[str]
     metric: ClassVar[str]
     metric_label: ClassVar[str]
+    step_metric: ClassVar[str]
     hessian_bound: ClassVar[float]
     torch_activation: ClassVar[str]
 
     @abc.abstractmethod
     def targets(self, labels: jax.Array, classes: int, smoothing: float = 0.0) -> jax.Array:
-        """(B, classes) float32 targets of the labels of a batch."""
+        """(B, classes) float32 targets of the labels of a batch. A clip without a class has targets that score low."""
 
     @abc.abstractmethod
-    def loss(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
-        """(B,) loss of each example, in nats."""
+    def loss(self, logits: jax.Array, targets: jax.Array, class_weights: jax.Array | None = None) -> jax.Array:
+        """(B,) loss of each example, in nats; `class_weights` are those of the method of that name."""
+
+    @abc.abstractmethod
+    def class_weights(self, labels: np.ndarray, classes: int) -> np.ndarray:
+        """(classes,) float32 weights of the loss under which rare classes count as much as frequent ones.
+
+        Args:
+            labels: of the training clips.
+            classes: number of classes.
+        """
+
+    @abc.abstractmethod
+    def sampling_weights(self, labels: np.ndarray, classes: int) -> np.ndarray:
+        """(n,) probabilities of the training clips under which every class is drawn equally often."""
 
     @abc.abstractmethod
     def activation(self, logits: jax.Array) -> jax.Array:
@@ -59,16 +74,33 @@ class Task(abc.ABC):
         """Metrics of a training step, (B,) each; their mean over an epoch is logged."""
 
     @abc.abstractmethod
-    def decide(self, scores: np.ndarray) -> np.ndarray:
-        """The decision for each row of (…, classes) scores, in the form of the labels; −1 stands for no class."""
+    def decide(self, scores: np.ndarray, thresholds: np.ndarray | None = None) -> np.ndarray:
+        """The decision for each row of (…, classes) scores, in the form of the labels.
+
+        Args:
+            scores: probabilities.
+            thresholds: that broadcast with the scores, of tasks that have `thresholds`.
+        """
 
     @abc.abstractmethod
-    def correct(self, labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        """(…, n) bool: whether the decision on (…, n, classes) scores equals the (n,) labels."""
+    def active(self, scores: np.ndarray, thresholds: np.ndarray | None = None) -> np.ndarray:
+        """(…, classes) bool: the classes of each decision; arguments as of `decide`."""
+
+    @abc.abstractmethod
+    def thresholds(self, labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray | None:
+        """(classes,) thresholds of the decision from held-out clips; None for tasks that decide without."""
+
+    @abc.abstractmethod
+    def calibration_pairs(self, labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(m,) probabilities of events and (m,) whether they happened, for reliability diagrams."""
 
     @abc.abstractmethod
     def clip_scores(self, labels: np.ndarray, scores: np.ndarray) -> np.ndarray | None:
         """(n,) values whose mean is the primary metric; None for a metric that is no mean over clips."""
+
+    @abc.abstractmethod
+    def weighted_scores(self, labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """(draws,) the primary metric where clip i counts weights[d, i] times: for the bootstrap."""
 
     @abc.abstractmethod
     def score(self, labels: np.ndarray, scores: np.ndarray) -> float:
@@ -107,12 +139,14 @@ class Task(abc.ABC):
         """
 
     @abc.abstractmethod
-    def details(self, labels: np.ndarray, scores: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+    def details(
+        self, labels: np.ndarray, scores: np.ndarray, classes: Sequence[str], thresholds: np.ndarray | None = None
+    ) -> dict[str, Any]:
         """The task's other entries of results.json (`per_class` and so on), of all test clips of all runs."""
 
     @abc.abstractmethod
     def class_counts(self, labels: np.ndarray, classes: int) -> np.ndarray:
-        """(classes,) number of clips with each class."""
+        """(classes,) number of clips with each class; clips without a class do not count."""
 
     @abc.abstractmethod
     def label_text(self, label: Any, classes: Sequence[str]) -> str:

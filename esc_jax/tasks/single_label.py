@@ -12,21 +12,40 @@ from esc_jax.tasks.base import ErrorGroup, Task
 
 
 class SingleLabel(Task):
-    """Softmax, cross-entropy and accuracy. Labels are class indices."""
+    """Softmax, cross-entropy and accuracy. Labels are class indices; −1 stands for none of the classes."""
 
     name = "single_label"
     metric = "accuracy"
     metric_label = "accuracy"
+    step_metric = "accuracy"
     hessian_bound = 0.5  # Böhning, "Multinomial logistic regression algorithm" (1992)
     torch_activation = "softmax(-1)"
 
     def targets(self, labels: jax.Array, classes: int, smoothing: float = 0.0) -> jax.Array:
-        """(B, classes): (1 − s) · one-hot + s / classes."""
-        return jax.nn.one_hot(labels, classes, dtype=jnp.float32) * (1.0 - smoothing) + smoothing / classes
+        """(B, classes): (1 − s) · one-hot + s / classes; 1 / classes for a clip without a class.
 
-    def loss(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
-        """−Σ_c t_c log softmax(logits)_c, (B,)."""
+        Uniform targets of sounds that are none of the classes are those of "Deep anomaly detection with outlier
+        exposure" (D. Hendrycks et al., ICLR 2019).
+        """
+        targets = jax.nn.one_hot(labels, classes, dtype=jnp.float32) * (1.0 - smoothing) + smoothing / classes
+        return jnp.where(labels[:, None] < 0, 1.0 / classes, targets)
+
+    def loss(self, logits: jax.Array, targets: jax.Array, class_weights: jax.Array | None = None) -> jax.Array:
+        """−Σ_c w_c t_c log softmax(logits)_c, (B,)."""
+        if class_weights is not None:
+            targets = targets * class_weights[None]
         return optax.losses.softmax_cross_entropy(logits, targets)
+
+    def class_weights(self, labels: np.ndarray, classes: int) -> np.ndarray:
+        """n / (classes · n_c) for a class with n_c of the n labels; 1 for a class without clips."""
+        counts = self.class_counts(labels, classes)
+        return np.where(counts > 0, counts.sum() / (classes * np.maximum(counts, 1)), 1.0).astype(np.float32)
+
+    def sampling_weights(self, labels: np.ndarray, classes: int) -> np.ndarray:
+        """Proportional to 1 / n_c; clips without a class count as one class more."""
+        counts = np.bincount(labels + 1, minlength=classes + 1)
+        weights = 1.0 / counts[labels + 1]
+        return weights / weights.sum()
 
     def activation(self, logits: jax.Array) -> jax.Array:
         """softmax(logits) over the last axis."""
@@ -36,21 +55,32 @@ class SingleLabel(Task):
         """`accuracy` with respect to the largest target: of a mixture, the dominant class."""
         return {"accuracy": (logits.argmax(-1) == targets.argmax(-1)).astype(jnp.float32)}
 
-    def decide(self, scores: np.ndarray) -> np.ndarray:
+    def decide(self, scores: np.ndarray, thresholds: np.ndarray | None = None) -> np.ndarray:
         """(…,) index of the largest score; the first of equal ones."""
         return np.asarray(scores).argmax(-1)
 
-    def correct(self, labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        """(…, n) bool."""
-        return self.decide(scores) == labels
+    def active(self, scores: np.ndarray, thresholds: np.ndarray | None = None) -> np.ndarray:
+        """(…, classes) bool: the class with the largest score."""
+        return self.decide(scores)[..., None] == np.arange(np.shape(scores)[-1])
+
+    def thresholds(self, labels: np.ndarray, probabilities: np.ndarray) -> None:
+        """None: the largest score decides."""
+
+    def calibration_pairs(self, labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The largest probability of each clip, and whether the decision is correct."""
+        return self.confidence(scores), self.clip_scores(labels, scores)
 
     def clip_scores(self, labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
         """(n,) 1 where the decision is correct, else 0."""
-        return self.correct(labels, scores).astype(np.float64)
+        return (self.decide(scores) == labels).astype(np.float64)
+
+    def weighted_scores(self, labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """(draws,) weighted mean of the correct decisions."""
+        return weights @ self.clip_scores(labels, scores) / weights.sum(axis=1)
 
     def score(self, labels: np.ndarray, scores: np.ndarray) -> float:
         """Accuracy."""
-        return float(self.correct(labels, scores).mean())
+        return float(self.clip_scores(labels, scores).mean())
 
     def confidence(self, probabilities: np.ndarray) -> np.ndarray:
         """(n,) the largest probability."""
@@ -77,8 +107,8 @@ class SingleLabel(Task):
 
     def fold_metrics(self, labels: np.ndarray, scores: np.ndarray, views: np.ndarray | None) -> dict[str, Any]:
         """`accuracy`, `accuracy_tta`, `correct`, `correct_tta`, `total`; those of views are None without views."""
-        total, correct = len(labels), int(self.correct(labels, scores).sum())
-        correct_tta = None if views is None else int(self.correct(labels, views).sum())
+        total, correct = len(labels), int(self.clip_scores(labels, scores).sum())
+        correct_tta = None if views is None else int(self.clip_scores(labels, views).sum())
         return {
             "accuracy": correct / total,
             "accuracy_tta": None if correct_tta is None else correct_tta / total,
@@ -87,19 +117,26 @@ class SingleLabel(Task):
             "total": total,
         }
 
-    def details(self, labels: np.ndarray, scores: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
-        """`per_class` (accuracy, correct, total; accuracy is None without clips) and the `confusion` matrix."""
+    def details(
+        self, labels: np.ndarray, scores: np.ndarray, classes: Sequence[str], thresholds: np.ndarray | None = None
+    ) -> dict[str, Any]:
+        """`per_class` (accuracy, correct, total; accuracy is None without clips), `accuracy_macro`, `confusion`.
+
+        `accuracy_macro` is the mean of the accuracies of the classes that have clips. It differs from the accuracy
+        where classes differ in size.
+        """
         table = confusion_matrix(labels, self.decide(scores), len(classes))
         totals, hits = table.sum(axis=1), table.diagonal()
         per_class = {
             name: {"accuracy": float(hit / total) if total else None, "correct": int(hit), "total": int(total)}
             for name, hit, total in zip(classes, hits, totals, strict=True)
         }
-        return {"per_class": per_class, "confusion": table.tolist()}
+        macro = float((hits[totals > 0] / totals[totals > 0]).mean())
+        return {"per_class": per_class, "accuracy_macro": macro, "confusion": table.tolist()}
 
     def class_counts(self, labels: np.ndarray, classes: int) -> np.ndarray:
         """(classes,) number of clips of each class."""
-        return np.bincount(labels, minlength=classes)
+        return np.bincount(labels[labels >= 0], minlength=classes)
 
     def label_text(self, label: Any, classes: Sequence[str]) -> str:
         """Name of the class."""

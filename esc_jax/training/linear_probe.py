@@ -1,6 +1,6 @@
 """Linear heads and nearest neighbours on frozen embeddings, for all splits and strengths in one program.
 
-A head solves, on embeddings z standardized over its training clips (weights wᵢ are 0 or 1):
+A head solves, on embeddings z standardized over its training clips (those with weights wᵢ above 0):
 
     min over W, b of  Σᵢ wᵢ loss(zᵢ W + b, yᵢ) / Σᵢ wᵢ + λ/2 ‖W‖²
 
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from esc_jax.data.folds import BACKGROUND_FOLD
 from esc_jax.tasks.base import Task
 
 _PRECISION = jax.lax.Precision.HIGHEST
@@ -81,7 +82,7 @@ def fit(
     Args:
         x: (N, D) embeddings.
         labels: (N, …) in the form of the task.
-        weights: (M, N), 1 for the training clips of a split and 0 for the others.
+        weights: (M, N) of the clips in each split, 0 for those that do not train.
         l2: (L,) strengths λ.
         seeds: (S,) of the starting points. The problem is convex: seeds differ only where the solver has not converged.
         task: loss and activation.
@@ -145,10 +146,11 @@ def exclusion_masks(folds: ArrayLike, test_folds: Sequence[int]) -> dict[frozens
     """Training masks (N,) by the set of folds that they exclude.
 
     The mask that excludes {t} trains the head that is tested on fold t. Those that exclude {t, v} choose its
-    regularization on fold v without t. One mask serves t and v alike.
+    regularization on fold v without t. One mask serves t and v alike. A test fold without clips, such as
+    `data.folds.NO_FOLD`, gives a head that is trained on all clips. Clips of `BACKGROUND_FOLD` are in every mask.
     """
     fold_of = np.asarray(folds)
-    available = sorted(set(fold_of.tolist()))
+    available = sorted(set(fold_of.tolist()) - {BACKGROUND_FOLD})
     excluded = [frozenset((t,)) for t in test_folds]
     excluded += sorted({frozenset((t, v)) for t in test_folds for v in available if v != t}, key=sorted)
     return {names: ~np.isin(fold_of, list(names)) for names in excluded}

@@ -20,7 +20,7 @@ def open_clips(source: Layout, config: Any) -> Clips:
         config: `config.data`.
     """
     folder = prepare.prepared_dir(source, config.sample_rate, config.cache_dir, config.on_bad_clip)
-    clips = prepared.open_prepared(folder, round(config.clip_s * config.sample_rate), source.fingerprint)
+    clips = prepared.open_prepared(folder, round(config.clip_s * config.sample_rate), source)
     prepared.log_longer_clips(clips)
     return clips
 

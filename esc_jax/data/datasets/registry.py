@@ -6,7 +6,7 @@ import difflib
 from typing import Any
 
 from esc_jax.data.clips import Clips
-from esc_jax.data.datasets import esc50, gtzan, synthetic
+from esc_jax.data.datasets import background, esc50, gtzan, synthetic
 from esc_jax.data.rows import DataError
 
 # name → function of `config.data`, which downloads, generates and prepares what is missing.
@@ -28,4 +28,6 @@ def load(config: Any) -> Clips:
         near = difflib.get_close_matches(config.name, DATASETS, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise DataError(f"data.name={config.name}: the data sets are {', '.join(DATASETS)}{hint}")
-    return dataclasses.replace(DATASETS[config.name](config), mask_padding=config.mask_padding)
+    clips = DATASETS[config.name](config)
+    others = background.load(config) if config.background else None
+    return dataclasses.replace(clips, mask_padding=config.mask_padding, background=others)

@@ -59,7 +59,11 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         return int(self.builder_config.name.removesuffix("hz"))
 
     def _info(self) -> tfds.core.DatasetInfo:
-        labels = {"names": list(self._source.categories)} if self._source else {"num_classes": 50}
+        names = {"names": list(self._source.categories)} if self._source else {"num_classes": 50}
+        label = tfds.features.ClassLabel(**names)
+        task = self._source.task if self._source else esc50.Esc50Layout.task
+        if task == "multi_label":
+            label = tfds.features.Sequence(label)
         about = self._source.about if self._source else esc50.Esc50Layout.about
         return tfds.core.DatasetInfo(
             builder=self,
@@ -71,14 +75,14 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 {
                     # Raw bytes: a list of integers would be decoded one by one, a thousand times slower.
                     "audio": tfds.features.Tensor(shape=(None,), dtype=np.int16, encoding=tfds.features.Encoding.BYTES),
-                    "label": tfds.features.ClassLabel(**labels),
+                    tfds_metadata.label_feature(task): label,
                     "fold": np.int32,
                     "source": tfds.features.Text(doc=tfds_metadata.SOURCE_DOC),
                     "take": tfds.features.Text(doc=tfds_metadata.TAKE_DOC),
                     "filename": tfds.features.Text(),
                 }
             ),
-            supervised_keys=("audio", "label"),
+            supervised_keys=("audio", tfds_metadata.label_feature(task)),
             metadata=tfds.core.MetadataDict(sample_rate=self.sample_rate),
         )
 
@@ -101,7 +105,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 row.filename,
                 {
                     "audio": samples,
-                    "label": row.target,
+                    tfds_metadata.label_feature(source.task): list(row.targets)
+                    if source.task == "multi_label"
+                    else row.targets[0],
                     "fold": row.fold,
                     "source": row.src_file,
                     "take": row.take,

@@ -17,7 +17,7 @@ import zlib
 from esc_jax import files
 from esc_jax.data.audio import AudioError
 from esc_jax.data.layouts import class_folders
-from esc_jax.data.rows import About, DataError, Row, check_classes
+from esc_jax.data.rows import About, DataError, Grouping, Row, check_classes
 from esc_jax.errors import first_line
 
 FOLDS = 100_000  # upper limit of fold numbers
@@ -65,12 +65,13 @@ class Esc50Layout:
     """
 
     about = _ABOUT
+    task = "single_label"
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = pathlib.Path(path).expanduser().resolve()
         self._zip: zipfile.ZipFile | None = None
         self._root = self._find_root(self._list_names())
-        self.rows = self._read_rows()
+        self.rows, self.categories, self.grouping = self._read_table()
         try:
             contents = self._checksums()
         except OSError as error:
@@ -81,9 +82,9 @@ class Esc50Layout:
                 f"data.dir: {len(missing)} of the {len(self.rows)} files named in {CSV} are not in {self.path}"
                 f" (the first: audio/{missing[0]})"
             )
-        digest = hashlib.sha256(repr(self.rows).encode() + repr([contents[r.filename] for r in self.rows]).encode())
+        described = repr((self.rows, self.categories, [contents[row.filename] for row in self.rows]))
+        digest = hashlib.sha256(described.encode())
         self.fingerprint = digest.hexdigest()[:16]
-        self.categories = self._categories()
 
     def _list_names(self) -> list[str]:
         """Names in the archive, or of the tables in the folder, relative to `path`."""
@@ -113,7 +114,7 @@ class Esc50Layout:
             raise DataError(f"data.dir: {self.path} holds several data sets, {several}: give one of them")
         return min(roots, key=len)
 
-    def _read_rows(self) -> tuple[Row, ...]:
+    def _read_table(self) -> tuple[tuple[Row, ...], tuple[str, ...], Grouping]:
         try:
             reader = csv.DictReader(io.StringIO(self._bytes(CSV).decode("utf-8-sig", errors="replace")))
             lines = [(reader.line_num, line) for line in reader]
@@ -124,6 +125,7 @@ class Esc50Layout:
         if absent:
             raise DataError(f"{CSV} has no column {', '.join(absent)} (it has {', '.join(columns)})")
         rows: dict[str, Row] = {}
+        names: dict[int, str] = {}
         for number, line in lines:
             where = f"{CSV}, line {number}"
             if None in line or None in line.values():  # how csv reports too many or too few values
@@ -132,9 +134,15 @@ class Esc50Layout:
             if not row.filename or row.filename in rows:
                 raise DataError(f"{where}: every row must name a file of its own, and this one has {row.filename!r}")
             rows[row.filename] = row
+            (target,), category = row.targets, line["category"].strip()
+            if names.setdefault(target, category) != category:
+                raise DataError(f"{CSV}: target {target} is called {names[target]} and {category}")
         if not rows:
             raise DataError(f"{CSV} holds no clips")
-        return tuple(rows.values())
+        if sorted(names) != list(range(len(names))):
+            raise DataError(f"{CSV}: the targets are not 0 to {max(names)} without a gap")
+        categories = check_classes([names[t] for t in range(len(names))], CSV)
+        return tuple(rows.values()), categories, _grouping(list(rows.values()))
 
     def _checksums(self) -> dict[str, tuple[int, int] | None]:
         """File → size and CRC-32, of the files that are named by a row and exist."""
@@ -146,15 +154,6 @@ class Esc50Layout:
         paths = {row.filename: self.path / folder / row.filename for row in self.rows}
         paths = {name: path for name, path in paths.items() if path.exists()}
         return dict(zip(paths, files.checksums(paths.values()), strict=True))
-
-    def _categories(self) -> tuple[str, ...]:
-        names: dict[int, str] = {}
-        for row in self.rows:
-            if names.setdefault(row.target, row.category) != row.category:
-                raise DataError(f"{CSV}: target {row.target} is called {names[row.target]} and {row.category}")
-        if sorted(names) != list(range(len(names))):
-            raise DataError(f"{CSV}: the targets are not 0 to {max(names)} without a gap")
-        return check_classes([names[t] for t in range(len(names))], CSV)
 
     def _bytes(self, name: str) -> bytes:
         if self._zip is not None:
@@ -174,14 +173,20 @@ class Esc50Layout:
             raise AudioError(f"{self.where(row)}: cannot be read ({_reason(error)})") from None
 
 
+def _grouping(rows: list[Row]) -> Grouping:
+    """Of a table: by its column `src_file` where it names recordings."""
+    if all(row.src_file == row.filename for row in rows):
+        return Grouping("none", f"{CSV} has no column src_file: every file counts as a recording of its own")
+    return Grouping("column", f"{len({row.src_file for row in rows})} source recordings, from column src_file of {CSV}")
+
+
 def _parse_row(line: dict[str, str], where: str) -> Row:
     """A line of the table. A clip without `src_file` is a recording of its own, whose ID is the filename."""
     try:
         row = Row(
             filename=line["filename"],
             fold=int(line["fold"]),
-            target=int(line["target"]),
-            category=line["category"].strip(),
+            targets=(int(line["target"]),),
             src_file=line.get("src_file", "").strip() or line["filename"],
             take=line.get("take", ""),
         )

@@ -26,7 +26,7 @@ from esc_jax.data import tf_example
 from esc_jax.data.audio import AudioError
 from esc_jax.data.layouts import class_folders
 from esc_jax.data.records import open_records
-from esc_jax.data.rows import About, DataError, Row, check_classes
+from esc_jax.data.rows import About, DataError, Grouping, Row, check_classes
 from esc_jax.errors import first_line
 
 FOLDS = 5
@@ -55,6 +55,8 @@ _ABOUT = About(
 }""",
 )
 
+_GROUPING = Grouping("names", "every track is a recording of its own", assigned_folds=True)
+
 
 def assign_folds(tracks: Iterable[str]) -> dict[str, int]:
     """Assigns every track a fold, 1 … FOLDS.
@@ -82,8 +84,7 @@ def _rows(filenames: Iterable[str]) -> tuple[Row, ...]:
         Row(
             filename=f,
             fold=folds[track[f]],
-            target=genres.index(f.split("/")[0]),
-            category=f.split("/")[0],
+            targets=(genres.index(f.split("/")[0]),),
             src_file=track[f],
             take="",
         )
@@ -92,7 +93,7 @@ def _rows(filenames: Iterable[str]) -> tuple[Row, ...]:
 
 
 def _categories(rows: Iterable[Row]) -> tuple[str, ...]:
-    return check_classes(sorted({r.category for r in rows}), "data.dir")
+    return check_classes(sorted({row.filename.split("/")[0] for row in rows}), "data.dir")
 
 
 def matches(path: pathlib.Path) -> bool:
@@ -113,6 +114,8 @@ class GtzanLayout:
     """
 
     about = _ABOUT
+    task = "single_label"
+    grouping = _GROUPING
 
     def __init__(self, path: str | os.PathLike[str]):
         given = pathlib.Path(path).expanduser().resolve()
@@ -166,6 +169,8 @@ class TfdsGtzanLayout:
     """
 
     about = _ABOUT
+    task = "single_label"
+    grouping = _GROUPING
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = pathlib.Path(path).expanduser().resolve()

@@ -1,0 +1,108 @@
+"""The cross-validation that a model trained on every clip quotes: its score and its calibration.
+
+python -m esc_jax.main --config=NAME --mode=crossval --workdir=runs/crossval
+python -m esc_jax.main --config=NAME --config.protocol=all --from_crossval=runs/crossval
+"""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any, Self
+
+import numpy as np
+
+from esc_jax import config as configs
+from esc_jax.data.clips import Clips
+from esc_jax.errors import ConfigError
+from esc_jax.evaluation import results
+from esc_jax.evaluation.calibration import Calibration
+from esc_jax.experiments import workdir
+from esc_jax.tasks import registry as tasks
+from esc_jax.training import checkpoint
+
+# Keys that may differ between a cross-validation and the run that quotes it.
+_OTHER_KEYS = ("protocol", "seed", "data.test_fold", "crossval.", "eval.")
+FITTED_ON = "held-out predictions of the cross-validation"
+
+
+@dataclasses.dataclass(frozen=True)
+class Quote:
+    """A finished cross-validation.
+
+    Attributes:
+        folder: its work directory.
+        outcome: its results.json.
+    """
+
+    folder: pathlib.Path
+    outcome: dict[str, Any]
+
+    @classmethod
+    def read(cls, folder: pathlib.Path, config: Any) -> Self:
+        """The cross-validation in a folder.
+
+        Args:
+            folder: its work directory.
+            config: of the run that quotes it.
+
+        Raises:
+            ConfigError: it is not finished, is of another config, or selected epochs on test folds.
+        """
+        if config.protocol != "all":
+            raise ConfigError(f"--from_crossval needs --config.protocol=all, not {config.protocol}")
+        current = configs.flatten(config)
+
+        def relevant(flat: dict[str, Any]) -> dict[str, Any]:
+            return {key: value for key, value in flat.items() if not key.startswith(_OTHER_KEYS)}
+
+        if changed := workdir.differences(relevant(workdir.read_config(folder)), relevant(current)):
+            raise ConfigError(f"--from_crossval={folder} is of another config: {'; '.join(changed[:3])}")
+        try:
+            outcome = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+            tested, failed = len({fold["fold"] for fold in outcome["folds"]}), outcome.get("failed")
+        except (OSError, ValueError, KeyError, TypeError):
+            raise ConfigError(f"--from_crossval={folder} contains no results: finish the cross-validation") from None
+        if tested < 2 or failed:
+            reason = f"{', '.join(failed)} failed" if failed else "it has one test fold"
+            raise ConfigError(f"--from_crossval={folder} is not a complete cross-validation: {reason}")
+        if outcome["test_selected"]:
+            raise ConfigError(f"--from_crossval={folder} selected the epoch on its test folds (protocol oracle)")
+        return cls(folder, outcome)
+
+    def check_data(self, clips: Clips) -> None:
+        """Raises OtherDataError unless the cross-validation is of these clips."""
+        checkpoint.check_data(self.outcome["data"]["fingerprint"], clips.fingerprint, self.folder)
+
+    def calibrated(self, trained: Calibration, clips: Clips) -> Calibration:
+        """A calibration from the held-out predictions of all folds.
+
+        Args:
+            trained: of the model itself, from training clips. The threshold of its energy is kept, since predictions do
+                not hold energies.
+            clips: the data set.
+        """
+        task = tasks.get(self.outcome["task"])
+        parts = [results.read_predictions(path, clips) for path in self._predictions()]
+        logits = np.concatenate([task.logits(part.plain) for part in parts])
+        labels = np.concatenate([clips.labels[part.indices] for part in parts])
+        held_out = Calibration.held_out(task, logits, labels, FITTED_ON)
+        return dataclasses.replace(held_out, energy=trained.energy, share=trained.share)
+
+    def _predictions(self) -> list[pathlib.Path]:
+        """predictions.csv of every fold, or of all folds at once."""
+        return sorted(self.folder.glob("fold*/predictions.csv")) or [self.folder / "predictions.csv"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The entry `crossval` of results.json."""
+        metric = tasks.get(self.outcome["task"]).metric
+        folds = self.outcome["folds"]
+        return {
+            "workdir": self.folder.name,
+            "config_name": self.outcome["config_name"],
+            "protocol": self.outcome["protocol"],
+            "folds": sorted({fold["fold"] for fold in folds}),
+            "clips": sum(fold["total"] for fold in folds),
+            metric: self.outcome[metric],
+            f"{metric}_tta": self.outcome[f"{metric}_tta"],
+            "tta_views": self.outcome["tta_views"],
+        }

@@ -1,0 +1,38 @@
+"""The data set of a run, and the task that its labels are for."""
+
+import copy
+from typing import Any
+
+from esc_jax.data.clips import Clips
+from esc_jax.data.datasets import registry as datasets
+from esc_jax.errors import ConfigError
+from esc_jax.runtime import processes
+from esc_jax.tasks import registry as tasks
+from esc_jax.tasks.base import Task
+
+
+def load(config: Any) -> tuple[Any, Task, Clips]:
+    """Loads the data of a config, with labels in the form of its task.
+
+    Args:
+        config: of the run; not modified.
+
+    Returns:
+        The config with the name of the task in the place of "auto", the task, and the data set.
+
+    Raises:
+        DataError: the data cannot be loaded. ConfigError: the task cannot be that of these labels.
+    """
+    with processes.main_process_first("data preparation"):
+        clips = datasets.load(config.data)
+    config = copy.deepcopy(config)
+    if config.task == "auto":
+        config.task = clips.task
+    if config.task == "single_label" and clips.task == "multi_label":
+        raise ConfigError(
+            "config.task=single_label: the clips of this data set have any number of classes; use"
+            " --config.task=multi_label, or --config.data.label_separator= if a label contains its separator"
+        )
+    if config.task != clips.task:
+        clips = clips.as_multi_label()
+    return config, tasks.get(config.task), clips
