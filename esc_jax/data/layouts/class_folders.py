@@ -36,3 +36,26 @@ def list_files(root: pathlib.Path) -> dict[str, str]:
 def audio_files(names: Iterable[str]) -> list[str]:
     """Returns the names that have the extension of an audio file."""
     return [name for name in names if os.path.splitext(name)[1].lower() in EXTENSIONS]
+
+
+def audio_tree(root: pathlib.Path) -> dict[str, str]:
+    """Returns relative name → path of every audio file below `root`, at any depth, sorted by name.
+
+    Hidden files and folders are ignored, and links to folders are not followed. Names are as in `list_files`.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    paths: dict[str, str] = {}
+
+    def fail(error: OSError) -> None:
+        raise DataError(f"data.dir: {error.filename} cannot be read ({error.strerror})") from None
+
+    for folder, subfolders, names in os.walk(root, onerror=fail):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        for name in audio_files(names):
+            path = os.path.join(folder, name)
+            if not name.startswith(".") and os.path.isfile(path):
+                relative = os.path.relpath(path, root).replace(os.sep, "/")
+                paths[os.fsencode(relative).decode("utf-8", "backslashreplace")] = path
+    return dict(sorted(paths.items()))

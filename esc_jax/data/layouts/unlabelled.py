@@ -1,0 +1,48 @@
+"""A folder of recordings without labels, at any depth."""
+
+import hashlib
+import os
+import pathlib
+
+from esc_jax import files
+from esc_jax.data.audio import AudioError
+from esc_jax.data.layouts import class_folders
+from esc_jax.data.rows import About, DataError, Grouping, Row
+
+
+class UnlabelledLayout:
+    """Rows without classes of the audio files in a folder; see `rows.Layout`.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        DataError: the folder does not exist, cannot be read, or holds no audio files.
+    """
+
+    about = About(description="Recordings without labels.", citation="")
+    categories = ("background",)
+    grouping = Grouping("names", "every file is a recording of its own")
+    task = "multi_label"
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = pathlib.Path(path).expanduser().resolve()
+        if not self.path.is_dir():
+            raise DataError(f"data.background: {self.path} is not a folder")
+        self._paths = class_folders.audio_tree(self.path)
+        if not self._paths:
+            raise DataError(f"data.background: {self.path} contains no audio files")
+        self.rows = tuple(Row(name, 0, (), name, "") for name in self._paths)
+        contents = files.checksums(self._paths.values())
+        self.fingerprint = hashlib.sha256(repr((self.rows, contents)).encode()).hexdigest()[:16]
+
+    def where(self, row: Row) -> str:
+        """Returns the name of a row's file for error messages."""
+        return row.filename
+
+    def read(self, row: Row) -> bytes:
+        """Returns the content of a recording. Raises AudioError."""
+        try:
+            return pathlib.Path(self._paths[row.filename]).read_bytes()
+        except OSError as error:
+            raise AudioError(f"{self.where(row)}: cannot be read ({error.strerror})") from None
