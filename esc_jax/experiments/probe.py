@@ -23,13 +23,15 @@ from esc_jax.data import folds as protocols
 from esc_jax.data.clips import Clips
 from esc_jax.data.folds import Split
 from esc_jax.data.rows import DataError
-from esc_jax.evaluation import calibration, results
+from esc_jax.evaluation import calibration, novelty, results
 from esc_jax.evaluation.calibration import Calibration
+from esc_jax.evaluation.novelty import Novelty
 from esc_jax.experiments import crossval_quote, dataset, workdir
 from esc_jax.experiments.artifacts import write_artifacts
 from esc_jax.inference.embeddings import embed_clips
 from esc_jax.models.model import Model, Variables
-from esc_jax.pretrained import load
+from esc_jax.pretrained import audioset, load
+from esc_jax.pretrained.audioset import AudioSetHead
 from esc_jax.runtime import devices, processes
 from esc_jax.tasks import registry as tasks
 from esc_jax.tasks.base import Task
@@ -246,6 +248,7 @@ def probe_and_evaluate(
     for split in splits.values():
         logging.info("%s", split.report())
     config, model = load.initialize(config, clips.classes)
+    tagger = audioset.head(config)
     logging.info("embedding %d clips on %s", len(clips), devices.device_name())
     workdir.bind_workdir(folder, original)
     places = {fold: folder if test_folds is None else folder / f"fold{fold}" for fold in splits}
@@ -258,8 +261,9 @@ def probe_and_evaluate(
     seconds = (time.monotonic() - started) / len(heads)
     parts = []
     for head in heads:
-        _save(config, clips, places[head.fold], model, head)
         split = splits[head.fold]
+        detector = _novelty(clips, split, head.fold, x[0], tagger)
+        _save(config, clips, places[head.fold], model, head, detector)
         if not split.test:
             continue
         probabilities = task.probabilities(head_logits(x[:, list(split.test)], head.kernel, head.bias))
@@ -304,6 +308,14 @@ def _fit_splits(config: Any, task: Task, clips: Clips, splits: Mapping[int, Spli
     return heads
 
 
+def _novelty(clips: Clips, split: Split, fold: int, x: np.ndarray, tagger: AudioSetHead | None) -> Novelty:
+    """What marks sounds that are unlike the clips that the head of a test fold is trained on."""
+    folds = np.asarray(clips.folds)
+    trained = np.flatnonzero((folds != fold) & ~np.isin(np.arange(len(clips)), split.dropped))
+    members = novelty.members(clips.labels[trained], len(clips.classes))
+    return novelty.cross_fitted(x[trained], members, folds[trained], FITTED_ON, tagger)
+
+
 def fit_split(task: Task, x: np.ndarray, clips: Clips, split: Split) -> ProbeResult:
     """The head of a split's test fold, trained on its training clips; `x` as in `fit_heads`, of all clips."""
     excluded = ~np.isin(np.arange(len(clips)), split.train)
@@ -330,7 +342,9 @@ def _with_head(model: Model, head: ProbeResult) -> Variables:
     return model.variables | {"params": params}
 
 
-def _save(config: Any, clips: Clips, folder: pathlib.Path, model: Model, head: ProbeResult) -> None:
+def _save(
+    config: Any, clips: Clips, folder: pathlib.Path, model: Model, head: ProbeResult, detector: Novelty
+) -> None:  # fmt: skip
     """A checkpoint of the encoder with a head, for prediction, export and fine-tuning."""
     state = states.create(_with_head(model, head), optax.identity(), ema=False)
     checkpoints = checkpoint.Checkpoints(folder / "checkpoints")
@@ -339,7 +353,7 @@ def _save(config: Any, clips: Clips, folder: pathlib.Path, model: Model, head: P
         config = config.copy_and_resolve_references()
         config.data.test_fold = head.fold
         meta = checkpoint.meta(config, clips, progress) | {"calibration": head.calibration.to_dict()}
-        checkpoints.save(state, meta)
+        checkpoints.save(state, meta | {"novelty": detector.to_dict()}, novelty=detector.arrays())
     checkpoints.close()
 
 

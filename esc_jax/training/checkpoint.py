@@ -1,9 +1,9 @@
 """Checkpoints: contents, writing and reading. All of orbax is here.
 
 A checkpoint holds `variables` (parameters and running statistics), `ema` (their moving average, where there is one),
-`optimizer` (its state and the step), `objective` (the objective's own state, where there is one) and `meta`, a JSON
-object: config, class names, sample rate, position in the data, metrics so far. Prediction needs `meta` and one set of
-weights only.
+`optimizer` (its state and the step), `objective` (the objective's own state, where there is one), `novelty` (arrays of
+`evaluation.novelty`, where they were fitted) and `meta`, a JSON object: config, class names, sample rate, position in
+the data, metrics so far. Prediction needs `meta`, `novelty` and one set of weights only.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ import time
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
@@ -62,8 +63,17 @@ class Checkpoints:
             ),
         )
 
-    def save(self, state: TrainState, meta: dict[str, Any], metric: float | None = None) -> None:
-        """Writes a checkpoint under the state's step. Earlier checkpoints stay as they are if this fails."""
+    def save(
+        self, state: TrainState, meta: dict[str, Any], metric: float | None = None, novelty: Any | None = None
+    ) -> None:
+        """Writes a checkpoint under the state's step. Earlier checkpoints stay as they are if this fails.
+
+        Args:
+            state: of the training.
+            meta: the JSON object.
+            metric: that selects the best checkpoint.
+            novelty: tree of arrays.
+        """
         step = step_of(state)
         if step in self._manager.all_steps():
             return
@@ -77,6 +87,8 @@ class Checkpoints:
             items["ema"] = ocp.args.StandardSave(state.ema)
         if state.carry is not None:
             items["objective"] = ocp.args.StandardSave(state.carry)
+        if novelty is not None:
+            items["novelty"] = ocp.args.StandardSave(novelty)
         try:
             # When a write fails, each of tensorstore's threads prints a traceback of its own, some a little later.
             with contextlib.redirect_stderr(io.StringIO()):
@@ -235,3 +247,15 @@ def read_weights(folder: pathlib.Path, step: int, like: Any) -> Any:
             f"{folder / str(step)}: its weights cannot be read, or do not match the model of its config"
             f" ({first_line(error)})"
         ) from error
+
+
+def read_novelty(folder: pathlib.Path, step: int) -> Any | None:
+    """The tree of arrays `novelty` of a checkpoint, in numpy; None where it has none."""
+    path = folder / str(step) / "novelty"
+    if not path.is_dir():
+        return None
+    try:
+        with ocp.StandardCheckpointer() as reader:
+            return jax.tree.map(np.asarray, reader.restore(path))
+    except Exception as error:
+        raise CheckpointError(f"{path} cannot be read ({first_line(error)})") from error
