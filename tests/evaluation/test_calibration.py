@@ -32,7 +32,7 @@ def test_held_out_clips_give_temperature_and_threshold():
 
 
 def test_training_clips_give_no_temperature():
-    fitted = Calibration.trained(TASK, LOGITS, "training clips")
+    fitted = Calibration.trained(TASK, LOGITS, LABELS, "training clips")
     assert fitted.unfamiliar(TASK, LOGITS).mean() == pytest.approx(calibration.TRAINED_SHARE, abs=1 / 400)
     np.testing.assert_allclose(fitted.probabilities(TASK, LOGITS), special.softmax(LOGITS, axis=1), rtol=1e-5)
     assert calibration.for_results({1: fitted}) == {}
@@ -127,3 +127,12 @@ def test_temperature_where_every_prediction_is_correct():
 def test_arguments_that_do_not_match_are_an_error(call):
     with pytest.raises(ValueError):
         call()
+
+
+def test_each_fold_is_calibrated_on_the_other_folds():
+    parts = {1: (LOGITS[:200], LABELS[:200]), 2: (LOGITS[200:], LABELS[200:])}
+    fitted = calibration.cross_fitted(TASK, parts, "others")
+    for fold, other in ((1, 2), (2, 1)):
+        assert fitted[fold].temperature == calibration.fit_temperature(TASK, *parts[other])
+        assert not fitted[fold].unfamiliar(TASK, LOGITS - 1e6).any()  # probabilities hold no energies
+    assert calibration.cross_fitted(TASK, {1: parts[1]}, "others") == {}
