@@ -56,9 +56,8 @@ def test_the_worked_example_runs(folder, environment):
         variables = {"PYTHONPATH": str(ROOT)} | environment
         done = subprocess.run(words, cwd=folder, env=variables, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-    pooled, deployed = (
-        json.loads((folder / "runs" / n / "results.json").read_text()) for n in ("sounds", "sounds-all")
-    )
+    names = ("sounds", "sounds-all")
+    pooled, deployed = (json.loads((folder / "runs" / name / "results.json").read_text()) for name in names)
     assert pooled["data"]["grouping"]["kind"] == "names" and pooled["data"]["grouping"]["assigned_folds"]
     assert deployed["crossval"]["accuracy"] == pooled["accuracy"] and deployed["folds"] == []
     tags = (folder / "tags.csv").read_text().splitlines()
