@@ -177,7 +177,7 @@ def _run(config: Any, workdir: pathlib.Path, mode: str, from_crossval: str | Non
     run = {"train": train, "crossval": crossval.cross_validate, "evaluate": single.evaluate_again}[mode]
     lock: contextlib.AbstractContextManager = contextlib.nullcontext()
     if processes.is_main_process():
-        lock = files.exclusive_lock(workdir, _cache_root(config) / "locks")
+        lock = files.exclusive_lock(workdir)
     try:
         with lock:
             return f"{summary(run(config, workdir))}\n  results: {workdir}"

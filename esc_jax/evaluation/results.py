@@ -8,15 +8,21 @@ import json
 import pathlib
 import platform
 from typing import Any
+import zlib
 
 import numpy as np
 
 from esc_jax import files
 from esc_jax.data.clips import Clips
 from esc_jax.data.rows import DataError
+from esc_jax.errors import Failure
 from esc_jax.evaluation import confidence
 from esc_jax.runtime.devices import device_name
 from esc_jax.tasks.base import Task
+
+
+class DamagedResultsError(Failure):
+    """results.json or predictions.csv is not what a run wrote. The message is one sentence."""
 
 
 def versions() -> dict[str, str]:
@@ -165,6 +171,42 @@ def _tested(config: Any, task: Task, clips: Clips, parts: Sequence[FoldPredictio
     }
 
 
+def _digest(outcome: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(outcome, sort_keys=True).encode())
+
+
+def write_results(path: pathlib.Path, outcome: dict[str, Any]) -> None:
+    """Writes results.json with the checksums of predictions.csv beside it, where there is one, and of itself."""
+    predictions = path.parent / "predictions.csv"
+    (checksum,) = files.checksums([predictions])
+    outcome = outcome | {"predictions_checksum": list(checksum) if checksum else None}
+    with files.atomic_write(path, "w") as file:
+        file.write(json.dumps(outcome | {"crc32": _digest(outcome)}, indent=1) + "\n")
+
+
+def read_results(path: pathlib.Path) -> dict[str, Any]:
+    """Reads results.json.
+
+    Raises:
+        DamagedResultsError: it cannot be read, or the file or predictions.csv beside it has changed since it was
+            written.
+    """
+    try:
+        outcome = json.loads(path.read_text(encoding="utf-8"))
+        checksum = outcome.pop("crc32")
+    except OSError as error:
+        raise DamagedResultsError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise DamagedResultsError(f"{path} is incomplete or damaged") from None
+    if checksum != _digest(outcome):
+        raise DamagedResultsError(f"{path} is damaged: its checksum does not match")
+    predictions = path.parent / "predictions.csv"
+    (found,) = files.checksums([predictions])
+    if outcome["predictions_checksum"] != (list(found) if found else None):
+        raise DamagedResultsError(f"{predictions} is damaged, missing, or belongs to other results")
+    return outcome
+
+
 def write_predictions(path: pathlib.Path, task: Task, clips: Clips, parts: Sequence[FoldPredictions]) -> None:
     """predictions.csv: a row for each test clip, with the probabilities of the clip and those averaged over views."""
     names = clips.classes
@@ -187,7 +229,7 @@ def read_predictions(path: pathlib.Path, clips: Clips) -> FoldPredictions:
     """Predictions of a single run from its predictions.csv (six digits) and the results.json beside it.
 
     Raises:
-        DataError: the file is of other clips or classes.
+        DataError: the file is of other clips or classes. DamagedResultsError: a file is damaged.
     """
     with open(path, newline="") as file:
         rows = list(csv.reader(file))
@@ -197,7 +239,7 @@ def read_predictions(path: pathlib.Path, clips: Clips) -> FoldPredictions:
     if tuple(header[first : first + count]) != clips.classes or any(row[0] not in position for row in rows):
         raise DataError(f"{path} belongs to other data than data.dir contains")
     numbers = np.array([[float(p) for p in row[first:]] for row in rows])
-    fold = json.loads((path.parent / "results.json").read_text())["folds"][0]
+    fold = read_results(path.parent / "results.json")["folds"][0]
     thresholds = fold.get("thresholds")
     return FoldPredictions(
         fold=fold["fold"],

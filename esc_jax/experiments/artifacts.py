@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 
 from esc_jax.data.clips import Clips
-from esc_jax.evaluation.results import FoldPredictions, write_predictions
+from esc_jax.evaluation.results import FoldPredictions, write_predictions, write_results
 from esc_jax.runtime import processes
 from esc_jax.tasks import registry as tasks
-from esc_jax.training import writers
 
 History = Sequence[dict[str, Any]]
 _SHOWN = 5  # best and worst classes in the summary
@@ -49,7 +48,7 @@ def write_artifacts(
             plots.cooccurrence(np.array(results["cooccurrence"]), clips.classes, title, path)
         if history:
             plots.curves(history, task, title, workdir / "curves.png", pretrain_history)
-        writers.write_json(workdir / "results.json", results)
+        write_results(workdir / "results.json", results)
     processes.barrier(f"{workdir} is tested")
 
 
