@@ -44,6 +44,7 @@ def test_a_model_of_every_clip_takes_score_and_temperature_from_the_cross_valida
     assert "not tested. Cross-validation of this config" in again and read(tmp_path)["folds"] == []
 
 
+@pytest.mark.slow
 def test_held_out_training_clips_fit_the_calibration_of_a_single_run(run, tmp_path):
     run("main", TINY, "--config.train.epochs=1", "--config.train.calibration_share=0.25", f"--workdir={tmp_path}")
     results = read(tmp_path)
@@ -51,6 +52,7 @@ def test_held_out_training_clips_fit_the_calibration_of_a_single_run(run, tmp_pa
     assert results["data"]["split"].startswith("train 36 clips (folds 1, 2, 3, 4), calibration 12 clips")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("balance", ["loss", "sampling"])
 def test_a_run_with_balanced_classes(run, tmp_path, balance):
     run("main", TINY, "--config.train.epochs=1", f"--config.train.class_balance={balance}", f"--workdir={tmp_path}")

@@ -42,7 +42,9 @@ def test_averaged_weights_are_exported(tmp_path):
     assert_same_tree(hubert.read(out).variables["params"], average["params"])
 
 
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "efficientnet" else name for name in READERS]
+)
 def test_import_of_an_export_is_the_identity(restored, tmp_path, name):
     run = restored(name)
     out = formats.write(run, "huggingface", tmp_path / "first")

@@ -82,6 +82,7 @@ def test_examples_are_test_clips_of_classes_that_the_model_has(classifier, tmp_p
     assert len(demo.find_examples(classifier, {"dir": "", "test_fold": 2}, str(tmp_path))) == demo.MAX_EXAMPLES
 
 
+@pytest.mark.slow
 def test_equal_uploads_share_a_file(classifier, tmp_path):
     """Gradio stores equal uploads in one file, which must remain when the first of them is classified."""
     soundfile.write(tmp_path / "a.wav", noise(2.0), RATE)
@@ -173,6 +174,7 @@ def test_the_page_in_a_browser(browser, untrained, classifier, environment, tmp_
     assert not list(temporary.rglob("*.wav"))  # the uploads are deleted with the server
 
 
+@pytest.mark.slow
 def test_a_proxy_is_not_used_and_sigterm_deletes_the_temporary_folder(untrained, environment, tmp_path):
     proxy = {"http_proxy": "http://127.0.0.1:9", "TMPDIR": str(tmp_path)}
     with socket.socket() as free:
@@ -187,6 +189,7 @@ def test_a_proxy_is_not_used_and_sigterm_deletes_the_temporary_folder(untrained,
     assert not list(tmp_path.glob("esc_jax_demo_*"))
 
 
+@pytest.mark.slow
 def test_errors_are_one_sentence(run, untrained, tmp_path, environment):
     assert "nowhere: no such folder" in run("demo", "--model=nowhere", check=1).stderr
     done = run("demo", f"--model={untrained}", f"--examples={tmp_path}", check=1)
