@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from concurrent import futures
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -19,6 +20,7 @@ from esc_jax.errors import Failure
 MANIFEST = "manifest.json"
 
 _BLOCK = 1 << 20
+_PATHS = 4096  # files that wait for a thread at a time: a million futures would take a gigabyte
 # What ends a process from outside and can be handled. Windows has SIGBREAK (Ctrl-Break, a closed console) beside it.
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGBREAK") if hasattr(signal, name))
 
@@ -46,8 +48,8 @@ def atomic_write(path: pathlib.Path, mode: str = "wb", newline: str | None = Non
         partial.unlink(missing_ok=True)
 
 
-def checksums(paths: Iterable[str | os.PathLike[str]]) -> list[tuple[int, int] | None]:
-    """Returns size and CRC-32 of every file, as a zip archive stores them; None for a file that cannot be read.
+def iter_checksums(paths: Iterable[str | os.PathLike[str]]) -> Iterator[tuple[int, int] | None]:
+    """Yields size and CRC-32 of every file, as a zip archive stores them; None for a file that cannot be read.
 
     One core reads about 600 MB/s. Files are read in parallel threads: both CRC and reading release the GIL.
     """
@@ -62,8 +64,15 @@ def checksums(paths: Iterable[str | os.PathLike[str]]) -> list[tuple[int, int] |
             return None
         return size, crc
 
+    remaining = iter(paths)
     with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(checksum, paths))
+        while batch := list(itertools.islice(remaining, _PATHS)):
+            yield from pool.map(checksum, batch)
+
+
+def checksums(paths: Iterable[str | os.PathLike[str]]) -> list[tuple[int, int] | None]:
+    """Returns what `iter_checksums` yields."""
+    return list(iter_checksums(paths))
 
 
 def _digest(entries: dict[str, list[int]]) -> int:

@@ -23,6 +23,10 @@ def test_split(clips, protocol, test_fold, drop):
     def recordings(fold):
         return {source for source, of in zip(sources, of_clip, strict=True) if of == fold}
 
+    if protocol == "all":
+        result = folds.split(of_clip, sources, protocol, test_fold, drop)
+        assert result.train == tuple(range(len(clips))) and not result.test and not result.validation
+        return
     if test_fold not in have or len(have) < (3 if protocol == "validation" else 2):
         with pytest.raises(DataError):
             folds.split(of_clip, sources, protocol, test_fold, drop)
