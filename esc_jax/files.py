@@ -20,7 +20,7 @@ from esc_jax.errors import Failure
 MANIFEST = "manifest.json"
 
 _BLOCK = 1 << 20
-_PATHS = 4096  # files that wait for a thread at a time: a million futures would take a gigabyte
+_TASK, _TASKS = 16, 256  # files of a task for a thread, and tasks at a time: a future takes more than a small file
 # What ends a process from outside and can be handled. Windows has SIGBREAK (Ctrl-Break, a closed console) beside it.
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGBREAK") if hasattr(signal, name))
 
@@ -64,10 +64,15 @@ def iter_checksums(paths: Iterable[str | os.PathLike[str]]) -> Iterator[tuple[in
             return None
         return size, crc
 
+    def all_checksums(batch: list[str | os.PathLike[str]]) -> list[tuple[int, int] | None]:
+        return list(map(checksum, batch))
+
     remaining = iter(paths)
+    batches = iter(lambda: list(itertools.islice(remaining, _TASK)), [])
     with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        while batch := list(itertools.islice(remaining, _PATHS)):
-            yield from pool.map(checksum, batch)
+        while tasks := list(itertools.islice(batches, _TASKS)):
+            for values in pool.map(all_checksums, tasks):
+                yield from values
 
 
 def checksums(paths: Iterable[str | os.PathLike[str]]) -> list[tuple[int, int] | None]:

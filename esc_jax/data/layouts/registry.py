@@ -61,13 +61,13 @@ def open_source(path: str | os.PathLike[str], data: Mapping[str, Any] | None = N
 
     Args:
         path: folder, archive or csv file.
-        data: `config.data`, with the name of the layout and its options. None: the layout is recognised.
+        data: `config.data`, with the name of the layout and its options. Without a name, the layout is recognised.
 
     Raises:
         DataError: the path does not exist, is in none of the layouts, or its content is wrong.
     """
     options = Options.read(data or {})
-    name = _ALIASES.get(data["name"], data["name"]) if data else ""
+    name = (data or {}).get("name", "")
     layouts = {layout.name: layout for layout in LAYOUTS}
-    layout = layouts[name] if name in layouts else recognize(path)
+    layout = layouts.get(_ALIASES.get(name, name)) or recognize(path)
     return layout.open(pathlib.Path(path).expanduser(), options)
