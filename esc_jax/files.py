@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from concurrent import futures
 import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -18,6 +19,7 @@ from esc_jax.errors import Failure
 MANIFEST = "manifest.json"
 
 _BLOCK = 1 << 20
+_TASK, _TASKS = 16, 256  # files of a task for a thread, and tasks at a time: a future takes more than a small file
 # What ends a process from outside and can be handled. Windows has SIGBREAK (Ctrl-Break, a closed console) beside it.
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGBREAK") if hasattr(signal, name))
 
@@ -45,8 +47,8 @@ def atomic_write(path: pathlib.Path, mode: str = "wb", newline: str | None = Non
         partial.unlink(missing_ok=True)
 
 
-def checksums(paths: Iterable[str | os.PathLike[str]]) -> list[tuple[int, int] | None]:
-    """Returns size and CRC-32 of every file, as a zip archive stores them; None for a file that cannot be read.
+def iter_checksums(paths: Iterable[str | os.PathLike[str]]) -> Iterator[tuple[int, int] | None]:
+    """Yields size and CRC-32 of every file, as a zip archive stores them; None for a file that cannot be read.
 
     One core reads about 600 MB/s. Files are read in parallel threads: both CRC and reading release the GIL.
     """
@@ -61,8 +63,20 @@ def checksums(paths: Iterable[str | os.PathLike[str]]) -> list[tuple[int, int] |
             return None
         return size, crc
 
+    def all_checksums(batch: list[str | os.PathLike[str]]) -> list[tuple[int, int] | None]:
+        return list(map(checksum, batch))
+
+    remaining = iter(paths)
+    batches = iter(lambda: list(itertools.islice(remaining, _TASK)), [])
     with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(checksum, paths))
+        while tasks := list(itertools.islice(batches, _TASKS)):
+            for values in pool.map(all_checksums, tasks):
+                yield from values
+
+
+def checksums(paths: Iterable[str | os.PathLike[str]]) -> list[tuple[int, int] | None]:
+    """Returns what `iter_checksums` yields."""
+    return list(iter_checksums(paths))
 
 
 def _digest(entries: dict[str, list[int]]) -> int:

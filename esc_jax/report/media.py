@@ -42,7 +42,7 @@ def find_data(run: Run) -> tuple[Layout | None, str]:
     reasons = []
     for path in _candidates(run):
         try:
-            data = open_source(path)
+            data = open_source(path, run.config.get("data"))
         except (DataError, OSError) as error:
             reasons.append(str(error))
             continue

@@ -130,7 +130,7 @@ def find_examples(
     if not data["dir"]:
         return []
     try:
-        source = open_source(data["dir"])
+        source = open_source(data["dir"], data)
     except DataError:  # the run was trained on another machine
         return []
     tested = [row for row in reversed(source.rows) if row.fold == data["test_fold"]]

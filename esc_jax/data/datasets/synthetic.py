@@ -4,10 +4,9 @@ from typing import Any
 
 import soundfile
 
-from esc_jax.data import synthetic
+from esc_jax.data import prepare, prepared, synthetic
 from esc_jax.data.cache import cache_root
 from esc_jax.data.clips import Clips
-from esc_jax.data.datasets import esc50
 from esc_jax.data.layouts.esc50 import Esc50Layout
 from esc_jax.data.rows import PreparationError
 
@@ -21,4 +20,7 @@ def load(config: Any) -> Clips:
         source = Esc50Layout(synthetic.generate(directory, config.clips_per_fold, config.synthetic_seed))
     except (OSError, soundfile.SoundFileError) as error:
         raise PreparationError(f"could not write the synthetic data set to {directory}: {error}") from None
-    return esc50.open_clips(source, config)
+    folder = prepare.prepared_dir(source, config.sample_rate, config.cache_dir, config.on_bad_clip)
+    clips = prepared.open_prepared(folder, round(config.clip_s * config.sample_rate), source)
+    prepared.log_longer_clips(clips)  # they are cut: data.clip_s sets how long a synthesised sound is
+    return clips

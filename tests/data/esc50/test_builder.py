@@ -53,7 +53,7 @@ def test_data_source_returns_every_clip(layout, tfds, request, which):
         for record in records:
             row = rows[record["filename"].decode()]
             seen.append(row.filename)
-            assert f"fold{row.fold}" == fold and record["fold"] == row.fold and record["label"] == row.target
+            assert f"fold{row.fold}" == fold and record["fold"] == row.fold and (record["label"],) == row.targets
             assert record["source"].decode() == row.src_file and record["take"].decode() == row.take
             expected = audio.to_int16(audio.load(layout.read(row), RATE))
             np.testing.assert_array_equal(record["audio"], expected)
