@@ -145,7 +145,7 @@ def _tested(config: Any, task: Task, clips: Clips, parts: Sequence[FoldPredictio
     tta = len(averaged) == len(parts)
     folds = [
         {"fold": part.fold, "seed": part.seed}
-        | task.fold_metrics(truth, part.plain, part.averaged if tta else None)
+        | task.fold_metrics(truth, part.plain, part.averaged if tta else None, part.thresholds)
         | {"epochs": part.epochs, "seconds": round(part.seconds, 1)}
         | ({} if part.thresholds is None else {"thresholds": np.asarray(part.thresholds).tolist()})
         for part, truth in zip(parts, labels, strict=True)
