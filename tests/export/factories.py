@@ -49,7 +49,7 @@ _FRONTENDS = {"hubert": "raw", "efficientat": "efficientat_mel", "beats": "kaldi
 def tiny_config(name: str) -> ml_collections.ConfigDict:
     """A config of an architecture for clips of half a second at 16 kHz."""
     config = configs.defaults(name, _HEADS.get(name, "linear"), _FRONTENDS.get(name, "log_mel"))
-    config.experiment = f"tiny_{name}"
+    config.experiment, config.task = f"tiny_{name}", "single_label"
     config.data.update(sample_rate=16_000, clip_s=0.5, test_fold=2)
     config.model.encoder.update(ENCODERS[name])
     if config.frontend.name == "log_mel":

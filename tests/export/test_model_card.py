@@ -30,7 +30,7 @@ RESULTS = {
 def write_card(tmp_path, results, classes=CLASSES, **changes) -> str:
     """The card of a run whose weights are not needed."""
     config = configs.defaults("resnet", "linear", "log_mel")
-    config.experiment = "tiny_resnet"
+    config.experiment, config.task = "tiny_resnet", results["task"] if results and "task" in results else "single_label"
     config.data.update(sample_rate=16_000, clip_s=0.5, test_fold=2)
     with config.unlocked():
         config.update_from_flattened_dict(changes)
