@@ -37,9 +37,9 @@ def _detections(prediction: "Prediction", k: int, width: int) -> str:
     if prediction.nearest:
         label, share, threshold = prediction.nearest
         return f"{NO_CLASS}   (nearest: {label} {100 * share:.1f} %, threshold {100 * threshold:.1f} %)"
-    detected, others = [], []
-    for label, share in prediction.top(len(prediction.labels)):
-        (detected if label in prediction.detected else others).append((label, share))
+    classes = prediction.top(len(prediction.labels))
+    detected = [pair for pair in classes if pair[0] in prediction.detected]
+    others = [pair for pair in classes if pair[0] not in prediction.detected]
     below = ", ".join(f"{label} {100 * share:.1f} %" for label, share in others[: max(0, k - len(detected))])
     return _aligned(detected, width) + (f"   (below threshold: {below})" if below else "")
 

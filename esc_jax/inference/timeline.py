@@ -83,7 +83,7 @@ class Prediction:
         active = task.active(vector, thresholds)
         nearest = None
         if not active.any():
-            limits = np.broadcast_to(task.default_threshold if thresholds is None else thresholds, vector.shape)
+            limits = np.full(len(vector), task.default_threshold if thresholds is None else thresholds, np.float64)
             closest = int((task.logits(vector) - task.logits(limits)).argmax())
             nearest = classes[closest], float(vector[closest]), float(limits[closest])
         return cls(

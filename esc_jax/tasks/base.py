@@ -32,6 +32,7 @@ class Task(abc.ABC):
         name: value of `config.task`.
         metric: key of the primary metric in results.json and in metrics.jsonl.
         metric_label: how the primary metric is written in tables and pictures.
+        class_metric_label: how the metric of a single class is written.
         other_metrics: key in `folds` of results.json → how it is written, of metrics that are reported beside it.
         step_metric: key of the metric of `step_metrics` that is drawn over the epochs.
         hessian_bound: bound of the second derivative of the loss with respect to a logit, for convex solvers.
@@ -44,6 +45,7 @@ class Task(abc.ABC):
     name: ClassVar[str]
     metric: ClassVar[str]
     metric_label: ClassVar[str]
+    class_metric_label: ClassVar[str]
     other_metrics: ClassVar[Mapping[str, str]] = {}
     step_metric: ClassVar[str]
     hessian_bound: ClassVar[float]
@@ -167,8 +169,12 @@ class Task(abc.ABC):
         """(classes,) number of clips with each class; clips without a class do not count."""
 
     @abc.abstractmethod
+    def label_names(self, label: Any, classes: Sequence[str]) -> tuple[str, ...]:
+        """Names of the classes of a label or a decision."""
+
+    @abc.abstractmethod
     def label_text(self, label: Any, classes: Sequence[str]) -> str:
-        """A label or a decision as text, for csv files and pages."""
+        """A label or a decision as text, for csv files."""
 
     @abc.abstractmethod
     def parse_label(self, text: str, classes: Sequence[str]) -> Any:

@@ -21,6 +21,7 @@ class MultiLabel(Task):
     name = "multi_label"
     metric = "mAP"
     metric_label = "mAP"
+    class_metric_label = "AP"
     other_metrics: ClassVar[dict[str, str]] = {
         "mAP_micro": "micro mAP",
         "lwlrap": "lwlrap",
@@ -194,10 +195,13 @@ class MultiLabel(Task):
         """(classes,) number of clips that have each class."""
         return np.asarray(labels, bool).sum(axis=0)
 
+    def label_names(self, label: Any, classes: Sequence[str]) -> tuple[str, ...]:
+        """Names in the order of the classes."""
+        return tuple(name for name, has_class in zip(classes, label, strict=True) if has_class)
+
     def label_text(self, label: Any, classes: Sequence[str]) -> str:
         r"""Names of the classes, separated by ";". A ";" or "\" in a name is preceded by "\". Empty for no class."""
-        names = (name for name, has_class in zip(classes, label, strict=True) if has_class)
-        return ";".join(re.sub(r"([;\\])", r"\\\1", name) for name in names)
+        return ";".join(re.sub(r"([;\\])", r"\\\1", name) for name in self.label_names(label, classes))
 
     def parse_label(self, text: str, classes: Sequence[str]) -> np.ndarray:
         """(classes,) bool."""

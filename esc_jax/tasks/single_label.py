@@ -16,7 +16,7 @@ class SingleLabel(Task):
 
     name = "single_label"
     metric = "accuracy"
-    metric_label = "accuracy"
+    metric_label = class_metric_label = "accuracy"
     step_metric = "accuracy"
     hessian_bound = 0.5  # Böhning, "Multinomial logistic regression algorithm" (1992)
     torch_activation = "softmax(-1)"
@@ -140,6 +140,10 @@ class SingleLabel(Task):
     def class_counts(self, labels: np.ndarray, classes: int) -> np.ndarray:
         """(classes,) number of clips of each class."""
         return np.bincount(labels[labels >= 0], minlength=classes)
+
+    def label_names(self, label: Any, classes: Sequence[str]) -> tuple[str, ...]:
+        """The name of the class."""
+        return (classes[int(label)],)
 
     def label_text(self, label: Any, classes: Sequence[str]) -> str:
         """Name of the class."""
