@@ -123,3 +123,11 @@ def save_run(
 def with_model(restored: Restored, **changes: Any) -> Restored:
     """A restored run with other attributes of its model."""
     return dataclasses.replace(restored, model=dataclasses.replace(restored.model, **changes))
+
+
+def as_multi_label(restored: Restored, thresholds: tuple[float, ...], temperature: float | None = None) -> Restored:
+    """A restored run as one of the multi-label task, with thresholds of calibrated probabilities."""
+    config = restored.config.copy_and_resolve_references()
+    config.task = "multi_label"
+    calibration = {"temperature": temperature, "thresholds": list(thresholds)}
+    return dataclasses.replace(restored, config=config, meta=restored.meta | {"calibration": calibration})
