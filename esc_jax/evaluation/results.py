@@ -90,6 +90,14 @@ def over_runs(task: Task, runs: Sequence[tuple[np.ndarray, np.ndarray]], recordi
     return {"mean": float(shares.mean()), "std": std, "ci95": [interval.low, interval.high]}
 
 
+def other_metrics(task: Task, folds: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Mean over folds of the metrics beside the primary one, by their written name; those that are defined."""
+    values = {
+        name: [fold[key] for fold in folds if fold.get(key) is not None] for key, name in task.other_metrics.items()
+    }
+    return {name: sum(of_folds) / len(of_folds) for name, of_folds in values.items() if of_folds}
+
+
 def results(
     config: Any,
     task: Task,
@@ -151,7 +159,7 @@ def _tested(config: Any, task: Task, clips: Clips, parts: Sequence[FoldPredictio
     tta = len(averaged) == len(parts)
     folds = [
         {"fold": part.fold, "seed": part.seed}
-        | task.fold_metrics(truth, part.plain, part.averaged if tta else None)
+        | task.fold_metrics(truth, part.plain, part.averaged if tta else None, part.thresholds)
         | {"epochs": part.epochs, "seconds": round(part.seconds, 1)}
         | ({} if part.thresholds is None else {"thresholds": np.asarray(part.thresholds).tolist()})
         for part, truth in zip(parts, labels, strict=True)
