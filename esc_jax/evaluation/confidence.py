@@ -158,9 +158,11 @@ def score_interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> ConfidenceInterval:
-    """Mean over runs of a metric that is no mean over clips, with its cluster-bootstrap percentile interval.
+    """Mean over runs of a metric that is no mean over clips, with its cluster-bootstrap interval.
 
-    As `mean_interval`; in each draw, the metric of each run is computed on the drawn recordings.
+    As `mean_interval`; in each draw, the metric of each run is computed on the drawn recordings. Metrics of rankings
+    are larger on drawn clips, of which some are equal, than on different ones. The quantiles of the draws are
+    therefore shifted by the difference between the estimate and the mean of the draws.
 
     Args:
         task: whose primary metric is computed.
@@ -171,8 +173,8 @@ def score_interval(
     """
     values = _score_draws(task, runs, recordings, draws, seed)
     value = float(np.mean([task.score(labels, scores) for labels, scores in runs]))
-    low, high = np.nanquantile(values, ((1 - level) / 2, (1 + level) / 2))
-    return ConfidenceInterval(value, float(low), float(high), len(_names(recordings)))
+    low, high = _shifted_quantiles(values, value, level)
+    return ConfidenceInterval(value, max(low, 0.0), min(high, 1.0), len(_names(recordings)))
 
 
 def score_difference_interval(
@@ -191,8 +193,15 @@ def score_difference_interval(
     """
     one, other = (_score_draws(task, runs, recordings, draws, seed) for runs in (first, second))
     means = [np.mean([task.score(labels, scores) for labels, scores in runs]) for runs in (first, second)]
-    low, high = np.nanquantile(one - other, ((1 - level) / 2, (1 + level) / 2))
-    return ConfidenceInterval(float(means[0] - means[1]), float(low), float(high), len(_names(recordings)))
+    value = float(means[0] - means[1])
+    low, high = _shifted_quantiles(one - other, value, level)
+    return ConfidenceInterval(value, max(low, -1.0), min(high, 1.0), len(_names(recordings)))
+
+
+def _shifted_quantiles(draws: np.ndarray, estimate: float, level: float) -> tuple[float, float]:
+    """Quantiles of the draws, moved so that their mean is the estimate."""
+    low, high = np.nanquantile(draws, ((1 - level) / 2, (1 + level) / 2)) - np.nanmean(draws) + estimate
+    return float(low), float(high)
 
 
 def _names(recordings: Sequence[Sequence[Any]]) -> np.ndarray:

@@ -205,7 +205,7 @@ def _checksums(tree: Any) -> dict[str, int]:
     """Path → CRC-32 of the bytes of each array."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     arrays = ((path, np.ascontiguousarray(leaf)) for path, leaf in leaves)
-    return {jax.tree_util.keystr(path): zlib.crc32(array.view(np.uint8)) for path, array in arrays}
+    return {jax.tree_util.keystr(path): zlib.crc32(array.view(np.uint8).data) for path, array in arrays}
 
 
 def _digest(meta: dict[str, Any]) -> int:
