@@ -72,7 +72,7 @@ def fold_predictions(
 def over_runs(task: Task, runs: Sequence[tuple[np.ndarray, np.ndarray]], recordings: Sequence[Any]) -> dict[str, Any]:
     """The primary metric over runs: `mean`, `std` (n − 1; None for one run) and `ci95`.
 
-    The interval is a bootstrap over source recordings.
+    The interval is that of `confidence.mean_interval` or `confidence.score_interval`.
 
     Args:
         task: whose metric is computed.
@@ -205,7 +205,7 @@ def read_results(path: pathlib.Path) -> dict[str, Any]:
     except OSError as error:
         raise DamagedResultsError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise DamagedResultsError(f"{path} is incomplete or damaged") from None
+        raise DamagedResultsError(f"{path} is incomplete, damaged, or of an earlier version") from None
     if checksum != _digest(outcome):
         raise DamagedResultsError(f"{path} is damaged: its checksum does not match")
     predictions = path.parent / "predictions.csv"

@@ -112,7 +112,7 @@ def leaderboard(runs: Sequence[Run]) -> Table:
 def legend(runs: Sequence[Run]) -> list[str]:
     """Sentences that explain the numbers and marks of the leaderboard."""
     lines = [
-        "In brackets: 95 % interval, percentile bootstrap over source recordings, since clips of one recording are not"
+        "In brackets: 95 % interval over source recordings (docs/protocols.md), since clips of one recording are not"
         " independent."
     ]
     if any(run.std is not None for run in runs):

@@ -102,8 +102,8 @@ def test_entries_and_predictions_of_a_multi_label_run(noise_clips, tmp_path):
     labels = np.concatenate([clips.labels[part.indices] for part in parts])
     assert entries["cooccurrence"] == (labels.astype(int).T @ decided).tolist() and "confusion" not in entries
     assert entries["mAP"]["mean"] == np.mean([fold["mAP"] for fold in entries["folds"]])
-    (tmp_path / "results.json").write_text(json.dumps(entries | {"folds": entries["folds"][:1]}))
     results.write_predictions(tmp_path / "predictions.csv", MULTI, clips, parts[:1])
+    results.write_results(tmp_path / "results.json", entries | {"folds": entries["folds"][:1]})
     with open(tmp_path / "predictions.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     for row, label, decision in zip(rows, labels, decided, strict=False):
