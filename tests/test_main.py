@@ -208,7 +208,7 @@ MISTAKES = [
         "mixup_probability=8.0 is out of range: it must be between 0 and 1",
     ),
     (["--config.data.test_fold=7"], 2, "data.test_fold=7: this data set has folds 1, 2, 3, 4 and 5"),
-    (["--config.protocol=holdoutt"], 2, "choose one of holdout, validation, oracle; did you mean holdout?"),
+    (["--config.protocol=holdoutt"], 2, "choose one of holdout, validation, oracle, all; did you mean holdout?"),
     (["--config.data.name=esc5"], 2, "did you mean esc50?"),
     (["--config.data.dir=/no/such/place", "--config.data.name=esc50"], 2, "/no/such/place does not exist"),
     (["--config.frontend.mels=400"], 2, "the smallest n_fft that works is"),

@@ -14,6 +14,7 @@ import functools
 import os
 import pathlib
 import shutil
+import uuid
 
 import numpy as np
 import scipy.signal
@@ -187,7 +188,7 @@ def _generate(directory: pathlib.Path, write: Callable[[pathlib.Path], None]) ->
     """Writes beside `directory`, and renames; returns `directory`."""
     if directory.is_dir():
         return directory
-    partial = directory.with_name(f"{directory.name}.partial.{os.getpid()}")
+    partial = directory.with_name(f"{directory.name}.partial.{uuid.uuid4().hex}")
     try:
         write(partial)
         try:

@@ -252,6 +252,11 @@ def find(path: str | pathlib.Path) -> tuple[pathlib.Path, int]:
         return path.parent, int(path.name)
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
     if not (steps := _steps(folder)):
+        if folds := sorted(run.parent.name for run in path.glob("*/checkpoints")):
+            raise CheckpointError(
+                f"{path} holds a model for each fold: give one of them, such as {path / folds[0]} ({', '.join(folds)}),"
+                f" or train one on every clip with --config.protocol=all --from_crossval={path}"
+            )
         raise CheckpointError(f"{path}: contains no checkpoint")
     # As `Checkpoints.best`: the step that a protocol selected, else the newest.
     scores, damaged = [], []
