@@ -158,9 +158,12 @@ def score_interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> ConfidenceInterval:
-    """Mean over runs of a metric that is no mean over clips, with its cluster-bootstrap percentile interval.
+    """Mean over runs of a metric that is no mean over clips, with its cluster-bootstrap interval.
 
-    As `mean_interval`; in each draw, the metric of each run is computed on the drawn recordings.
+    As `mean_interval`; in each draw, the metric of each run is computed on the drawn recordings. The distribution of
+    the draws is shifted so that its mean is the metric on all recordings. Without the shift, it is too high for metrics
+    of rankings: a draw has copies of its positives and leaves out a third of the negatives. With one positive of each
+    class, the percentile interval does not even contain the metric.
 
     Args:
         task: whose primary metric is computed.
@@ -171,7 +174,7 @@ def score_interval(
     """
     values = _score_draws(task, runs, recordings, draws, seed)
     value = float(np.mean([task.score(labels, scores) for labels, scores in runs]))
-    low, high = np.nanquantile(values, ((1 - level) / 2, (1 + level) / 2))
+    low, high = np.clip(_shifted_quantiles(values, value, level), 0.0, 1.0)
     return ConfidenceInterval(value, float(low), float(high), len(_names(recordings)))
 
 
@@ -191,8 +194,14 @@ def score_difference_interval(
     """
     one, other = (_score_draws(task, runs, recordings, draws, seed) for runs in (first, second))
     means = [np.mean([task.score(labels, scores) for labels, scores in runs]) for runs in (first, second)]
-    low, high = np.nanquantile(one - other, ((1 - level) / 2, (1 + level) / 2))
-    return ConfidenceInterval(float(means[0] - means[1]), float(low), float(high), len(_names(recordings)))
+    value = float(means[0] - means[1])
+    low, high = np.clip(_shifted_quantiles(one - other, value, level), -1.0, 1.0)
+    return ConfidenceInterval(value, float(low), float(high), len(_names(recordings)))
+
+
+def _shifted_quantiles(values: np.ndarray, mean: float, level: float) -> np.ndarray:
+    """Lower and upper quantile of draws that are shifted to a mean; undefined draws do not count."""
+    return np.nanquantile(values, ((1 - level) / 2, (1 + level) / 2)) + (mean - np.nanmean(values))
 
 
 def _names(recordings: Sequence[Sequence[Any]]) -> np.ndarray:
