@@ -69,7 +69,9 @@ def test_columns_are_named_by_the_config(tmp_path):
     columns = {"labels": "Sound", "fold": "set", "group": unicodedata.normalize("NFD", "Größe")}
     layout = CsvLayout(tmp_path / "sounds.csv", Options(columns=columns))
     assert layout.categories == ("cat", "dog") and [(r.fold, r.src_file) for r in layout.rows] == [(1, "r1"), (2, "r2")]
-    with pytest.raises(DataError, match=r"data.columns.fold=folds: .*no such column; it has filename, sound, label, set"):
+    with pytest.raises(
+        DataError, match=r"data.columns.fold=folds: .*no such column; it has filename, sound, label, set"
+    ):
         CsvLayout(tmp_path / "sounds.csv", Options(columns={"fold": "folds"}))
 
 
@@ -201,7 +203,10 @@ MISTAKES = [
     ("filename\na.wav\n", r"has one column, 'filename': a file and its label are separated by comma, semicolon or tab"),
     ("filename|label\na.wav|dog\n", r"has one column, 'filename\|label'"),
     ("a.wav,dog\nb.wav,cat\n", r"has no column of the files by one of the names filename, file, .*; it has a.wav, dog"),
-    ("filename,size\na.wav,3\n", r"has no column of the labels .*; it has filename, size: name it with data.columns.lab"),
+    (
+        "filename,size\na.wav,3\n",
+        r"has no column of the labels .*; it has filename, size: name it with data.columns.lab",
+    ),
     ("filename,label\na.wav,dog,x\n", r"sounds.csv, line 2: give it as many values as there are columns, 2; it has 3"),
     ("filename,label\na.wav,dog\nb.wav,dog\n", r"holds one class, dog; at least two classes are needed"),
     ("filename,label\na.wav,\nb.wav,\n", r"column label of .* names no labels: every cell is empty"),
@@ -212,12 +217,21 @@ MISTAKES = [
     ("filename,label\na.wav,dog\na,cat\n", r"lines 2 and 3 both name a: "),
     ("filename,label\n../a.wav,dog\n", r"line 2: '../a.wav' leads out of .*: move the table above the files, or give"),
     ("filename,label\nx/../../a.wav,dog\n", r"line 2: 'x/../../a.wav' leads out of"),
-    ("filename,label\nx.wav,dog\na.wav,cat\ny.wav,cat\n", r"2 of the 3 files named .* are not there \(the first: line 2"),
-    ("filename,label,fold\na.wav,dog,x\n", r"column fold of .*, line 2: 'x' is no fold: expected a whole number from 0"),
+    (
+        "filename,label\nx.wav,dog\na.wav,cat\ny.wav,cat\n",
+        r"2 of the 3 files named .* are not there \(the first: line 2",
+    ),
+    (
+        "filename,label,fold\na.wav,dog,x\n",
+        r"column fold of .*, line 2: 'x' is no fold: expected a whole number from 0",
+    ),
     ("filename,label,fold\na.wav,dog,-1\n", r"'-1' is no fold"),
     ("filename,label,fold\na.wav,dog,\n", r"line 2: '' is no fold"),
     ("filename,label,fold\na.wav,dog,1\nb.wav,cat,train\n", r"has both numbers and names of splits \(train\)"),
-    ("filename,label,group\na.wav,dog,r\nb.wav,cat,r\n", r"all 2 files .* are of one recording, r, so that no folds can"),
+    (
+        "filename,label,group\na.wav,dog,r\nb.wav,cat,r\n",
+        r"all 2 files .* are of one recording, r, so that no folds can",
+    ),
     ('filename,label\na.wav,"wild\ncat"\nb.wav,dog\n', r"the name of class 1, 'wild\\ncat', must be one line of text"),
     (f"filename,label\na.wav,{'x' * 200_000}\n", r"line 2: not a csv \(field larger than field limit"),
     ("filename,label\na.wav,d\0g\n", r"sounds.csv is not a text file; expected a csv"),
@@ -235,7 +249,9 @@ def test_what_is_wrong_is_named(tmp_path, table, message):
 
 
 def test_a_separator_that_is_in_no_cell(tmp_path):
-    with pytest.raises(DataError, match=r"data.label_separator='/' is in no cell of column label .*, such as 'dog'; set"):
+    with pytest.raises(
+        DataError, match=r"data.label_separator='/' is in no cell of column label .*, such as 'dog'; set"
+    ):
         CsvLayout(write(tmp_path, TABLE), Options(label_separator="/"))
 
 
@@ -303,7 +319,10 @@ def test_a_class_with_few_recordings_is_named(tmp_path, caplog):
     table = "filename,label\n" + "".join(f"{i}.wav,{name}\n" for i, name in enumerate(["dog"] * 9 + ["owl"] * 2))
     path = write(tmp_path, table)
     CsvLayout(path)
-    assert "1 classes have fewer recordings than the 5 folds (data.folds), so that some folds have none: owl" in caplog.text
+    assert (
+        "1 classes have fewer recordings than the 5 folds (data.folds), so that some folds have none: owl"
+        in caplog.text
+    )
     caplog.clear()
     CsvLayout(path, Options(folds=2))
     assert "fewer" not in caplog.text

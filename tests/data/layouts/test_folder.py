@@ -27,7 +27,9 @@ def tree(root, names):
 
 
 def test_files_at_any_depth_and_of_any_format(tmp_path):
-    names = [f"{'rain' if i % 2 else 'wind'}/{'x/' * (i % 4)}{i}{suffix}" for i, suffix in enumerate(sorted(EXTENSIONS))]
+    names = [
+        f"{'rain' if i % 2 else 'wind'}/{'x/' * (i % 4)}{i}{suffix}" for i, suffix in enumerate(sorted(EXTENSIONS))
+    ]
     names += ["rain/a/b/c/d/LOUD.WAV", "wind/Mixed.FlAc"]
     layout = FolderLayout(tree(tmp_path, names))
     assert [row.filename for row in layout.rows] == sorted(names) and layout.categories == ("rain", "wind")
@@ -111,7 +113,9 @@ def test_a_path_that_is_no_folder(tmp_path):
     with pytest.raises(DataError, match="nothing does not exist"):
         FolderLayout(tmp_path / "nothing")
     (tmp_path / "a.csv").touch()
-    with pytest.raises(DataError, match="a.csv is not a folder; unpack an archive, and use data.name=csv for a csv file"):
+    with pytest.raises(
+        DataError, match="a.csv is not a folder; unpack an archive, and use data.name=csv for a csv file"
+    ):
         FolderLayout(tmp_path / "a.csv")
 
 

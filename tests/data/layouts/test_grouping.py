@@ -19,8 +19,8 @@ def group(files: dict[str, str], pattern: str = "auto") -> dict[str, str]:
 
 
 TAKES = [
-    "-01", "_2", ".3", " 4", "@5s", "@12.5s", "_take2", "-take-2", "_Take_B", "-part3", "_seg4", "_segment-5", " clip 6",
-    "_chunk0007", "_t3", "_p4", "_B", "-c", " (2)", "_01_02", "-A-0", "_000-005", "_take2@5.0s",
+    "-01", "_2", ".3", " 4", "@5s", "@12.5s", "_take2", "-take-2", "_Take_B", "-part3", "_seg4", "_segment-5",
+    " clip 6", "_chunk0007", "_t3", "_p4", "_B", "-c", " (2)", "_01_02", "-A-0", "_000-005", "_take2@5.0s",
 ]  # fmt: skip
 
 
@@ -111,7 +111,9 @@ def test_data_without_groups():
 
 
 NAMES = st.lists(
-    st.tuples(st.sampled_from("ab"), st.sampled_from(["x", "yard", "rain_1"]), st.lists(st.sampled_from(TAKES), max_size=2)),
+    st.tuples(
+        st.sampled_from("ab"), st.sampled_from(["x", "yard", "rain_1"]), st.lists(st.sampled_from(TAKES), max_size=2)
+    ),
     min_size=1, max_size=20, unique_by=str,
 )  # fmt: skip
 
