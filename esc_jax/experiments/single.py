@@ -123,9 +123,7 @@ def prepare(config: Any) -> Run:
     config, task, clips = dataset.load(config)
     split = split_clips(config, clips)
     logging.info("%s; on %s", split.report(), devices.device_name())
-    counts = [task.class_counts(clips.labels[list(part)], len(clips.classes)) for part in (split.train, split.test)]
-    if missing := [name for name, train, test in zip(clips.classes, *counts, strict=True) if test and not train]:
-        logging.warning("no training clip has one of the test classes %s", ", ".join(missing))
+    dataset.warn_of_untrained_classes(task, clips, split)
     if len(split.train) < config.train.batch_size:
         raise ConfigError(
             f"config.train.batch_size={config.train.batch_size} is larger than the number of training clips,"
