@@ -3,7 +3,10 @@
 import csv
 import io
 import os
+import pathlib
 import random
+import subprocess
+import sys
 import unicodedata
 
 import hypothesis
@@ -192,7 +195,9 @@ def test_a_folder_with_one_csv(tmp_path):
     write(tmp_path, TABLE, name="more.tsv")
     with pytest.raises(DataError, match=r"holds 2 csv files, more.tsv, sounds.csv: give the path of one"):
         CsvLayout(tmp_path)
-    with pytest.raises(DataError, match="holds no csv file: give the path of one"):
+    with pytest.raises(
+        DataError, match="holds no csv file: give the path of one; class folders are read with data.name=f"
+    ):
         CsvLayout(tmp_path / "sub")
 
 
@@ -313,6 +318,34 @@ def test_too_many_classes(tmp_path):
         (tmp_path / f"{i}.wav").touch()
     with pytest.raises(DataError, match=r"have 10001 different labels, such as label 0 and label 1, and at most 10000"):
         CsvLayout(path)
+
+
+MILLION = """
+import resource, sys, time
+from esc_jax.data.layouts.registry import open_source
+try:
+    open_source(sys.argv[1])
+except ValueError as error:
+    print(error)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time())
+"""
+
+
+@pytest.mark.slow
+def test_a_million_rows(tmp_path):
+    """Refused with the number of missing files, within a minute and a gigabyte."""
+    lines = (f"audio/rec{i // 4}_{i % 4}.wav,class {i % 50},{i // 4}\n" for i in range(1_000_000))
+    path = tmp_path / "million.csv"
+    with open(path, "w") as file:
+        file.writelines(["filename,label,recording\n", *lines])
+    command = [sys.executable, "-c", MILLION, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=pathlib.Path(__file__).parents[3])
+    message, used = done.stdout.strip().split("\n")
+    assert message.startswith(
+        f"data.dir: 1000000 of the 1000000 files named in {path} are not there (the first: line 2"
+    )
+    kibibytes, seconds = map(float, used.split())
+    assert kibibytes < 1e6 and seconds < 60
 
 
 def test_a_class_with_few_recordings_is_named(tmp_path, caplog):
