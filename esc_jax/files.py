@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator
 from concurrent import futures
 import contextlib
-import hashlib
 import itertools
 import json
 import os
@@ -143,29 +142,37 @@ def file_lock(path: pathlib.Path, blocking: bool = True) -> Iterator[bool]:
 
 
 @contextlib.contextmanager
-def exclusive_lock(folder: pathlib.Path, locks: pathlib.Path) -> Iterator[None]:
+def exclusive_lock(folder: pathlib.Path) -> Iterator[None]:
     """Locks a folder for this process, or fails at once if another process has locked it.
 
-    The folder itself need not exist and is not created.
+    The lock is the file `.lock` in the folder, which is created. A folder that is still empty at the end is removed
+    again. Where the folder cannot be written or has no locks, nothing is locked.
 
     Args:
         folder: to be worked in.
-        locks: folder of the lock files, the same in all processes. If it cannot be written, nothing is locked.
 
     Raises:
         LockedError: another process holds the lock.
     """
     import filelock
 
-    name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
+    existed = folder.exists()
+    lock = folder / ".lock"
     with contextlib.ExitStack() as stack:
+        if not existed or folder.is_dir():
+            try:
+                stack.enter_context(file_lock(lock, blocking=False))
+            except filelock.Timeout:
+                raise LockedError(
+                    f"{folder} is being worked in by another process: wait for its end, or choose another --workdir"
+                ) from None
         try:
-            stack.enter_context(file_lock(locks / f"{name}.lock", blocking=False))
-        except filelock.Timeout:
-            raise LockedError(
-                f"{folder} is being worked in by another process: wait for its end, or choose another --workdir"
-            ) from None
-        yield
+            yield
+        finally:
+            if not existed and [path.name for path in folder.glob("*")] == [lock.name]:
+                with contextlib.suppress(OSError):
+                    lock.unlink()
+                    folder.rmdir()
 
 
 @contextlib.contextmanager

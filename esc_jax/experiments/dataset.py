@@ -5,9 +5,9 @@ from typing import Any
 
 from absl import logging
 
+from esc_jax.data import folds
 from esc_jax.data.clips import Clips
 from esc_jax.data.datasets import registry as datasets
-from esc_jax.data.folds import Split
 from esc_jax.errors import ConfigError
 from esc_jax.runtime import processes
 from esc_jax.tasks import registry as tasks
@@ -41,13 +41,10 @@ def load(config: Any) -> tuple[Any, Task, Clips]:
     return config, tasks.get(config.task), clips
 
 
-def warn_of_untrained_classes(task: Task, clips: Clips, split: Split) -> None:
-    """Logs a warning with the classes that are tested and have no training clip."""
-    train, test = (
-        task.class_counts(clips.labels[list(part)], len(clips.classes)) for part in (split.train, split.test)
-    )
-    names = [
-        name for name, in_train, in_test in zip(clips.classes, train, test, strict=True) if in_test and not in_train
-    ]
-    if names:
-        logging.warning("no training clip has one of the test classes %s", ", ".join(names))
+def log_split(task: Task, clips: Clips, split: folds.Split) -> None:
+    """Logs the parts of a split, and warns of classes that are tested and not trained."""
+    logging.info("%s", split.report())
+    trained, tested = (task.class_counts(clips.labels[list(p)], len(clips.classes)) for p in (split.train, split.test))
+    counts = zip(clips.classes, trained, tested, strict=True)
+    if missing := [name for name, train, test in counts if test and not train]:
+        logging.warning("no training clip has one of the test classes %s", ", ".join(missing))

@@ -244,8 +244,7 @@ def probe_and_evaluate(
         for fold in tested
     }
     for split in splits.values():
-        logging.info("%s", split.report())
-        dataset.warn_of_untrained_classes(task, clips, split)
+        dataset.log_split(task, clips, split)
     config, model = load.initialize(config, clips.classes)
     logging.info("embedding %d clips on %s", len(clips), devices.device_name())
     workdir.bind_workdir(folder, original)

@@ -26,7 +26,8 @@ def test_split(clips, protocol, test_fold, drop):
 
     if protocol == "all":
         result = folds.split(of_clip, sources, protocol, test_fold, drop)
-        assert result.train == tuple(range(len(clips))) and not result.test and not result.validation
+        assert result.train == tuple(range(len(clips))) and result.train_folds == tuple(have)
+        assert not (result.validation or result.test or result.leaky)
         return
     if test_fold not in have or len(have) < (3 if protocol == "validation" else 2):
         with pytest.raises(DataError):
@@ -114,3 +115,28 @@ def test_known_leaks_of_esc50(shared):
         leaky |= set(folds.split([r.fold for r in rows], [r.src_file for r in rows], "holdout", fold).leaky)
     # All four are known; the partner clip of some may be in the fold that is not here.
     assert leaky <= {"131943", "134049", "209698", "234879"} and leaky
+
+
+@hypothesis.given(CLIPS, st.integers(2, 6))
+def test_calibration_clips_are_whole_recordings_of_the_training_folds(clips, parts):
+    of_clip, sources = [c[0] for c in clips], [f"r{c[1]}" for c in clips]
+    targets = [(c[1] % 3,) for c in clips]
+    split = folds.split(of_clip, sources, "all", 0)
+    try:
+        result = folds.hold_out(split, sources, targets, 1 / parts)
+    except DataError as error:
+        assert len(set(sources)) < parts and "cannot be held out" in str(error)
+        return
+    assert sorted(result.train + result.calibration) == list(split.train)
+    assert not {sources[i] for i in result.train} & {sources[i] for i in result.calibration}
+    if len(set(sources)) == len(sources):  # single clips can be divided evenly
+        assert abs(len(result.calibration) - len(clips) / parts) <= 3  # one for each class
+
+
+def test_a_share_of_every_class_is_held_out():
+    targets = [(i % 4,) for i in range(200)]
+    split = folds.split([1] * 200, [str(i) for i in range(200)], "all", 0)
+    result = folds.hold_out(split, [str(i) for i in range(200)], targets, 0.1)
+    counts = collections.Counter(targets[i] for i in result.calibration)
+    assert counts == {(c,): 5 for c in range(4)}
+    assert "calibration 20 clips" in result.report() and "test none" in result.report()

@@ -29,7 +29,7 @@ def runs(noise_clips, monkeypatch):
         indices = np.flatnonzero(np.array(noise_clips.folds) == fold)
         views = np.random.default_rng(10 * fold + seed).dirichlet(np.ones(3), (2, len(indices)))
         part = results.fold_predictions(fold, seed, indices, views, 7, 60.0)
-        task = tasks.get(config.task)
+        task = tasks.get("single_label")
         outcome = results.results(config, task, noise_clips, [part], "split", parameters=11, step=3)
         artifacts.write_artifacts(folder, outcome, noise_clips, [part])
         return outcome

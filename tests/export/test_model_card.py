@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from esc_jax import config as configs
-from esc_jax.export import model_card
+from esc_jax.export import measurement, model_card
 from esc_jax.export.measurement import MeasurementError
 from esc_jax.models.model import Model
 from esc_jax.training.restore import Restored
@@ -64,6 +64,37 @@ def test_the_card_contains_no_score_that_was_not_measured(tmp_path):
     assert "the results of the run are of step 9, the weights of step 3" in text and "%**" not in text
     with pytest.raises(MeasurementError, match="was not written by a run"):
         write_card(tmp_path, {"accuracy": 1})
+
+
+def test_a_model_trained_on_every_clip_quotes_its_cross_validation(tmp_path):
+    every = RESULTS | {"protocol": "all", "folds": [], "accuracy": None, "accuracy_tta": None, "tta_views": 0}
+    text = write_card(tmp_path, every)
+    assert "There is no measured accuracy of these weights: they were trained on every clip" in text
+    assert "Cross-validation" not in text and "%" not in text
+    quoted = {
+        "workdir": "cv", "protocol": "holdout", "folds": [1, 2, 3], "clips": 1200,
+        "accuracy": {"mean": 0.9, "std": 0.0123, "ci95": [0.88, 0.917]},
+    }  # fmt: skip
+    text = write_card(tmp_path, every | {"crossval": quoted})
+    assert (
+        "Cross-validation of the same config: accuracy **90.00 %** ± 1.23 (standard deviation over runs) (95 % interval"
+        " 88.0 to 91.7) on 1200 clips of folds 1, 2, 3. This is the score of other weights: each fold was" in text
+    )
+    assert "Protocol `holdout`: trained for a fixed number of epochs" in text and "Measured" not in text
+    restored = Restored(None, configs.defaults("resnet"), tmp_path / "checkpoints", 3, {})
+    restored.config.task = "single_label"
+    assert measurement.read_cross_validation(restored).folds == (1, 2, 3)
+    assert measurement.to_json(measurement.read_measurement(restored))["mean"] is None
+
+
+def test_the_card_of_a_multi_label_model(tmp_path):
+    score = {"mean": 0.5432, "std": None, "ci95": [0.5, 0.6]}
+    results = RESULTS | {"task": "multi_label", "mAP": score, "mAP_tta": None}
+    text = write_card(tmp_path, results, classes=("dog", "rain"))
+    assert "Detects sounds: any number of 2 classes at the same time, clips of 0.5 s" in text
+    assert "Measured mAP: **54.32 %** (95 % interval 50.0 to 60.0) on 400 clips of fold 2" in text
+    assert "they do not sum to 1. A class counts as present from its threshold: dog 0.5, rain 0.5." in text
+    assert "accuracy" not in text and "if probability >= threshold:" in text
 
 
 @pytest.mark.parametrize(
