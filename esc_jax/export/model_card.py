@@ -20,18 +20,35 @@ _PROTOCOLS = {
     "all": "trained on every clip for a fixed number of epochs, and not tested",
 }
 _CITATION = 'K. J. Piczak, "ESC: Dataset for Environmental Sound Classification", 2015'
+_OTHER_LICENCE = "The licence of those recordings applies"
 # data.name → name of the data set, licence of its recordings.
 _DATA = {
     "esc50": ("ESC-50", f"The recordings of ESC-50 are CC BY-NC 3.0: attribution, no commercial use ({_CITATION})"),
     "esc10": ("ESC-10", f"The recordings of ESC-10 are CC BY 3.0: attribution ({_CITATION})"),
     "gtzan": ("GTZAN", "GTZAN is published without a licence for its recordings"),
+    "urbansound8k": (
+        "UrbanSound8K",
+        "The recordings of UrbanSound8K are CC BY-NC 3.0: attribution, no commercial use (J. Salamon, C. Jacoby and"
+        ' J. P. Bello, "A Dataset and Taxonomy for Urban Sound Research", 2014)',
+    ),
+    "fsd50k": (
+        "FSD50K",
+        "FSD50K is CC BY 4.0 as a collection, and each of its clips has a Creative Commons licence of its own, some of"
+        ' them non-commercial (E. Fonseca et al., "FSD50K: an Open Dataset of Human-Labeled Sound Events", 2022)',
+    ),
     "synthetic": ("sounds synthesised by esc_jax", ""),
-}
+} | dict.fromkeys(("folder", "csv", "audiofolder"), ("recordings of your own", _OTHER_LICENCE))
 # data.name → number of classes, some of the classes, and description of other data that is read under this name.
 _IDENTITY = {
     "esc50": (50, {"dog", "sea_waves", "chainsaw", "church_bells"}, "a data set in ESC-50's layout"),
     "esc10": (10, {"dog", "sea_waves", "chainsaw", "helicopter"}, "a data set in ESC-50's layout"),
     "gtzan": (10, {"blues", "disco", "hiphop", "reggae"}, "a data set with a folder for each class"),
+    "urbansound8k": (
+        10,
+        {"air_conditioner", "dog_bark", "jackhammer", "siren"},
+        "a data set in UrbanSound8K's layout",
+    ),
+    "fsd50k": (200, {"Bark", "Meow", "Siren", "Zipper_(clothing)"}, "a data set in FSD50K's layout"),
 }
 # model.name → licence of the weights according to their publishers.
 _WEIGHTS = {
@@ -178,7 +195,7 @@ def _describe_data(restored: Restored) -> tuple[str, str]:
     if name in _IDENTITY:
         number, some, other = _IDENTITY[name]
         if len(classes) != number or not some <= set(classes):
-            return other, "The licence of those recordings applies"
+            return other, _OTHER_LICENCE
     return _DATA.get(name, (f"the data set {name}", f"The licence of {name} applies"))
 
 

@@ -46,7 +46,8 @@ def find_table(path: str | os.PathLike[str]) -> pathlib.Path:
     if len(tables) == 1:
         return tables[0]
     listed = f"{len(tables)} csv files, {', '.join(table.name for table in tables[:5])}" if tables else "no csv file"
-    raise DataError(f"data.dir: {resolved} holds {listed}: give the path of one")
+    hint = "" if tables else "; class folders are read with data.name=folder"
+    raise DataError(f"data.dir: {resolved} holds {listed}: give the path of one{hint}")
 
 
 def read_entries(table: Table, options: Options, subfolder: str = "") -> Entries:

@@ -46,7 +46,9 @@ class Table:
         first = next((line for line in self._text() if line.strip()), "")
         if not first:
             raise DataError(f"data.dir: {path} is empty: its first line names the columns, for example filename,label")
-        headers = {delimiter: next(csv.reader([first], delimiter=delimiter)) for delimiter in DELIMITERS}
+        headers = {
+            delimiter: next(csv.reader([first], delimiter=delimiter, skipinitialspace=True)) for delimiter in DELIMITERS
+        }
         files = set(USUAL["file"])
         self.delimiter = max(headers, key=lambda d: (bool(files & set(map(_plain, headers[d]))), len(headers[d])))
         _, self.columns = next(self._lines())
@@ -140,7 +142,7 @@ class Table:
 
     def _lines(self) -> Iterator[tuple[int, list[str]]]:
         """Number and values of the lines that are not empty, the header first."""
-        reader = csv.reader(self._text(), delimiter=self.delimiter)
+        reader = csv.reader(self._text(), delimiter=self.delimiter, skipinitialspace=True)
         try:
             for row in reader:
                 if any(cell and not cell.isspace() for cell in row):
