@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from concurrent import futures
 import contextlib
-import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -19,6 +19,7 @@ from esc_jax.errors import Failure
 MANIFEST = "manifest.json"
 
 _BLOCK = 1 << 20
+_TASK, _TASKS = 16, 256  # files of a task for a thread, and tasks at a time: a future takes more than a small file
 # What ends a process from outside and can be handled. Windows has SIGBREAK (Ctrl-Break, a closed console) beside it.
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGBREAK") if hasattr(signal, name))
 
@@ -46,8 +47,8 @@ def atomic_write(path: pathlib.Path, mode: str = "wb", newline: str | None = Non
         partial.unlink(missing_ok=True)
 
 
-def checksums(paths: Iterable[str | os.PathLike[str]]) -> list[tuple[int, int] | None]:
-    """Returns size and CRC-32 of every file, as a zip archive stores them; None for a file that cannot be read.
+def iter_checksums(paths: Iterable[str | os.PathLike[str]]) -> Iterator[tuple[int, int] | None]:
+    """Yields size and CRC-32 of every file, as a zip archive stores them; None for a file that cannot be read.
 
     One core reads about 600 MB/s. Files are read in parallel threads: both CRC and reading release the GIL.
     """
@@ -62,8 +63,20 @@ def checksums(paths: Iterable[str | os.PathLike[str]]) -> list[tuple[int, int] |
             return None
         return size, crc
 
+    def all_checksums(batch: list[str | os.PathLike[str]]) -> list[tuple[int, int] | None]:
+        return list(map(checksum, batch))
+
+    remaining = iter(paths)
+    batches = iter(lambda: list(itertools.islice(remaining, _TASK)), [])
     with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(checksum, paths))
+        while tasks := list(itertools.islice(batches, _TASKS)):
+            for values in pool.map(all_checksums, tasks):
+                yield from values
+
+
+def checksums(paths: Iterable[str | os.PathLike[str]]) -> list[tuple[int, int] | None]:
+    """Returns what `iter_checksums` yields."""
+    return list(iter_checksums(paths))
 
 
 def _digest(entries: dict[str, list[int]]) -> int:
@@ -129,29 +142,37 @@ def file_lock(path: pathlib.Path, blocking: bool = True) -> Iterator[bool]:
 
 
 @contextlib.contextmanager
-def exclusive_lock(folder: pathlib.Path, locks: pathlib.Path) -> Iterator[None]:
+def exclusive_lock(folder: pathlib.Path) -> Iterator[None]:
     """Locks a folder for this process, or fails at once if another process has locked it.
 
-    The folder itself need not exist and is not created.
+    The lock is the file `.lock` in the folder, which is created. A folder that is still empty at the end is removed
+    again. Where the folder cannot be written or has no locks, nothing is locked.
 
     Args:
         folder: to be worked in.
-        locks: folder of the lock files, the same in all processes. If it cannot be written, nothing is locked.
 
     Raises:
         LockedError: another process holds the lock.
     """
     import filelock
 
-    name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
+    existed = folder.exists()
+    lock = folder / ".lock"
     with contextlib.ExitStack() as stack:
+        if not existed or folder.is_dir():
+            try:
+                stack.enter_context(file_lock(lock, blocking=False))
+            except filelock.Timeout:
+                raise LockedError(
+                    f"{folder} is being worked in by another process: wait for its end, or choose another --workdir"
+                ) from None
         try:
-            stack.enter_context(file_lock(locks / f"{name}.lock", blocking=False))
-        except filelock.Timeout:
-            raise LockedError(
-                f"{folder} is being worked in by another process: wait for its end, or choose another --workdir"
-            ) from None
-        yield
+            yield
+        finally:
+            if not existed and [path.name for path in folder.glob("*")] == [lock.name]:
+                with contextlib.suppress(OSError):
+                    lock.unlink()
+                    folder.rmdir()
 
 
 @contextlib.contextmanager

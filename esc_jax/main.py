@@ -176,8 +176,8 @@ def _run(config: Any, workdir: pathlib.Path, mode: str, from_crossval: str | Non
         train = functools.partial(train, quote=quote)
     run = {"train": train, "crossval": crossval.cross_validate, "evaluate": single.evaluate_again}[mode]
     lock: contextlib.AbstractContextManager = contextlib.nullcontext()
-    if processes.is_main_process():
-        lock = files.exclusive_lock(workdir, _cache_root(config) / "locks")
+    if processes.is_main_process() and (mode != "evaluate" or workdir.is_dir()):
+        lock = files.exclusive_lock(workdir)
     try:
         with lock:
             return f"{summary(run(config, workdir))}\n  results: {workdir}"

@@ -283,6 +283,16 @@ TABLES = {
             NOTE,
         ),
     ),
+    "intervals": Table(
+        "intervals",
+        (
+            column("recordings", "recordings"),
+            column("accuracy", "accuracy"),
+            column("esc_jax, %", "ours"),
+            column("percentile bootstrap, %", "bootstrap"),
+            column("Wilson over clips, %", "wilson"),
+        ),
+    ),
     "ssl-cnn": Table("accuracy", SSL_COLUMNS, ids=("a", "e", "d", "k", "8")),
     "ssl-transformer": Table("accuracy", SSL_COLUMNS, ids=("b", "f", "g", "c", "h", "j", "i")),
     "comparison-ssl": Table("comparisons", COMPARISON_COLUMNS, where=False),

@@ -192,6 +192,7 @@ def untrained(tmp_path_factory) -> pathlib.Path:
     from esc_jax.training import checkpoint, state
 
     config = configs.load(ROOT / "tests/configs/tiny.py")
+    config.task = "single_label"  # a run has the task of its data in the place of "auto"
     model = models.create(config, ("rain", "sea_waves", "dog"))
     folder = tmp_path_factory.mktemp("untrained")
     meta = {"config": config.to_dict(), "classes": list(model.classes), "sample_rate": model.sample_rate}

@@ -55,32 +55,37 @@ def test_a_temporary_folder_restores_the_signal_handlers(tmp_path):
 HOLDER = """
 import pathlib, sys
 from esc_jax import files
-with files.exclusive_lock(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])):
+with files.exclusive_lock(pathlib.Path(sys.argv[1])):
     print("locked", flush=True)
     sys.stdin.read()
 """
 
 
 def test_a_folder_is_locked_until_its_process_ends(tmp_path):
-    folder, locks = tmp_path / "run", tmp_path / "locks"
-    command = [sys.executable, "-c", HOLDER, str(folder), str(locks)]
+    folder = tmp_path / "run"
+    command = [sys.executable, "-c", HOLDER, str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "locked\n"
-        with pytest.raises(files.LockedError, match="another process"), files.exclusive_lock(folder, locks):
+        with pytest.raises(files.LockedError, match="another process"), files.exclusive_lock(folder):
             pass
-        with files.exclusive_lock(tmp_path / "other", locks):
+        with files.exclusive_lock(tmp_path / "other"):
             pass
         holder.kill()
         holder.wait()
-        with files.exclusive_lock(folder, locks):
+        with files.exclusive_lock(folder):
             pass
-    assert not folder.exists()
+    assert not (tmp_path / "other").exists()  # nothing was written into it
+    (folder / "result").write_text("")
+    with files.exclusive_lock(folder):
+        pass
+    assert (folder / "result").exists()
 
 
 def test_where_no_lock_can_be_written_nothing_is_locked(tmp_path):
     (tmp_path / "file").write_text("")
-    with files.exclusive_lock(tmp_path / "run", tmp_path / "file" / "locks"):
+    with files.exclusive_lock(tmp_path / "file"), files.exclusive_lock(tmp_path / "file" / "run"):
         pass
+    assert (tmp_path / "file").is_file()
 
 
 def test_a_file_lock_without_a_place_to_write(tmp_path):

@@ -172,7 +172,8 @@ def test_long_names_of_workdirs_are_cut_and_differ():
     assert len(names) == 2 and all(len(name) < 205 for name in names)
 
 
-@pytest.mark.parametrize("protocol", ["oracle", pytest.param("validation", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("protocol", ["oracle", "validation"])
 def test_protocols_with_selection_keep_the_best_and_the_latest_checkpoint(run, tmp_path, protocol):
     run("main", TINY, f"--workdir={tmp_path}", f"--config.protocol={protocol}", "--config.optim.lr=0.01")
     results = json.loads((tmp_path / "results.json").read_text())
@@ -207,7 +208,7 @@ MISTAKES = [
         "mixup_probability=8.0 is out of range: it must be between 0 and 1",
     ),
     (["--config.data.test_fold=7"], 2, "data.test_fold=7: this data set has folds 1, 2, 3, 4 and 5"),
-    (["--config.protocol=holdoutt"], 2, "choose one of holdout, validation, oracle; did you mean holdout?"),
+    (["--config.protocol=holdoutt"], 2, "choose one of holdout, validation, oracle, all; did you mean holdout?"),
     (["--config.data.name=esc5"], 2, "did you mean esc50?"),
     (["--config.data.dir=/no/such/place", "--config.data.name=esc50"], 2, "/no/such/place does not exist"),
     (["--config.frontend.mels=400"], 2, "the smallest n_fft that works is"),
@@ -313,6 +314,7 @@ def test_a_workdir_of_another_config_is_an_error_and_stays_as_it_is(done, run):
     assert before == {p: p.stat().st_mtime_ns for p in workdir.rglob("*")}
 
 
+@pytest.mark.slow
 def test_a_run_resumes_after_a_full_disk(run, done, tmp_path):
     whole, _ = done
     workdir = tmp_path / "full"

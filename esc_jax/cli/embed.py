@@ -5,10 +5,11 @@
     esc-jax embed --model=runs/resnet34 --out=embeddings.npz recordings/ "more/**/*.mp3"
 
 OUT.npz contains `embeddings` (rows, D) and, for each row, `filename` and `start_s`. For a data set it also contains
-`label`, `fold`, `source` and the `classes`; `esc-jax probe` reads such a file. A data set gives one row per clip. A
-recording gives one row per window of the length of the encoder's training clips, side by side. If the last window ends
-before the recording does, one more window ends with the recording. A shorter recording is padded with zeros. FILE is as
-for `esc-jax predict`; samples are rounded to 16 bits, as those of a data set are.
+`label`, `fold`, `source`, the `classes` and the `task`; `esc-jax probe` reads such a file. Labels of a multi-label set
+are (rows, classes). A data set gives one row per clip. A recording gives one row per window of the length of the
+encoder's training clips, side by side. If the last window ends before the recording does, one more window ends with
+the recording. A shorter recording is padded with zeros. FILE is as for `esc-jax predict`; samples are rounded to 16
+bits, as those of a data set are.
 """
 
 import argparse
@@ -32,8 +33,8 @@ def _parser() -> arguments.Parser:
     add = parser.add_argument
     rate = "Hz, for published encoders without a sample rate of their own"
     add("--sample_rate", metavar="HZ", type=arguments.integer(), help=rate)
-    add("--data_dir", metavar="DIR", help="a data set in the layout of ESC-50, folder or zip")
-    add("--data_name", metavar="NAME", default="esc50", help="its kind, as in data.name (default: %(default)s)")
+    add("--data_dir", metavar="DIR", help="a data set: folder, zip or csv")
+    add("--data_name", metavar="NAME", help="its kind, as in data.name (default: recognised by what is in it)")
     bad = "what to do with clips that cannot be decoded: error or skip (default: %(default)s)"
     add("--on_bad_clip", metavar="ACTION", type=arguments.choice("error", "skip"), default="error", help=bad)
     out = arguments.output(".npz", make_parents=True)
@@ -49,10 +50,12 @@ def _embed_data_set(model: "Model", options: argparse.Namespace, cache: pathlib.
 
     from esc_jax import config as configs
     from esc_jax.data.datasets import registry as datasets
+    from esc_jax.data.layouts import registry as layouts
     from esc_jax.inference import embeddings
 
     data = configs.defaults("resnet").data
-    data.update(dir=options.data_dir, name=options.data_name, on_bad_clip=options.on_bad_clip)
+    name = options.data_name or layouts.recognize(options.data_dir).name
+    data.update(dir=options.data_dir, name=name, on_bad_clip=options.on_bad_clip)
     data.update(sample_rate=model.sample_rate, clip_s=model.clip_s, mask_padding=model.mask_padding)
     clips = datasets.load(data)
     with tqdm.tqdm(desc="embedding", unit="batch", leave=False, disable=None) as bar:
@@ -70,6 +73,7 @@ def _embed_data_set(model: "Model", options: argparse.Namespace, cache: pathlib.
         "filename": np.array(clips.filenames),
         "start_s": np.zeros(len(clips)),
         "classes": np.array(clips.classes),
+        "task": np.array(clips.task),
     }
 
 

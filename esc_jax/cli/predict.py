@@ -8,7 +8,8 @@ A window slides over each recording. Windows start at 0, hop, 2 hop, … as long
 before the recording does, one more window ends with the recording. A recording shorter than a window, and a window
 shorter than a training clip, is padded with zeros at its end, as short clips are in training. The table has a row for
 each run of windows with the same class (the mean over these windows), or a row for each of --segments: the first
-window, the one closest to the middle, and the last.
+window, the one closest to the middle, and the last. With a multi-label model, a row is a run of windows with the same
+detected classes: those with a probability above their threshold. Its last row has the largest probabilities.
 
 FILE is a recording of any format that soundfile reads, a folder (searched recursively, by file extension), or a quoted
 pattern. Files that cannot be read are reported at the end, and the exit status is 1. Memory does not grow with the

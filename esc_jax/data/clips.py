@@ -7,13 +7,46 @@ from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 
+from absl import logging
 import numpy as np
 
 from esc_jax.data.folds import BACKGROUND_FOLD
 from esc_jax.data.rows import DataError, Grouping
 
-# Memory for decoded tracks that `Clips.windows` caches: all of GTZAN at 32 kHz.
+# Longest part of a recording that is stored, read and cached as one, seconds.
+PART_S = 60
+# Memory for the parts of recordings that `Clips.windows` caches: all of GTZAN at 32 kHz, nine hours of it.
 _CACHE_BYTES = 2 << 30
+# Encoders may add up to this to the end of a clip, seconds.
+CODEC_S = 0.1
+
+
+class Recording:
+    """Samples of a long recording, which are read where a slice is taken.
+
+    Args:
+        read: number of a part → its samples, (part,) int16; the last part may be shorter.
+        part: samples per part.
+        samples: of the recording.
+    """
+
+    def __init__(self, read: Callable[[int], np.ndarray], part: int, samples: int):
+        self._read, self._part, self._samples = read, part, samples
+
+    def __len__(self) -> int:
+        return self._samples
+
+    def __getitem__(self, place: slice) -> np.ndarray:
+        """Samples of a slice without a step: (n,) int16."""
+        start, stop, step = place.indices(self._samples)
+        assert step == 1
+        numbers = range(start // self._part, -(-stop // self._part) if stop > start else 0)
+        parts = [self._read(k)[max(0, start - k * self._part) : stop - k * self._part] for k in numbers]
+        return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, np.int16), *parts])
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        """All samples."""
+        return self[:].astype(dtype or np.int16)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +64,7 @@ class Clips:
         length: number of samples that `read` returns for every clip.
         fingerprint: hash of the data; it does not depend on the folder they lie in.
         bad: file → reason, of files that were left out because they cannot be decoded.
-        fetch: index → (samples,) int16 of any length.
+        fetch: index → (samples,) int16 of any length, or a Recording.
         task: name of the task that the labels are for.
         grouping: how the source recordings are known.
         mask_padding: whether batches say which samples are padding.
@@ -48,7 +81,7 @@ class Clips:
     length: int
     fingerprint: str
     bad: dict[str, str]
-    fetch: Callable[[int], np.ndarray]
+    fetch: Callable[[int], np.ndarray | Recording]
     task: str = "single_label"
     grouping: Grouping = Grouping("column", "")
     mask_padding: bool = False
@@ -127,30 +160,64 @@ class Clips:
             background=None,
         )
 
-    def windows(self) -> "Clips":
+    def windows(self, name_all: bool = False) -> "Clips":
         """Cuts every clip into consecutive windows of `length` samples, without overlap.
 
         The rest at the end of a clip is a window of its own if it is at least half a window long, and is dropped
-        otherwise. A clip shorter than a window is one window. Fold and source are those of the clip. Names end in the
-        second at which a window starts: `blues/blues.00000.wav@5s`.
-        """
-        starts: list[tuple[int, int]] = []  # (clip, first sample)
-        for clip, count in enumerate(self.samples.tolist()):
-            whole, rest = divmod(count, self.length)
-            starts.extend((clip, i * self.length) for i in range(max(1, whole + (2 * rest >= self.length))))
-        # A record is read as a whole, and shuffled windows would read each clip once per window: 14 ms at 32 kHz.
-        fetch = functools.lru_cache(max(1, _CACHE_BYTES // (2 * int(max(self.samples)))))(self.fetch)
+        otherwise; the log says how much is dropped. A clip shorter than a window is one window. Fold and source are
+        those of the clip. Names of windows end in the second at which they start: `blues/blues.00000.wav@5s`.
 
-        def fetch_window(index: int) -> np.ndarray:
-            clip, start = starts[index]
-            return fetch(clip)[start : start + self.length]
+        Args:
+            name_all: also change the names of clips that are one window.
+        """
+        whole, rest = np.divmod(self.samples, self.length)
+        counts = np.maximum(1, whole + (2 * rest >= self.length))
+        self._log_windows(counts)
+        if not name_all and not (counts > 1).any():
+            return self
+        clips = np.repeat(np.arange(len(self)), counts).tolist()
+        starts = [i * self.length for count in counts.tolist() for i in range(count)]
+
+        def name(clip: int, start: int) -> str:
+            if counts[clip] == 1 and not name_all:
+                return self.filenames[clip]
+            return f"{self.filenames[clip]}@{round(start / self.sample_rate, 3):.10g}s"
+
+        # A part of a recording is read as a whole: without a cache, shuffled windows would read it once each, and take
+        # 14 ms for half a minute at 32 kHz.
+        part = PART_S * self.sample_rate
+        size = max(1, _CACHE_BYTES // (2 * min(part, int(max(self.samples)))))
+        read_part = functools.lru_cache(size)(lambda clip, k: self.fetch(clip)[k * part : (k + 1) * part])
+
+        def fetch(index: int) -> np.ndarray:
+            clip, start = clips[index], starts[index]
+            if counts[clip] == 1:  # every epoch reads it once
+                return self.fetch(clip)[: self.length]
+            recording = Recording(functools.partial(read_part, clip), part, int(self.samples[clip]))
+            return recording[start : start + self.length]
 
         return dataclasses.replace(
             self,
-            labels=self.labels[[clip for clip, _ in starts]],
-            folds=tuple(self.folds[clip] for clip, _ in starts),
-            sources=tuple(self.sources[clip] for clip, _ in starts),
-            filenames=tuple(f"{self.filenames[c]}@{round(start / self.sample_rate, 3):.10g}s" for c, start in starts),
-            samples=np.array([min(self.samples[clip] - start, self.length) for clip, start in starts]),
-            fetch=fetch_window,
+            labels=self.labels[clips],
+            folds=tuple(self.folds[clip] for clip in clips),
+            sources=tuple(self.sources[clip] for clip in clips),
+            filenames=tuple(map(name, clips, starts)),
+            samples=np.minimum(self.samples[clips] - starts, self.length),
+            fetch=fetch,
         )
+
+    def _log_windows(self, counts: np.ndarray) -> None:
+        """Logs how many clips are cut into `counts` windows, and what is dropped at their ends."""
+        seconds, cut = self.length / self.sample_rate, counts > 1
+        dropped = np.maximum(0, self.samples - counts * self.length) / self.sample_rate
+        dropped[dropped <= CODEC_S] = 0
+        if cut.any():
+            logging.info(
+                "%d of %d files are longer than data.clip_s=%g s and are cut into %d windows",
+                cut.sum(), len(self), seconds, counts[cut].sum(),
+            )  # fmt: skip
+        if dropped.any():
+            logging.info(
+                "%.1f s at the ends of %d files are not used: rests of less than half of data.clip_s=%g s",
+                dropped.sum(), (dropped > 0).sum(), seconds,
+            )  # fmt: skip

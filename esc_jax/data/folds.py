@@ -11,8 +11,6 @@ from collections.abc import Sequence
 import dataclasses
 import hashlib
 
-import numpy as np
-
 from esc_jax.data.rows import DataError
 
 PROTOCOLS = ("holdout", "validation", "oracle", "all")
@@ -151,16 +149,19 @@ def assign_folds(groups: Sequence[str], targets: Sequence[Sequence[int]], folds:
     members: dict[str, list[int]] = collections.defaultdict(list)
     for index, group in enumerate(groups):
         members[group].append(index)
-    totals = np.bincount([t for clip in targets for t in clip], minlength=1)
-    counts, sizes = np.zeros((folds, len(totals))), np.zeros(folds)
+    totals = collections.Counter(target for clip in targets for target in clip)
+    counts: list[dict[int, int]] = [collections.defaultdict(int) for _ in range(folds)]
+    sizes = [0] * folds
     order = sorted(members, key=lambda group: (-len(members[group]), hashlib.sha256(group.encode()).digest()))
     assigned = [0] * len(groups)
     for group in order:
-        classes, number = np.unique([t for i in members[group] for t in targets[i]], return_counts=True)
-        classes = classes.astype(np.int64)
-        filled = np.round(counts[:, classes] @ (number / totals[classes] ** 2), 12)
-        fold = int(np.lexsort((sizes, filled))[0])
-        counts[fold, classes] += number
+        numbers = collections.Counter(target for i in members[group] for target in targets[i])
+        # Python's floats, added in the order of the classes: the same sums on every machine.
+        weights = [(target, number / totals[target] ** 2) for target, number in sorted(numbers.items())]
+        shares = [round(sum(count[target] * weight for target, weight in weights), 12) for count in counts]
+        fold = min(range(folds), key=lambda i: (shares[i], sizes[i]))
+        for target, number in numbers.items():
+            counts[fold][target] += number
         sizes[fold] += len(members[group])
         for index in members[group]:
             assigned[index] = fold + 1

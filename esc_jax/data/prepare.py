@@ -1,7 +1,8 @@
 """Prepares a data set: decodes and resamples every clip once per sample rate, and writes ArrayRecord files.
 
     CACHE/prepared/FINGERPRINT/esc50/32000hz/1.1.0/
-        esc50-fold1.array_record-00000-of-00001 …   one `tf.train.Example` per clip, one file per fold
+        esc50-fold1.array_record-00000-of-00001 …   one `tf.train.Example` per clip, or per minute of a longer one;
+                                                    one file per fold
         dataset_info.json, features.json …          TFDS's metadata (`tfds_metadata`)
         index.json                                  everything but the audio of every clip, sorted by filename
         bad_clips.json                              file → reason, of clips that were left out
@@ -9,18 +10,23 @@
 
 The folder is the same for the same content, wherever the data set lies, and appears in one rename: an interrupted
 preparation never leaves a folder that looks complete. Neither TensorFlow nor TFDS is needed.
+
+Memory does not grow with the length of a recording: one of more than `clips.PART_S` is decoded block by block into a
+temporary file, which is then cut into records of that length.
 """
 
 import collections
 from collections.abc import Generator, Iterable, Iterator
 from concurrent import futures
 import contextlib
+import dataclasses
 import itertools
 import json
 import os
 import pathlib
 import shutil
 import sys
+import tempfile
 from typing import Any
 import uuid
 
@@ -31,7 +37,9 @@ import tqdm
 from esc_jax import files
 from esc_jax.data import audio, records, tf_example, tfds_metadata
 from esc_jax.data.cache import cache_root
+from esc_jax.data.clips import PART_S
 from esc_jax.data.rows import DataError, Layout, PreparationError, Row
+from esc_jax.data.stream import AudioStream
 
 INDEX, BAD_CLIPS = "index.json", "bad_clips.json"
 
@@ -106,14 +114,15 @@ def _write(source: Layout, sample_rate: int, skip_bad: bool, folder: pathlib.Pat
     if not sys.stderr.isatty():
         logging.info("%s at %d Hz", title, sample_rate)
     with (
-        contextlib.closing(decode_clips(source, rows, sample_rate)) as decoded,
+        contextlib.closing(decode_clips(source, rows, sample_rate, folder)) as decoded,
         tqdm.tqdm(decoded, title, len(rows), unit="clip", disable=None) as bar,
     ):
         for fold, group in itertools.groupby(_good_clips(bar, bad, skip_bad), key=lambda clip: clip[0].fold):
             with records.RecordWriter(folder / tfds_metadata.record_file(fold)) as writer:
                 for row, samples in group:
                     index.append(_index_entry(row, len(samples), writer.count))
-                    writer.write(encode_clip(row, samples, source.task))
+                    for part, piece in split_clip(row, samples, sample_rate):
+                        writer.write(encode_clip(part, piece, source.task))
             splits.append(tfds_metadata.Split(tfds_metadata.split_name(fold), writer.count, writer.num_bytes))
     if not index:
         raise DataError(f"no clip of the data set can be decoded ({next(iter(bad.values()))})")
@@ -141,8 +150,19 @@ def _index_entry(row: Row, samples: int, place: int) -> dict[str, Any]:
         "labels": list(row.targets),
         "fold": row.fold,
         "samples": samples,
-        "place": place,  # in the file of the fold
+        "place": place,  # in the file of the fold; of the first record, if there are several
     }
+
+
+def split_clip(row: Row, samples: np.ndarray, sample_rate: int) -> Iterator[tuple[Row, np.ndarray]]:
+    """Yields the records of a clip: the clip, or parts of at most PART_S, called `FILE@60s` by their start."""
+    size = PART_S * sample_rate
+    if len(samples) <= size:
+        yield row, samples
+        return
+    for number in range(-(-len(samples) // size)):
+        part = dataclasses.replace(row, filename=f"{row.filename}@{number * PART_S}s")
+        yield part, samples[number * size : (number + 1) * size]
 
 
 def encode_clip(row: Row, samples: np.ndarray, task: str) -> bytes:
@@ -159,7 +179,9 @@ def encode_clip(row: Row, samples: np.ndarray, task: str) -> bytes:
     )
 
 
-def decode_clips(source: Layout, rows: Iterable[Row], sample_rate: int) -> Generator[Decoded, None, None]:
+def decode_clips(
+    source: Layout, rows: Iterable[Row], sample_rate: int, folder: str | os.PathLike[str] | None = None
+) -> Generator[Decoded, None, None]:
     """Decodes and resamples clips in threads, a bounded number of clips ahead.
 
     Decoding and resampling release the GIL, so that all cores are used.
@@ -168,6 +190,7 @@ def decode_clips(source: Layout, rows: Iterable[Row], sample_rate: int) -> Gener
         source: the data set on disk.
         rows: the clips.
         sample_rate: Hz.
+        folder: for temporary files; by default that of the system.
 
     Yields:
         Every row, in order, with (samples,) int16, or with the AudioError that it caused.
@@ -175,7 +198,7 @@ def decode_clips(source: Layout, rows: Iterable[Row], sample_rate: int) -> Gener
 
     def decode(row: Row) -> np.ndarray | audio.AudioError:
         try:
-            return audio.to_int16(audio.load(source.read(row), sample_rate, name=source.where(row)))
+            return _decode(source.locate(row), sample_rate, source.where(row), folder)
         except audio.AudioError as error:
             return error
 
@@ -193,3 +216,22 @@ def decode_clips(source: Layout, rows: Iterable[Row], sample_rate: int) -> Gener
                 yield row, future.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _decode(
+    content: bytes | pathlib.Path, sample_rate: int, name: str, folder: str | os.PathLike[str] | None
+) -> np.ndarray:
+    """Decodes a file to (samples,) int16; one that is longer than PART_S into a temporary file, which is mapped."""
+    stream = AudioStream(content, sample_rate, name)
+    if 0 < stream.announced_s <= PART_S:
+        stream.close()
+        return audio.to_int16(audio.load(content, sample_rate, name))
+    with tempfile.TemporaryFile(dir=folder) as file:
+        for block in stream:
+            file.write(audio.to_int16(block).astype("<i2").tobytes())
+        if stream.truncation:
+            raise audio.AudioError(f"{name}: {stream.truncation}")
+        if not file.tell():
+            raise audio.AudioError(f"{name}: holds no samples")
+        file.flush()
+        return np.memmap(file, "<i2", "r")

@@ -1,5 +1,6 @@
 """Reads a prepared data set (`prepare`): random access to the clips of its ArrayRecord files."""
 
+import functools
 import json
 import pathlib
 from typing import Any
@@ -8,11 +9,8 @@ from absl import logging
 import numpy as np
 
 from esc_jax.data import prepare, records, tfds_metadata
-from esc_jax.data.clips import Clips
+from esc_jax.data.clips import CODEC_S, PART_S, Clips, Recording
 from esc_jax.data.rows import Layout
-
-# Encoders may add up to this to the end of a clip, seconds.
-_CODEC_S = 0.1
 
 
 def open_prepared(folder: pathlib.Path, length: int, source: Layout) -> Clips:
@@ -31,11 +29,19 @@ def open_prepared(folder: pathlib.Path, length: int, source: Layout) -> Clips:
         for fold in {entry["fold"] for entry in index}
     }
 
-    def fetch(i: int) -> np.ndarray:
-        entry = index[i]
-        record = readers[entry["fold"]][entry["place"]]
+    sample_rate = tfds_metadata.read_sample_rate(folder)
+    part = PART_S * sample_rate
+
+    def read(entry: dict[str, Any], number: int) -> np.ndarray:
+        record = readers[entry["fold"]][entry["place"] + number]
         # The audio ends with the record (`prepare.encode_clip`).
-        return np.frombuffer(record[len(record) - 2 * entry["samples"] :], "<i2")
+        return np.frombuffer(record[len(record) - 2 * min(part, entry["samples"] - number * part) :], "<i2")
+
+    def fetch(i: int) -> np.ndarray | Recording:
+        entry = index[i]
+        if entry["samples"] <= part:
+            return read(entry, 0)
+        return Recording(functools.partial(read, entry), part, entry["samples"])
 
     if bad:
         logging.info("%d clips do not decode, and are left out: %s", len(bad), next(iter(bad.values())))
@@ -45,7 +51,7 @@ def open_prepared(folder: pathlib.Path, length: int, source: Layout) -> Clips:
         sources=tuple(entry["source"] for entry in index),
         filenames=tuple(entry["filename"] for entry in index),
         classes=tfds_metadata.read_classes(folder, source.task),
-        sample_rate=tfds_metadata.read_sample_rate(folder),
+        sample_rate=sample_rate,
         samples=np.array([entry["samples"] for entry in index]),
         length=length,
         fingerprint=source.fingerprint,
@@ -68,6 +74,6 @@ def _labels(targets: list[list[int]], task: str, classes: int) -> np.ndarray:
 
 def log_longer_clips(clips: Clips) -> None:
     """Logs how many clips are longer than `clips.length` and will be cut."""
-    if longer := int((clips.samples > clips.length + _CODEC_S * clips.sample_rate).sum()):
+    if longer := int((clips.samples > clips.length + CODEC_S * clips.sample_rate).sum()):
         seconds = clips.length / clips.sample_rate
         logging.info("%d of %d clips are longer than data.clip_s=%g s and are cut to it", longer, len(clips), seconds)

@@ -18,7 +18,7 @@ class PreparationError(DataError):
     status = 1
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)  # a data set may have a million
 class Row:
     """One audio file of a data set.
 
@@ -94,6 +94,9 @@ class Layout(Protocol):
     def where(self, row: Row) -> str:
         """Returns the name of a row's file for error messages."""
 
+    def locate(self, row: Row) -> pathlib.Path | bytes:
+        """Returns the path of a row's audio file; its content if it lies inside an archive. Raises AudioError."""
+
     def read(self, row: Row) -> bytes:
         """Returns the content of a row's audio file. Raises AudioError."""
 
@@ -108,9 +111,10 @@ def check_classes(names: Sequence[str], where: str) -> tuple[str, ...]:
     Raises:
         DataError: a name is empty, contains a line break, starts or ends with white space, or is used twice.
     """
+    places: dict[str, int] = {}
     for target, name in enumerate(names):
         if name.splitlines() != [name.strip()]:
             raise DataError(f"{where}: the name of class {target}, {name!r}, must be one line of text")
-        if name in names[:target]:
-            raise DataError(f"{where}: targets {names.index(name)} and {target} are both called {name}")
+        if places.setdefault(name, target) != target:
+            raise DataError(f"{where}: targets {places[name]} and {target} are both called {name}")
     return tuple(names)

@@ -21,25 +21,36 @@ class AudioStream:
     bit in the same way.
 
     Args:
-        path: any format that soundfile reads.
+        source: a path, or the bytes of a file: any format that soundfile reads.
         sample_rate: Hz of the blocks.
+        name: of the file, for error messages; by default its path.
 
     Attributes:
         rate, channels: of the file.
         announced_s: length according to the header, seconds; 0 if the header has none.
-        note: a sentence if the file ended before that length, available after the last block; else empty.
+        truncation: where the file ended, if it was before that length; available after the last block, else empty.
+        note: a sentence on it, or empty.
 
     Raises:
         AudioError: the file is missing, empty or not audio; while iterating: it holds no samples, or NaN or infinite
             ones.
     """
 
-    def __init__(self, path: str | os.PathLike[str], sample_rate: int):
-        self.name = os.fspath(path)
+    def __init__(self, source: bytes | str | os.PathLike[str], sample_rate: int, name: str = ""):
+        self.name = name or ("" if isinstance(source, bytes) else os.fspath(source))
         self.sample_rate = sample_rate
-        self.note = ""
-        self._file, self.announced_s = audio.open_audio(path, self.name)
+        self.truncation = ""
+        self._file, self.announced_s = audio.open_audio(source, self.name)
         self.rate, self.channels = self._file.samplerate, self._file.channels
+
+    @property
+    def note(self) -> str:
+        """A sentence on the truncation."""
+        return self.truncation and f"{self.name}: {self.truncation}; only what is there was classified"
+
+    def close(self) -> None:
+        """Closes the file of a stream that will not be iterated over."""
+        self._file.close()
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Yields blocks (samples,) of about one second."""
@@ -73,8 +84,7 @@ class AudioStream:
             raise AudioError(
                 f"{self.name}: not readable as audio ({error})" if error else f"{self.name}: holds no samples"
             )
-        if truncation := audio.describe_truncation(read / self.rate, self.announced_s, error):
-            self.note = f"{self.name}: {truncation}; only what is there was classified"
+        self.truncation = audio.describe_truncation(read / self.rate, self.announced_s, error)
 
     def _check_finite(self, block: np.ndarray) -> np.ndarray:
         if not np.isfinite(block).all():

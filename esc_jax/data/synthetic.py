@@ -1,18 +1,26 @@
-"""Generates a small data set of synthesised sounds in the official ESC-50 layout, for a first run and for tests.
+"""Generates small data sets of synthesised sounds, for a first run and for tests.
+
+`generate` writes clips of one sound each in the official ESC-50 layout, `generate_scenes` scenes of one to three sounds
+for multi-label classification.
 
 Twelve classes that differ in sound but not in loudness: every clip has a random level and a random background of
 coloured noise, sounds start and stop at random times, and pitch, rate and bandwidth are drawn from ranges that overlap
 between classes.
 """
 
+from collections.abc import Callable
 import csv
+import functools
 import os
 import pathlib
 import shutil
+import uuid
 
 import numpy as np
 import scipy.signal
 import soundfile
+
+from esc_jax.data import scenes
 
 RATE = 16_000
 SECONDS = 5.0
@@ -143,6 +151,17 @@ def clip(name: str, rng: np.random.Generator) -> np.ndarray:
     return (x / max(1.0, np.abs(x).max())).astype(np.float32)
 
 
+def scene(rng: np.random.Generator) -> tuple[scenes.Event, ...]:
+    """Generates one to three sounds of different classes, of 1 to 3 s, at random times and levels within 6 dB."""
+    names = rng.choice(list(CLASSES), rng.integers(1, 4), replace=False)
+    events = []
+    for name in names:
+        samples = int(rng.uniform(1.0, 3.0) * RATE)
+        sound = CLASSES[str(name)](rng)[:samples]
+        events.append(scenes.Event(str(name), sound, int(rng.integers(0, _N - samples)), rng.uniform(-6.0, 0.0)))
+    return tuple(events)
+
+
 def generate(directory: pathlib.Path, clips_per_fold: int = 8, seed: int = 0) -> pathlib.Path:
     """Writes the data set to `directory`, unless it exists, and returns it.
 
@@ -151,11 +170,27 @@ def generate(directory: pathlib.Path, clips_per_fold: int = 8, seed: int = 0) ->
         clips_per_fold: clips of each class in each of the five folds.
         seed: a clip depends on the seed and its own number only.
     """
-    if (directory / "meta" / "esc50.csv").exists():
+    return _generate(directory, functools.partial(_write, clips_per_fold=clips_per_fold, seed=seed))
+
+
+def generate_scenes(directory: pathlib.Path, clips_per_fold: int = 8, seed: int = 0) -> pathlib.Path:
+    """Writes a multi-label data set of scenes to `directory`, unless it exists, and returns it.
+
+    Args:
+        directory: created in one rename, with scenes.csv, events.csv and audio/.
+        clips_per_fold: scenes in each of the five folds, as a multiple of the number of classes.
+        seed: a scene depends on the seed and its own number only.
+    """
+    return _generate(directory, functools.partial(_write_scenes, clips_per_fold=clips_per_fold, seed=seed))
+
+
+def _generate(directory: pathlib.Path, write: Callable[[pathlib.Path], None]) -> pathlib.Path:
+    """Writes beside `directory`, and renames; returns `directory`."""
+    if directory.is_dir():
         return directory
-    partial = directory.with_name(f"{directory.name}.partial.{os.getpid()}")
+    partial = directory.with_name(f"{directory.name}.partial.{uuid.uuid4().hex}")
     try:
-        _write(partial, clips_per_fold, seed)
+        write(partial)
         try:
             os.rename(partial, directory)
         except OSError:
@@ -164,6 +199,20 @@ def generate(directory: pathlib.Path, clips_per_fold: int = 8, seed: int = 0) ->
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return directory
+
+
+def _write_scenes(directory: pathlib.Path, clips_per_fold: int, seed: int) -> None:
+    (directory / "audio").mkdir(parents=True)
+    rows = []
+    for number in range(1, FOLDS * len(CLASSES) * clips_per_fold + 1):
+        rng = np.random.default_rng((seed, number))
+        events = scene(rng)
+        noise = scenes.Event("", scipy.signal.lfilter([1.0], [1.0, -0.9], rng.standard_normal(_N)), 0, -20.0)
+        name = f"scene-{number:05d}.wav"
+        samples = scenes.mix([*events, noise], _N) * 10 ** (rng.uniform(-24, 0) / 20)
+        soundfile.write(directory / "audio" / name, samples, RATE, subtype="PCM_16")
+        rows.append(scenes.Scene(name, (number - 1) % FOLDS + 1, f"scene-{number:05d}", events))
+    scenes.write_tables(directory, rows, RATE, _N)
 
 
 def _write(directory: pathlib.Path, clips_per_fold: int, seed: int) -> None:

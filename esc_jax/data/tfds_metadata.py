@@ -18,7 +18,7 @@ VERSION = "1.2.0"  # of the records and of the files beside them
 RELEASE_NOTES = {
     "1.0.0": "First version.",
     "1.1.0": "Records in the order of the rows.",
-    "1.2.0": "Multi-label data sets have the feature `labels` in the place of `label`.",
+    "1.2.0": "Feature `labels` in the place of `label` in multi-label data sets; a record for each minute of a clip.",
 }
 SAMPLE_RATES = (16_000, 22_050, 32_000, 44_100, 48_000)
 SOURCE_DOC = "the recording on freesound that the clip was cut from"
@@ -94,7 +94,6 @@ def _features(task: str, classes: int) -> dict[str, Any]:
 
 def _dataset_info(about: About, task: str, sample_rate: int, splits: Iterable[Split]) -> dict[str, Any]:
     info = {
-        "citation": about.citation,
         "configDescription": config_description(sample_rate),
         "configName": config_name(sample_rate),
         "description": about.description,
@@ -114,6 +113,8 @@ def _dataset_info(about: About, task: str, sample_rate: int, splits: Iterable[Sp
         "supervisedKeys": {"tuple": {"items": [{"featureKey": "audio"}, {"featureKey": label_feature(task)}]}},
         "version": VERSION,
     }
+    if about.citation:
+        info["citation"] = about.citation
     if about.homepage:
         info["location"] = {"urls": [about.homepage]}
     if about.license:

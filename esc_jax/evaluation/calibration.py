@@ -128,9 +128,9 @@ class Reliability:
 
     Attributes:
         edges: (bins + 1,) of the confidence.
-        count: clips in each bin.
-        confidence: mean confidence.
-        frequency: share of correct clips.
+        count: predictions in each bin.
+        confidence: mean probability of them.
+        frequency: share of them that are correct.
     """
 
     edges: np.ndarray
@@ -149,11 +149,11 @@ class Reliability:
 
 
 def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = BINS) -> Reliability:
-    """Clips in bins ((b − 1)/bins, b/bins] of the confidence.
+    """Predictions in bins ((b − 1)/bins, b/bins] of their probability.
 
     Args:
-        confidence: (N,) in [0, 1]. Zero belongs to the first bin.
-        correct: (N,) whether the prediction is correct.
+        confidence: (N,) probabilities in [0, 1]. Zero belongs to the first bin.
+        correct: (N,) whether the predicted event happened.
         bins: number of bins.
     """
     values, hits = np.asarray(confidence, np.float64), np.asarray(correct, np.float64)

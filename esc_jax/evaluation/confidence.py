@@ -1,6 +1,6 @@
 """Confidence intervals and paired tests of classifiers.
 
-Clips of one source recording are not independent. Every bootstrap here resamples recordings, not clips.
+Clips of one source recording are not independent. Every interval here counts recordings, not clips.
 """
 
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import special
 
 from esc_jax.tasks.base import Task
 
@@ -52,44 +53,44 @@ def _resampled(sums: np.ndarray, counts: np.ndarray, draws: int, seed: int) -> n
     return (drawn @ kinds[:, 0]) / (drawn @ kinds[:, 1])
 
 
-def mean_interval(
-    values: ArrayLike,
-    recordings: ArrayLike,
-    *,
-    draws: int = DRAWS,
-    level: float = 0.95,
-    seed: int = 0,
-) -> ConfidenceInterval:
-    """Mean of values in [0, 1] with its cluster-bootstrap percentile interval.
+def mean_interval(values: ArrayLike, recordings: ArrayLike, *, level: float = 0.95) -> ConfidenceInterval:
+    """Mean p of values in [0, 1] with a Wilson interval for clustered observations.
 
-    G recordings are drawn with replacement, `draws` times. The mean of a draw is that over all of its clips. The
-    interval is from the (1 − level)/2 to the (1 + level)/2 quantile of these means.
+    Clips of one recording are not independent. The N clips of G recordings, n_g clips each, with the sums s_g, count as
 
-    Where every value is 1, the percentile interval has no width. It is replaced by the exact binomial interval over
-    recordings (Clopper & Pearson 1934), low = ((1 − level)/2)^(1/G), and where every value is 0 by its mirror image.
-    The interval of a single recording is 0 to 1.
+        n = p (1 − p) / v  independent clips,   v = G / (G − 1) Σ_g (s_g − p n_g)² / N²,
+
+    where v is the variance of p between recordings. n is at least N² / Σ_g n_g², as if the clips of a recording were
+    copies of one another, and at most N. Where v is 0, it is the former. The interval is Wilson's for n clips, with the
+    quantile t of Student's distribution with G − 1 degrees of freedom:
+
+        (p + t² / 2n ± t √(p (1 − p) / n + t² / 4n²)) / (1 + t² / n)
+
+    Unlike a bootstrap, it has a width where every value is 1. The interval of a single recording is 0 to 1.
+    `benchmarks/intervals.py` measures the coverage of the true mean.
 
     Args:
         values: (N,) of the clips, for example 1 where the prediction is correct. With several seeds, each seed has its
             own values, under the same recordings.
         recordings: (N,) source recording of each clip.
-        draws: number of them.
         level: of the interval.
-        seed: of the random draws.
 
-    Source: Field & Welsh, Bootstrapping clustered data (2007); Efron & Tibshirani (1993), percentile interval.
+    Source: Wilson (1927); Korn & Graubard, "Confidence intervals for proportions with small expected number of positive
+    counts estimated from survey data" (1998), for the number of independent clips.
     """
     sums, counts = _sums(values, recordings)
-    value, tail = float(sums.sum() / counts.sum()), (1 - level) / 2
-    if len(sums) == 1:
-        low, high = 0.0, 1.0
-    elif value == 1.0:
-        low, high = tail ** (1 / len(sums)), 1.0
-    elif value == 0.0:
-        low, high = 0.0, 1 - tail ** (1 / len(sums))
-    else:
-        low, high = np.quantile(_resampled(sums, counts, draws, seed), (tail, 1 - tail))
-    return ConfidenceInterval(value, float(low), float(high), len(sums))
+    groups, total = len(sums), counts.sum()
+    mean = float(sums.sum() / total)
+    if groups == 1:
+        return ConfidenceInterval(mean, 0.0, 1.0, 1)
+    variance = groups / (groups - 1) * np.square(sums - mean * counts).sum() / total**2
+    fewest = total**2 / np.square(counts).sum()
+    number = float(np.clip(mean * (1 - mean) / variance, fewest, total)) if variance > 0 else fewest
+    t = float(special.stdtrit(groups - 1, (1 + level) / 2))
+    middle = mean + t**2 / (2 * number)
+    half = t * np.sqrt(mean * (1 - mean) / number + t**2 / (4 * number**2))
+    low, high = ((middle + sign * half) / (1 + t**2 / number) for sign in (-1, 1))
+    return ConfidenceInterval(mean, max(float(low), 0.0), min(float(high), 1.0), groups)
 
 
 def difference_interval(
@@ -103,15 +104,22 @@ def difference_interval(
 ) -> ConfidenceInterval:
     """Mean of one classifier's values minus another's on the same clips, with a paired cluster-bootstrap interval.
 
-    As `mean_interval`, for the differences of each clip. A recording is drawn for both classifiers at once, so its
-    difficulty cancels. Where all recordings have the same difference d, no draw has another one. The share of other
-    recordings in the population is then at most b = 1 − ((1 − level)/2)^(1/G), and the interval is from d − b (d + 1)
-    to d + b (1 − d): this share at −1, or at 1.
+    G recordings are drawn with replacement, `draws` times. The mean of a draw is that over all of its clips, and the
+    interval is from the (1 − level)/2 to the (1 + level)/2 quantile of these means. A recording is drawn for both
+    classifiers at once, so its difficulty cancels.
+
+    Where all recordings have the same difference d, no draw has another one. The share of other recordings in the
+    population is then at most b = 1 − ((1 − level)/2)^(1/G), and the interval is from d − b (d + 1) to d + b (1 − d):
+    this share at −1, or at 1.
 
     Args:
         first, second: (N,) values in [0, 1] of the same clips in the same order.
         recordings: (N,) source recording of each clip.
-        draws, level, seed: as in `mean_interval`.
+        draws: number of them.
+        level: of the interval.
+        seed: of the random draws.
+
+    Source: Field & Welsh, Bootstrapping clustered data (2007); Efron & Tibshirani (1993), percentile interval.
     """
     one, other = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if one.shape != other.shape:
@@ -158,21 +166,25 @@ def score_interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> ConfidenceInterval:
-    """Mean over runs of a metric that is no mean over clips, with its cluster-bootstrap percentile interval.
+    """Mean over runs of a metric that is no mean over clips, with its cluster-bootstrap interval.
 
-    As `mean_interval`; in each draw, the metric of each run is computed on the drawn recordings.
+    G recordings are drawn with replacement, `draws` times; in each draw, the metric of each run is computed on the
+    drawn recordings. Metrics of rankings are larger on drawn clips, of which some are equal, than on different ones.
+    The quantiles of the draws are therefore shifted by the difference between the estimate and the mean of the draws.
 
     Args:
         task: whose primary metric is computed.
         runs: of each run (a fold, with a seed), labels (n, …) and scores (n, classes).
         recordings: of each run, (n,) source recordings of its clips. A recording in several runs is drawn in all of
             them.
-        draws, level, seed: as in `mean_interval`.
+        draws: number of them.
+        level: of the interval.
+        seed: of the random draws.
     """
     values = _score_draws(task, runs, recordings, draws, seed)
     value = float(np.mean([task.score(labels, scores) for labels, scores in runs]))
-    low, high = np.nanquantile(values, ((1 - level) / 2, (1 + level) / 2))
-    return ConfidenceInterval(value, float(low), float(high), len(_names(recordings)))
+    low, high = _shifted_quantiles(values, value, level)
+    return ConfidenceInterval(value, max(low, 0.0), min(high, 1.0), len(_names(recordings)))
 
 
 def score_difference_interval(
@@ -191,8 +203,15 @@ def score_difference_interval(
     """
     one, other = (_score_draws(task, runs, recordings, draws, seed) for runs in (first, second))
     means = [np.mean([task.score(labels, scores) for labels, scores in runs]) for runs in (first, second)]
-    low, high = np.nanquantile(one - other, ((1 - level) / 2, (1 + level) / 2))
-    return ConfidenceInterval(float(means[0] - means[1]), float(low), float(high), len(_names(recordings)))
+    value = float(means[0] - means[1])
+    low, high = _shifted_quantiles(one - other, value, level)
+    return ConfidenceInterval(value, max(low, -1.0), min(high, 1.0), len(_names(recordings)))
+
+
+def _shifted_quantiles(draws: np.ndarray, estimate: float, level: float) -> tuple[float, float]:
+    """Quantiles of the draws, moved so that their mean is the estimate."""
+    low, high = np.nanquantile(draws, ((1 - level) / 2, (1 + level) / 2)) - np.nanmean(draws) + estimate
+    return float(low), float(high)
 
 
 def _names(recordings: Sequence[Sequence[Any]]) -> np.ndarray:

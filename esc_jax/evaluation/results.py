@@ -8,15 +8,21 @@ import json
 import pathlib
 import platform
 from typing import Any
+import zlib
 
 import numpy as np
 
 from esc_jax import files
 from esc_jax.data.clips import Clips
 from esc_jax.data.rows import DataError
+from esc_jax.errors import Failure
 from esc_jax.evaluation import confidence
 from esc_jax.runtime.devices import device_name
 from esc_jax.tasks.base import Task
+
+
+class DamagedResultsError(Failure):
+    """results.json or predictions.csv is not what a run wrote. The message is one sentence."""
 
 
 def versions() -> dict[str, str]:
@@ -66,7 +72,7 @@ def fold_predictions(
 def over_runs(task: Task, runs: Sequence[tuple[np.ndarray, np.ndarray]], recordings: Sequence[Any]) -> dict[str, Any]:
     """The primary metric over runs: `mean`, `std` (n − 1; None for one run) and `ci95`.
 
-    The interval is a bootstrap over source recordings.
+    The interval is that of `confidence.mean_interval` or `confidence.score_interval`.
 
     Args:
         task: whose metric is computed.
@@ -82,6 +88,14 @@ def over_runs(task: Task, runs: Sequence[tuple[np.ndarray, np.ndarray]], recordi
     else:
         interval = confidence.score_interval(task, runs, recordings)
     return {"mean": float(shares.mean()), "std": std, "ci95": [interval.low, interval.high]}
+
+
+def other_metrics(task: Task, folds: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Mean over folds of the metrics beside the primary one, by their written name; those that are defined."""
+    values = {
+        name: [fold[key] for fold in folds if fold.get(key) is not None] for key, name in task.other_metrics.items()
+    }
+    return {name: sum(of_folds) / len(of_folds) for name, of_folds in values.items() if of_folds}
 
 
 def results(
@@ -145,7 +159,7 @@ def _tested(config: Any, task: Task, clips: Clips, parts: Sequence[FoldPredictio
     tta = len(averaged) == len(parts)
     folds = [
         {"fold": part.fold, "seed": part.seed}
-        | task.fold_metrics(truth, part.plain, part.averaged if tta else None)
+        | task.fold_metrics(truth, part.plain, part.averaged if tta else None, part.thresholds)
         | {"epochs": part.epochs, "seconds": round(part.seconds, 1)}
         | ({} if part.thresholds is None else {"thresholds": np.asarray(part.thresholds).tolist()})
         for part, truth in zip(parts, labels, strict=True)
@@ -163,6 +177,49 @@ def _tested(config: Any, task: Task, clips: Clips, parts: Sequence[FoldPredictio
             np.concatenate(thresholds) if len(thresholds) == len(parts) else None,
         ),
     }
+
+
+def _digest(outcome: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(outcome, sort_keys=True).encode())
+
+
+def write_results(path: pathlib.Path, outcome: dict[str, Any]) -> None:
+    """Writes results.json with the checksums of predictions.csv beside it, where there is one, and of itself."""
+    predictions = path.parent / "predictions.csv"
+    (checksum,) = files.checksums([predictions])
+    outcome = outcome | {"predictions_checksum": list(checksum) if checksum else None}
+    with files.atomic_write(path, "w") as file:
+        file.write(json.dumps(outcome | {"crc32": _digest(outcome)}, indent=1) + "\n")
+
+
+def has_changed(outcome: dict[str, Any]) -> bool:
+    """Whether the content of a results.json differs from what was written. One without a checksum has not changed."""
+    rest = {key: value for key, value in outcome.items() if key != "crc32"}
+    return "crc32" in outcome and outcome["crc32"] != _digest(rest)
+
+
+def read_results(path: pathlib.Path) -> dict[str, Any]:
+    """Reads results.json.
+
+    Raises:
+        DamagedResultsError: it cannot be read, or the file or predictions.csv beside it has changed since it was
+            written.
+    """
+    try:
+        outcome = json.loads(path.read_text(encoding="utf-8"))
+        changed = has_changed(outcome)
+        del outcome["crc32"]
+    except OSError as error:
+        raise DamagedResultsError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise DamagedResultsError(f"{path} is incomplete, damaged, or of an earlier version") from None
+    if changed:
+        raise DamagedResultsError(f"{path} is damaged: its checksum does not match")
+    predictions = path.parent / "predictions.csv"
+    (found,) = files.checksums([predictions])
+    if outcome["predictions_checksum"] != (list(found) if found else None):
+        raise DamagedResultsError(f"{predictions} is damaged, missing, or belongs to other results")
+    return outcome
 
 
 def write_predictions(path: pathlib.Path, task: Task, clips: Clips, parts: Sequence[FoldPredictions]) -> None:
@@ -187,7 +244,7 @@ def read_predictions(path: pathlib.Path, clips: Clips) -> FoldPredictions:
     """Predictions of a single run from its predictions.csv (six digits) and the results.json beside it.
 
     Raises:
-        DataError: the file is of other clips or classes.
+        DataError: the file is of other clips or classes. DamagedResultsError: a file is damaged.
     """
     with open(path, newline="") as file:
         rows = list(csv.reader(file))
@@ -197,7 +254,7 @@ def read_predictions(path: pathlib.Path, clips: Clips) -> FoldPredictions:
     if tuple(header[first : first + count]) != clips.classes or any(row[0] not in position for row in rows):
         raise DataError(f"{path} belongs to other data than data.dir contains")
     numbers = np.array([[float(p) for p in row[first:]] for row in rows])
-    fold = json.loads((path.parent / "results.json").read_text())["folds"][0]
+    fold = read_results(path.parent / "results.json")["folds"][0]
     thresholds = fold.get("thresholds")
     return FoldPredictions(
         fold=fold["fold"],

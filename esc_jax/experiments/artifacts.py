@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 
 from esc_jax.data.clips import Clips
-from esc_jax.evaluation.results import FoldPredictions, write_predictions
+from esc_jax.evaluation.results import FoldPredictions, other_metrics, write_predictions, write_results
 from esc_jax.runtime import processes
 from esc_jax.tasks import registry as tasks
-from esc_jax.training import writers
 
 History = Sequence[dict[str, Any]]
 _SHOWN = 5  # best and worst classes in the summary
@@ -46,10 +45,11 @@ def write_artifacts(
             plots.confusion_matrix(np.array(results["confusion"]), clips.classes, title, path)
         if "cooccurrence" in results:
             path = workdir / "cooccurrence.png"
-            plots.cooccurrence(np.array(results["cooccurrence"]), clips.classes, title, path)
+            totals = np.array([one["positives"] for one in results["per_class"].values()])
+            plots.cooccurrence(np.array(results["cooccurrence"]), totals, clips.classes, title, path)
         if history:
             plots.curves(history, task, title, workdir / "curves.png", pretrain_history)
-        writers.write_json(workdir / "results.json", results)
+        write_results(workdir / "results.json", results)
     processes.barrier(f"{workdir} is tested")
 
 
@@ -86,6 +86,8 @@ def summary(results: dict[str, Any]) -> str:
     if results[f"{task.metric}_tta"]:
         label = f"with {results['tta_views']} views (TTA)"
         lines.append(f"  {label:<19} {_interval(results[f'{task.metric}_tta'])}")
+    if others := other_metrics(task, results["folds"]):
+        lines.append(f"  {'mean over folds':<19} {', '.join(f'{name} {_percent(v)} %' for name, v in others.items())}")
     macro = results.get("accuracy_macro")
     if macro is not None and abs(macro - results["accuracy"]["mean"]) >= 0.0005:
         lines.append(f"  {'mean over classes':<19} {_percent(macro)} %  (classes differ in size)")
@@ -100,8 +102,10 @@ def summary(results: dict[str, Any]) -> str:
         f"  {results['parameters']:,} parameters, {seconds / 60:.1f} minutes of training on {results['device']}"
     )
     ranking = [row for row in task.class_ranking(results) if row[1] is not None] if results["folds"] else []
-    best = [f"{name} {text}" for name, value, text in ranking if value and value > 0][:_SHOWN]
-    worst = [f"{name} {text}" for name, value, text in reversed(ranking) if value is not None and value < 1][:_SHOWN]
+    # "7/8" says how often a class is recognized; of other metrics, the value does.
+    shown = [(name, value, text if task.exclusive else f"{_percent(value)} %") for name, value, text in ranking]
+    best = [f"{name} {text}" for name, value, text in shown if value and value > 0][:_SHOWN]
+    worst = [f"{name} {text}" for name, value, text in reversed(shown) if value is not None and value < 1][:_SHOWN]
     lines += [f"  best classes: {', '.join(best)}"] if best else []
     lines += [f"  worst classes: {', '.join(worst)}"] if worst else []
     if results["data"]["grouping"]["kind"] == "none":
@@ -150,8 +154,16 @@ def markdown(results: dict[str, Any]) -> str:
             spread = f" ± {100 * part['std']:.2f} (standard deviation over runs)" if part["std"] is not None else ""
             low, high = (_percent(bound) for bound in part["ci95"])
             lines += ["", f"**{name}: {_percent(part['mean'])} %**{spread}, 95 % interval {low} to {high}"]
-    lines += ["", f"{results['parameters']:,} parameters; {results['device']}", "", f"| class | {label}, % | clips |"]
+    if others := other_metrics(task, results["folds"]):
+        lines += ["", f"Mean over folds: {', '.join(f'{name} {_percent(v)} %' for name, v in others.items())}"]
+    lines += [
+        "",
+        f"{results['parameters']:,} parameters; {results['device']}",
+        "",
+        f"| class | {task.class_metric_label}, % | clips |",
+    ]
     lines += ["|---|---|---|"]
     lines += [f"| {name} | {_percent(value)} | {text} |" for name, value, text in reversed(task.class_ranking(results))]
-    lines += ["", "![confusion matrix](confusion_matrix.png)", ""] if "confusion" in results else [""]
-    return "\n".join(lines)
+    for key, name in (("confusion", "confusion_matrix"), ("cooccurrence", "cooccurrence")):
+        lines += ["", f"![{name.replace('_', ' ')}]({name}.png)"] if key in results else []
+    return "\n".join([*lines, ""])

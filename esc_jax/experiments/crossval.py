@@ -9,7 +9,6 @@ pooled results: results.json, predictions.csv, report.md, confusion_matrix.png.
 """
 
 import copy
-import json
 import pathlib
 from typing import Any
 
@@ -122,10 +121,15 @@ def _cross_fitted(task: Task, clips: Clips, parts: list[results.FoldPredictions]
 def _finish_run(config: Any, folder: pathlib.Path, clips: Clips, description: str) -> dict[str, Any]:
     """results.json of a run; trains it where it is not finished."""
     path = folder / "results.json"
-    if not path.exists():
+    outcome: dict[str, Any] | None = None
+    workdir.check_workdir(folder, config)
+    if path.exists():
+        try:
+            outcome = results.read_results(path)
+        except results.DamagedResultsError as error:
+            logging.warning("%s; the fold is tested again", error)
+    if outcome is None:
         logging.info("%s", description)
         return single.train_and_evaluate(config, folder)
-    workdir.check_workdir(folder, config)
-    outcome = json.loads(path.read_text())
     checkpoint.check_data(outcome["data"]["fingerprint"], clips.fingerprint, folder)
     return outcome

@@ -5,7 +5,6 @@ python -m esc_jax.main --config=NAME --config.protocol=all --from_crossval=runs/
 """
 
 import dataclasses
-import json
 import pathlib
 from typing import Any, Self
 
@@ -58,10 +57,10 @@ class Quote:
         if changed := workdir.differences(relevant(workdir.read_config(folder)), relevant(current)):
             raise ConfigError(f"--from_crossval={folder} is of another config: {'; '.join(changed[:3])}")
         try:
-            outcome = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-            tested, failed = len({fold["fold"] for fold in outcome["folds"]}), outcome.get("failed")
-        except (OSError, ValueError, KeyError, TypeError):
-            raise ConfigError(f"--from_crossval={folder} contains no results: finish the cross-validation") from None
+            outcome = results.read_results(folder / "results.json")
+        except results.DamagedResultsError as error:
+            raise ConfigError(f"--from_crossval: {error}; finish the cross-validation first") from None
+        tested, failed = len({fold["fold"] for fold in outcome["folds"]}), outcome.get("failed")
         if tested < 2 or failed:
             reason = f"{', '.join(failed)} failed" if failed else "it has one test fold"
             raise ConfigError(f"--from_crossval={folder} is not a complete cross-validation: {reason}")

@@ -3,6 +3,9 @@
 import copy
 from typing import Any
 
+from absl import logging
+
+from esc_jax.data import folds
 from esc_jax.data.clips import Clips
 from esc_jax.data.datasets import registry as datasets
 from esc_jax.errors import ConfigError
@@ -36,3 +39,12 @@ def load(config: Any) -> tuple[Any, Task, Clips]:
     if config.task != clips.task:
         clips = clips.as_multi_label()
     return config, tasks.get(config.task), clips
+
+
+def log_split(task: Task, clips: Clips, split: folds.Split) -> None:
+    """Logs the parts of a split, and warns of classes that are tested and not trained."""
+    logging.info("%s", split.report())
+    trained, tested = (task.class_counts(clips.labels[list(p)], len(clips.classes)) for p in (split.train, split.test))
+    counts = zip(clips.classes, trained, tested, strict=True)
+    if missing := [name for name, train, test in counts if test and not train]:
+        logging.warning("no training clip has one of the test classes %s", ", ".join(missing))

@@ -246,7 +246,7 @@ def probe_and_evaluate(
         for fold in tested
     }
     for split in splits.values():
-        logging.info("%s", split.report())
+        dataset.log_split(task, clips, split)
     config, model = load.initialize(config, clips.classes)
     tagger = audioset.head(config)
     logging.info("embedding %d clips on %s", len(clips), devices.device_name())
@@ -357,22 +357,21 @@ def _save(
     checkpoints.close()
 
 
-def probe_embeddings(path: str | pathlib.Path, seeds: int = 1, task: str = "single_label") -> str:
+def probe_embeddings(path: str | pathlib.Path, seeds: int = 1) -> str:
     """Probes a file of embeddings (`esc-jax embed`) on all of its folds; returns the results as a table.
 
     Args:
-        path: .npz with embeddings, label, fold and classes.
+        path: .npz with embeddings, label, fold and classes, and the name of the task; without it, single_label.
         seeds: number of starting points of the solver.
-        task: what the labels mean.
 
     Raises:
         DataError: the file holds no embeddings of a data set. OSError: it cannot be read.
     """
-    chosen = tasks.get(task)
     try:
         with np.load(path, allow_pickle=False) as file:
             x, labels, folds, classes = (file[name] for name in ("embeddings", "label", "fold", "classes"))
-        whole = x.ndim == 2 and labels.shape == folds.shape == x.shape[:1] and set(labels) <= set(range(len(classes)))
+            chosen = tasks.get(str(file["task"]) if "task" in file else "single_label")
+        whole = x.ndim == 2 and folds.shape == x.shape[:1] and _labels_fit(chosen, labels, len(x), len(classes))
         finite = np.isfinite(x).all()
     except OSError:
         raise
@@ -387,6 +386,13 @@ def probe_embeddings(path: str | pathlib.Path, seeds: int = 1, task: str = "sing
         inside = folds == head.fold
         scores.append(chosen.score(labels[inside], head_logits(x[inside], head.kernel, head.bias)))
     return table(chosen, heads, scores)
+
+
+def _labels_fit(task: Task, labels: np.ndarray, rows: int, classes: int) -> bool:
+    """Whether an array can be the labels of that many clips."""
+    if task.exclusive:
+        return labels.shape == (rows,) and set(labels.tolist()) <= set(range(classes))
+    return labels.shape == (rows, classes) and labels.dtype == bool
 
 
 def table(task: Task, heads: Sequence[ProbeResult], scores: Sequence[float]) -> str:

@@ -1,10 +1,8 @@
 """One run: data, model, training, checkpoints, evaluation."""
 
 from collections.abc import Callable, Sequence
-import contextlib
 import dataclasses
 import functools
-import json
 import pathlib
 from typing import Any
 
@@ -122,10 +120,8 @@ def prepare(config: Any) -> Run:
     """
     config, task, clips = dataset.load(config)
     split = split_clips(config, clips)
-    logging.info("%s; on %s", split.report(), devices.device_name())
-    counts = [task.class_counts(clips.labels[list(part)], len(clips.classes)) for part in (split.train, split.test)]
-    if missing := [name for name, train, test in zip(clips.classes, *counts, strict=True) if test and not train]:
-        logging.warning("no training clip has one of the test classes %s", ", ".join(missing))
+    logging.info("training on %s", devices.device_name())
+    dataset.log_split(task, clips, split)
     if len(split.train) < config.train.batch_size:
         raise ConfigError(
             f"config.train.batch_size={config.train.batch_size} is larger than the number of training clips,"
@@ -225,6 +221,7 @@ def train_and_evaluate(config: Any, folder: pathlib.Path, quote: crossval_quote.
     run = prepare(config)
     if quote:
         quote.check_data(run.clips)
+    checkpoint.check_workdir(folder, run.clips.fingerprint)
     optimizer = run.optimizer()
     # Every mistake in the config has been reported by now. Nothing was written before this line.
     workdir.bind_workdir(folder, config)
@@ -356,8 +353,9 @@ def evaluate_again(config: Any, folder: pathlib.Path) -> dict[str, Any]:
         raise ConfigError(f"{folder} stopped at step {last} of {run.total}: finish the run first")
     progress = checkpoint.read_meta(restored.folder, last)["progress"]
     seconds, extra, pretrain_history = progress["seconds"], {}, ()
-    with contextlib.suppress(OSError, ValueError):  # a run that was never tested has no results
-        stored = json.loads((folder / "results.json").read_text())
+    path = folder / "results.json"
+    if path.exists():  # a run that was never tested has no results
+        stored = results.read_results(path)
         kept = ("calibration", "probe", "seconds_embedding", "pretrain", "crossval")
         extra = {key: stored[key] for key in kept if key in stored}
         seconds = stored["folds"][0]["seconds"] if stored["folds"] else stored["seconds"]

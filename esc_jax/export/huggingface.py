@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,8 @@ if TYPE_CHECKING:  # imports JAX, which the help text of the command does not ne
 def to_huggingface(restored: Restored, directory: pathlib.Path) -> None:
     """Writes config.json, model.safetensors, preprocessor_config.json and README.md for transformers.
 
-    Its model computes the logits of the run. `esc_jax.pretrained` reads the same arrays from the folder.
+    Its model computes the logits of the run. `esc_jax.pretrained` reads the same arrays from the folder. config.json of
+    a multi-label model has its thresholds under `esc_jax_thresholds`.
 
     Args:
         restored: model of a run.
@@ -25,7 +27,8 @@ def to_huggingface(restored: Restored, directory: pathlib.Path) -> None:
         PretrainedError: the class does not have this head, frontend or padding.
     """
     from esc_jax.export import model_card
-    from esc_jax.pretrained import efficientnet, hubert
+    from esc_jax.export.thresholds import read_thresholds
+    from esc_jax.pretrained import efficientnet, hubert, huggingface
 
     model, config = restored.model, restored.config.model
     options = config.encoder.to_dict()
@@ -40,6 +43,11 @@ def to_huggingface(restored: Restored, directory: pathlib.Path) -> None:
             f"transformers has no class for model.name={config.name} (only for hubert and efficientnet): use"
             " --format=stablehlo"
         )
+    if (thresholds := read_thresholds(restored)) is not None:
+        path = directory / huggingface.CONFIG
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content |= {"problem_type": "multi_label_classification", "esc_jax_thresholds": thresholds}
+        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (directory / CARD).write_text(model_card.huggingface_card(restored), encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""The measured score of exported weights."""
+"""The measured score of exported weights, and the cross-validation that weights without one quote."""
 
 import dataclasses
 import json
@@ -6,6 +6,7 @@ import pathlib
 from typing import Any
 
 from esc_jax.errors import Failure
+from esc_jax.evaluation.results import has_changed
 from esc_jax.tasks import registry as tasks
 from esc_jax.training.restore import Restored
 
@@ -43,29 +44,59 @@ class Measurement:
     tta_views: int
 
 
+@dataclasses.dataclass(frozen=True)
+class CrossValidation:
+    """The cross-validation that the run of these weights quotes: the same config, on other splits of the same clips.
+
+    Its score is that of other weights, each of which was tested on clips that did not train it.
+
+    Attributes:
+        metric: key of the task's primary metric.
+        mean: over folds and seeds.
+        std: standard deviation over folds and seeds.
+        ci95: 95 % interval.
+        clips: number of tested clips.
+        folds: test folds.
+        protocol: of its runs.
+    """
+
+    metric: str
+    mean: float
+    std: float | None
+    ci95: tuple[float, float]
+    clips: int
+    folds: tuple[int, ...]
+    protocol: str
+
+
+def _results_path(restored: Restored) -> pathlib.Path:
+    workdir = restored.folder.parent if restored.folder.name == "checkpoints" else restored.folder
+    return pathlib.Path(workdir) / "results.json"
+
+
 def read_measurement(restored: Restored) -> Measurement | str:
     """The measurement of a model's weights, or the reason why there is none.
 
     Raises:
         MeasurementError: results.json exists but was not written by a run.
     """
-    workdir = restored.folder.parent if restored.folder.name == "checkpoints" else restored.folder
-    path = pathlib.Path(workdir) / "results.json"
+    path = _results_path(restored)
     metric = tasks.get(restored.config.task).metric
     if not path.exists():
         return "the run has no results"
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
+        if has_changed(results):
+            raise ValueError("the checksum does not match")
         step = results.get("checkpoint_step")
         if step is not None and step != restored.step:
             return f"the results of the run are of step {step}, the weights of step {restored.step}"
+        if not results["folds"]:
+            return "they were trained on every clip, so that no clip is left to test them on"
         score, score_tta = results[metric], results[f"{metric}_tta"]
-        low, high = score["ci95"]
         return Measurement(
             metric=metric,
-            mean=float(score["mean"]),
-            std=None if score["std"] is None else float(score["std"]),
-            ci95=(float(low), float(high)),
+            **_score(score),
             clips=sum(int(fold["total"]) for fold in results["folds"]),
             folds=tuple(sorted({int(fold["fold"]) for fold in results["folds"]})),
             protocol=str(results["protocol"]),
@@ -74,7 +105,42 @@ def read_measurement(restored: Restored) -> Measurement | str:
             tta_views=int(results.get("tta_views", 0)),
         )
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise MeasurementError(f"{path} was not written by a run: test the run again with --mode=evaluate") from None
+        raise _not_a_run(path) from None
+
+
+def read_cross_validation(restored: Restored) -> CrossValidation | None:
+    """The cross-validation that the results of a run quote; None without.
+
+    Raises:
+        MeasurementError: results.json exists but was not written by a run.
+    """
+    path = _results_path(restored)
+    metric = tasks.get(restored.config.task).metric
+    if not path.exists():
+        return None
+    try:
+        quoted = json.loads(path.read_text(encoding="utf-8")).get("crossval")
+        if not quoted:
+            return None
+        return CrossValidation(
+            metric=metric,
+            **_score(quoted[metric]),
+            clips=int(quoted["clips"]),
+            folds=tuple(int(fold) for fold in quoted["folds"]),
+            protocol=str(quoted["protocol"]),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise _not_a_run(path) from None
+
+
+def _score(entry: dict[str, Any]) -> dict[str, Any]:
+    low, high = entry["ci95"]
+    std = None if entry["std"] is None else float(entry["std"])
+    return {"mean": float(entry["mean"]), "std": std, "ci95": (float(low), float(high))}
+
+
+def _not_a_run(path: pathlib.Path) -> MeasurementError:
+    return MeasurementError(f"{path} was not written by a run: test the run again with --mode=evaluate")
 
 
 def to_json(result: Measurement | str) -> dict[str, Any]:

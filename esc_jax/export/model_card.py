@@ -7,7 +7,8 @@ from typing import Any
 import jax
 
 from esc_jax.export import usage
-from esc_jax.export.measurement import Measurement, read_measurement
+from esc_jax.export.measurement import CrossValidation, Measurement, read_cross_validation, read_measurement
+from esc_jax.export.thresholds import read_thresholds
 from esc_jax.tasks import registry as tasks
 from esc_jax.training.restore import Restored
 
@@ -16,20 +17,38 @@ _PROTOCOLS = {
     "holdout": "trained for a fixed number of epochs and tested once, at the end",
     "validation": "the epoch was selected on one of the training folds, and the test fold was tested once, at the end",
     "oracle": "the epoch was selected on the test fold itself, so the value is too high (†)",
+    "all": "trained on every clip for a fixed number of epochs, and not tested",
 }
 _CITATION = 'K. J. Piczak, "ESC: Dataset for Environmental Sound Classification", 2015'
+_OTHER_LICENCE = "The licence of those recordings applies"
 # data.name → name of the data set, licence of its recordings.
 _DATA = {
     "esc50": ("ESC-50", f"The recordings of ESC-50 are CC BY-NC 3.0: attribution, no commercial use ({_CITATION})"),
     "esc10": ("ESC-10", f"The recordings of ESC-10 are CC BY 3.0: attribution ({_CITATION})"),
     "gtzan": ("GTZAN", "GTZAN is published without a licence for its recordings"),
+    "urbansound8k": (
+        "UrbanSound8K",
+        "The recordings of UrbanSound8K are CC BY-NC 3.0: attribution, no commercial use (J. Salamon, C. Jacoby and"
+        ' J. P. Bello, "A Dataset and Taxonomy for Urban Sound Research", 2014)',
+    ),
+    "fsd50k": (
+        "FSD50K",
+        "FSD50K is CC BY 4.0 as a collection, and each of its clips has a Creative Commons licence of its own, some of"
+        ' them non-commercial (E. Fonseca et al., "FSD50K: an Open Dataset of Human-Labeled Sound Events", 2022)',
+    ),
     "synthetic": ("sounds synthesised by esc_jax", ""),
-}
+} | dict.fromkeys(("folder", "csv", "audiofolder"), ("recordings of your own", _OTHER_LICENCE))
 # data.name → number of classes, some of the classes, and description of other data that is read under this name.
 _IDENTITY = {
     "esc50": (50, {"dog", "sea_waves", "chainsaw", "church_bells"}, "a data set in ESC-50's layout"),
     "esc10": (10, {"dog", "sea_waves", "chainsaw", "helicopter"}, "a data set in ESC-50's layout"),
     "gtzan": (10, {"blues", "disco", "hiphop", "reggae"}, "a data set with a folder for each class"),
+    "urbansound8k": (
+        10,
+        {"air_conditioner", "dog_bark", "jackhammer", "siren"},
+        "a data set in UrbanSound8K's layout",
+    ),
+    "fsd50k": (200, {"Bark", "Meow", "Siren", "Zipper_(clothing)"}, "a data set in FSD50K's layout"),
 }
 # model.name → licence of the weights according to their publishers.
 _WEIGHTS = {
@@ -90,15 +109,14 @@ def _card(restored: Restored, use: str) -> str:
     start = f"starting from the published weights `{_public_name(pretrained)}`" if pretrained else "from random weights"
     sections = [
         f"# {model_name(restored)}",
-        f"Classifies sounds: {len(model.classes)} classes, clips of {model.clip_s:g} s, mono, {model.sample_rate} Hz."
+        f"{_purpose(restored)}, clips of {model.clip_s:g} s, mono, {model.sample_rate} Hz."
         f" Architecture: {config.model.name}, {model.parameter_count:,} parameters. Trained with esc_jax on {data},"
         f" {start}.",
         "## Use",
         use,
         "## Evaluation",
-        _describe_measurement(restored),
-        "The outputs are the probabilities of the model without calibration. A sound that belongs to none of the"
-        " classes gets probabilities as well.",
+        *_describe_measurement(restored),
+        _describe_outputs(restored),
         "## Classes",
         f"{', '.join(model.classes)}.",
         "## Licence",
@@ -107,26 +125,65 @@ def _card(restored: Restored, use: str) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def _describe_measurement(restored: Restored) -> str:
+def _purpose(restored: Restored) -> str:
+    count = len(restored.model.classes)
+    if tasks.get(restored.config.task).exclusive:
+        return f"Classifies sounds: {count} classes"
+    return f"Detects sounds: any number of {count} classes at the same time"
+
+
+def _describe_outputs(restored: Restored) -> str:
+    thresholds = read_thresholds(restored)
+    if thresholds is None:
+        return (
+            "The outputs are the probabilities of the model without calibration. A sound that belongs to none of the"
+            " classes gets probabilities as well."
+        )
+    listed = ", ".join(f"{name} {limit:.3g}" for name, limit in zip(restored.model.classes, thresholds, strict=True))
+    return (
+        "The outputs are the probabilities of the model without calibration, one for each class; they do not sum to 1."
+        f" A class counts as present from its threshold: {listed}."
+    )
+
+
+def _describe_measurement(restored: Restored) -> list[str]:
+    """Paragraphs on the score of these weights, and on the cross-validation that they quote."""
     label, result = tasks.get(restored.config.task).metric_label, read_measurement(restored)
+    quoted = read_cross_validation(restored)
+    quote = [_describe_cross_validation(label, quoted)] if quoted else []
     if isinstance(result, str):
-        return f"There is no measured {label} of these weights: {result}."
-    folds = f"fold{'s' if len(result.folds) > 1 else ''} {', '.join(map(str, result.folds))}"
-    protocol = _PROTOCOLS.get(result.protocol)
-    text = f"{_describe_score(label, result)} on {result.clips} clips of {folds}, which were not used for training."
-    text += f" Protocol `{result.protocol}`{f': {protocol}' if protocol else ''}."
+        return [f"There is no measured {label} of these weights: {result}.", *quote]
+    text = f"Measured {label}: {_describe_score(result)} on {result.clips} clips of {_folds(result)}, which were not"
+    text += f" used for training.{_describe_protocol(result.protocol)}"
     if result.mean_tta is not None:
         text += (
             f" With probabilities averaged over {result.tta_views} views, which this export does not compute:"
             f" {100 * result.mean_tta:.2f} %."
         )
-    return text
+    return [text, *quote]
 
 
-def _describe_score(label: str, result: Measurement) -> str:
+def _describe_cross_validation(label: str, quoted: CrossValidation) -> str:
+    return (
+        f"Cross-validation of the same config: {label} {_describe_score(quoted)} on {quoted.clips} clips of"
+        f" {_folds(quoted)}. This is the score of other weights: each fold was predicted by a model that was trained on"
+        f" the other folds.{_describe_protocol(quoted.protocol)}"
+    )
+
+
+def _folds(result: Measurement | CrossValidation) -> str:
+    return f"fold{'s' if len(result.folds) > 1 else ''} {', '.join(map(str, result.folds))}"
+
+
+def _describe_protocol(name: str) -> str:
+    protocol = _PROTOCOLS.get(name)
+    return f" Protocol `{name}`{f': {protocol}' if protocol else ''}."
+
+
+def _describe_score(result: Measurement | CrossValidation) -> str:
     spread = f" ± {100 * result.std:.2f} (standard deviation over runs)" if result.std is not None else ""
     low, high = (f"{100 * bound:.1f}" for bound in result.ci95)
-    return f"Measured {label}: **{100 * result.mean:.2f} %**{spread} (95 % interval {low} to {high})"
+    return f"**{100 * result.mean:.2f} %**{spread} (95 % interval {low} to {high})"
 
 
 def _describe_data(restored: Restored) -> tuple[str, str]:
@@ -138,7 +195,7 @@ def _describe_data(restored: Restored) -> tuple[str, str]:
     if name in _IDENTITY:
         number, some, other = _IDENTITY[name]
         if len(classes) != number or not some <= set(classes):
-            return other, "The licence of those recordings applies"
+            return other, _OTHER_LICENCE
     return _DATA.get(name, (f"the data set {name}", f"The licence of {name} applies"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 from typing import TYPE_CHECKING, Any
@@ -49,9 +50,10 @@ def describe(restored: Restored) -> dict[str, Any]:
     """The content of model.json."""
     import jax
 
-    from esc_jax.export import measurement, model_card
+    from esc_jax.export import measurement, model_card, thresholds
 
     model = restored.model
+    limits, quoted = thresholds.read_thresholds(restored), measurement.read_cross_validation(restored)
     padding = ", which the program does not mask" if model.mask_padding else ""
     return {
         "name": model_card.model_name(restored),
@@ -71,9 +73,11 @@ def describe(restored: Restored) -> dict[str, Any]:
             "dtype": "float32",
             "description": "probabilities in the order of labels",
         },
+        **({} if limits is None else {"thresholds": limits}),
         "platforms": list(PLATFORMS),
         "jax": jax.__version__,
         "measured": measurement.to_json(measurement.read_measurement(restored)),
+        **({"cross_validation": dataclasses.asdict(quoted)} if quoted else {}),
     }
 
 

@@ -14,12 +14,27 @@ model = json.load(open("model.json"))
 classify = jax.jit(export.deserialize(bytearray(open("model.stablehlo", "rb").read())).call)
 waveforms = np.zeros((1, model["samples"]), np.float32)  # your clips: mono, {rate} Hz, {seconds:g} s, in [-1, 1]
 probabilities = np.asarray(classify(waveforms))
-for i in probabilities[0].argsort()[::-1][:3]:
-    print(model["labels"][i], f"{{probabilities[0, i]:.3f}}")"""
+{classes}"""
 
-_TOP_CLASSES = """\
+# The classes of a clip: by whether every decision is exactly one class.
+_STABLEHLO_CLASSES = {
+    True: """\
+for i in probabilities[0].argsort()[::-1][:3]:
+    print(model["labels"][i], f"{probabilities[0, i]:.3f}")""",
+    False: """\
+for label, probability, threshold in zip(model["labels"], probabilities[0], model["thresholds"]):
+    if probability >= threshold:
+        print(label, f"{probability:.3f}")""",
+}
+_TORCH_CLASSES = {
+    True: """\
 for i in probabilities.argsort(descending=True)[:3].tolist():
-    print(model.config.id2label[i], f"{probabilities[i]:.3f}")"""
+    print(model.config.id2label[i], f"{probabilities[i]:.3f}")""",
+    False: """\
+for i, threshold in enumerate(model.config.esc_jax_thresholds):
+    if probabilities[i] >= threshold:
+        print(model.config.id2label[i], f"{probabilities[i]:.3f}")""",
+}
 
 _HUBERT = """\
 import librosa
@@ -32,7 +47,7 @@ waveform, _ = librosa.load("clip.wav", sr={rate})
 {inputs}
 with torch.no_grad():
     probabilities = model(**inputs).logits.{activation}[0]
-{top_classes}"""
+{classes}"""
 
 # By whether the model receives a padding mask.
 _HUBERT_INPUTS = {
@@ -57,7 +72,7 @@ waveform = librosa.util.fix_length(waveform, size={samples})  # cut, or padded w
 pixel_values = torch.tensor(spectrogram, dtype=torch.float32)[None, None].expand(1, 3, -1, -1)
 with torch.no_grad():
     probabilities = model(pixel_values=pixel_values).logits.{activation}[0]
-{top_classes}"""
+{classes}"""
 
 _LOG_MEL = """\
 power = librosa.feature.melspectrogram(
@@ -74,17 +89,18 @@ spectrogram = np.array(registry.build({frontend}, {rate})(waveform))  # frames Ã
 
 def stablehlo_example(restored: Restored) -> str:
     """Python code that runs the program on a batch of waveforms."""
-    return _STABLEHLO.format(rate=restored.model.sample_rate, seconds=restored.model.clip_s)
+    classes = _STABLEHLO_CLASSES[tasks.get(restored.config.task).exclusive]
+    return _STABLEHLO.format(rate=restored.model.sample_rate, seconds=restored.model.clip_s, classes=classes)
 
 
 def transformers_example(restored: Restored) -> str:
     """Python code that classifies clip.wav with transformers."""
-    model = restored.model
+    model, task = restored.model, tasks.get(restored.config.task)
     values = {
         "rate": model.sample_rate,
         "samples": model.clip_samples,
-        "activation": tasks.get(restored.config.task).torch_activation,
-        "top_classes": _TOP_CLASSES,
+        "activation": task.torch_activation,
+        "classes": _TORCH_CLASSES[task.exclusive],
     }
     if restored.config.model.name == "hubert":
         return _HUBERT.format(inputs=_HUBERT_INPUTS[model.mask_padding].format(**values), **values)

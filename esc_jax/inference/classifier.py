@@ -63,11 +63,16 @@ class SoundClassifier:
         self.novelty = novelty.restore(restored)
         self._step = outputs_step(restored.model) if self.novelty else logits_step(restored.model)
 
+    @property
+    def thresholds(self) -> np.ndarray | None:
+        """(classes,) probabilities from which a class counts as present; None for the defaults of the task."""
+        return None if self.calibration.thresholds is None else np.array(self.calibration.thresholds)
+
     def __call__(self, waveform: np.ndarray, sample_rate: float) -> Prediction:
         """Classifies a waveform.
 
         The prediction for a waveform longer than a training clip is the mean over windows of `window_s`, half a window
-        apart.
+        apart; that of a multi-label model is their maximum.
 
         Args:
             waveform: (time,) or (time, channels), as soundfile returns it; floating point in [−1, 1], or integers.
@@ -83,7 +88,7 @@ class SoundClassifier:
             raise AudioError("waveform: holds samples that are not numbers")
         size = self._samples("window_s", self.window_s)
         _, probabilities, unfamiliar, _ = self._classify(windows([mono], size, max(1, size // 2)), size, "waveform")
-        return Prediction.average(self.classes, probabilities, unfamiliar)
+        return Prediction.of_recording(self.classes, probabilities, unfamiliar, self.task, self.thresholds)
 
     def timeline(
         self,
@@ -138,6 +143,7 @@ class SoundClassifier:
             duration_s=total / self.sample_rate,
             task=self.task,
             note=stream.note,
+            thresholds=self.thresholds,
         )
         return timeline.smoothed(smooth_s) if smooth_s else timeline
 

@@ -5,6 +5,7 @@ import hashlib
 import pathlib
 from typing import Any
 
+from absl import logging
 import jax
 import numpy as np
 
@@ -13,7 +14,7 @@ from esc_jax.data import audio
 from esc_jax.data import stream as streams
 from esc_jax.data.audio import AudioError
 from esc_jax.data.clips import Clips
-from esc_jax.errors import UserError
+from esc_jax.errors import UserError, first_line
 from esc_jax.inference import model_path
 from esc_jax.models.model import Model
 from esc_jax.pretrained import load
@@ -94,10 +95,11 @@ def embed_clips(
     encode = steps.embed_step(model, views)
 
     def batch_file(start: int) -> pathlib.Path:
-        return cache / f"{start:06d}.npy"
+        return cache / f"{start:06d}.npz"
 
     starts = range(0, len(clips), batch_size)
-    missing = [start for start in starts if not batch_file(start).exists()]
+    finished = {start: _read_batch(batch_file(start)) for start in starts}
+    missing = [start for start in starts if finished[start] is None]
     indices = [i for start in missing for i in range(start, min(start + batch_size, len(clips)))]
     batches = pipeline.eval_batches(clips, indices, batch_size)
     for number, start in enumerate(missing, len(starts) - len(missing) + 1):
@@ -105,10 +107,23 @@ def embed_clips(
         inputs = devices.to_device(pipeline.inputs(batch))
         embeddings = np.asarray(encode(model.variables, *inputs))[:, batch["mask"]]
         with files.atomic_write(batch_file(start)) as file:
-            np.save(file, embeddings)
+            np.savez(file, embeddings=embeddings)
+        finished[start] = embeddings
         if progress:
             progress(number, len(starts))
-    return np.concatenate([np.load(batch_file(start)) for start in starts], axis=1)
+    return np.concatenate([finished[start] for start in starts], axis=1)
+
+
+def _read_batch(path: pathlib.Path) -> np.ndarray | None:
+    """The embeddings of a batch; None where they have to be computed. A zip file has a checksum of every member."""
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return file["embeddings"]
+    except Exception as error:  # numpy, zipfile and zlib raise many types for a damaged file
+        logging.warning("the embeddings in %s are computed again: the file is damaged (%s)", path, first_line(error))
+        return None
 
 
 def embed_recording(

@@ -1,6 +1,6 @@
 """Timelines as text tables, JSON and CSV."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 import csv
 import json
 import math
@@ -13,13 +13,35 @@ if TYPE_CHECKING:  # numpy, which --help does not need
 SEGMENTS = ("begin", "middle", "end")
 SILENCE = "silence"
 UNFAMILIAR = "unlike anything in training"
+NO_CLASS = "no class above its threshold"
 
 
-def _cells(prediction: "Prediction | None", k: int, width: int) -> str:
+def _cells(prediction: "Prediction | None", k: int, width: int, exclusive: bool) -> str:
     if prediction is None:
         return SILENCE
-    cells = "   ".join(f"{label:<{width}} {100 * share:5.1f} %" for label, share in prediction.top(k)).rstrip()
+    cells = _ranking(prediction, k, width) if exclusive else _detections(prediction, k, width)
     return cells + (f"   ({UNFAMILIAR})" if prediction.unfamiliar else "")
+
+
+def _aligned(classes: Iterable[tuple[str, float]], width: int) -> str:
+    return "   ".join(f"{label:<{width}} {100 * share:5.1f} %" for label, share in classes).rstrip()
+
+
+def _ranking(prediction: "Prediction", k: int, width: int) -> str:
+    """The k most probable classes."""
+    return _aligned(prediction.top(k), width)
+
+
+def _detections(prediction: "Prediction", k: int, width: int) -> str:
+    """All detected classes, then the most probable others up to k classes in total."""
+    if prediction.nearest:
+        label, share, threshold = prediction.nearest
+        return f"{NO_CLASS}   (nearest: {label} {100 * share:.1f} %, threshold {100 * threshold:.1f} %)"
+    classes = prediction.top(len(prediction.labels))
+    detected = [pair for pair in classes if pair[0] in prediction.detected]
+    others = [pair for pair in classes if pair[0] not in prediction.detected]
+    below = ", ".join(f"{label} {100 * share:.1f} %" for label, share in others[: max(0, k - len(detected))])
+    return _aligned(detected, width) + (f"   (below threshold: {below})" if below else "")
 
 
 def table(name: str, timeline: "Timeline", k: int, segments: Sequence[str] | None = None) -> str:
@@ -28,7 +50,7 @@ def table(name: str, timeline: "Timeline", k: int, segments: Sequence[str] | Non
     Args:
         name: of the file.
         timeline: of the recording.
-        k: classes per row.
+        k: classes per row. All detected classes of a multi-label model are listed, however many they are.
         segments: members of SEGMENTS; None for all passages, with a last row for the whole recording.
     """
     from esc_jax.inference.timeline import clock
@@ -39,13 +61,15 @@ def table(name: str, timeline: "Timeline", k: int, segments: Sequence[str] | Non
     else:
         edges = timeline.edges
         spans = [("", edges[a], edges[b], timeline.mean(a, b)) for a, b in timeline.passages()]
-        spans.append(("whole", 0.0, timeline.duration_s, timeline.mean()))
-    width = max((len(label) for _, _, _, p in spans if p for label in p.labels[:k]), default=0)
+        spans.append(("whole", 0.0, timeline.duration_s, timeline.whole()))
+    exclusive = timeline.task.exclusive
+    shown = [p.labels[:k] if exclusive else p.detected for _, _, _, p in spans if p]
+    width = max((len(label) for labels in shown for label in labels), default=0)
     count = len(timeline.starts)
     lines = [f"{name}: {timeline.duration_s:.1f} s, {count} window{'s' * (count != 1)}"]
     for label, start, end, prediction in spans:
         times = f"{clock(start, True):>9} –{clock(end, True):>9}"
-        lines.append(f"  {label:<6} {times}   {_cells(prediction, k, width)}")
+        lines.append(f"  {label:<6} {times}   {_cells(prediction, k, width, exclusive)}")
     return "\n".join(lines) + "\n"
 
 
@@ -54,7 +78,8 @@ def rows(timeline: "Timeline", k: int) -> list[dict[str, Any]]:
 
     Returns:
         Objects with `start_s`, `end_s`, `level_db` (None if all samples are zero), `silent`, `unfamiliar` and `top`,
-        the k most probable classes; `top` is empty for silent windows.
+        the k most probable classes; `top` is empty for silent windows. Those of a multi-label model have `detected`
+        too, the names of the classes above their thresholds, the most probable first.
     """
     objects = []
     for i, (start, end, level) in enumerate(zip(timeline.starts, timeline.ends, timeline.level_db, strict=True)):
@@ -66,6 +91,7 @@ def rows(timeline: "Timeline", k: int) -> list[dict[str, Any]]:
                 "level_db": round(float(level), 2) if math.isfinite(level) else None,
                 "silent": bool(timeline.silent[i]),
                 "unfamiliar": bool(timeline.unfamiliar[i]),
+                **({} if timeline.task.exclusive else {"detected": list(prediction.detected) if prediction else []}),
                 "top": [
                     {"class": label, "probability": round(share, 6)}
                     for label, share in (prediction.top(k) if prediction else [])

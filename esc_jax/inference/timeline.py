@@ -1,7 +1,8 @@
 """Class probabilities of a sound, and of a recording over time."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -25,25 +26,74 @@ class Prediction:
         vector: (classes,) the same probabilities in the order of the classifier's `classes`.
         unfamiliar: whether the sound is unlike the training data (`evaluation.calibration`). For several windows:
             whether most of them are.
+        detected: the classes that the task decides for, most probable first.
+        nearest: (class, probability, threshold) of the class that is closest to its threshold, by the difference of
+            their log-odds, where no class is detected; else None.
     """
 
     labels: tuple[str, ...]
     probabilities: np.ndarray
     vector: np.ndarray
     unfamiliar: bool = False
+    detected: tuple[str, ...] = ()
+    nearest: tuple[str, float, float] | None = None
 
     @classmethod
-    def average(cls, classes: Sequence[str], probabilities: np.ndarray, unfamiliar: np.ndarray) -> "Prediction":
+    def average(
+        cls,
+        classes: Sequence[str],
+        probabilities: np.ndarray,
+        unfamiliar: np.ndarray,
+        task: Task,
+        thresholds: np.ndarray | None = None,
+    ) -> "Prediction":
         """The mean over windows.
 
         Args:
             classes: class names.
             probabilities: (windows, classes) in the order of `classes`.
             unfamiliar: (windows,) bool.
+            task: decides for the classes of the mean.
+            thresholds: (classes,) of the decision, as of `Task.decide`.
         """
-        vector = probabilities.mean(axis=0)
+        return cls._decided(classes, probabilities.mean(axis=0), unfamiliar, task, thresholds)
+
+    @classmethod
+    def of_recording(
+        cls,
+        classes: Sequence[str],
+        probabilities: np.ndarray,
+        unfamiliar: np.ndarray,
+        task: Task,
+        thresholds: np.ndarray | None = None,
+    ) -> "Prediction":
+        """The mean over the windows of a recording if every decision is one class, else their maximum.
+
+        The maximum detects the classes that are detected in any window. Arguments are those of `average`.
+        """
+        vector = probabilities.mean(axis=0) if task.exclusive else probabilities.max(axis=0)
+        return cls._decided(classes, vector, unfamiliar, task, thresholds)
+
+    @classmethod
+    def _decided(
+        cls, classes: Sequence[str], vector: np.ndarray, unfamiliar: np.ndarray, task: Task,
+        thresholds: np.ndarray | None,
+    ) -> "Prediction":  # fmt: skip
         ranking = np.argsort(-vector, kind="stable")
-        return cls(tuple(classes[i] for i in ranking), vector[ranking], vector, bool(unfamiliar.mean() > 0.5))
+        active = task.active(vector, thresholds)
+        nearest = None
+        if not active.any():
+            limits = np.full(len(vector), task.default_threshold if thresholds is None else thresholds, np.float64)
+            closest = int((task.logits(vector) - task.logits(limits)).argmax())
+            nearest = classes[closest], float(vector[closest]), float(limits[closest])
+        return cls(
+            labels=tuple(classes[i] for i in ranking),
+            probabilities=vector[ranking],
+            vector=vector,
+            unfamiliar=bool(unfamiliar.mean() > 0.5),
+            detected=tuple(classes[i] for i in ranking if active[i]),
+            nearest=nearest,
+        )
 
     def top(self, k: int) -> list[tuple[str, float]]:
         """The k most probable classes with their probabilities."""
@@ -63,8 +113,9 @@ class Timeline:
         silent: (n,) true where the level is below the silence threshold.
         unfamiliar: (n,) true where the sound is unlike the training data (`evaluation.calibration`).
         duration_s: length of the recording, s.
-        task: decides for the class of each window.
+        task: decides for the classes of each window.
         note: a sentence if the file ended before its announced length, else empty.
+        thresholds: (classes,) of these decisions, as of `Task.decide`; None for its defaults.
     """
 
     classes: tuple[str, ...]
@@ -77,6 +128,7 @@ class Timeline:
     duration_s: float
     task: Task
     note: str = ""
+    thresholds: np.ndarray | None = None
 
     @property
     def times(self) -> np.ndarray:
@@ -89,22 +141,43 @@ class Timeline:
         middles = (self.times[1:] + self.times[:-1]) / 2
         return np.concatenate([[0.0], middles, [self.duration_s]])
 
-    @property
+    @functools.cached_property
+    def active(self) -> np.ndarray:
+        """(n, classes) bool: the classes that the task decides for; none in silent windows."""
+        return self.task.active(self.probabilities, self.thresholds) & ~self.silent[:, None]
+
+    @functools.cached_property
     def leaders(self) -> np.ndarray:
-        """(n,) index of the class that the task decides for; −1 for silent windows and where it decides for none."""
-        return np.where(self.silent, -1, self.task.decide(self.probabilities))
+        """(n,) index of the most probable active class; −1 where no class is active."""
+        probabilities = np.where(self.active, self.probabilities, -1.0)
+        return np.where(self.active.any(axis=1), probabilities.argmax(axis=1), -1)
 
     def passages(self) -> list[tuple[int, int]]:
-        """Runs of consecutive windows with the same leader, as (first, stop). Together they cover all windows."""
-        cuts = [0, *(np.flatnonzero(np.diff(self.leaders)) + 1).tolist(), len(self.starts)]
+        """Runs of consecutive windows with the same active classes, as (first, stop). Together they cover all windows.
+
+        Silent windows are runs of their own.
+        """
+        changes = (self.active[1:] != self.active[:-1]).any(axis=1) | (self.silent[1:] != self.silent[:-1])
+        cuts = [0, *(np.flatnonzero(changes) + 1).tolist(), len(self.starts)]
         return list(zip(cuts[:-1], cuts[1:], strict=True))
 
     def mean(self, first: int = 0, stop: int | None = None) -> Prediction | None:
         """The mean over the windows first … stop − 1 without the silent ones; None if all of them are silent."""
+        return self._pooled(Prediction.average, first, stop)
+
+    def whole(self) -> Prediction | None:
+        """The prediction for the recording without its silent windows; None if all of them are silent.
+
+        The mean over windows if every decision is one class. Else the maximum: a class is detected in the recording if
+        it is detected in any window.
+        """
+        return self._pooled(Prediction.of_recording, 0, None)
+
+    def _pooled(self, pool: Callable[..., Prediction], first: int, stop: int | None) -> Prediction | None:
         audible = np.flatnonzero(~self.silent[first:stop]) + first
         if not len(audible):
             return None
-        return Prediction.average(self.classes, self.probabilities[audible], self.unfamiliar[audible])
+        return pool(self.classes, self.probabilities[audible], self.unfamiliar[audible], self.task, self.thresholds)
 
     def window_at(self, position: str) -> int:
         """Index of a window.

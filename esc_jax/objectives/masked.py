@@ -329,8 +329,8 @@ def _fit_tokenizer(context: Context, targets: Targets, teacher: Mapping[str, Any
     """Codebook of the vectors of training clips; read from the stage's folder where they were fitted before."""
     path: pathlib.Path = context.folder / "tokenizer.npz"
     pretrain, model = context.config.pretrain, context.model
-    if path.exists():
-        return kmeans.Codebook.load(path)
+    if codebook := kmeans.Codebook.load(path):
+        return codebook
     rows, columns = patch_grid(model, pretrain.patch_size, 0.0)
     indices = context.train[:: -(-len(context.train) * rows * columns // MAX_VECTORS)]
 

@@ -98,6 +98,7 @@ class BatchNorm(nn.Module):
     a g + c₁ x + c₀, which needs `x` only and fuses with neighbouring operations.
 
     Running averages are m·old + (1 − m)·new, with the biased variance of the batch (Ioffe and Szegedy, ICML 2015).
+    torch's running variance is unbiased: n / (n − 1) times as large, for n values of a channel in the batch.
 
     Attributes:
         momentum: m above; torch's `momentum` is 1 − m.

@@ -9,9 +9,10 @@ from esc_jax.report.predictions import Predictions
 from esc_jax.report.runs import Run
 
 NOTE = (
-    "ECE: expected calibration error, the mean distance between confidence and the share of correct clips over"
-    f" {BINS} bins of equal width, weighted by the number of clips. NLL: mean negative log-likelihood of the labels, in"
-    " nats. The run fitted its temperature on clips of the training folds."
+    "ECE: expected calibration error, the mean distance between predicted probability and observed frequency over"
+    f" {BINS} bins of equal width, weighted by the number of predictions: one for each clip, or one for each class of"
+    " each clip in multi-label runs. NLL: mean negative log-likelihood of the labels of a clip, in nats. The"
+    " temperature of a fold is fitted without its clips."
 )
 
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
 
 from esc_jax.evaluation import confidence
 from esc_jax.report.errors import ReportError
+from esc_jax.report.predictions import Predictions
 from esc_jax.report.runs import Run
 
 
@@ -27,6 +29,7 @@ class Comparison:
         clips: number of clips.
         only_better, only_worse: clips that only this run predicts correctly; None where `p` is None.
         p: p-value of McNemar's exact test; None unless each run has one correct or incorrect prediction per clip.
+        per_clip: whether the metric is a mean over clips.
     """
 
     better: str
@@ -37,6 +40,7 @@ class Comparison:
     only_better: int | None
     only_worse: int | None
     p: float | None
+    per_clip: bool = True
 
     @property
     def sentence(self) -> str:
@@ -61,6 +65,8 @@ class Comparison:
     def basis(self) -> str:
         """The clips that the comparison is based on."""
         text = f"{self.clips:,} clips of {self.difference.clusters:,} recordings"
+        if not self.per_clip:
+            return text
         if self.p is None:
             return text + "; no McNemar test, which needs one prediction per clip"
         return f"{text}; {self.only_better} correct only with {self.better}, {self.only_worse} only with {self.worse}"
@@ -79,15 +85,19 @@ class _ClipResult:
     values: list[float]
 
 
-def _by_clip(run: Run, tta: bool) -> dict[str, _ClipResult]:
-    """Clip → its result. Raises ReportError."""
-    predictions = run.predictions
-    if predictions is None:
+def _predictions(run: Run) -> Predictions:
+    """Raises ReportError where a run has no predictions."""
+    if run.predictions is None:
         raise ReportError(run.notes[0] if run.notes else f"{run.name} has no predictions")
-    scores = predictions.scores_tta if tta and predictions.scores_tta is not None else predictions.scores
-    values = run.task.clip_scores(predictions.labels, scores)
-    if values is None:
-        raise ReportError(f"runs of the task {run.task.name} cannot be compared: its metric is not a mean over clips")
+    return run.predictions
+
+
+def _scores(predictions: Predictions, tta: bool) -> np.ndarray:
+    return predictions.scores_tta if tta and predictions.scores_tta is not None else predictions.scores
+
+
+def _by_clip(predictions: Predictions, values: np.ndarray) -> dict[str, _ClipResult]:
+    """Clip → its result; `values` are those of the rows."""
     results: dict[str, _ClipResult] = {}
     rows = zip(predictions.clips, predictions.labels.tolist(), predictions.recordings, values.tolist(), strict=True)
     for clip, label, recording, value in rows:
@@ -120,14 +130,25 @@ def compare(first: Run, second: Run, *, tta: bool = False) -> Comparison:
     Raises:
         ReportError: the runs have different tasks, data or classes, no clip in common, or no predictions.
     """
-    results = [_by_clip(run, tta) for run in (first, second)]
+    predictions = [_predictions(run) for run in (first, second)]
     _check_comparable(first, second)
-    clips = sorted(results[0].keys() & results[1].keys())
+    clips = sorted(set(predictions[0].clips) & set(predictions[1].clips))
     if not clips:
         tested = f"{first.folds_text}; {second.folds_text}"
         raise ReportError(f"{first.name} and {second.name} cannot be compared: they share no test clip ({tested})")
+    values = [first.task.clip_scores(one.labels, _scores(one, tta)) for one in predictions]
+    per_clip = [value for value in values if value is not None]
+    results = [_by_clip(one, np.zeros(len(one))) for one in predictions]
     if any(results[0][clip].identity != results[1][clip].identity for clip in clips):
         raise ReportError(f"{first.name} and {second.name} cannot be compared: labels or recordings of a clip differ")
+    if len(per_clip) < len(values):
+        return _compare_scores(first, second, predictions, set(clips), tta)
+    results = [_by_clip(one, value) for one, value in zip(predictions, per_clip, strict=True)]
+    return _compare_clips(first, second, results, clips)
+
+
+def _compare_clips(first: Run, second: Run, results: list[dict[str, _ClipResult]], clips: list[str]) -> Comparison:
+    """Compares means over clips."""
     values = [np.array([np.mean(one[clip].values) for clip in clips]) for one in results]
     if values[1].mean() > values[0].mean():
         first, second = second, first
@@ -147,6 +168,55 @@ def compare(first: Run, second: Run, *, tta: bool = False) -> Comparison:
         only_worse=only_worse,
         p=p,
     )
+
+
+def _compare_scores(
+    first: Run, second: Run, predictions: Sequence[Predictions], clips: set[str], tta: bool
+) -> Comparison:
+    """Compares means over folds and seeds of a metric that is no mean over clips."""
+    pairs, recordings = _paired_rows(predictions, clips)
+    tests = [
+        [(one.labels[rows], _scores(one, tta)[rows]) for rows in of_run]
+        for one, of_run in zip(predictions, pairs, strict=True)
+    ]
+    difference = confidence.score_difference_interval(first.task, tests[0], tests[1], recordings)
+    if difference.value < 0:
+        first, second = second, first
+        difference = dataclasses.replace(
+            difference, value=-difference.value, low=-difference.high, high=-difference.low
+        )
+    return Comparison(
+        first.label, second.label, first.task.metric_label, difference, len(clips), None, None, None, per_clip=False
+    )
+
+
+def _paired_rows(predictions: Sequence[Predictions], clips: set[str]) -> tuple[list[list[np.ndarray]], list[list[str]]]:
+    """Rows of both runs on the same clips, and their recordings: one entry for each fold and pair of seeds.
+
+    Where the runs have different numbers of seeds, those of a run are repeated in turn, equally often.
+    """
+    folds: dict[int, set[str]] = {}
+    for clip, fold in zip(predictions[0].clips, predictions[0].folds.tolist(), strict=True):
+        if clip in clips:
+            folds.setdefault(fold, set()).add(clip)
+    seeds: list[list[list[dict[str, int]]]] = []  # of each run, fold and seed: clip → row
+    for one in predictions:
+        by_seed: dict[int, dict[str, int]] = {}
+        for row, (clip, seed) in enumerate(zip(one.clips, one.seeds.tolist(), strict=True)):
+            by_seed.setdefault(seed, {})[clip] = row
+        tables = [by_seed[seed] for seed in sorted(by_seed)]
+        seeds.append([[table for table in tables if not members.isdisjoint(table)] for members in folds.values()])
+    repeats = math.lcm(*(len(of_fold) for of_run in seeds for of_fold in of_run))
+    pairs: list[list[np.ndarray]] = [[], []]
+    recordings = []
+    for members, *of_fold in zip(folds.values(), *seeds, strict=True):
+        for turn in range(repeats):
+            rows = [tables[turn % len(tables)] for tables in of_fold]
+            order = sorted(members & rows[0].keys() & rows[1].keys())
+            for of_run, row in zip(pairs, rows, strict=True):
+                of_run.append(np.array([row[clip] for clip in order], np.int64))
+            recordings.append([predictions[0].recordings[rows[0][clip]] for clip in order])
+    return pairs, recordings
 
 
 def against_best(runs: Sequence[Run]) -> tuple[list[Comparison], list[str]]:

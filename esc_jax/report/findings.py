@@ -36,6 +36,11 @@ class Findings:
         return [run for group in self.groups for run in group]
 
     @property
+    def tested(self) -> list[Run]:
+        """The runs with a score."""
+        return [run for run in self.runs if run.score]
+
+    @property
     def leaderboards(self) -> list[tuple[str, list[Run]]]:
         """(title, runs) of each task."""
         tasks: dict[str, list[Run]] = {}

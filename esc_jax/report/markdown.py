@@ -28,7 +28,8 @@ def _leaderboards(findings: Findings) -> list[str]:
     lines = []
     for title, runs in findings.leaderboards:
         lines += [f"## {title}", "", *_table(tables.leaderboard(runs)), ""]
-    return lines + [f"{line}  " for line in tables.legend(findings.runs)] + ["", "![scores](scores.png)", ""]
+    lines += [*(f"{line}  " for line in tables.legend(findings.runs)), ""]
+    return lines + (["![scores](scores.png)", ""] if findings.tested else [])
 
 
 def _write_ups() -> list[str]:

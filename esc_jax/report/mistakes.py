@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 from esc_jax.report.predictions import Predictions
 from esc_jax.report.runs import Run
@@ -15,7 +16,7 @@ class Mistake:
         clip: file name.
         recording: ID of the source recording.
         fold: test fold.
-        true, predicted: labels as text.
+        true, predicted: class names, separated by commas; "no class" for none.
         confidence: probability of the prediction.
         likelihood: probability of the true label.
     """
@@ -31,7 +32,7 @@ class Mistake:
 
 @dataclasses.dataclass(frozen=True)
 class MistakeGroup:
-    """Mistakes of the same kind (`tasks.base.ErrorGroup`), the most confident first. Each clip is listed once."""
+    """Mistakes of the same kind (`tasks.base.ErrorGroup`), the most confident first. A group lists a clip once."""
 
     description: str
     mistakes: tuple[Mistake, ...]
@@ -46,23 +47,26 @@ def mistake_groups(run: Run, predictions: Predictions) -> list[MistakeGroup]:
         run: with predictions.
         predictions: of the run.
     """
-    task, labels, scores = run.task, predictions.labels, predictions.scores
-    decisions, confidence = task.decide(scores), task.confidence(scores)
+    task, labels, scores, thresholds = run.task, predictions.labels, predictions.scores, predictions.thresholds
+    decisions, confidence = task.decide(scores, thresholds), task.confidence(scores, thresholds)
     logits = task.logits(scores)
+
+    def names(label: Any) -> str:
+        return ", ".join(task.label_names(label, run.classes)) or "no class"
 
     def mistake(row: int) -> Mistake:
         return Mistake(
             clip=predictions.clips[row],
             recording=predictions.recordings[row],
             fold=int(predictions.folds[row]),
-            true=task.label_text(labels[row], run.classes),
-            predicted=task.label_text(decisions[row], run.classes),
+            true=names(labels[row]),
+            predicted=names(decisions[row]),
             confidence=float(confidence[row]),
             likelihood=math.exp(-task.nll(logits[row : row + 1], labels[row : row + 1])),
         )
 
     groups = []
-    for group in task.error_groups(labels, scores, run.classes):
+    for group in task.error_groups(labels, scores, run.classes, thresholds):
         first_rows: dict[str, int] = {}
         for row in group.rows:
             first_rows.setdefault(predictions.clips[row], row)

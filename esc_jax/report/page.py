@@ -76,12 +76,15 @@ def _cards(findings: Findings) -> str:
     for group in findings.groups:
         run = finished.best(group)
         count = f"best of {len(group)} runs" if len(group) > 1 else "the only run"
-        low, high = tables.percent(run.score.low, 1), tables.percent(run.score.high, 1)
+        score, interval = "not tested", ""
+        if run.score:
+            low, high = tables.percent(run.score.low, 1), tables.percent(run.score.high, 1)
+            score = f"{tables.percent(run.score.value)} %"
+            interval = f"{escape(run.task.metric_label)}, 95 % interval {low} to {high}; "
         cards.append(
-            f'<div class="card"><span class="soft">{escape(run.data_label)}: {count}</span>'
-            f"<b>{tables.percent(run.score.value)} %</b>"
-            f'<span>{escape(run.label)}<br><span class="soft">{escape(run.task.metric_label)}, 95 % interval {low} to'
-            f" {high}; protocol {escape(run.protocol)}, {run.folds_text}</span></span></div>"
+            f'<div class="card"><span class="soft">{escape(run.data_label)}: {count}</span><b>{score}</b>'
+            f'<span>{escape(run.label)}<br><span class="soft">{interval}protocol {escape(run.protocol)},'
+            f" {run.folds_text}</span></span></div>"
         )
     return f'<div class="cards">{"".join(cards)}</div>'
 
@@ -161,7 +164,8 @@ def _leaderboards(findings: Findings, pictures: pathlib.Path) -> str:
         f"<h2>{escape(title)}</h2>{_table(tables.leaderboard(runs), title)}" for title, runs in findings.leaderboards
     )
     legend = "<br>".join(escape(line) for line in tables.legend(findings.runs))
-    plot = _plot(pictures / "scores.png", "Scores with their 95 % intervals; the numbers are in the leaderboard")
+    text = "Scores with their 95 % intervals; the numbers are in the leaderboard"
+    plot = _plot(pictures / "scores.png", text) if findings.tested else ""
     return f'{boards}<p class="soft">{legend}</p>{plot}'
 
 
@@ -201,7 +205,7 @@ def page(findings: Findings, pictures: pathlib.Path) -> str:
 
     Args:
         findings: content of the report.
-        pictures: folder with scores.png and, if there are predictions, reliability.png.
+        pictures: folder with scores.png, if there are tested runs, and reliability.png, if there are predictions.
     """
     sections = _sections(findings, pictures)
     menu = "".join(f'<a href="#{anchor}">{escape(name)}</a>' for anchor, name, _ in sections)

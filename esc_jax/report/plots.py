@@ -18,6 +18,7 @@ from esc_jax.tasks.base import Task
 History = Sequence[Mapping[str, Any]]
 
 _BLUE, _ORANGE = "#1f6f8b", "#b35900"
+_MOST_NUMBERED = 100  # classes of a matrix whose cells have room for a number
 
 
 def confusion_matrix(table: np.ndarray, classes: Sequence[str], title: str, path: pathlib.Path | None = None) -> Figure:
@@ -29,24 +30,54 @@ def confusion_matrix(table: np.ndarray, classes: Sequence[str], title: str, path
         title: above the matrix.
         path: file to write; None only returns the figure.
     """
-    table = np.asarray(table)
+    totals = np.sum(table, axis=1)
+    return _matrix(np.asarray(table), totals, classes, title, ("predicted", "true", "share of the true class"), path)
+
+
+def cooccurrence(
+    table: np.ndarray, totals: np.ndarray, classes: Sequence[str], title: str, path: pathlib.Path | None = None
+) -> Figure:
+    """Co-occurrence of true and detected classes. The colour is the share of the clips of the true class.
+
+    The diagonal is the recall of each class. A row does not sum to 1, since a clip has any number of classes: other
+    cells are correct where classes occur together, and false alarms elsewhere.
+
+    Args:
+        table: (classes, classes) numbers of clips of class i in which class j is detected.
+        totals: (classes,) number of clips of each class.
+        classes: class names.
+        title: above the matrix.
+        path: file to write; None only returns the figure.
+    """
+    names = ("detected", "true", "share of the clips of the true class")
+    return _matrix(np.asarray(table), np.asarray(totals), classes, title, names, path)
+
+
+def _matrix(
+    table: np.ndarray, totals: np.ndarray, classes: Sequence[str], title: str, labels: tuple[str, str, str],
+    path: pathlib.Path | None,
+) -> Figure:  # fmt: skip
+    """Counts of pairs of classes, coloured by their share of `totals`; `labels` of columns, rows and colours.
+
+    With more than 100 classes, the cells have no numbers.
+    """
     n = len(classes)
-    size = max(5.0, 0.24 * n + 2.5)
+    size = max(5.0, 0.24 * min(n, _MOST_NUMBERED) + 2.5)
     figure = Figure(figsize=(size, size), layout="constrained")
     axes = figure.add_subplot()
-    share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    share = table / np.maximum(totals, 1)[:, None]
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     names = [c.replace("_", " ") for c in classes]
-    font = 9 if n <= 20 else 6.5
+    font = 9 if n <= 20 else 6.5 * min(1.0, _MOST_NUMBERED / n)
     axes.set_xticks(range(n), names, rotation=90, fontsize=font)
     axes.set_yticks(range(n), names, fontsize=font)
-    for row, column in zip(*np.nonzero(table), strict=True):
+    for row, column in zip(*np.nonzero(table if n <= _MOST_NUMBERED else table[:0]), strict=True):
         colour = "white" if share[row, column] > 0.6 else "black"
         axes.text(column, row, table[row, column], ha="center", va="center", fontsize=font - 0.5, color=colour)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
+    axes.set_xlabel(labels[0])
+    axes.set_ylabel(labels[1])
     axes.set_title(title, fontsize=10)
-    figure.colorbar(image, ax=axes, shrink=0.5, label="share of the true class")
+    figure.colorbar(image, ax=axes, shrink=0.5, label=labels[2])
     if path:
         figure.savefig(path, dpi=120)
     return figure
@@ -79,7 +110,10 @@ def curves(
         pretrain_history: for each epoch of pretraining `epoch`, `loss`, `lr`, metrics of the pretext task with the
             prefix `pretext_`, and for some epochs the metric of nearest neighbours with the prefix `knn_`.
     """
-    training = {task.step_metric: "training (augmented)", f"val_{task.metric}": "held out"}
+    training, panel = {task.step_metric: "training (augmented)", f"val_{task.metric}": "held out"}, task.metric_label
+    if task.step_metric != task.metric:
+        training = {key: f"{name}, {key.removeprefix('val_')}" for key, name in training.items()}
+        panel = f"{task.step_metric} and {task.metric_label}"
     stages: list[tuple[str, History, dict[str, str]]] = [("", history, training)]
     if pretrain_history:
         keys = dict.fromkeys(key for line in pretrain_history for key in line if key.startswith("pretext_"))
@@ -93,7 +127,7 @@ def curves(
         _learning_curves(score, lines, scores)
         _learning_curves(rate, lines, {"lr": "learning rate"})
         loss.set_title(f"{stage}loss", fontsize=10)
-        score.set_title(f"{stage}{'scores' if stage else task.metric_label}", fontsize=10)
+        score.set_title(f"{stage}{'scores' if stage else panel}", fontsize=10)
         rate.set_title(f"{stage}learning rate", fontsize=10)
         score.set_ylim(0, 1)
         if score.lines:
@@ -252,19 +286,23 @@ def _reliability_panel(top: Axes, bottom: Axes, title: str, before: Reliability,
         top.plot(one.confidence[used], one.frequency[used], style, color=colour, markersize=4, label=label)
     top.set(xlim=(0, 1), ylim=(0, 1.02))
     top.tick_params(labelbottom=False)
-    top.set_ylabel("share of correct clips", fontsize=8)
+    top.set_ylabel("observed frequency", fontsize=8)
     top.set_title(title, fontsize=9)
     top.legend(fontsize=7, loc="lower right")
     bottom.stairs(before.count, before.edges, fill=True, color=_BLUE, alpha=0.6)
     bottom.set(xlim=(0, 1))
-    bottom.set_xlabel("confidence", fontsize=8)
-    bottom.set_ylabel("clips", fontsize=8)
+    bottom.set_xlabel("predicted probability", fontsize=8)
+    bottom.set_ylabel("predictions", fontsize=8)
+    if before.count.max() > 100 * max(np.median(before.count), 1):  # most classes of most clips are improbable
+        bottom.set_yscale("log")
 
 
 def reliability(
     panels: Sequence[tuple[str, Reliability, Reliability | None]], path: pathlib.Path | None = None
 ) -> Figure:
-    """Reliability diagrams: share of correct clips over confidence, and the number of clips in each bin.
+    """Reliability diagrams: observed frequency over predicted probability, and the predictions in each bin.
+
+    A prediction is the decision on a clip, or each class of each clip (`Task.calibration_pairs`).
 
     Args:
         panels: (title, diagram, diagram after temperature scaling or None).

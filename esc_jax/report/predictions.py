@@ -26,6 +26,7 @@ class Predictions:
         labels: (N, …) labels in the form of the task.
         scores: (N, classes) probabilities of the clips, rounded to six digits.
         scores_tta: (N, classes) mean probabilities over the views of test-time augmentation; None without.
+        thresholds: (N, classes) of the decisions on `scores`, from results.json; None for tasks that decide without.
     """
 
     clips: tuple[str, ...]
@@ -35,6 +36,7 @@ class Predictions:
     labels: np.ndarray
     scores: np.ndarray
     scores_tta: np.ndarray | None
+    thresholds: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.clips)

@@ -9,8 +9,11 @@ import pathlib
 import re
 from typing import Any
 
+import numpy as np
+
 from esc_jax.errors import UserError
 from esc_jax.evaluation.confidence import ConfidenceInterval
+from esc_jax.evaluation.results import has_changed, other_metrics
 from esc_jax.report.errors import ReportError, RunError
 from esc_jax.report.predictions import Predictions, read_predictions
 from esc_jax.tasks import registry as tasks
@@ -34,13 +37,14 @@ class Run:
         classes: class names by index.
         fingerprint: of the data.
         sample_rate: of the model's input, Hz.
-        protocol: holdout, validation or oracle.
+        protocol: holdout, validation, oracle, or all, which tests nothing.
         test_selected: whether the epoch was selected on the test fold.
-        folds: test folds, sorted, without duplicates.
+        folds: test folds, sorted, without duplicates; empty without a test.
         seeds: number of models per fold.
         tested: number of tested clips, over all folds and seeds.
-        score: primary metric of the task, mean over folds, with its 95 % interval.
+        score: primary metric of the task, mean over folds, with its 95 % interval; None without a test.
         score_tta: the same with test-time augmentation; None without.
+        other_metrics: mean over folds of the other metrics of the task, by their written name.
         std: standard deviation of the score over folds and seeds; None for a single model.
         tta_views: number of averaged views; 0 without test-time augmentation.
         parameters: number of parameters.
@@ -48,7 +52,7 @@ class Run:
         temperatures: fold → temperature, fitted without the clips of that fold; empty without calibration.
         fitted_on: description of the clips that the temperatures were fitted on.
         predictions: None where predictions.csv is missing or cannot be used.
-        notes: sentences on what is missing.
+        notes: sentences on what is missing, and on what limits the results.
         config: content of config.json; empty where there is none.
     """
 
@@ -66,8 +70,9 @@ class Run:
     folds: tuple[int, ...]
     seeds: int
     tested: int
-    score: ConfidenceInterval
+    score: ConfidenceInterval | None
     score_tta: ConfidenceInterval | None
+    other_metrics: dict[str, float]
     std: float | None
     tta_views: int
     parameters: int
@@ -95,8 +100,10 @@ class Run:
 
     @property
     def folds_text(self) -> str:
-        """The test folds: "fold 4", "folds 1–4" or "folds 1, 3"."""
+        """The test folds: "fold 4", "folds 1–4" or "folds 1, 3"; "no fold" without a test."""
         numbers = [str(fold) for fold in self.folds]
+        if not numbers:
+            return "no fold"
         if len(numbers) == 1:
             return f"fold {numbers[0]}"
         contiguous = self.folds[-1] - self.folds[0] + 1 == len(numbers) and len(numbers) > 2
@@ -135,14 +142,15 @@ def _interval(entry: dict[str, Any] | None, recordings: int) -> ConfidenceInterv
 def _check_predictions(path: pathlib.Path, task: Task, predictions: Predictions, folds: list[dict[str, Any]]) -> None:
     """Raises RunError where predictions.csv and results.json are of different runs.
 
-    The score of every fold and seed must be equal up to one clip: a decision may change where probabilities are
-    rounded to six digits.
+    The score of every fold and seed must be equal up to one clip, or up to 0.01 for a metric that is no mean over
+    clips: where probabilities are rounded to six digits, a decision may change, and close ones become equal.
     """
+    counts_clips = task.clip_scores(predictions.labels, predictions.scores) is not None
     for fold in folds:
         rows = (predictions.folds == int(fold["fold"])) & (predictions.seeds == int(fold["seed"]))
         number, total = int(rows.sum()), int(fold["total"])
         score = task.score(predictions.labels[rows], predictions.scores[rows]) if number else 0.0
-        if number != total or abs(score - fold[task.metric]) * total > 1.5:
+        if number != total or abs(score - fold[task.metric]) > (1.5 / total if counts_clips else 0.01):
             raise RunError(
                 f"{path} does not belong to results.json: for fold {fold['fold']} it has {task.metric_label}"
                 f" {100 * score:.2f} % on {number} clips, and results.json {100 * fold[task.metric]:.2f} % on {total}"
@@ -155,37 +163,65 @@ def _predictions(folder: pathlib.Path, task: Task, classes: Sequence[str], folds
     path = folder / "predictions.csv"
     predictions = read_predictions(path, task, classes)
     _check_predictions(path, task, predictions, folds)
-    return predictions
+    if any("thresholds" not in fold for fold in folds):
+        return predictions
+    of_run = {(int(fold["fold"]), int(fold["seed"])): np.array(fold["thresholds"], np.float64) for fold in folds}
+    rows = zip(predictions.folds.tolist(), predictions.seeds.tolist(), strict=True)
+    return dataclasses.replace(predictions, thresholds=np.stack([of_run[row] for row in rows]))
+
+
+def _usable_predictions(
+    folder: pathlib.Path, name: str, task: Task, results: dict[str, Any], strict: bool
+) -> tuple[Predictions | None, list[str]]:
+    """The predictions of a run, or None and a sentence on the reason. Raises RunError if `strict`."""
+    if not results["folds"]:
+        quoted, text = results.get("crossval"), f"{name}: trained on every clip, not tested; quotes"
+        if not quoted:
+            return None, [f"{text} no cross-validation"]
+        low, high = (100 * bound for bound in quoted[task.metric]["ci95"])
+        score = f"{100 * quoted[task.metric]['mean']:.2f} ({low:.1f}–{high:.1f}) %"
+        return None, [f"{text} {task.metric_label} {score} of the cross-validation {quoted['workdir']}"]
+    try:
+        return _predictions(folder, task, results["data"]["classes"], results["folds"]), []
+    except RunError as error:
+        if strict:
+            raise
+        return None, [f"{name} is not compared with other runs: {error}"]
+
+
+def _config(folder: pathlib.Path) -> tuple[dict[str, Any], list[str]]:
+    """The content of config.json, and sentences on what is wrong with it. The results do not need it."""
+    try:
+        return _read_json(folder / "config.json") if (folder / "config.json").is_file() else {}, []
+    except RunError as error:
+        return {}, [str(error)]
 
 
 def _parse(folder: pathlib.Path, name: str, results: dict[str, Any], strict: bool) -> Run:
     """The run of a results.json. Raises KeyError, TypeError and so on for content that no run writes."""
     path, data, folds = folder / "results.json", results["data"], results["folds"]
-    task = tasks.get(results.get("task", "single_label"))
-    classes = tuple(str(name) for name in data["classes"])
-    if not folds:
+    if has_changed(results):
+        raise RunError(f"{path} is damaged: its checksum does not match")
+    task, score = tasks.get(results.get("task", "single_label")), None
+    if not folds and results["protocol"] != "all":
         raise RunError(f"{path} has no folds")
-    if not math.isfinite(results[task.metric]["mean"]):
-        raise RunError(f"{path}: the {task.metric_label} is not a number; check the log of the run")
-    notes, predictions, config = [], None, {}
-    try:
-        predictions = _predictions(folder, task, classes, folds)
-    except RunError as error:
-        if strict:
-            raise
-        notes.append(f"{name} is not compared with other runs: {error}")
-    if (folder / "config.json").is_file():
-        try:
-            config = _read_json(folder / "config.json")
-        except RunError as error:  # the results do not need it
-            notes.append(str(error))
+    predictions, notes = _usable_predictions(folder, name, task, results, strict)
+    recordings = len(set(predictions.recordings)) if predictions else 0
+    if folds:
+        score = _interval(results[task.metric], recordings)
+        if score is None or not math.isfinite(score.value):
+            raise RunError(f"{path}: the {task.metric_label} is not a number; check the log of the run")
+    config, problems = _config(folder)
+    notes += problems
     if failed := results.get("failed"):
         notes.append(f"{name} is incomplete: {', '.join(map(str, failed))} failed")
+    grouping = data.get("grouping", {})
+    if folds and grouping.get("kind") == "none":
+        reason = str(grouping["description"])
+        notes.append(f"{data['name']}: clips of one recording may be on both sides of a split, since {reason}")
     numbers = [int(fold["fold"]) for fold in folds]
-    recordings = len(set(predictions.recordings)) if predictions else 0
-    score = _interval(results[task.metric], recordings)
-    assert score is not None  # its mean was read above
-    std = results[task.metric]["std"]
+    std = results[task.metric]["std"] if folds else None
+    seconds = [fold["seconds"] for fold in folds] or [results.get("seconds", 0.0)]
     calibration = results.get("calibration") or {}
     return Run(
         name=name,
@@ -194,20 +230,21 @@ def _parse(folder: pathlib.Path, name: str, results: dict[str, Any], strict: boo
         task=task,
         data=str(data["name"]),
         clips=int(data["clips"]),
-        classes=classes,
+        classes=tuple(str(name) for name in data["classes"]),
         fingerprint=str(data["fingerprint"]),
         sample_rate=int(data["sample_rate"]),
         protocol=str(results["protocol"]),
         test_selected=bool(results["test_selected"]),
         folds=tuple(sorted(set(numbers))),
-        seeds=max(numbers.count(number) for number in numbers),
+        seeds=max((numbers.count(number) for number in numbers), default=1),
         tested=sum(int(fold["total"]) for fold in folds),
         score=score,
         score_tta=_interval(results.get(f"{task.metric}_tta"), recordings),
+        other_metrics=other_metrics(task, folds),
         std=None if std is None else float(std),
         tta_views=int(results.get("tta_views") or 0),
         parameters=int(results["parameters"]),
-        seconds=sum(float(fold["seconds"]) for fold in folds),
+        seconds=sum(map(float, seconds)),
         temperatures=_temperatures(calibration, numbers),
         fitted_on=str(calibration.get("fitted_on", "")),
         predictions=predictions,
@@ -282,8 +319,8 @@ def find(runs_dir: pathlib.Path) -> tuple[list[Run], list[str]]:
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
     if not runs:
         raise RunError("; ".join(notes[:3]) or f"{runs_dir} contains no run: there is no results.json in any subfolder")
-    notes += [note for run in runs for note in run.notes]
-    runs.sort(key=lambda run: (-run.clips, run.data_key, -run.score.value, run.name))
+    notes += dict.fromkeys(note for run in runs for note in run.notes)  # those on a data set once
+    runs.sort(key=lambda run: (-run.clips, run.data_key, -run.score.value if run.score else math.inf, run.name))
     return runs, notes
 
 
@@ -296,5 +333,5 @@ def group_by_data(runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def best(group: Sequence[Run]) -> Run:
-    """The first run whose epoch was not selected on the test fold; the first one if there is none."""
-    return next((run for run in group if not run.test_selected), group[0])
+    """The first tested run whose epoch was not selected on the test fold; the first one if there is none."""
+    return next((run for run in group if run.score and not run.test_selected), group[0])

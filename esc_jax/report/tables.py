@@ -9,9 +9,9 @@ from esc_jax.report.runs import Run
 
 COMPARISON_NOTE = (
     "Each run is compared with the best run that was tested on the same clips, without TTA. The difference is in"
-    " percentage points, with a paired bootstrap over source recordings. McNemar's exact test treats clips as"
-    " independent. Both account for the choice of clips, not for the random seed of the training. Neither is corrected"
-    " for multiple comparisons."
+    " percentage points, with a paired bootstrap over source recordings. McNemar's exact test, for metrics that count"
+    " correct clips, treats clips as independent. Both account for the choice of clips, not for the random seed of the"
+    " training. Neither is corrected for multiple comparisons."
 )
 
 
@@ -69,7 +69,13 @@ def _score(interval: ConfidenceInterval | None, std: float | None = None, suffix
     return Cell(interval_text(interval, std) + suffix, interval.value, span=span)
 
 
+def _other(value: float | None) -> Cell:
+    return _MISSING if value is None else Cell(percent(value), value)
+
+
 def _folds(run: Run) -> Cell:
+    if not run.folds:
+        return _MISSING
     text = run.folds_text.removeprefix("folds ").removeprefix("fold ")
     return Cell(text + (f" × {run.seeds} seeds" if run.seeds > 1 else ""), len(run.folds) * run.seeds)
 
@@ -80,6 +86,7 @@ def leaderboard(runs: Sequence[Run]) -> Table:
     Args:
         runs: of one task.
     """
+    others = tuple(runs[0].task.other_metrics.values())
     rows = [
         (
             Cell(run.label),
@@ -87,6 +94,7 @@ def leaderboard(runs: Sequence[Run]) -> Table:
             Cell(run.data_label),
             _score(run.score, run.std),
             _score(run.score_tta, suffix=f" ×{run.tta_views}"),
+            *(_other(run.other_metrics.get(name)) for name in others),
             Cell(run.protocol + (" †" if run.test_selected else "")),
             _folds(run),
             Cell(count_text(run.parameters), run.parameters),
@@ -95,14 +103,16 @@ def leaderboard(runs: Sequence[Run]) -> Table:
         for run in runs
     ]
     metric = f"{runs[0].task.metric_label}, %"
-    columns = ("run", "method", "data", metric, "with TTA, %", "protocol", "folds", "parameters", "minutes")
-    return Table(columns, (False, False, False, True, True, False, True, True, True), tuple(rows))
+    columns = ("run", "method", "data", metric, "with TTA, %", *(f"{name}, %" for name in others))
+    columns += ("protocol", "folds", "parameters", "minutes")
+    numeric = (False, False, False, True, True, *(True for _ in others), False, True, True, True)
+    return Table(columns, numeric, tuple(rows))
 
 
 def legend(runs: Sequence[Run]) -> list[str]:
     """Sentences that explain the numbers and marks of the leaderboard."""
     lines = [
-        "In brackets: 95 % interval, percentile bootstrap over source recordings, since clips of one recording are not"
+        "In brackets: 95 % interval over source recordings (docs/protocols.md), since clips of one recording are not"
         " independent."
     ]
     if any(run.std is not None for run in runs):
@@ -111,6 +121,10 @@ def legend(runs: Sequence[Run]) -> list[str]:
         lines.append("TTA ×n: probabilities averaged over n views of each clip.")
     if any(run.test_selected for run in runs):
         lines.append("† The epoch was selected on the test fold: optimistic, not comparable with the other rows.")
+    if any(run.other_metrics for run in runs):
+        lines.append("Metrics without brackets: mean over folds.")
+    if any(run.score is None for run in runs):
+        lines.append("Protocol all: trained on every clip and not tested.")
     if len({run.data_key for run in runs}) > 1:
         lines.append("Rows of different data are not comparable.")
     return lines

@@ -1,4 +1,4 @@
-"""Picture of a classified recording: spectrogram, class probabilities over time, and the leading class."""
+"""Picture of a classified recording: spectrogram, class probabilities over time, and the decisions."""
 
 import pathlib
 
@@ -18,7 +18,8 @@ _PALETTE = (
 )  # fmt: skip
 # Allowed distances of the ticks on the time axis.
 _STEPS_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)
-_SILENCE, _OTHER = "#c8c8c8", "#f3e3c3"
+_SILENCE, _OTHER, _NONE = "#c8c8c8", "#f3e3c3", "#ffffff"
+_STRIPES = 12  # of the band of decisions: one to four, six and twelve classes have equal parts of it
 
 
 class Overview:
@@ -102,34 +103,51 @@ def _draw_probabilities(axes: Axes, timeline: Timeline, shown: list[int]) -> Non
     axes.set_ylim(len(shown), 0)
 
 
-def _draw_leaders(axes: Axes, timeline: Timeline, shown: list[int]) -> None:
-    """The leading class over time as a coloured band, with its name where it fits."""
+def _mark_active(axes: Axes, timeline: Timeline, shown: list[int]) -> None:
+    """A black bar along the lower edge of the cells of active classes."""
+    for place, index in enumerate(shown):
+        bounds = np.flatnonzero(np.diff(timeline.active[:, index], prepend=False, append=False)).reshape(-1, 2)
+        spans = [(timeline.edges[a], timeline.edges[b] - timeline.edges[a]) for a, b in bounds.tolist()]
+        axes.broken_barh(spans, (place + 0.8, 0.2), facecolor="black", linewidth=0)
+
+
+def _draw_decisions(axes: Axes, timeline: Timeline, shown: list[int]) -> None:
+    """The active classes over time as a coloured band, with their names where they fit."""
     palette = {index: _PALETTE[place] for place, index in enumerate(shown)}
-    leaders = zip(timeline.leaders.tolist(), timeline.silent.tolist(), strict=True)
-    row = [colors.to_rgb(_SILENCE if silent else palette.get(leader, _OTHER)) for leader, silent in leaders]
-    axes.pcolormesh(timeline.edges, [0, 1], np.array([row]))
-    axes.set_yticks([0.5], ["most likely"], fontsize=9)
+    order = [*shown, *sorted(set(range(len(timeline.classes))) - set(shown))]
+
+    def names(window: int) -> list[int]:
+        return [index for index in order if timeline.active[window, index]]
+
+    def colours(window: int) -> list[str]:
+        """Of the active classes from top to bottom. Classes without a row share one colour."""
+        if timeline.silent[window]:
+            return [_SILENCE]
+        return list(dict.fromkeys(palette.get(index, _OTHER) for index in names(window))) or [_NONE]
+
+    stacks = [colours(window) for window in range(len(timeline.starts))]
+    count = 1 if timeline.task.exclusive else _STRIPES
+    band = [[colors.to_rgb(stack[row * len(stack) // count]) for stack in stacks] for row in reversed(range(count))]
+    axes.pcolormesh(timeline.edges, np.linspace(0, 1, count + 1), np.array(band))
+    axes.set_yticks([0.5], [timeline.task.decision_label], fontsize=9)
     for window in np.flatnonzero(timeline.unfamiliar).tolist():
-        axes.axvspan(
-            *timeline.edges[window : window + 2], facecolor="none", edgecolor="white", hatch="////", linewidth=0
-        )
+        edge = "grey" if stacks[window] == [_NONE] else "white"
+        axes.axvspan(*timeline.edges[window : window + 2], facecolor="none", edgecolor=edge, hatch="////", linewidth=0)
     for first, stop in timeline.passages():
         begin, end = timeline.edges[first], timeline.edges[stop]
-        leader = int(timeline.leaders[first])
-        silent = bool(timeline.silent[first])
-        name = "silence" if silent else "none" if leader < 0 else timeline.classes[leader].replace("_", " ")
+        classes = " + ".join(timeline.classes[index].replace("_", " ") for index in names(first))
+        name = "silence" if timeline.silent[first] else classes or "none"
         if end - begin > 0.0085 * (len(name) + 1) * timeline.duration_s:
-            colour = "white" if leader in palette else "black"
             name += "?" * bool(timeline.unfamiliar[first:stop].mean() > 0.5)
-            colour_behind = _SILENCE if silent else palette.get(leader, _OTHER)
-            box = {"facecolor": colour_behind, "edgecolor": "none", "pad": 1.5}  # covers the hatching
+            behind = stacks[first][0] if len(stacks[first]) == 1 else _NONE
+            colour = "white" if behind in palette.values() else "black"
+            box = {"facecolor": behind, "edgecolor": "none", "pad": 1.5}  # covers the hatching
             axes.text((begin + end) / 2, 0.5, name, ha="center", va="center", fontsize=8, color=colour, bbox=box)
 
 
 def _select_classes(timeline: Timeline) -> tuple[list[int], int]:
-    """Indices of the classes to show, the top row first, and the number of leading classes."""
-    leaders = timeline.leaders[timeline.leaders >= 0]
-    counts = np.bincount(leaders, minlength=len(timeline.classes))
+    """Indices of the classes to show, the top row first, and the number of classes that are active in any window."""
+    counts = timeline.active.sum(axis=0)
     sums = timeline.probabilities[~timeline.silent].sum(axis=0)
     order = np.lexsort((-sums, -counts)).tolist()
     number = int(np.count_nonzero(counts))
@@ -137,11 +155,12 @@ def _select_classes(timeline: Timeline) -> tuple[list[int], int]:
 
 
 def recording(timeline: Timeline, overview: Overview, title: str, path: pathlib.Path | None = None) -> Figure:
-    """Spectrogram, class probabilities over time, and the leading class over time, from top to bottom.
+    """Spectrogram, class probabilities over time, and the decisions over time, from top to bottom.
 
-    The rows are the classes that lead in any window, at most 12, in the order of the time for which they lead. With
-    fewer than five leading classes, those with the next highest probabilities follow. Leading classes without a row are
-    drawn in a pale colour, silent windows in grey.
+    The rows are the classes that are active in any window, at most 12, in the order of the time for which they are.
+    With fewer than five active classes, those with the next highest probabilities follow. Active classes without a row
+    are drawn in a pale colour, silent windows in grey. For a multi-label model, the cells of active classes are marked,
+    and the colours of classes that are active at the same time are one below the other in the band of decisions.
 
     Args:
         timeline: of the recording.
@@ -149,7 +168,7 @@ def recording(timeline: Timeline, overview: Overview, title: str, path: pathlib.
         title: above the picture.
         path: file to write; None only returns the figure.
     """
-    shown, leaders = _select_classes(timeline)
+    shown, active = _select_classes(timeline)
     height = 0.27 * max(len(shown), 1)
     figure = Figure(figsize=(12, 3.4 + height), layout="constrained")
     panels = figure.subplots(3, 1, sharex=True, height_ratios=[2.0, height, 0.34])
@@ -157,15 +176,18 @@ def recording(timeline: Timeline, overview: Overview, title: str, path: pathlib.
     panels[0].set_title(title, fontsize=11)
     if shown:
         _draw_probabilities(panels[1], timeline, shown)
+        if not timeline.task.exclusive:
+            _mark_active(panels[1], timeline, shown)
     else:
         panels[1].set_facecolor(_SILENCE)
         panels[1].set_yticks([])
     note = "white 0 %, full colour 100 %"
+    note += "" if timeline.task.exclusive else "; black bar: above the threshold of the class"
     note += "; grey: silence" if timeline.silent.any() else ""
     note += "; hatched: unlike the training data" if timeline.unfamiliar.any() else ""
-    if leaders > len(shown):
-        note += f"; pale: {leaders - len(shown)} other classes"
-    _draw_leaders(panels[2], timeline, shown)
+    if active > len(shown):
+        note += f"; pale: {active - len(shown)} other classes"
+    _draw_decisions(panels[2], timeline, shown)
     panels[2].set_xlabel(note, fontsize=8)
     panels[2].xaxis.set_major_formatter(ticker.FuncFormatter(lambda seconds, _: clock(seconds)))
     step = next((s for s in _STEPS_S if timeline.duration_s / s <= 14), timeline.duration_s / 12)

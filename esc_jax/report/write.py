@@ -15,7 +15,7 @@ _MAX_DIAGRAMS = 6
 
 
 def draw(findings: Findings, out: pathlib.Path) -> None:
-    """Writes scores.png and, if there are predictions, reliability.png into the folder `out`."""
+    """Writes scores.png, if there are tested runs, and reliability.png, if there are predictions, into `out`."""
     panels: dict[str, plots.ScorePanel] = {}
     published_done = False
     for group in findings.groups:
@@ -26,9 +26,12 @@ def draw(findings: Findings, out: pathlib.Path) -> None:
         if (first.task.name, first.data) == (write_ups.TASK.name, write_ups.DATA) and not published_done:
             published = [(f"{name} †", value / 100) for name, value in write_ups.RESULTS]
             published_done = True
-        scores = [(run.label, run.score.value, run.score.low, run.score.high) for run in group[:_MAX_SCORES]]
-        panels[title] = plots.ScorePanel(title, first.task.metric_label, scores, published)
-    plots.scores(list(panels.values()), out / "scores.png")
+        tested = [(run.label, run.score) for run in group if run.score]
+        scores = [(label, score.value, score.low, score.high) for label, score in tested[:_MAX_SCORES]]
+        if scores:
+            panels[title] = plots.ScorePanel(title, first.task.metric_label, scores, published)
+    if panels:
+        plots.scores(list(panels.values()), out / "scores.png")
     diagrams = [(one.run.label, one.before, one.after) for one in findings.calibrations[:_MAX_DIAGRAMS]]
     if diagrams:
         plots.reliability(diagrams, out / "reliability.png")
@@ -89,6 +92,6 @@ def summary(findings: Findings) -> str:
     for group in findings.groups:
         run = finished.best(group)
         count = f"{len(group)} run{'s' if len(group) > 1 else ''}"
-        score = f"{run.task.metric_label} {tables.interval_text(run.score)} %"
+        score = f"{run.task.metric_label} {tables.interval_text(run.score)} %" if run.score else "not tested"
         lines.append(f"{run.data_label}: {count}, best: {run.label}, {score}")
     return "\n".join(lines + findings.notes)

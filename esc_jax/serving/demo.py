@@ -15,9 +15,10 @@ from esc_jax.data.stream import AudioStream
 from esc_jax.errors import Failure
 from esc_jax.inference import recordings
 from esc_jax.inference.classifier import SoundClassifier, load_classifier
-from esc_jax.inference.output import SILENCE, UNFAMILIAR
-from esc_jax.inference.timeline import Timeline, clock
+from esc_jax.inference.output import NO_CLASS, SILENCE, UNFAMILIAR
+from esc_jax.inference.timeline import Prediction, Timeline, clock
 from esc_jax.report import timeline_plot
+from esc_jax.tasks.base import Task
 
 if TYPE_CHECKING:
     import gradio
@@ -38,7 +39,8 @@ class PageResult(NamedTuple):
 
     Attributes:
         sentence: Markdown.
-        top: class → probability of the most probable classes; None for silence and for files that cannot be used.
+        top: class → probability of the most probable classes, or of the detected classes of a multi-label model; None
+            for silence, where no class is detected, and for files that cannot be used.
         picture: spectrogram and timeline, a matplotlib figure; None for files that cannot be used.
         rows: (from, to, class, percent) of each passage of the timeline.
     """
@@ -62,10 +64,26 @@ def _passages(timeline: Timeline) -> list[list[str]]:
         if prediction is None:
             rows.append([*times, SILENCE, ""])
             continue
-        ((label, probability),) = prediction.top(1)
+        shares = dict(prediction.top(len(prediction.labels)))
+        names = ", ".join(map(_display_name, prediction.detected)) or NO_CLASS
         suffix = f" ({UNFAMILIAR})" if prediction.unfamiliar else ""
-        rows.append([*times, _display_name(label) + suffix, f"{100 * probability:.1f}"])
+        rows.append([*times, names + suffix, ", ".join(f"{100 * shares[name]:.1f}" for name in prediction.detected)])
     return rows
+
+
+def _sentence(prediction: Prediction, task: Task, length: str) -> str:
+    """The result for a whole sound as Markdown; `length` is its duration as text."""
+    names = closest = ", ".join(map(_display_name, prediction.detected))
+    if prediction.nearest:
+        name, share, threshold = prediction.nearest
+        closest = f"{_display_name(name)} ({100 * share:.0f} %, threshold {100 * threshold:.0f} %)"
+    if prediction.unfamiliar:
+        return f"**{UNFAMILIAR.capitalize()}**: the names below are guesses. Closest: {closest}."
+    if task.exclusive:
+        return f"**{names}**, on average over {length}."
+    if not names:
+        return f"**{NO_CLASS.capitalize()}** in {length}. Closest: {closest}."
+    return f"**{names}**, detected in {length}."
 
 
 def classify_upload(
@@ -96,14 +114,13 @@ def classify_upload(
         message = str(error).removeprefix(f"{path}: ")
         return PageResult(f"**This can't be used:** {message}.")
     picture = timeline_plot.recording(timeline, overview, "")
-    average, length = timeline.mean(), clock(timeline.duration_s, True)
-    if average is None:
+    whole, length = timeline.whole(), clock(timeline.duration_s, True)
+    if whole is None:
         return PageResult(f"**Silence**, {length} of it.", None, picture)
-    top = {_display_name(label): probability for label, probability in average.top(TOP_K)}
-    first = next(iter(top))
-    sentence = f"**{first}**, on average over {length}."
-    if average.unfamiliar:
-        sentence = f"**Unlike anything in training**: the names below are guesses. Closest: {first}."
+    shares = dict(whole.top(len(whole.labels)))
+    shown = whole.labels[:TOP_K] if classifier.task.exclusive else whole.detected[:TOP_K]
+    top = {_display_name(label): shares[label] for label in shown} or None
+    sentence = _sentence(whole, classifier.task, length)
     if timeline.note:
         sentence += f" The file broke off: {timeline.note.removeprefix(f'{path}: ')}."
     return PageResult(sentence, top, picture, _passages(timeline))
@@ -130,7 +147,7 @@ def find_examples(
     if not data["dir"]:
         return []
     try:
-        source = open_source(data["dir"])
+        source = open_source(data["dir"], data)
     except DataError:  # the run was trained on another machine
         return []
     tested = [row for row in reversed(source.rows) if row.fold == data["test_fold"]]
@@ -181,7 +198,7 @@ def build_page(
                     gradio.Examples([[path] for path in copies], sound, label="Examples", cache_examples=False)
             with gradio.Column():
                 sentence = gradio.Markdown(elem_id="sentence")
-                top = gradio.Label(label="Most likely", num_top_classes=TOP_K)
+                top = gradio.Label(label=classifier.task.decision_label.capitalize(), num_top_classes=TOP_K)
         picture = gradio.Plot(label="Over time")
         table = gradio.Dataframe(headers=["from", "to", "sound", "%"], visible=False, interactive=False)
         # A change is an upload, the end of a recording, the choice of an example, or the removal of the sound.

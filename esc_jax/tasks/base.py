@@ -1,7 +1,7 @@
 """The interface of a task: what the labels of a data set mean."""
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any, ClassVar
 
@@ -32,17 +32,31 @@ class Task(abc.ABC):
         name: value of `config.task`.
         metric: key of the primary metric in results.json and in metrics.jsonl.
         metric_label: how the primary metric is written in tables and pictures.
+        class_metric_label: how the metric of a single class is written.
+        other_metrics: key in `folds` of results.json → how it is written, of metrics that are reported beside it.
         step_metric: key of the metric of `step_metrics` that is drawn over the epochs.
         hessian_bound: bound of the second derivative of the loss with respect to a logit, for convex solvers.
         torch_activation: `activation` as a method call on a torch tensor, for usage examples.
+        default_threshold: probability from which a class counts as present where no `thresholds` were fitted; None for
+            tasks whose decision is always exactly one class.
+        decision_label: how the decision is called on pages and in pictures.
     """
 
     name: ClassVar[str]
     metric: ClassVar[str]
     metric_label: ClassVar[str]
+    class_metric_label: ClassVar[str]
+    other_metrics: ClassVar[Mapping[str, str]] = {}
     step_metric: ClassVar[str]
     hessian_bound: ClassVar[float]
     torch_activation: ClassVar[str]
+    default_threshold: ClassVar[float | None] = None
+    decision_label: ClassVar[str]
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether every decision is exactly one class."""
+        return self.default_threshold is None
 
     @abc.abstractmethod
     def targets(self, labels: jax.Array, classes: int, smoothing: float = 0.0) -> jax.Array:
@@ -63,7 +77,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def sampling_weights(self, labels: np.ndarray, classes: int) -> np.ndarray:
-        """(n,) probabilities of the training clips under which every class is drawn equally often."""
+        """(n,) probabilities of the training clips under which classes are drawn about equally often."""
 
     @abc.abstractmethod
     def activation(self, logits: jax.Array) -> jax.Array:
@@ -100,15 +114,18 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def weighted_scores(self, labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """(draws,) the primary metric where clip i counts weights[d, i] times: for the bootstrap."""
+        """(draws,) the primary metric where clip i counts weights[d, i] times: for the bootstrap.
+
+        NaN where it is not defined.
+        """
 
     @abc.abstractmethod
     def score(self, labels: np.ndarray, scores: np.ndarray) -> float:
         """The primary metric; larger is better."""
 
     @abc.abstractmethod
-    def confidence(self, probabilities: np.ndarray) -> np.ndarray:
-        """(n,) probability of the decision."""
+    def confidence(self, probabilities: np.ndarray, thresholds: np.ndarray | None = None) -> np.ndarray:
+        """(n,) probability of the decision; thresholds as of `decide`."""
 
     @abc.abstractmethod
     def probabilities(self, logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
@@ -127,7 +144,9 @@ class Task(abc.ABC):
         """Mean negative log-likelihood of the labels, in nats."""
 
     @abc.abstractmethod
-    def fold_metrics(self, labels: np.ndarray, scores: np.ndarray, views: np.ndarray | None) -> dict[str, Any]:
+    def fold_metrics(
+        self, labels: np.ndarray, scores: np.ndarray, views: np.ndarray | None, thresholds: np.ndarray | None = None
+    ) -> dict[str, Any]:
         """The task's entries of one element of `folds` in results.json.
 
         Every task has `total`, the number of clips, the primary metric and `{metric}_tta`, which is None without views.
@@ -136,6 +155,7 @@ class Task(abc.ABC):
             labels: of the test clips.
             scores: (n, classes) probabilities of the clips.
             views: (n, classes) mean probabilities over test-time views; None without.
+            thresholds: of the decisions on `scores`, as of `decide`.
         """
 
     @abc.abstractmethod
@@ -149,16 +169,25 @@ class Task(abc.ABC):
         """(classes,) number of clips with each class; clips without a class do not count."""
 
     @abc.abstractmethod
+    def label_names(self, label: Any, classes: Sequence[str]) -> tuple[str, ...]:
+        """Names of the classes of a label or a decision."""
+
+    @abc.abstractmethod
     def label_text(self, label: Any, classes: Sequence[str]) -> str:
-        """A label or a decision as text, for csv files and pages."""
+        """A label or a decision as text, for csv files."""
 
     @abc.abstractmethod
     def parse_label(self, text: str, classes: Sequence[str]) -> Any:
         """The label that `label_text` writes as `text`. Raises ValueError for a name that is not in `classes`."""
 
     @abc.abstractmethod
-    def error_groups(self, labels: np.ndarray, scores: np.ndarray, classes: Sequence[str]) -> list[ErrorGroup]:
-        """The incorrect decisions on (n, classes) scores by their kind, the most frequent kind first."""
+    def error_groups(
+        self, labels: np.ndarray, scores: np.ndarray, classes: Sequence[str], thresholds: np.ndarray | None = None
+    ) -> list[ErrorGroup]:
+        """The incorrect decisions on (n, classes) scores by their kind, the most frequent kind first.
+
+        A clip is in several groups where its decision has errors of several kinds. Thresholds are as of `decide`.
+        """
 
     @abc.abstractmethod
     def class_ranking(self, details: dict[str, Any]) -> list[tuple[str, float | None, str]]:

@@ -2,9 +2,10 @@
 
 from esc_jax.errors import UserError
 from esc_jax.tasks.base import Task
+from esc_jax.tasks.multi_label import MultiLabel
 from esc_jax.tasks.single_label import SingleLabel
 
-TASKS: dict[str, Task] = {task.name: task for task in (SingleLabel(),)}
+TASKS: dict[str, Task] = {task.name: task for task in (SingleLabel(), MultiLabel())}
 
 
 class TaskError(UserError, ValueError):

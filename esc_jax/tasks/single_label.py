@@ -16,10 +16,11 @@ class SingleLabel(Task):
 
     name = "single_label"
     metric = "accuracy"
-    metric_label = "accuracy"
+    metric_label = class_metric_label = "accuracy"
     step_metric = "accuracy"
     hessian_bound = 0.5  # Böhning, "Multinomial logistic regression algorithm" (1992)
     torch_activation = "softmax(-1)"
+    decision_label = "most likely"
 
     def targets(self, labels: jax.Array, classes: int, smoothing: float = 0.0) -> jax.Array:
         """(B, classes): (1 − s) · one-hot + s / classes; 1 / classes for a clip without a class.
@@ -82,7 +83,7 @@ class SingleLabel(Task):
         """Accuracy."""
         return float(self.clip_scores(labels, scores).mean())
 
-    def confidence(self, probabilities: np.ndarray) -> np.ndarray:
+    def confidence(self, probabilities: np.ndarray, thresholds: np.ndarray | None = None) -> np.ndarray:
         """(n,) the largest probability."""
         return np.asarray(probabilities).max(-1)
 
@@ -105,7 +106,9 @@ class SingleLabel(Task):
         scaled = np.asarray(logits, np.float64) / temperature
         return float((log_sum_exp(scaled) - scaled[np.arange(len(scaled)), np.asarray(labels)]).mean())
 
-    def fold_metrics(self, labels: np.ndarray, scores: np.ndarray, views: np.ndarray | None) -> dict[str, Any]:
+    def fold_metrics(
+        self, labels: np.ndarray, scores: np.ndarray, views: np.ndarray | None, thresholds: np.ndarray | None = None
+    ) -> dict[str, Any]:
         """`accuracy`, `accuracy_tta`, `correct`, `correct_tta`, `total`; those of views are None without views."""
         total, correct = len(labels), int(self.clip_scores(labels, scores).sum())
         correct_tta = None if views is None else int(self.clip_scores(labels, views).sum())
@@ -138,6 +141,10 @@ class SingleLabel(Task):
         """(classes,) number of clips of each class."""
         return np.bincount(labels[labels >= 0], minlength=classes)
 
+    def label_names(self, label: Any, classes: Sequence[str]) -> tuple[str, ...]:
+        """The name of the class."""
+        return (classes[int(label)],)
+
     def label_text(self, label: Any, classes: Sequence[str]) -> str:
         """Name of the class."""
         return classes[int(label)]
@@ -148,7 +155,9 @@ class SingleLabel(Task):
             raise ValueError(f"{text!r} is not a class")
         return classes.index(text)
 
-    def error_groups(self, labels: np.ndarray, scores: np.ndarray, classes: Sequence[str]) -> list[ErrorGroup]:
+    def error_groups(
+        self, labels: np.ndarray, scores: np.ndarray, classes: Sequence[str], thresholds: np.ndarray | None = None
+    ) -> list[ErrorGroup]:
         """A group for each pair of classes that are confused, in either direction.
 
         Groups of equal size are in the order of their most confident error, then of the class indices.

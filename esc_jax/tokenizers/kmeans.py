@@ -8,12 +8,13 @@ import dataclasses
 import functools
 import pathlib
 
+from absl import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from esc_jax import files
-from esc_jax.errors import UserError
+from esc_jax.errors import UserError, first_line
 
 INIT_SAMPLES = 16_384  # vectors from which initial centroids are drawn; more for more than 2,048 clusters
 BATCH_SIZE = 65_536  # vectors of an iteration
@@ -53,10 +54,16 @@ class Codebook:
             np.savez(file, **dataclasses.asdict(self))
 
     @classmethod
-    def load(cls, path: pathlib.Path) -> "Codebook":
-        """Reads a file written by `save`."""
-        with np.load(path) as arrays:
-            return cls(**{name: array if array.ndim else array.item() for name, array in arrays.items()})
+    def load(cls, path: pathlib.Path) -> "Codebook | None":
+        """Reads a file written by `save`; None, with a warning where the file is damaged, if it must be fitted."""
+        if not path.exists():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as arrays:  # a zip file, with a checksum of every array
+                return cls(**{name: array if array.ndim else array.item() for name, array in arrays.items()})
+        except Exception as error:  # numpy, zipfile and zlib raise many types for a damaged file
+            logging.warning("the tokenizer in %s is fitted again: the file is damaged (%s)", path, first_line(error))
+            return None
 
 
 def assign(centroids: jax.Array, x: jax.Array) -> jax.Array:

@@ -4,15 +4,20 @@ A checkpoint holds `variables` (parameters and running statistics), `ema` (their
 `optimizer` (its state and the step), `objective` (the objective's own state, where there is one), `novelty` (arrays of
 `evaluation.novelty`, where they were fitted) and `meta`, a JSON object: config, class names, sample rate, position in
 the data, metrics so far. Prediction needs `meta`, `novelty` and one set of weights only.
+
+`meta` also holds a CRC-32 of every array and of itself, which are verified whenever a checkpoint is read.
 """
 
+from collections.abc import Callable
 import contextlib
 import io
 import json
 import pathlib
 import time
 from typing import Any
+import zlib
 
+from absl import logging
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -20,10 +25,10 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from esc_jax.data.clips import Clips
 from esc_jax.errors import Failure, UserError, first_line
-from esc_jax.runtime import devices
+from esc_jax.runtime import devices, processes
 from esc_jax.training.state import TrainState, step_of
 
-FORMAT = 2
+FORMAT = 3
 
 
 class CheckpointError(Failure, RuntimeError):
@@ -37,7 +42,8 @@ class OtherDataError(UserError, ValueError):
 class Checkpoints:
     """The checkpoints of one run.
 
-    The latest checkpoint is kept, to resume from, and the best one by `metric` where the protocol selects one.
+    The two latest checkpoints are kept: a run resumes from the newest that is not damaged. The best one by `metric` is
+    kept where the protocol selects one.
 
     Args:
         directory: their folder.
@@ -47,7 +53,7 @@ class Checkpoints:
     def __init__(self, directory: pathlib.Path, select: bool = False):
         self.directory = directory.resolve()  # orbax refuses relative paths
         # A policy that kept only the best would delete the newest.
-        policies = [preservation_policy.LatestN(1)]
+        policies = [preservation_policy.LatestN(2)]
         if select:
             best = preservation_policy.BestN(
                 get_metric_fn=lambda m: m["metric"], n=1, keep_checkpoints_without_metrics=False
@@ -77,18 +83,11 @@ class Checkpoints:
         step = step_of(state)
         if step in self._manager.all_steps():
             return
-        state = devices.to_global(state)
-        items = {
-            "variables": ocp.args.StandardSave({"params": state.params, "batch_stats": state.batch_stats}),
-            "optimizer": ocp.args.StandardSave({"state": state.opt_state, "step": state.step}),
-            "meta": ocp.args.JsonSave(meta | {"format": FORMAT, "step": step, "metric": metric}),
-        }
-        if state.ema is not None:
-            items["ema"] = ocp.args.StandardSave(state.ema)
-        if state.carry is not None:
-            items["objective"] = ocp.args.StandardSave(state.carry)
-        if novelty is not None:
-            items["novelty"] = ocp.args.StandardSave(novelty)
+        trees = _items(devices.to_global(state)) | ({} if novelty is None else {"novelty": novelty})
+        meta = meta | {"format": FORMAT, "step": step, "metric": metric}
+        meta["checksums"] = {name: _checksums(tree) for name, tree in trees.items()}
+        items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+        items["meta"] = ocp.args.JsonSave(meta | {"crc32": _digest(meta)})
         try:
             # When a write fails, each of tensorstore's threads prints a traceback of its own, some a little later.
             with contextlib.redirect_stderr(io.StringIO()):
@@ -124,20 +123,14 @@ class Checkpoints:
         return read_meta(self.directory, step)
 
     def restore(self, step: int, state: TrainState) -> TrainState:
-        """The state at `step`; `state` gives its structure and placement."""
+        """The state at `step`; `state` gives its structure and placement. Raises CheckpointError."""
         state = devices.to_global(state)
 
         def like(tree: Any) -> Any:
             return ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, tree))
 
-        items = {
-            "variables": like({"params": state.params, "batch_stats": state.batch_stats}),
-            "optimizer": like({"state": state.opt_state, "step": state.step}),
-        }
-        if state.ema is not None:
-            items["ema"] = like(state.ema)
-        if state.carry is not None:
-            items["objective"] = like(state.carry)
+        meta = self.meta(step)
+        items = {name: like(tree) for name, tree in _items(state).items()}
         try:
             with contextlib.redirect_stderr(io.StringIO()):  # tensorstore's threads would each print a traceback
                 arrays = self._manager.restore(step, args=ocp.args.Composite(**items))
@@ -145,6 +138,8 @@ class Checkpoints:
             raise CheckpointError(
                 f"could not read the checkpoint of step {step} in {self.directory}: {first_line(error)}"
             ) from error
+        for name in items:
+            _verify(arrays[name], name, meta, self.directory / str(step))
         restored = TrainState(
             step=arrays["optimizer"]["step"],
             seed=state.seed,
@@ -156,9 +151,82 @@ class Checkpoints:
         )
         return devices.to_host_local(restored)
 
+    def restore_newest(
+        self, state: TrainState, check: Callable[[dict[str, Any]], None]
+    ) -> tuple[TrainState, dict[str, Any]] | None:
+        """State and `meta` of the newest checkpoint that is not damaged; None where there is no checkpoint.
+
+        Damaged checkpoints that are newer are renamed, with a warning.
+
+        Args:
+            state: gives structure and placement.
+            check: called with the `meta`; may raise.
+
+        Raises:
+            CheckpointError: every checkpoint is damaged.
+        """
+        self._manager.reload()
+        damage: list[str] = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                meta = self.meta(step)
+                check(meta)
+                restored = self.restore(step, state)
+            except CheckpointError as error:
+                damage.append(str(error))
+                continue
+            for newer, problem in zip(self._newer(step), damage, strict=True):
+                logging.warning("%s; resuming from step %d", problem, step)
+                self._set_aside(newer)
+            return restored, meta
+        if damage:
+            raise CheckpointError(f"{damage[0]}; there is no earlier one: choose another --workdir to start over")
+        return None
+
+    def _newer(self, step: int) -> list[int]:
+        return sorted((other for other in self._manager.all_steps() if other > step), reverse=True)
+
+    def _set_aside(self, step: int) -> None:
+        """Renames a damaged checkpoint, so that its step can be saved again."""
+        if processes.is_main_process():
+            folder = self.directory / str(step)
+            folder.rename(folder.with_name(f"{step}.damaged.{time.time_ns()}"))
+        processes.barrier(f"{self.directory / str(step)} is set aside")
+        self._manager.reload()
+
     def close(self) -> None:
         """Waits until everything is written."""
         self._manager.close()
+
+
+def _items(state: TrainState) -> dict[str, Any]:
+    """The trees of arrays of a checkpoint."""
+    items = {
+        "variables": {"params": state.params, "batch_stats": state.batch_stats},
+        "optimizer": {"state": state.opt_state, "step": state.step},
+        "ema": state.ema,
+        "objective": state.carry,
+    }
+    return {name: tree for name, tree in items.items() if tree is not None}
+
+
+def _checksums(tree: Any) -> dict[str, int]:
+    """Path → CRC-32 of the bytes of each array."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    arrays = ((path, np.ascontiguousarray(leaf)) for path, leaf in leaves)
+    return {jax.tree_util.keystr(path): zlib.crc32(array.view(np.uint8).data) for path, array in arrays}
+
+
+def _digest(meta: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
+
+
+def _verify(tree: Any, item: str, meta: dict[str, Any], folder: pathlib.Path) -> None:
+    """Raises CheckpointError where an array differs from the one that was saved."""
+    saved = meta["checksums"].get(item, {})
+    for path, checksum in _checksums(tree).items():
+        if saved.get(path) != checksum:
+            raise CheckpointError(f"{folder} is damaged: the checksum of {item}{path} does not match")
 
 
 def meta(config: Any, clips: Clips, progress: dict[str, Any], batches: Any = None) -> dict[str, Any]:
@@ -193,9 +261,24 @@ def find(path: str | pathlib.Path) -> tuple[pathlib.Path, int]:
         return path.parent, int(path.name)
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
     if not (steps := _steps(folder)):
+        if folds := sorted(run.parent.name for run in path.glob("*/checkpoints")):
+            raise CheckpointError(
+                f"{path} holds a model for each fold: give one of them, such as {path / folds[0]} ({', '.join(folds)}),"
+                f" or train one on every clip with --config.protocol=all --from_crossval={path}"
+            )
         raise CheckpointError(f"{path}: contains no checkpoint")
     # As `Checkpoints.best`: the step that a protocol selected, else the newest.
-    scores = [(metric, step) for step in steps if (metric := read_meta(folder, step).get("metric")) is not None]
+    scores, damaged = [], []
+    for step in steps:
+        try:
+            metric = read_meta(folder, step)["metric"]
+        except CheckpointError as error:
+            damaged.append(error)
+            continue
+        if metric is not None:
+            scores.append((metric, step))
+    if damaged and (scores or len(damaged) == len(steps)):  # the damaged one may be the best
+        raise damaged[-1]
     return folder, max(scores)[1] if scores else max(steps)
 
 
@@ -206,7 +289,7 @@ def newest(folder: pathlib.Path) -> int:
 
 def _steps(folder: pathlib.Path) -> list[int]:
     """Steps with a complete checkpoint. One that a killed process was deleting may have lost its meta."""
-    return [int(p.name) for p in folder.iterdir() if p.name.isdigit() and (p / "meta" / "metadata").is_file()]
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit() and (p / "meta" / "metadata").is_file())
 
 
 def check_data(trained_on: str, fingerprint: str, workdir: pathlib.Path) -> None:
@@ -218,8 +301,10 @@ def check_data(trained_on: str, fingerprint: str, workdir: pathlib.Path) -> None
 def check_workdir(workdir: pathlib.Path, fingerprint: str) -> None:
     """`check_data` for the run in a workdir, where there is one."""
     folder = workdir / "checkpoints"
-    if folder.is_dir() and (steps := _steps(folder)):
-        check_data(read_meta(folder, max(steps))["data"], fingerprint, workdir)
+    for step in sorted(_steps(folder) if folder.is_dir() else [], reverse=True):
+        with contextlib.suppress(CheckpointError):  # a damaged one, which a resume passes over
+            check_data(read_meta(folder, step)["data"], fingerprint, workdir)
+            return
 
 
 def read_meta(folder: pathlib.Path, step: int) -> dict[str, Any]:
@@ -228,34 +313,46 @@ def read_meta(folder: pathlib.Path, step: int) -> dict[str, Any]:
         meta = json.loads((folder / str(step) / "meta" / "metadata").read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder / str(step)}: its metadata cannot be read ({error})") from None
+    if not isinstance(meta, dict):
+        raise CheckpointError(f"{folder / str(step)}: its metadata cannot be read (not a JSON object)")
+    digest = meta.pop("crc32", None)
+    if digest is not None and digest != _digest(meta):
+        raise CheckpointError(f"{folder / str(step)} is damaged: the checksum of its metadata does not match")
     if meta.get("format") != FORMAT:
         raise CheckpointError(
             f"{folder / str(step)} has format {meta.get('format')}, but this version of esc_jax reads format {FORMAT}:"
             " train again, or use the version that wrote it"
         )
+    if digest is None:
+        raise CheckpointError(f"{folder / str(step)} is damaged: its metadata have no checksum")
     return meta
 
 
 def read_weights(folder: pathlib.Path, step: int, like: Any) -> Any:
     """Weights for prediction, in the structure of `like` (arrays or shapes): the moving average where there is one."""
-    item = "ema" if (folder / str(step) / "ema").is_dir() else "variables"
+    meta = read_meta(folder, step)
+    item = "ema" if "ema" in meta["checksums"] else "variables"
     try:
         with ocp.StandardCheckpointer() as reader:
-            return reader.restore(folder / str(step) / item, jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
+            weights = reader.restore(folder / str(step) / item, jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
     except Exception as error:
         raise CheckpointError(
             f"{folder / str(step)}: its weights cannot be read, or do not match the model of its config"
             f" ({first_line(error)})"
         ) from error
+    _verify(weights, item, meta, folder / str(step))
+    return weights
 
 
 def read_novelty(folder: pathlib.Path, step: int) -> Any | None:
     """The tree of arrays `novelty` of a checkpoint, in numpy; None where it has none."""
-    path = folder / str(step) / "novelty"
-    if not path.is_dir():
+    meta, path = read_meta(folder, step), folder / str(step)
+    if "novelty" not in meta["checksums"]:
         return None
     try:
         with ocp.StandardCheckpointer() as reader:
-            return jax.tree.map(np.asarray, reader.restore(path))
+            tree = jax.tree.map(np.asarray, reader.restore(path / "novelty"))
     except Exception as error:
-        raise CheckpointError(f"{path} cannot be read ({first_line(error)})") from error
+        raise CheckpointError(f"{path}: its detector of unfamiliar sounds cannot be read ({first_line(error)})") from error
+    _verify(tree, "novelty", meta, path)
+    return tree

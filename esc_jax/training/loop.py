@@ -146,12 +146,13 @@ class _Training:
     def __init__(self, plan: Plan, step: Callable, state: TrainState, batches: Any, checkpoints: Any):
         self._plan, self._step, self._batches, self._checkpoints = plan, step, batches, checkpoints
         self._progress: dict[str, Any] = {"history": [], "sums": {}, "seconds": 0.0}
-        if (last := checkpoints.latest()) is not None:
-            meta = checkpoints.meta(last)
-            checkpoint.check_data(meta["data"], plan.meta(self._progress, None)["data"], plan.workdir)
-            state, self._progress = checkpoints.restore(last, state), meta["progress"]
+        data = plan.meta(self._progress, None)["data"]
+        newest = checkpoints.restore_newest(state, lambda meta: checkpoint.check_data(meta["data"], data, plan.workdir))
+        if newest:
+            state, meta = newest
+            self._progress = meta["progress"]
             batches.set_state(meta["batches"])
-            logging.info("resuming at step %d of %d", last, plan.total)
+            logging.info("resuming at step %d of %d", meta["step"], plan.total)
         self._seconds_before, self._started = self._progress["seconds"], time.monotonic()
         # Placed as a step leaves it. Otherwise the second step would be compiled again.
         self._state = plan.place(state)

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from esc_jax.data import pipeline
+from esc_jax.data import folds, pipeline
 
 INDICES = [1, 2, 3, 5, 6, 7, 9, 10, 11]
 
@@ -55,6 +55,43 @@ def test_resuming_goes_on_with_the_next_batch(noise_clips):
     resumed.set_state(place)
     for one, other in zip(expected, take(resumed, 3), strict=True):
         np.testing.assert_array_equal(one["audio"], other["audio"])
+
+
+def test_weighted_batches_draw_clips_by_their_probabilities(noise_clips):
+    """400 batches of 3: within four standard deviations of the expected number of every clip."""
+    weights = np.arange(1, 10) / 45
+    batches = pipeline.train_batches(noise_clips, INDICES, 3, seed=2, weights=weights)
+    drawn = np.bincount(np.concatenate([names(noise_clips, b) for b in take(batches, 400)]), minlength=12)[INDICES]
+    assert (np.abs(drawn - 1200 * weights) < 4 * np.sqrt(1200 * weights * (1 - weights))).all()
+    place = batches.get_state()
+    expected = take(batches, 3)
+    resumed = pipeline.train_batches(noise_clips, INDICES, 3, seed=2, weights=weights)
+    resumed.set_state(place)
+    for one, other in zip(expected, take(resumed, 3), strict=True):
+        np.testing.assert_array_equal(one["audio"], other["audio"])
+
+
+def test_multi_label_batches_are_filled_with_clips_without_a_class(noise_clips):
+    clips = noise_clips.as_multi_label()
+    assert clips.task == "multi_label" and clips.labels.dtype == bool
+    (*_, last) = pipeline.eval_batches(clips, INDICES, 5)
+    assert last["label"].shape == (5, 3) and last["label"].sum(axis=1).tolist() == [1, 1, 1, 1, 0]
+    np.testing.assert_array_equal(last["label"][:4].argmax(1), noise_clips.labels[INDICES[5:]])
+
+
+def test_background_clips_follow_the_others_without_a_class(noise_clips):
+    rng = np.random.default_rng(1)
+    other = dataclasses.replace(
+        noise_clips.subset((0,), "zeros"), fingerprint="b", fetch=lambda i: rng.integers(9, 99, 10).astype(np.int16)
+    )
+    whole = dataclasses.replace(noise_clips, background=other).with_background()
+    assert len(whole) == 12 + len(other) and whole.background is None
+    np.testing.assert_array_equal(whole.labels, [*noise_clips.labels, *[-1] * len(other)])
+    assert set(whole.folds[12:]) == {folds.BACKGROUND_FOLD} and whole.fingerprint != noise_clips.fingerprint
+    np.testing.assert_array_equal(whole.fetch(5), noise_clips.fetch(5))
+    assert 0 < whole.read([12])[0, :10].min() and not whole.read([12])[0, 10:].any()
+    labels = dataclasses.replace(noise_clips.as_multi_label(), background=other).with_background().labels
+    assert not labels[12:].any() and labels[:12].sum() == 12
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 9, 20])

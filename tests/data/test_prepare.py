@@ -43,12 +43,12 @@ def folder(layout, tmp_path_factory):
 
 def check_clips(folder, layout, rate):
     """Every clip, in the order of file names, with its samples."""
-    clips = prepared.open_prepared(folder, 5 * rate, "fingerprint")
+    clips = prepared.open_prepared(folder, 5 * rate, layout)
     rows = sorted(layout.rows, key=lambda row: row.filename)
     assert clips.filenames == tuple(row.filename for row in rows) and clips.classes == layout.categories
-    assert (clips.sample_rate, clips.fingerprint, clips.bad) == (rate, "fingerprint", {})
+    assert (clips.sample_rate, clips.fingerprint, clips.bad) == (rate, layout.fingerprint, {})
     for i, row in enumerate(rows):
-        assert (clips.folds[i], clips.labels[i], clips.sources[i]) == (row.fold, row.target, row.src_file)
+        assert (clips.folds[i], (clips.labels[i],), clips.sources[i]) == (row.fold, row.targets, row.src_file)
         expected = audio.to_int16(audio.load(layout.read(row), rate))
         np.testing.assert_array_equal(clips.fetch(i), expected)
         assert clips.samples[i] == len(expected) and clips.fetch(i).dtype == np.int16
@@ -78,8 +78,9 @@ WITHOUT = """
 hide("tensorflow", "tensorflow_datasets", "tensorboard", "clu")
 from esc_jax.data import prepare, prepared
 from esc_jax.data.layouts.registry import open_source
-folder = prepare.prepared_dir(open_source(sys.argv[1]), 16_000, sys.argv[2])
-clips = prepared.open_prepared(folder, 80_000, "x")
+source = open_source(sys.argv[1])
+folder = prepare.prepared_dir(source, 16_000, sys.argv[2])
+clips = prepared.open_prepared(folder, 80_000, source)
 assert clips.read(range(len(clips))).any(axis=1).all()
 print(folder)
 """
@@ -113,10 +114,10 @@ def test_tfds_reads_it_without_tensorflow(layout, folder, tmp_path):
             row[0]: row[1:] for row in zip(*columns, records["fold"], records["label"], records["audio"], strict=True)
         }
     assert sorted(rows) == sorted(row.filename for row in layout.rows)
-    clips = prepared.open_prepared(folder, 80_000, "x")
+    clips = prepared.open_prepared(folder, 80_000, layout)
     for row in layout.rows:
         source, take, fold, label, samples = rows[row.filename]
-        assert (source, take, fold, label) == (row.src_file, row.take, row.fold, row.target)
+        assert (source, take, fold, (label,)) == (row.src_file, row.take, row.fold, row.targets)
         np.testing.assert_array_equal(samples, clips.fetch(clips.filenames.index(row.filename)))
 
 
@@ -132,7 +133,7 @@ def damage(folder, what):
     match what:
         case "a bit of the index":
             path = folder / "index.json"
-            flip(path, path.read_text().index('"label": ') + len('"label": '))  # a different, valid label
+            flip(path, path.read_text().index('"labels": [') + len('"labels": ['))  # a different, valid label
         case "a bit of a record":
             path = shard
             flip(path, path.stat().st_size // 2)
@@ -306,12 +307,12 @@ def test_clips_that_cannot_be_decoded(layout, tmp_path, caplog):
     assert not list(tmp_path.glob("prepared/*/esc50/16000hz/*"))
     folder = prepare.prepared_dir(spoiled, 16_000, tmp_path, "skip")
     with caplog.at_level("INFO"):
-        clips = prepared.open_prepared(folder, 16_000, "x")
+        clips = prepared.open_prepared(folder, 16_000, spoiled)
         assert "13 clips do not decode, and are left out: audio/" in caplog.text
         prepared.log_longer_clips(clips)
         assert "47 of 47 clips are longer than data.clip_s=1 s and are cut to it" in caplog.text
         caplog.clear()
-        prepared.log_longer_clips(prepared.open_prepared(folder, 79_000, "x"))
+        prepared.log_longer_clips(prepared.open_prepared(folder, 79_000, spoiled))
         assert "longer" not in caplog.text
     assert set(clips.bad) == names and not names & set(clips.filenames) and set(clips.folds) == {1, 3, 4, 5}
     assert not list(folder.glob("*fold2*"))

@@ -11,7 +11,7 @@ from esc_jax.evaluation import calibration
 from esc_jax.evaluation.calibration import Calibration
 from esc_jax.tasks import registry as tasks
 
-TASK = tasks.get("single_label")
+TASK, MULTI = tasks.get("single_label"), tasks.get("multi_label")
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(0, 4, (400, 5))
 LABELS = np.array([RNG.choice(5, p=p) for p in special.softmax(LOGITS / 2, axis=1)])
@@ -32,10 +32,43 @@ def test_held_out_clips_give_temperature_and_threshold():
 
 
 def test_training_clips_give_no_temperature():
-    fitted = Calibration.trained(TASK, LOGITS, "training clips")
+    fitted = Calibration.trained(TASK, LOGITS, LABELS, "training clips")
     assert fitted.unfamiliar(TASK, LOGITS).mean() == pytest.approx(calibration.TRAINED_SHARE, abs=1 / 400)
     np.testing.assert_allclose(fitted.probabilities(TASK, LOGITS), special.softmax(LOGITS, axis=1), rtol=1e-5)
     assert calibration.for_results({1: fitted}) == {}
+
+
+def multi_label_clips():
+    """(500, 3) logits, and labels drawn with temperature 2."""
+    rng = np.random.default_rng(4)
+    logits = rng.normal(-1, 3, (500, 3))
+    return logits, rng.random((500, 3)) < special.expit(logits / 2)
+
+
+def test_thresholds_apply_with_and_without_the_temperature():
+    logits, labels = multi_label_clips()
+    fitted = Calibration.held_out(MULTI, logits, labels, "a fold")
+    assert fitted.temperature == pytest.approx(2, rel=0.15)
+    expected = MULTI.thresholds(labels, special.expit(logits / fitted.temperature))
+    np.testing.assert_allclose(fitted.thresholds, expected, rtol=1e-12)
+    calibrated, raw = fitted.probabilities(MULTI, logits), special.expit(logits)
+    decided = MULTI.decide(calibrated, np.array(fitted.thresholds))
+    np.testing.assert_array_equal(MULTI.decide(raw, fitted.raw_thresholds(MULTI)), decided)
+    assert Calibration.read(json.loads(json.dumps({"calibration": fitted.to_dict()}))) == fitted
+    trained = Calibration.trained(MULTI, logits, labels, "training clips")
+    np.testing.assert_allclose(trained.raw_thresholds(MULTI), trained.thresholds, rtol=1e-9)
+    assert Calibration.held_out(TASK, LOGITS, LABELS, "a fold").raw_thresholds(TASK) is None
+
+
+def test_a_fold_is_calibrated_on_the_other_folds():
+    logits, labels = multi_label_clips()
+    folds = {1: (logits[:200], labels[:200]), 2: (logits[200:], labels[200:])}
+    fitted = calibration.cross_fitted(MULTI, folds, "other folds")
+    for fold, other in ((1, 2), (2, 1)):
+        expected = Calibration.held_out(MULTI, *folds[other], "other folds")
+        assert (fitted[fold].temperature, fitted[fold].thresholds) == (expected.temperature, expected.thresholds)
+        assert not fitted[fold].unfamiliar(MULTI, logits - 1e3).any()
+    assert calibration.cross_fitted(MULTI, {1: folds[1]}, "") == {}
 
 
 def test_a_checkpoint_without_a_calibration_changes_nothing():
@@ -127,3 +160,12 @@ def test_temperature_where_every_prediction_is_correct():
 def test_arguments_that_do_not_match_are_an_error(call):
     with pytest.raises(ValueError):
         call()
+
+
+def test_each_fold_is_calibrated_on_the_other_folds():
+    parts = {1: (LOGITS[:200], LABELS[:200]), 2: (LOGITS[200:], LABELS[200:])}
+    fitted = calibration.cross_fitted(TASK, parts, "others")
+    for fold, other in ((1, 2), (2, 1)):
+        assert fitted[fold].temperature == calibration.fit_temperature(TASK, *parts[other])
+        assert not fitted[fold].unfamiliar(TASK, LOGITS - 1e6).any()  # probabilities hold no energies
+    assert calibration.cross_fitted(TASK, {1: parts[1]}, "others") == {}

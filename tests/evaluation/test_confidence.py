@@ -8,6 +8,7 @@ import pytest
 import scipy.stats
 
 from esc_jax.evaluation import confidence
+from esc_jax.tasks import registry as tasks
 
 
 def enumerate_interval(values, counts, tail=0.025):
@@ -21,15 +22,30 @@ def enumerate_interval(values, counts, tail=0.025):
     return low, high
 
 
-def test_the_interval_of_a_mean_is_that_of_all_possible_draws():
-    # Four recordings with 3, 1, 2 and 2 clips. No step of the exact distribution lies within 0.005 of the two
-    # quantiles, four standard errors of a share of 10,000 draws: the sampled quantiles must be the exact atoms.
+def test_the_interval_of_a_mean_is_that_of_wilson_for_independent_clips():
+    """With one clip per recording; of 5,000 recordings, the quantile of t is that of the normal distribution."""
+    for correct in (4000, 4950, 30):
+        interval = confidence.mean_interval(np.arange(5000) < correct, range(5000))
+        expected = scipy.stats.binomtest(correct, 5000).proportion_ci(method="wilson")
+        assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high), rel=2e-3)
+        assert (interval.value, interval.clusters) == (correct / 5000, 5000)
+
+
+def test_the_interval_of_a_mean_solves_the_equation_of_wilson():
+    """Its ends are the values p₀ with |p − p₀| = t √(p₀ (1 − p₀) / n), with n from a loop over recordings."""
     recordings = ["a", "a", "a", "b", "c", "c", "d", "d"]
     correct = [1, 1, 0, 0, 1, 0, 1, 1]
     interval = confidence.mean_interval(correct, recordings)
-    low, high = enumerate_interval([2, 0, 1, 2], [3, 1, 2, 2])
+    mean, variance = 5 / 8, 0.0
+    for name in "abcd":
+        inside = [c for c, r in zip(correct, recordings, strict=True) if r == name]
+        variance += (sum(inside) - mean * len(inside)) ** 2
+    number = mean * (1 - mean) / (4 / 3 * variance / 64)
+    number = min(max(number, 64 / (9 + 1 + 4 + 4)), 8)
+    t = scipy.stats.t.ppf(0.975, 3)
+    for end in (interval.low, interval.high):
+        assert abs(mean - end) == pytest.approx(t * math.sqrt(end * (1 - end) / number), rel=1e-9)
     assert (interval.value, interval.clusters) == (5 / 8, 4)
-    assert (interval.low, interval.high) == pytest.approx((low, high), abs=1e-12)
 
 
 def test_the_interval_of_a_difference_is_that_of_all_possible_draws():
@@ -41,9 +57,9 @@ def test_the_interval_of_a_difference_is_that_of_all_possible_draws():
     assert (interval.low, interval.high) == pytest.approx((low, high), abs=1e-12)
 
 
-def test_one_clip_per_recording_is_the_ordinary_bootstrap():
+def test_the_difference_of_one_clip_per_recording_has_the_ordinary_bootstrap():
     correct = np.random.default_rng(1).random(200) < 0.8
-    interval = confidence.mean_interval(correct, range(200))
+    interval = confidence.difference_interval(correct, np.zeros(200), range(200))
     expected = scipy.stats.bootstrap(
         (correct,), np.mean, n_resamples=10_000, method="percentile", rng=np.random.default_rng(2)
     ).confidence_interval
@@ -60,7 +76,7 @@ def test_draws_of_kinds_equal_draws_of_recordings():
     for _ in range(4000):
         drawn = [groups[i] for i in rng.integers(len(groups), size=len(groups))]
         ratios.append(np.concatenate(drawn).mean())
-    interval = confidence.mean_interval(correct, recordings)
+    interval = confidence.difference_interval(correct, np.zeros(100), recordings)
     # The standard deviation is 0.05: a quantile of 4,000 draws has a standard error of 0.0021, tested at four.
     assert (interval.low, interval.high) == pytest.approx(np.quantile(ratios, (0.025, 0.975)), abs=0.0085)
 
@@ -74,24 +90,26 @@ def test_copies_of_a_clip_do_not_narrow_the_interval():
     assert independent.high - independent.low < 0.6 * (once.high - once.low)  # 1/√5 = 0.45 of it
 
 
-def test_the_interval_covers_the_true_mean_of_dependent_clips():
+@pytest.mark.parametrize(("groups", "mean"), [(30, 0.9), (250, 0.95), (100, 0.99), (80, 2 / 3)])
+def test_the_interval_covers_the_true_mean_of_dependent_clips(groups, mean):
+    """1,500 samples; 95 % has a standard error of 0.6 %, and up to 98 % of few discrete values are covered."""
     rng = np.random.default_rng(5)
     inside = 0
-    for _ in range(300):
-        difficulty = rng.beta(2, 1, 80)  # of each recording; the mean is 2/3
-        recordings = np.repeat(np.arange(80), 3)
-        interval = confidence.mean_interval(rng.random(240) < difficulty[recordings], recordings, draws=1000)
-        inside += interval.low <= 2 / 3 <= interval.high
-    # 95 % of 300 is 285 with a standard error of 3.8; the percentile interval is a little short of it with 80 groups.
-    assert 270 <= inside <= 297
+    for _ in range(1500):
+        difficulty = rng.beta(4 * mean, 4 * (1 - mean), groups)  # of each recording; the correlation of clips is 0.2
+        recordings = np.repeat(np.arange(groups), rng.integers(1, 5, groups))
+        interval = confidence.mean_interval(rng.random(len(recordings)) < difficulty[recordings], recordings)
+        inside += interval.low <= mean <= interval.high
+    assert 0.93 <= inside / 1500 <= 0.98
 
 
 def test_the_interval_of_a_perfect_score_has_a_width():
+    """As of 15 independent clips: n / (n + t²)."""
     all_right = confidence.mean_interval([True] * 30, np.arange(30) // 2)
-    exact = scipy.stats.binomtest(15, 15).proportion_ci(method="exact")
-    assert (all_right.low, all_right.high) == pytest.approx((exact.low, 1.0), abs=1e-9)
+    low = 15 / (15 + scipy.stats.t.ppf(0.975, 14) ** 2)
+    assert (all_right.low, all_right.high) == pytest.approx((low, 1.0), abs=1e-9)
     all_wrong = confidence.mean_interval([False] * 30, np.arange(30) // 2)
-    assert (all_wrong.low, all_wrong.high) == pytest.approx((0.0, 1 - exact.low), abs=1e-9)
+    assert (all_wrong.low, all_wrong.high) == pytest.approx((0.0, 1 - low), abs=1e-9)
     single = confidence.mean_interval([True, False], ["a", "a"])
     assert (single.value, single.low, single.high) == (0.5, 0.0, 1.0)
 
@@ -99,10 +117,13 @@ def test_the_interval_of_a_perfect_score_has_a_width():
 def test_intervals_are_repeatable_and_depend_on_seed_and_level():
     rng = np.random.default_rng(6)
     correct, recordings = rng.random(150) < 0.7, rng.integers(0, 90, 150)
-    interval = confidence.mean_interval(correct, recordings)
-    assert interval == confidence.mean_interval(correct, recordings)
-    assert interval != confidence.mean_interval(correct, recordings, seed=1, draws=999)
-    narrow = confidence.mean_interval(correct, recordings, level=0.5)
+    other = np.zeros(150)
+    interval = confidence.difference_interval(correct, other, recordings)
+    assert interval == confidence.difference_interval(correct, other, recordings)
+    assert interval != confidence.difference_interval(correct, other, recordings, seed=1, draws=999)
+    narrow = confidence.difference_interval(correct, other, recordings, level=0.5)
+    assert interval.low < narrow.low < interval.value < narrow.high < interval.high
+    interval, narrow = (confidence.mean_interval(correct, recordings, level=level) for level in (0.95, 0.5))
     assert interval.low < narrow.low < interval.value < narrow.high < interval.high
 
 
@@ -163,3 +184,44 @@ def test_mcnemar_is_the_share_of_sign_flips_that_are_as_extreme():
     flips = [sum(signs) for signs in itertools.product((0, 1), repeat=n)]
     extreme = sum(abs(k - n / 2) >= abs(first - n / 2) for k in flips)
     assert confidence.mcnemar(first, n - first) == extreme / 2**n == 0.125
+
+
+def draw_rankings(rng, count, classes=8):
+    """Labels and scores of clips; a tenth of them has each class."""
+    labels = rng.random((count, classes)) < 0.1
+    return labels, 1.5 * labels + rng.standard_normal(labels.shape)
+
+
+def test_the_interval_of_a_ranking_covers_its_expectation():
+    """That over test sets of the same size, where classes have few positives."""
+    task = tasks.get("multi_label")
+    expected = np.mean([task.score(*draw_rankings(np.random.default_rng(1000 + i), 60)) for i in range(400)])
+    covered = 0
+    for seed in range(100):
+        test = draw_rankings(np.random.default_rng(seed), 60)
+        interval = confidence.score_interval(task, [test], [range(60)], draws=200)
+        assert interval.low < interval.value < interval.high
+        covered += interval.low <= expected <= interval.high
+    assert covered >= 88  # of 95; four standard errors are 8.7
+
+
+def test_an_interval_contains_the_score_of_rare_classes():
+    """With one positive of each class, most draws that have it rank it higher than the whole set does."""
+    rng = np.random.default_rng(0)
+    labels, scores = np.eye(12, dtype=bool), rng.random((12, 12))
+    interval = confidence.score_interval(tasks.get("multi_label"), [(labels, scores)], [range(12)])
+    assert interval.low < interval.value < interval.high
+
+
+def test_a_paired_difference_of_rankings():
+    task, rng = tasks.get("multi_label"), np.random.default_rng(0)
+    labels, scores = draw_rankings(rng, 200)
+    runs = [[(labels, scores + 0.1 * rng.standard_normal(labels.shape))] for _ in range(2)]
+    recordings = [np.arange(200) // 2]
+    first, second = (confidence.score_interval(task, run, recordings) for run in runs)
+    difference = confidence.score_difference_interval(task, *runs, recordings)
+    assert difference.value == pytest.approx(first.value - second.value) and difference.clusters == 100
+    assert difference.low < difference.value < difference.high
+    assert difference.high - difference.low < 0.5 * (first.high - first.low)  # the difficulty of clips cancels
+    same = confidence.score_difference_interval(task, runs[0], runs[0], recordings)
+    assert (same.low, same.value, same.high) == (0, 0, 0)

@@ -1,14 +1,16 @@
 """results.json: the primary metric over runs, and its entries."""
 
+import csv
+import dataclasses
+import json
+
 import numpy as np
-import pytest
 
 from esc_jax import config as configs
-from esc_jax.evaluation import results
+from esc_jax.evaluation import confidence, results
 from esc_jax.tasks import registry as tasks
-from esc_jax.tasks.single_label import SingleLabel
 
-TASK = tasks.get("single_label")
+TASK, MULTI = tasks.get("single_label"), tasks.get("multi_label")
 
 
 def run_of(hits):
@@ -34,13 +36,18 @@ def test_the_interval_counts_recordings_and_not_clips():
     np.testing.assert_allclose(repeated["ci95"], single["ci95"])
 
 
-def test_a_metric_that_is_no_mean_over_clips_is_not_bootstrapped():
-    class Ranking(SingleLabel):
-        def clip_scores(self, labels, scores):
-            return None
-
-    with pytest.raises(NotImplementedError, match="single_label has no metric per clip"):
-        results.over_runs(Ranking(), [run_of([True, False])], [["a", "b"]])
+def test_a_metric_that_is_no_mean_over_clips_is_computed_for_each_draw():
+    rng = np.random.default_rng(0)
+    runs, recordings = [], []
+    for count in (60, 40):
+        labels = rng.random((count, 3)) < 0.3
+        runs.append((labels, 0.3 * labels + 0.7 * rng.random((count, 3))))
+        recordings.append([f"{count}-{i // 2}" for i in range(count)])
+    summary = results.over_runs(MULTI, runs, recordings)
+    interval = confidence.score_interval(MULTI, runs, recordings)
+    scores = [MULTI.score(*pair) for pair in runs]
+    assert summary == {"mean": np.mean(scores), "std": np.std(scores, ddof=1), "ci95": [interval.low, interval.high]}
+    assert interval.clusters == 50 and interval.low < summary["mean"] < interval.high
 
 
 def test_entries_of_two_folds(noise_clips):
@@ -74,3 +81,34 @@ def test_entries_of_two_folds(noise_clips):
     # Views of two folds of three are not reported as a result with views.
     assert entries["accuracy_tta"] is None and entries["tta_views"] == 0
     assert [fold["correct_tta"] for fold in entries["folds"]] == [None] * 3
+
+
+def test_entries_and_predictions_of_a_multi_label_run(noise_clips, tmp_path):
+    config = configs.defaults("resnet")
+    config.experiment = "name"
+    rng = np.random.default_rng(0)
+    clips = dataclasses.replace(noise_clips, labels=rng.random((12, 3)) < 0.5, task="multi_label")
+    limits = {1: np.array([0.2, 0.5, 0.8]), 2: np.array([0.4, 0.5, 0.6])}
+    parts = [
+        results.fold_predictions(
+            fold, 0, [i for i, f in enumerate(clips.folds) if f == fold], rng.random((1, 4, 3)), 5, 1.0, limits[fold]
+        )
+        for fold in (1, 2)
+    ]
+    entries = results.results(config, MULTI, clips, parts, "split", parameters=11)
+    assert json.loads(json.dumps(entries)) == entries
+    assert [fold["thresholds"] for fold in entries["folds"]] == [limits[1].tolist(), limits[2].tolist()]
+    decided = np.concatenate([part.plain >= limits[part.fold] for part in parts])
+    labels = np.concatenate([clips.labels[part.indices] for part in parts])
+    assert entries["cooccurrence"] == (labels.astype(int).T @ decided).tolist() and "confusion" not in entries
+    assert entries["mAP"]["mean"] == np.mean([fold["mAP"] for fold in entries["folds"]])
+    results.write_predictions(tmp_path / "predictions.csv", MULTI, clips, parts[:1])
+    results.write_results(tmp_path / "results.json", entries | {"folds": entries["folds"][:1]})
+    with open(tmp_path / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row, label, decision in zip(rows, labels, decided, strict=False):
+        assert row["true"] == ";".join(np.array(clips.classes)[label])
+        assert row["predicted"] == ";".join(np.array(clips.classes)[decision])
+    again = results.read_predictions(tmp_path / "predictions.csv", clips)
+    np.testing.assert_allclose(again.plain, parts[0].plain, rtol=1e-5)
+    np.testing.assert_array_equal(again.thresholds, limits[1])

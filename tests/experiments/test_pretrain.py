@@ -161,7 +161,7 @@ def test_an_interrupted_stage_resumes_to_the_same_bits_with_its_carry(teacher, n
     ).max()
 
 
-@pytest.mark.parametrize("objective", ["simclr", "masked"])
+@pytest.mark.parametrize("objective", ["simclr", pytest.param("masked", marks=pytest.mark.slow)])
 def test_labels_and_test_clips_are_not_used(noise_clips, tmp_path, objective):
     read = set()
 
@@ -196,6 +196,7 @@ def test_a_round_predicts_the_features_of_the_round_before(noise_clips, tmp_path
     assert again.history == learned.history and again.reports == learned.reports
 
 
+@pytest.mark.slow
 def test_a_run_can_be_the_teacher(noise_clips, untrained, tmp_path):
     config, *rest = small_stage(noise_clips, "masked", epochs=1, teacher=str(untrained), clip_loss_weight=1.0)
     learned = learn(tmp_path, config, *rest)
@@ -305,6 +306,7 @@ def test_masked_prediction_learns_more_than_the_frequencies_of_tokens(synthetic_
     assert learned.history[-1]["loss"] < 0.8 * np.log(2) * learned.reports[0]["tokenizer"]["entropy_bits"]
 
 
+@pytest.mark.slow
 def test_advice_of_the_objective_is_logged(noise_clips, tmp_path, caplog):
     config, *rest = small_stage(noise_clips, background_mix=0.0)
     config.pretrain.augment.update(crop_s=0.0, speed_octaves=0.0, gain_db=0.0)  # two equal views

@@ -7,6 +7,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+import soundfile
 
 from esc_jax import config as configs
 from esc_jax.data import folds as protocols
@@ -111,6 +112,75 @@ def test_a_model_with_the_head_of_a_probe(noise_clips, tmp_path):
     np.testing.assert_allclose(logits, probe.head_logits(x[0], head.kernel, head.bias), atol=1e-4)
     jax.tree.map(np.testing.assert_array_equal, variables["params"]["encoder"], model.variables["params"]["encoder"])
     assert head.fold == 2
+
+
+def test_a_head_for_every_clip_is_trained_on_every_clip():
+    """Without a test fold: as a head tested on a fold of its own, whose clips train nothing."""
+    rng = np.random.default_rng(1)
+    x, labels, folds = rng.standard_normal((1, 60, 5)).astype(np.float32), np.arange(60) % 3, np.arange(60) // 3 % 4
+    (whole,) = probe.fit_heads(TASK, x, labels, folds, [protocols.NO_FOLD], 3)
+    more = np.concatenate([x, 9 * rng.standard_normal((1, 4, 5)).astype(np.float32)], axis=1)
+    tested = [np.concatenate([values, other]) for values, other in ((labels, np.zeros(4, int)), (folds, np.full(4, 9)))]
+    (expected,) = probe.fit_heads(TASK, more, *tested, [9], 3)
+    np.testing.assert_allclose(whole.kernel, expected.kernel, atol=1e-5)
+    assert whole.l2 == expected.l2 and whole.validation == expected.validation
+    assert whole.calibration.temperature == pytest.approx(expected.calibration.temperature, rel=1e-4)
+    assert np.isnan(whole.knn_score)
+
+
+def test_balanced_heads_equal_heads_on_repeated_clips():
+    """Weights n / n_c are those of a set in which rare classes are repeated."""
+    rng = np.random.default_rng(2)
+    labels = np.array([0] * 24 + [1] * 12 + [2] * 8)
+    x, folds = rng.standard_normal((44, 4)).astype(np.float32) + labels[:, None], np.arange(44) % 4
+    (balanced,) = probe.fit_heads(TASK, x[None], labels, folds, [protocols.NO_FOLD], 3, l2=(0.1,), balanced=True)
+    repeated = np.repeat(np.arange(44), np.array([1, 2, 3])[labels])
+    arguments = (x[None, repeated], labels[repeated], folds[repeated])
+    (expected,) = probe.fit_heads(TASK, *arguments, [protocols.NO_FOLD], 3, l2=(0.1,))
+    np.testing.assert_allclose(balanced.kernel, expected.kernel, atol=1e-4)
+    (plain,) = probe.fit_heads(TASK, x[None], labels, folds, [protocols.NO_FOLD], 3, l2=(0.1,))
+    assert np.abs(plain.kernel - balanced.kernel).max() > 1e-2
+
+
+def test_a_probe_on_every_clip_quotes_its_cross_validation(probed, run, tmp_path):
+    workdir, _ = probed
+    settings = ["--config.method=probe", "--config.probe.seeds=2", "--config.protocol=all"]
+    out = tmp_path / "all"
+    printed = run("main", TINY, *settings, f"--from_crossval={workdir}", f"--workdir={out}").stdout
+    results, pooled = (json.loads((folder / "results.json").read_text()) for folder in (out, workdir))
+    assert results["folds"] == [] and results["accuracy"] is None
+    assert results["crossval"]["accuracy"] == pooled["accuracy"] and results["crossval"]["clips"] == 60
+    assert f"{100 * pooled['accuracy']['mean']:.2f} %" in printed and "not tested" in printed
+    assert restore(out).meta["calibration"]["temperature"] > 0
+    assert not (out / "predictions.csv").exists()
+    refused = run("main", TINY, *settings, "--config.data.clip_s=0.9", f"--from_crossval={workdir}", check=2)
+    assert "is of another config: data.clip_s (1.0, now 0.9)" in refused.stderr
+    refused = run("main", TINY, *settings, f"--from_crossval={workdir / 'fold1'}", check=2)
+    assert "config.json cannot be read" in refused.stderr
+    refused = run("main", TINY, "--config.method=probe", f"--from_crossval={workdir}", check=2)
+    assert "needs --config.protocol=all" in refused.stderr
+
+
+def test_background_sounds_lower_the_probabilities_of_a_probe(run, environment, tmp_path):
+    """Recordings of the same kind as the background get lower probabilities than without it."""
+    rng = np.random.default_rng(3)
+    folder = tmp_path / "background" / "deep"
+    folder.mkdir(parents=True)
+    for number in range(12):
+        soundfile.write(
+            folder / f"{number}.WAV", 0.1 * rng.standard_normal(16_000) * np.sin(np.arange(16_000) / 9), 16_000
+        )
+    shares = []
+    for name in ("", str(tmp_path / "background")):
+        workdir = tmp_path / f"run{len(shares)}"
+        run("main", TINY, "--config.method=probe", f"--config.data.background={name}", f"--workdir={workdir}")
+        printed = run("predict", f"--model={workdir}", "--json", str(tmp_path / "out.json"), str(folder / "3.WAV"))
+        assert printed.stdout
+        document = json.loads((tmp_path / "out.json").read_text())
+        shares.append(document["files"][0]["windows"][0]["top"][0]["probability"])
+    uniform = 1 / 12  # the target of background clips
+    assert shares[1] - uniform < 0.7 * (shares[0] - uniform)
+    assert json.loads((workdir / "results.json").read_text())["data"]["background_clips"] == 12
 
 
 def test_excluded_clips_do_not_train_a_head():

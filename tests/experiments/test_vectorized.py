@@ -96,6 +96,7 @@ def test_interrupted_runs_resume_to_the_same_bits(config, noise_clips, tmp_path,
         jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
+@pytest.mark.slow
 def test_only_a_finished_run_is_tested_again_and_only_on_its_data(config, noise_clips, tmp_path, monkeypatch):
     config.crossval.vectorized, config.data.test_fold = False, 1
     with monkeypatch.context() as patch:

@@ -49,7 +49,7 @@ _FRONTENDS = {"hubert": "raw", "efficientat": "efficientat_mel", "beats": "kaldi
 def tiny_config(name: str) -> ml_collections.ConfigDict:
     """A config of an architecture for clips of half a second at 16 kHz."""
     config = configs.defaults(name, _HEADS.get(name, "linear"), _FRONTENDS.get(name, "log_mel"))
-    config.experiment = f"tiny_{name}"
+    config.experiment, config.task = f"tiny_{name}", "single_label"
     config.data.update(sample_rate=16_000, clip_s=0.5, test_fold=2)
     config.model.encoder.update(ENCODERS[name])
     if config.frontend.name == "log_mel":
@@ -123,3 +123,11 @@ def save_run(
 def with_model(restored: Restored, **changes: Any) -> Restored:
     """A restored run with other attributes of its model."""
     return dataclasses.replace(restored, model=dataclasses.replace(restored.model, **changes))
+
+
+def as_multi_label(restored: Restored, thresholds: tuple[float, ...], temperature: float | None = None) -> Restored:
+    """A restored run as one of the multi-label task, with thresholds of calibrated probabilities."""
+    config = restored.config.copy_and_resolve_references()
+    config.task = "multi_label"
+    calibration = {"temperature": temperature, "thresholds": list(thresholds)}
+    return dataclasses.replace(restored, config=config, meta=restored.meta | {"calibration": calibration})

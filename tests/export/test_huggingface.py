@@ -16,6 +16,7 @@ from esc_jax.tasks import registry as tasks
 from tests.export.examples import example_of
 from tests.export.factories import (
     CLASSES,
+    as_multi_label,
     logits,
     noise,
     probabilities,
@@ -42,7 +43,9 @@ def test_averaged_weights_are_exported(tmp_path):
     assert_same_tree(hubert.read(out).variables["params"], average["params"])
 
 
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "efficientnet" else name for name in READERS]
+)
 def test_import_of_an_export_is_the_identity(restored, tmp_path, name):
     run = restored(name)
     out = formats.write(run, "huggingface", tmp_path / "first")
@@ -90,6 +93,21 @@ def test_transformers_computes_the_same_logits(restored, tmp_path, monkeypatch, 
     np.testing.assert_allclose(variables["probabilities"], shares, atol=1e-4, rtol=0)
     assert np.ptp(expected) > 0.05  # far above the tolerance
     assert capsys.readouterr().out.startswith(CLASSES[int(expected[0].argmax())])
+
+
+def test_a_multi_label_model_in_transformers(restored, tmp_path, monkeypatch, capsys):
+    """Its example prints the classes above their thresholds; pipelines take the sigmoid."""
+    pytest.importorskip("torch")
+    audio, limits = noise(2)[:1], (0.5, 0.4, 0.6, 0.5, 0.5, 0.5, 0.5)
+    run = as_multi_label(restored("hubert"), limits)
+    out = formats.write(run, "huggingface", tmp_path / "out")
+    variables = run_example(out, audio[0], monkeypatch)
+    assert variables["model"].config.problem_type == "multi_label_classification"
+    shares = probabilities(run.model, tasks.get("multi_label"), audio)[0]
+    np.testing.assert_allclose(variables["probabilities"], shares, atol=1e-4, rtol=0)
+    detected = [name for name, share, limit in zip(CLASSES, shares, limits, strict=True) if share >= limit]
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == detected != []
+    assert hubert.read(out).labels == CLASSES
 
 
 def test_padding_is_masked_as_in_transformers(restored, tmp_path, monkeypatch):

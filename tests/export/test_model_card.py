@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from esc_jax import config as configs
-from esc_jax.export import model_card
+from esc_jax.export import measurement, model_card
 from esc_jax.export.measurement import MeasurementError
 from esc_jax.models.model import Model
 from esc_jax.training.restore import Restored
@@ -15,6 +15,8 @@ CLASSES = ("dog", "sea_waves", "chainsaw", "rain", "wind", "snoring", "hen")
 ESC50 = ("dog", "sea_waves", "chainsaw", "church_bells", *(f"class {i}" for i in range(46)))
 ESC10 = ("dog", "sea_waves", "chainsaw", "helicopter", *(f"class {i}" for i in range(6)))
 GTZAN = ("blues", "disco", "hiphop", "reggae", *(f"class {i}" for i in range(6)))
+URBAN = ("air_conditioner", "dog_bark", "jackhammer", "siren", *(f"class {i}" for i in range(6)))
+FSD = ("Bark", "Meow", "Siren", "Zipper_(clothing)", *(f"class {i}" for i in range(196)))
 RESULTS = {
     "task": "single_label",
     "accuracy": {"mean": 0.945, "std": None, "ci95": [0.9183, 0.9634]},
@@ -30,7 +32,7 @@ RESULTS = {
 def write_card(tmp_path, results, classes=CLASSES, **changes) -> str:
     """The card of a run whose weights are not needed."""
     config = configs.defaults("resnet", "linear", "log_mel")
-    config.experiment = "tiny_resnet"
+    config.experiment, config.task = "tiny_resnet", (results or {}).get("task", "single_label")
     config.data.update(sample_rate=16_000, clip_s=0.5, test_fold=2)
     with config.unlocked():
         config.update_from_flattened_dict(changes)
@@ -64,6 +66,37 @@ def test_the_card_contains_no_score_that_was_not_measured(tmp_path):
         write_card(tmp_path, {"accuracy": 1})
 
 
+def test_a_model_trained_on_every_clip_quotes_its_cross_validation(tmp_path):
+    every = RESULTS | {"protocol": "all", "folds": [], "accuracy": None, "accuracy_tta": None, "tta_views": 0}
+    text = write_card(tmp_path, every)
+    assert "There is no measured accuracy of these weights: they were trained on every clip" in text
+    assert "Cross-validation" not in text and "%" not in text
+    quoted = {
+        "workdir": "cv", "protocol": "holdout", "folds": [1, 2, 3], "clips": 1200,
+        "accuracy": {"mean": 0.9, "std": 0.0123, "ci95": [0.88, 0.917]},
+    }  # fmt: skip
+    text = write_card(tmp_path, every | {"crossval": quoted})
+    assert (
+        "Cross-validation of the same config: accuracy **90.00 %** ± 1.23 (standard deviation over runs) (95 % interval"
+        " 88.0 to 91.7) on 1200 clips of folds 1, 2, 3. This is the score of other weights: each fold was" in text
+    )
+    assert "Protocol `holdout`: trained for a fixed number of epochs" in text and "Measured" not in text
+    restored = Restored(None, configs.defaults("resnet"), tmp_path / "checkpoints", 3, {})
+    restored.config.task = "single_label"
+    assert measurement.read_cross_validation(restored).folds == (1, 2, 3)
+    assert measurement.to_json(measurement.read_measurement(restored))["mean"] is None
+
+
+def test_the_card_of_a_multi_label_model(tmp_path):
+    score = {"mean": 0.5432, "std": None, "ci95": [0.5, 0.6]}
+    results = RESULTS | {"task": "multi_label", "mAP": score, "mAP_tta": None}
+    text = write_card(tmp_path, results, classes=("dog", "rain"))
+    assert "Detects sounds: any number of 2 classes at the same time, clips of 0.5 s" in text
+    assert "Measured mAP: **54.32 %** (95 % interval 50.0 to 60.0) on 400 clips of fold 2" in text
+    assert "they do not sum to 1. A class counts as present from its threshold: dog 0.5, rain 0.5." in text
+    assert "accuracy" not in text and "if probability >= threshold:" in text
+
+
 @pytest.mark.parametrize(
     ("classes", "changes", "present", "absent"),
     [
@@ -71,6 +104,11 @@ def test_the_card_contains_no_score_that_was_not_measured(tmp_path):
         (ESC10, {"data.name": "esc10"}, "CC BY 3.0", "BY-NC"),
         (CLASSES, {"data.name": "synthetic"}, "not derived from published recordings or weights", "CC BY"),
         (GTZAN, {"data.name": "gtzan"}, "without a licence for its recordings", "CC BY"),
+        (URBAN, {"data.name": "urbansound8k"}, "The recordings of UrbanSound8K are CC BY-NC 3.0", "CC BY 4.0"),
+        (FSD, {"data.name": "fsd50k"}, "FSD50K is CC BY 4.0 as a collection, and each of its clips", "BY-NC"),
+        (CLASSES, {"data.name": "folder"}, "on recordings of your own, from random weights", "CC BY"),
+        (CLASSES, {"data.name": "csv"}, "- The licence of those recordings applies.", "not derived"),
+        (CLASSES, {"data.name": "audiofolder"}, "on recordings of your own", "audiofolder"),
         (
             CLASSES,
             {"model.pretrained": "/home/me/mn04_as.pt", "model.name": "efficientat"},
@@ -99,3 +137,9 @@ def test_other_data_in_the_layout_of_esc50_are_not_called_esc50(tmp_path, name, 
 def test_other_data_in_the_layout_of_gtzan_are_not_called_gtzan(tmp_path):
     text = write_card(tmp_path, None, classes=("kettle", "door"), **{"data.name": "gtzan"})
     assert "on a data set with a folder for each class" in text and "GTZAN" not in text
+
+
+@pytest.mark.parametrize(("name", "title"), [("urbansound8k", "UrbanSound8K"), ("fsd50k", "FSD50K")])
+def test_other_data_in_a_published_layout_are_not_called_by_its_name(tmp_path, name, title):
+    text = write_card(tmp_path, None, classes=("kettle", "door"), **{"data.name": name})
+    assert f"on a data set in {title}'s layout" in text and "CC BY" not in text

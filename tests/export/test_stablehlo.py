@@ -12,7 +12,7 @@ import pytest
 from esc_jax.export import formats
 from esc_jax.tasks import registry as tasks
 from tests.export.examples import example_of
-from tests.export.factories import CLASSES, ENCODERS, noise, probabilities
+from tests.export.factories import CLASSES, ENCODERS, as_multi_label, noise, probabilities
 
 # Runs the example of the model card on clips from a file. esc_jax and the libraries below it cannot be imported.
 ISOLATED = """
@@ -25,7 +25,9 @@ for count in (1, 2, 5):
 """
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize(
+    "name", [name if name == "efficientat" else pytest.param(name, marks=pytest.mark.slow) for name in ENCODERS]
+)
 def test_a_program_runs_without_esc_jax(restored, tmp_path, name):
     audio, run = noise(5), restored(name)
     out = formats.write(run, "stablehlo", tmp_path / "out")
@@ -44,6 +46,29 @@ def test_a_program_runs_without_esc_jax(restored, tmp_path, name):
         np.testing.assert_allclose(np.load(out / f"out{count}.npy"), expected[:count], atol=1e-5, rtol=0)
     top = expected[0].argsort()[::-1][:3]
     assert [line.split()[0] for line in done.stdout.splitlines()] == [CLASSES[i] for i in top]
+
+
+def test_a_multi_label_program_has_thresholds(restored, tmp_path):
+    """model.json and the example have those of the probabilities that the program computes."""
+    task, audio = tasks.get("multi_label"), noise(2)
+    limits = (0.5, 0.4, 0.6, 0.5, 0.5, 0.5, 0.5)
+    run = as_multi_label(restored("resnet"), limits, temperature=2.0)
+    out = formats.write(run, "stablehlo", tmp_path / "out")
+    description = json.loads((out / "model.json").read_text())
+    odds = [limit / (1 - limit) for limit in limits]  # times the temperature in log-odds: squared
+    expected = [o**2 / (1 + o**2) for o in odds]
+    np.testing.assert_allclose(description["thresholds"], expected, rtol=1e-5)
+    assert description["task"] == "multi_label" and "cross_validation" not in description
+    np.save(out / "clips.npy", audio.astype(np.float32) / 32768)
+    example = example_of(out).replace('np.zeros((1, model["samples"]), np.float32)', 'np.load("clips.npy")')
+    code = ISOLATED.format(example=example).replace("(1, 2, 5)", "(2,)")
+    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=out, env=os.environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    shares = probabilities(run.model, task, audio)
+    np.testing.assert_allclose(np.load(out / "out2.npy"), shares, atol=1e-5, rtol=0)
+    detected = [name for name, share, limit in zip(CLASSES, shares[0], expected, strict=True) if share >= limit]
+    assert [line.split()[0] for line in done.stdout.splitlines()] == detected
+    assert 0 < len(detected) < len(CLASSES)
 
 
 def test_a_program_is_for_three_platforms_and_any_batch_size(resnet_workdir, tmp_path):

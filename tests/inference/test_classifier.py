@@ -49,13 +49,13 @@ class UnpaddedSeconds:
         return jnp.zeros((len(waveform), 4)).at[:, 0].set(seconds)
 
 
-def make_classifier(module, meta=None, mask_padding=False):
+def make_classifier(module, meta=None, mask_padding=False, task="single_label"):
     """A classifier of waveforms of half a second, without a frontend."""
     model = Model(
         module=module, frontend=lambda waveform, padding: waveform, variables={}, classes=CLASSES, sample_rate=RATE,
         clip_s=0.5, mask_padding=mask_padding,
     )  # fmt: skip
-    config = ml_collections.ConfigDict({"task": "single_label"})
+    config = ml_collections.ConfigDict({"task": task})
     return SoundClassifier(Restored(model, config, pathlib.Path("x"), 1, meta or {}))
 
 
@@ -99,6 +99,26 @@ def test_a_timeline_is_a_loop_over_the_whole_file(classifier, tmp_path, seconds,
         assert timeline.level_db[row] == pytest.approx(10 * np.log10(np.mean(window.astype(np.float64) ** 2)), abs=1e-6)
     if seconds > 1:
         assert np.ptp(timeline.probabilities, axis=0).min() > 0.1  # the windows differ
+
+
+def test_the_classes_of_a_multi_label_model_have_thresholds_of_their_own(tmp_path):
+    """They apply to calibrated probabilities, of recordings and of waveforms."""
+    fitted = {"temperature": 2.0, "thresholds": [0.3, 0.9, 0.6, 0.5]}
+    tagger = make_classifier(Quarters(), {"calibration": fitted}, task="multi_label")
+    wave = sound(3.0, RATE)[:, 0]
+    soundfile.write(tmp_path / "a.wav", wave, RATE, subtype="FLOAT")
+    timeline = tagger.timeline(tmp_path / "a.wav", 0.5, 0.25)
+    magnitudes = [
+        20.0 * np.abs(wave[start : start + RATE // 2]).reshape(4, -1).mean(-1)
+        for start in expected_starts(len(wave), 4000, 2000)
+    ]
+    expected = 1 / (1 + np.exp(-np.array(magnitudes) / 2))
+    np.testing.assert_allclose(timeline.probabilities, expected, atol=1e-3)  # 16 bits
+    np.testing.assert_array_equal(timeline.active, timeline.probabilities >= fitted["thresholds"])
+    prediction = tagger(wave[: RATE // 2], RATE)
+    assert set(prediction.detected) == {CLASSES[i] for i in np.flatnonzero(timeline.active[0])} != set()
+    plain = make_classifier(Quarters(), task="multi_label")
+    assert plain.thresholds is None and plain(wave, RATE).detected == plain(wave, RATE).labels  # all are above ½
 
 
 def test_one_program_serves_every_length(classifier, tmp_path):

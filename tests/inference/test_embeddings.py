@@ -57,10 +57,10 @@ def test_an_interrupted_pass_continues_and_a_finished_one_is_read(small_model, n
     assert steps == [(1, 3), (2, 3), (3, 3)]
     (folder,) = tmp_path.iterdir()
     batches = sorted(folder.iterdir())
-    assert [path.name for path in batches] == ["000000.npy", "000005.npy", "000010.npy"]
+    assert [path.name for path in batches] == ["000000.npz", "000005.npz", "000010.npz"]
     batches[1].unlink()
-    marked = np.load(batches[2]) + 1
-    np.save(batches[2], marked)  # a mark: this batch must be read from disk
+    marked = np.load(batches[2])["embeddings"] + 1
+    np.savez(batches[2], embeddings=marked)  # a mark: this batch must be read from disk
     steps.clear()
     again = embeddings.embed_clips(small_model, noise_clips, tmp_path, **options)
     assert steps == [(3, 3)]
@@ -96,6 +96,7 @@ def test_windows_of_a_recording_end_with_it(small_model, tmp_path):
         np.testing.assert_allclose(rows, encode(small_model, clips), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_padding_is_masked(masking, noise_clips, tmp_path):
     """In recordings and in a data set, by a published encoder that masks padding."""
     model, config = masking

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from esc_jax.inference import output
-from tests.inference.factories import make_timeline
+from tests.inference.factories import make_scene, make_timeline
 
 
 def test_the_table_has_a_row_for_each_passage():
@@ -25,6 +25,32 @@ def test_the_table_of_segments():
     assert output.table("x.wav", make_timeline(), 1, ("middle",)) == (
         "x.wav: 17.0 s, 8 windows\n  middle    0:06.0 –  0:10.0   sea_waves  80.0 %\n".replace(" –  0", " –   0")
     )
+
+
+def test_the_table_of_a_multi_label_model_has_a_row_for_each_set_of_classes():
+    assert output.table("x.wav", make_scene(), 2) == (
+        "x.wav: 18.0 s, 8 windows\n"
+        "            0:00.0 –   0:05.0   rain  80.0 %   (below threshold: sea_waves 5.0 %)\n"
+        "            0:05.0 –   0:09.0   rain  80.0 %   dog   30.0 %\n"
+        "            0:09.0 –   0:11.0   no class above its threshold   (nearest: dog 5.0 %, threshold 20.0 %)\n"
+        "            0:11.0 –   0:13.0   silence\n"
+        "            0:13.0 –   0:18.0   dog   30.0 %   (below threshold: rain 5.0 %)\n"
+        "  whole     0:00.0 –   0:18.0   rain  80.0 %   dog   30.0 %\n"
+    )
+    one = output.table("x.wav", make_scene(), 1).splitlines()  # every detected class, whatever k is
+    assert one[1].endswith("   rain  80.0 %") and one[2].endswith("   rain  80.0 %   dog   30.0 %")
+
+
+def test_json_has_the_detected_classes_of_a_multi_label_model(tmp_path):
+    rows = output.rows(make_scene(), 2)
+    assert [row["detected"] for row in rows] == [["rain"]] * 2 + [["rain", "dog"]] * 2 + [[], []] + [["dog"]] * 2
+    assert rows[5]["top"] == [] and [one["class"] for one in rows[2]["top"]] == ["rain", "dog"]
+    assert "detected" not in output.rows(make_timeline(), 2)[0]
+    output.write_csv(tmp_path / "o.csv", [("x.wav", make_scene())], 2)
+    with open(tmp_path / "o.csv", newline="") as file:
+        table = list(csv.reader(file))
+    assert table[0] == ["file", "start_s", "end_s", "class", "probability"] and len(table) == 1 + 7 * 2 + 1
+    assert table[5] == ["x.wav", "4.0", "8.0", "rain", "0.8"]
 
 
 def test_a_silent_window_is_one_row_without_a_probability(tmp_path):

@@ -104,6 +104,7 @@ def test_sweep_runs_every_combination_once_and_estimates_effects(start, tmp_path
     assert tries(tmp_path) == dict.fromkeys(names, 1)
 
 
+@pytest.mark.slow
 def test_failed_run_is_retried_once(start, tmp_path):
     start(*ARGUMENTS, FAIL="0.1", FAIL_TIMES="1")
     assert sorted(tries(tmp_path).values()) == [1, 1, 2, 2]
@@ -115,6 +116,7 @@ def test_run_that_fails_twice_is_excluded(start, tmp_path):
     assert "+25.00" in output  # from the other runs
 
 
+@pytest.mark.slow
 def test_interrupted_run_is_not_retried_and_truncated_results_are_replaced(start, tmp_path):
     done = start(*ARGUMENTS, check=75, INTERRUPTED="0.1")
     message = "lr=0.1,mixup_alpha=0: interrupted; run the same command again to resume it"

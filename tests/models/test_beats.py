@@ -123,6 +123,7 @@ def test_initialization():
     assert np.std(attention["value"]["kernel"]) == pytest.approx(0.25 * 8**-0.25, rel=0.2)
 
 
+@pytest.mark.slow
 def test_remat_keeps_less_and_gives_the_same_gradient():
     encoder = Beats(**TINY)
     variables = _random(encoder)

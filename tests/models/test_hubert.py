@@ -117,6 +117,7 @@ def test_dropout_and_layerdrop_act_in_training_only(waveform, variables):
     np.testing.assert_allclose(dropped, none, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_remat_changes_no_gradient(waveform, variables):
     def gradient(model):
         return jax.jit(jax.grad(lambda v: jnp.square(model.apply(v, waveform).embedding).sum()))(variables)

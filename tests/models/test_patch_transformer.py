@@ -87,7 +87,9 @@ def test_positions_are_stretched_for_longer_clips_and_cut_for_shorter_ones():
     assert drawn.shape == (40, 1, 2, 16) and set(drawn[:, 0, 0, 0].tolist()) == {0, 1, 2}
 
 
-@pytest.mark.parametrize("frames", [5, 16, 100])
+@pytest.mark.parametrize(
+    "frames", [pytest.param(5, marks=pytest.mark.slow), 16, pytest.param(100, marks=pytest.mark.slow)]
+)
 def test_any_length_gives_an_embedding(frames):
     module = small()
     variables = module.init(jax.random.key(0), spectrograms())
@@ -95,6 +97,7 @@ def test_any_length_gives_an_embedding(frames):
     assert result.embedding.shape == (3, 16) and np.isfinite(result.embedding).all()
 
 
+@pytest.mark.slow
 def test_patchout_keeps_a_share_of_whole_patches_and_evaluation_all():
     module = small(patchout=0.5, stride=8, layers=0, table=(5, 3))
     x = spectrograms()
@@ -110,6 +113,7 @@ def test_patchout_keeps_a_share_of_whole_patches_and_evaluation_all():
     assert len(set(kept)) == 3
 
 
+@pytest.mark.slow
 def test_a_layer_is_skipped_more_often_the_deeper_it_is():
     module = small(drop_path=1.0)  # the last layer always, the first half of the time
     x = spectrograms(batch=64)
@@ -129,7 +133,14 @@ def test_has_the_published_size():
 
 
 @pytest.mark.parametrize(
-    "encoder", [small(), small(stride=8), ResNet((1, 1), 8), ResNet((1, 1, 1, 1), 4)], ids=["same", "finer", "8", "32"]
+    "encoder",
+    [
+        pytest.param(small(), marks=pytest.mark.slow),
+        pytest.param(small(stride=8), marks=pytest.mark.slow),
+        ResNet((1, 1), 8),
+        pytest.param(ResNet((1, 1, 1, 1), 4), marks=pytest.mark.slow),
+    ],
+    ids=["same", "finer", "8", "32"],
 )
 def test_masked_patches_are_replaced_and_every_patch_is_predicted(encoder):
     x = spectrograms(70, 35)  # four by two patches, and a rest

@@ -215,7 +215,7 @@ def masked_objective(model, config):
     return Masked(config.pretrain, model, Targets(8), {}, Codebook(centroids, 0.0, 0.0, 6, 0), grid)
 
 
-@pytest.mark.parametrize("build", [simclr, masked, visible])
+@pytest.mark.parametrize("build", [simclr, *(pytest.param(one, marks=pytest.mark.slow) for one in (masked, visible))])
 def test_self_supervised_steps_are_the_same_on_any_number_of_devices(noise_clips, build):
     config = small_config("simclr" if build is simclr else "masked")
     if build is visible:

@@ -33,6 +33,7 @@ def random_masks(kind, block, ratio=0.4, rows=12, columns=8, count=200):
     return np.asarray(jax.vmap(lambda key: masked.random_mask(key, rows, columns, ratio, kind, block))(keys))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", masked.KINDS)
 def test_all_positions_are_masked_equally_often(kind):
     frequency = random_masks(kind, 2, count=2000).mean(0)

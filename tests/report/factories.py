@@ -55,6 +55,7 @@ def write_run(
     protocol: str = "holdout",
     task: str = "single_label",
     seconds: float = 90.0,
+    thresholds: np.ndarray | None = None,
     **extra: Any,
 ) -> pathlib.Path:
     """Writes results.json, predictions.csv and config.json of a run.
@@ -66,6 +67,7 @@ def write_run(
         tests: (test fold, seed, probabilities as from `fold_scores`).
         name, protocol, task: of the config.
         seconds: training time of each test.
+        thresholds: of the decisions of a multi-label run.
         extra: more entries of results.json.
     """
     config = configs.defaults(model="resnet")
@@ -75,10 +77,11 @@ def write_run(
     parts = []
     for fold, seed, views in tests:
         indices = [index for index, clip_fold in enumerate(clips.folds) if clip_fold == fold]
-        parts.append(results.fold_predictions(fold, seed, indices, views, 3, seconds))
+        parts.append(results.fold_predictions(fold, seed, indices, views, 3, seconds, thresholds))
     folder.mkdir(parents=True)
     content = results.results(config, labels, clips, parts, "description of the split", parameters=1_234_567) | extra
-    results.write_predictions(folder / "predictions.csv", labels, clips, parts)
+    if parts:
+        results.write_predictions(folder / "predictions.csv", labels, clips, parts)
     writers.write_json(folder / "results.json", content)
     writers.write_json(folder / "config.json", config.to_dict())
     return folder

@@ -38,7 +38,7 @@ def clips(data_dir) -> Clips:
     """The data set as training reads it."""
     source = open_source(data_dir)
     return Clips(
-        labels=np.array([row.target for row in source.rows], np.int32),
+        labels=np.array([row.targets[0] for row in source.rows], np.int32),
         folds=tuple(row.fold for row in source.rows),
         sources=tuple(row.src_file for row in source.rows),
         filenames=tuple(row.filename for row in source.rows),

@@ -13,8 +13,8 @@ class HitRate(SingleLabel):
     metric = "hit_rate"
     metric_label = "hit rate"
 
-    def fold_metrics(self, labels, scores, views):
-        metrics = super().fold_metrics(labels, scores, views)
+    def fold_metrics(self, labels, scores, views, thresholds=None):
+        metrics = super().fold_metrics(labels, scores, views, thresholds)
         return {key.replace("accuracy", "hit_rate"): value for key, value in metrics.items()}
 
 

@@ -22,6 +22,25 @@ def test_confusion_matrix_shows_every_count(tmp_path):
     assert (tmp_path / "c.png").stat().st_size > 1000
 
 
+def test_cooccurrence_is_coloured_by_the_clips_of_the_true_class(tmp_path):
+    table = np.array([[3, 1, 2], [0, 4, 0], [0, 0, 0]])
+    figure = plots.cooccurrence(table, np.array([4, 4, 2]), ("a", "b_b", "c"), "title", tmp_path / "c.png")
+    axes = figure.axes[0]
+    drawn = {(t.get_position()[1], t.get_position()[0]): int(t.get_text()) for t in axes.texts}
+    assert drawn == {(0, 0): 3, (0, 1): 1, (0, 2): 2, (1, 1): 4}
+    np.testing.assert_allclose(axes.images[0].get_array(), [[0.75, 0.25, 0.5], [0, 1, 0], [0, 0, 0]])
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("detected", "true")
+    many = plots.cooccurrence(np.ones((101, 101), int), np.ones(101, int), [str(i) for i in range(101)], "many")
+    assert not many.axes[0].texts and len(many.axes[0].get_yticklabels()) == 101
+
+
+def test_curves_name_the_metric_of_steps():
+    history = [{"epoch": 1, "loss": 1.0, "lrap": 0.4, "val_mAP": 0.3, "lr": 1e-3}]
+    score = plots.curves(history, tasks.get("multi_label"), "title").axes[1]
+    assert score.get_title() == "lrap and mAP"
+    assert [line.get_label() for line in score.lines] == ["training (augmented), lrap", "held out, mAP"]
+
+
 def test_curves_show_the_history():
     history = [{"epoch": e, "loss": 1 / e, "accuracy": 0.1 * e, "lr": 1e-3} for e in (1, 2, 3)]
     history[1]["val_accuracy"], history[1]["val_loss"] = 0.5, 0.7
@@ -45,6 +64,7 @@ def test_curves_of_pretraining_are_above_those_of_training():
     assert not plots.curves(history, tasks.get("single_label"), "title", pretrain_history=byol).axes[1].lines
 
 
+@pytest.mark.slow
 def test_every_augmentation_has_its_panel(tmp_path):
     rng = np.random.default_rng(0)
     clip, other = rng.uniform(-1, 1, (2, 16_000)).astype(np.float32)

@@ -9,6 +9,7 @@ from esc_jax.frontends.log_mel import mel_bank
 from esc_jax.inference.timeline import Timeline
 from esc_jax.report import timeline_plot
 from esc_jax.tasks import registry as tasks
+from tests.inference.factories import make_scene
 
 RATE = 16_000
 
@@ -101,3 +102,22 @@ def test_a_picture_of_too_many_classes_and_of_silence():
     assert "8 other classes" in ribbon.get_xlabel() and "silence" not in ribbon.get_xlabel()
     _, classes, ribbon = draw(dataclasses.replace(many, silent=~none))
     assert classes.get_yticklabels() == [] and [t.get_text() for t in ribbon.texts] == ["silence"]
+
+
+def test_a_picture_shows_classes_that_are_active_at_the_same_time():
+    _, classes, ribbon = draw(make_scene(unfamiliar=np.arange(8) == 4))
+    assert [t.get_text() for t in classes.get_yticklabels()] == ["rain", "dog", "sea waves"]  # by windows
+    rain, dog, waves = classes.collections[2:5]  # black bars along the lower edge of the rows
+    spans = [[path.get_extents().bounds for path in bars.get_paths()] for bars in (rain, dog, waves)]
+    height = pytest.approx(0.2)
+    assert spans == [[(0, 0.8, 9, height)], [(5, 1.8, 4, height), (13, 1.8, 5, height)], []]
+    assert [label.get_text() for label in ribbon.get_yticklabels()] == ["detected"]
+    band = ribbon.collections[0].get_array().reshape(12, 8, 3)  # from bottom to top
+    blue, orange = (np.array([31, 119, 180]) / 255, np.array([255, 127, 14]) / 255)
+    np.testing.assert_allclose(band[:, 0], np.tile(blue, (12, 1)))
+    np.testing.assert_allclose(band[:6, 2], np.tile(orange, (6, 1)))  # the dog below the rain, as in the rows above
+    np.testing.assert_allclose(band[6:, 2], np.tile(blue, (6, 1)))
+    np.testing.assert_allclose(band[:, 4], 1.0)
+    np.testing.assert_allclose(band[:, 5], 200 / 255)
+    assert [t.get_text() for t in ribbon.texts] == ["rain", "rain + dog", "none?", "silence", "dog"]
+    assert "black bar: above the threshold of the class; grey: silence" in ribbon.get_xlabel()

@@ -94,6 +94,7 @@ def test_two_processes_equal_one_after_stops_and_kills(run, environment, tmp_pat
     assert one["accuracy"] == two["accuracy"] and one["parameters"] == two["parameters"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments, message",
     [

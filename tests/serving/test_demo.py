@@ -18,6 +18,7 @@ import soundfile
 from esc_jax.evaluation.calibration import Calibration
 from esc_jax.inference.classifier import SoundClassifier
 from esc_jax.serving import demo
+from esc_jax.tasks import registry as tasks
 from esc_jax.training.restore import restore
 
 if importlib.util.find_spec("gradio") is None:
@@ -65,6 +66,26 @@ def test_silence_unfamiliar_sounds_and_unusable_files(classifier, tmp_path, monk
     assert result == demo.PageResult("**This can't be used:** not readable as audio (Format not recognised).")
 
 
+def test_the_words_of_a_multi_label_model(classifier, tmp_path, monkeypatch):
+    path = str(tmp_path / "a.wav")
+    soundfile.write(path, noise(3.0), RATE)
+    monkeypatch.setattr(classifier, "task", tasks.get("multi_label"))
+    shares = dict(classifier.timeline(path).whole().top(3))
+    monkeypatch.setattr(classifier, "calibration", Calibration(thresholds=(0.0, 0.0, 1.0)))  # rain and sea waves
+    result = demo.classify_upload(classifier, path, 60.0)
+    order = sorted(("rain", "sea_waves"), key=lambda name: -shares[name])
+    names = [name.replace("_", " ") for name in order]
+    assert result.sentence == f"**{', '.join(names)}**, detected in 0:03.0."
+    assert list(result.top) == names and set(result.top.values()) == {shares["rain"], shares["sea_waves"]}
+    assert set(result.rows[0][2].split(", ")) == {"rain", "sea waves"} and result.rows[0][3].count(", ") == 1
+    monkeypatch.setattr(classifier, "calibration", Calibration(thresholds=(1.0, 0.9999999, 1.0)))
+    result = demo.classify_upload(classifier, path, 60.0)
+    assert result.sentence.startswith("**No class above its threshold** in 0:03.0. Closest: sea waves (")
+    assert result.top is None and result.rows[0][2:] == ["no class above its threshold", ""]
+    page = demo.build_page(classifier, [], 60.0, tmp_path)
+    assert "Detected" in [block.label for block in page.blocks.values() if getattr(block, "label", None)]
+
+
 def test_examples_are_test_clips_of_classes_that_the_model_has(classifier, tmp_path):
     """For any file names, and for a data set with classes that the model does not have."""
     (tmp_path / "meta").mkdir()
@@ -82,6 +103,7 @@ def test_examples_are_test_clips_of_classes_that_the_model_has(classifier, tmp_p
     assert len(demo.find_examples(classifier, {"dir": "", "test_fold": 2}, str(tmp_path))) == demo.MAX_EXAMPLES
 
 
+@pytest.mark.slow
 def test_equal_uploads_share_a_file(classifier, tmp_path):
     """Gradio stores equal uploads in one file, which must remain when the first of them is classified."""
     soundfile.write(tmp_path / "a.wav", noise(2.0), RATE)
@@ -173,6 +195,7 @@ def test_the_page_in_a_browser(browser, untrained, classifier, environment, tmp_
     assert not list(temporary.rglob("*.wav"))  # the uploads are deleted with the server
 
 
+@pytest.mark.slow
 def test_a_proxy_is_not_used_and_sigterm_deletes_the_temporary_folder(untrained, environment, tmp_path):
     proxy = {"http_proxy": "http://127.0.0.1:9", "TMPDIR": str(tmp_path)}
     with socket.socket() as free:
@@ -187,6 +210,7 @@ def test_a_proxy_is_not_used_and_sigterm_deletes_the_temporary_folder(untrained,
     assert not list(tmp_path.glob("esc_jax_demo_*"))
 
 
+@pytest.mark.slow
 def test_errors_are_one_sentence(run, untrained, tmp_path, environment):
     assert "nowhere: no such folder" in run("demo", "--model=nowhere", check=1).stderr
     done = run("demo", f"--model={untrained}", f"--examples={tmp_path}", check=1)

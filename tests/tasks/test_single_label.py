@@ -113,7 +113,7 @@ def test_decisions_and_their_confidence():
     scores = np.array([[[0.2, 0.5, 0.3], [0.4, 0.4, 0.2]], [[0.1, 0.1, 0.8], [0.0, 0.0, 1.0]]])
     np.testing.assert_array_equal(TASK.decide(scores), [[1, 0], [2, 2]])  # the first of equal ones
     np.testing.assert_array_equal(TASK.confidence(scores[0]), [0.5, 0.4])
-    np.testing.assert_array_equal(TASK.correct(np.array([1, 2]), scores), [[True, False], [False, True]])
+    np.testing.assert_array_equal(TASK.active(scores[0]), [[False, True, False], [True, False, False]])
     assert TASK.score(np.array([1, 2]), scores[0]) == 0.5
 
 

@@ -21,19 +21,19 @@ def steps_in(folder):
     return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
 
 
-def test_latest_and_best_are_kept(tmp_path):
+def test_the_two_latest_and_the_best_are_kept(tmp_path):
     checkpoints = checkpoint.Checkpoints(tmp_path / "c", select=True)
     for step, metric in ((1, 0.2), (2, 0.9), (3, 0.5), (4, 0.6)):
         checkpoints.save(state_at(step), {"name": "x"}, metric)
-    assert steps_in(tmp_path / "c") == [2, 4]
+    assert steps_in(tmp_path / "c") == [2, 3, 4]
     assert (checkpoints.latest(), checkpoints.best()) == (4, 2)
 
 
-def test_without_selection_the_latest_is_kept(tmp_path):
+def test_without_selection_the_two_latest_are_kept(tmp_path):
     checkpoints = checkpoint.Checkpoints(tmp_path / "c")
     for step in (1, 2, 3):
         checkpoints.save(state_at(step), {})
-    assert steps_in(tmp_path / "c") == [3] and checkpoints.best() == 3
+    assert steps_in(tmp_path / "c") == [2, 3] and checkpoints.best() == 3
 
 
 @pytest.mark.parametrize("carry", [None, {"target": {"w": jnp.arange(3.0)}, "count": jnp.int32(5)}])
@@ -72,6 +72,20 @@ def test_errors_of_what_cannot_be_read(tmp_path):
     with pytest.raises(checkpoint.CheckpointError, match="do not match the model"):
         checkpoint.read_weights(folder, step, {"params": {"other": jnp.ones(4)}, "batch_stats": {}})
     meta = folder / "2" / "meta" / "metadata"
-    meta.write_text(json.dumps(json.loads(meta.read_text()) | {"format": 99}))
-    with pytest.raises(checkpoint.CheckpointError, match="has format 99, but this version of esc_jax reads format 2"):
+    content = json.loads(meta.read_text())
+    del content["crc32"]  # as in a version without checksums
+    meta.write_text(json.dumps(content | {"format": 2}))
+    with pytest.raises(checkpoint.CheckpointError, match="has format 2, but this version of esc_jax reads format 3"):
+        checkpoint.read_meta(folder, step)
+    meta.write_text(json.dumps(content))
+    with pytest.raises(checkpoint.CheckpointError, match="have no checksum"):
+        checkpoint.read_meta(folder, step)
+
+
+def test_changed_metadata_is_refused(tmp_path):
+    checkpoint.Checkpoints(tmp_path / "checkpoints").save(state_at(2), {"classes": ["a", "b"]})
+    folder, step = checkpoint.find(tmp_path)
+    meta = folder / "2" / "meta" / "metadata"
+    meta.write_text(meta.read_text().replace('"a"', '"c"'))
+    with pytest.raises(checkpoint.CheckpointError, match="2 is damaged: the checksum of its metadata"):
         checkpoint.read_meta(folder, step)

@@ -50,6 +50,7 @@ class FixedInputs(Supervised):
         return Examples(batch["features"], jax.nn.one_hot(batch["label"], len(self._model.classes)), None)
 
 
+@pytest.mark.slow
 def test_a_frozen_layer_has_no_dropout(noise_clips):
     config = helpers.hubert()
     model = models.create(config, noise_clips.classes)
@@ -118,6 +119,7 @@ def test_parameters_are_unfrozen_after_their_epochs(noise_clips):
             assert (change > 0) == expected, (count, path)
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_are_those_of_the_whole_batch(noise_clips):
     config = helpers.hubert()  # its dropout is the same for an example in any part
     config.model.encoder.update(hidden_dropout=0.2, attention_dropout=0.1, activation_dropout=0.1, layerdrop=0.3)

@@ -125,7 +125,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, bad, kept):
     checkpoints.close()
 
 
-def test_only_the_best_and_the_latest_checkpoint_are_kept_over_restarts(tmp_path):
+def test_only_the_best_and_the_latest_checkpoints_are_kept_over_restarts(tmp_path):
     accuracy = {1: 0.5, 2: 0.9, 3: 0.2, 4: 0.3, 5: 0.1, 6: 0.4}
 
     def evaluate(weights, line):
@@ -138,4 +138,4 @@ def test_only_the_best_and_the_latest_checkpoint_are_kept_over_restarts(tmp_path
         loop.run(resumed, devices.pmap_step(step), state, Batches((8,)), checkpoints)
         assert checkpoints.best() == 4
         checkpoints.close()
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()) == ["12", "4"]
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()) == ["10", "12", "4"]

@@ -40,16 +40,15 @@ def config():
     return config
 
 
-@pytest.mark.parametrize(("mixup_on", "counts"), [("waveform", (2, 4)), ("spectrogram", (4,))])
-def test_any_number_of_devices_gives_the_same_run(config, noise_clips, mixup_on, counts):
+@pytest.mark.parametrize("mixup_on", ["waveform", pytest.param("spectrogram", marks=pytest.mark.slow)])
+def test_any_number_of_devices_gives_the_same_run(config, noise_clips, mixup_on):
     config.augment.mixup_on = mixup_on
     _, state_one, one = helpers.train(config, noise_clips, 20)
-    for count in counts:
-        _, state, other = helpers.train(config, noise_clips, 20, count)
-        # Sums over the batch have another order: rounding errors grow with every step.
-        np.testing.assert_allclose(one, other, rtol=1e-5)
-        for a, b in zip(jax.tree.leaves(state_one.ema), jax.tree.leaves(state.ema), strict=True):
-            np.testing.assert_allclose(a, b, atol=1e-3)
+    _, state, other = helpers.train(config, noise_clips, 20, 4)
+    # Sums over the batch have another order: rounding errors grow with every step.
+    np.testing.assert_allclose(one, other, rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(state_one.ema), jax.tree.leaves(state.ema), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-3)
     assert len(set(one)) == 20
 
 

@@ -51,7 +51,7 @@ def read_events(workdir):
     return {(tag, step): value for tag, step, value in json.loads(done.stdout)}
 
 
-@pytest.mark.parametrize("hidden", ["tensorflow", "tensorflow,tensorboard", ""])
+@pytest.mark.parametrize("hidden", ["tensorflow", "tensorflow,tensorboard", pytest.param("", marks=pytest.mark.slow)])
 def test_events_with_what_is_installed(tmp_path, hidden):
     pytest.importorskip("tensorboard")
     if not hidden and not importlib.util.find_spec("tensorflow"):

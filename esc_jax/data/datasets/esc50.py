@@ -13,16 +13,14 @@ ESC10_TARGETS = (0, 1, 10, 11, 12, 20, 21, 38, 40, 41)
 
 
 def open_clips(source: Layout, config: Any) -> Clips:
-    """Prepares and opens a data set whose rows are clips.
+    """Prepares and opens a data set; files of at least one and a half clips are cut into windows.
 
     Args:
         source: the data set on disk.
         config: `config.data`.
     """
     folder = prepare.prepared_dir(source, config.sample_rate, config.cache_dir, config.on_bad_clip)
-    clips = prepared.open_prepared(folder, round(config.clip_s * config.sample_rate), source)
-    prepared.log_longer_clips(clips)
-    return clips
+    return prepared.open_prepared(folder, round(config.clip_s * config.sample_rate), source).windows()
 
 
 def load(config: Any) -> Clips:

@@ -14,4 +14,4 @@ def load(config: Any) -> Clips:
         raise DataError(gtzan.MISSING)
     source = gtzan.open_gtzan(config.dir)
     folder = prepare.prepared_dir(source, config.sample_rate, config.cache_dir, config.on_bad_clip)
-    return prepared.open_prepared(folder, round(config.clip_s * config.sample_rate), source).windows()
+    return prepared.open_prepared(folder, round(config.clip_s * config.sample_rate), source).windows(name_all=True)

@@ -6,7 +6,7 @@ import difflib
 from typing import Any
 
 from esc_jax.data.clips import Clips
-from esc_jax.data.datasets import background, esc50, gtzan, synthetic
+from esc_jax.data.datasets import background, esc50, gtzan, recordings, synthetic
 from esc_jax.data.rows import DataError
 
 # name → function of `config.data`, which downloads, generates and prepares what is missing.
@@ -15,7 +15,8 @@ DATASETS: dict[str, Callable[[Any], Clips]] = {
     "esc10": esc50.load_esc10,
     "gtzan": gtzan.load,
     "synthetic": synthetic.load,
-}
+    "synthetic_scenes": synthetic.load_scenes,
+} | dict.fromkeys(recordings.PLACES, recordings.load)
 
 
 def load(config: Any) -> Clips:

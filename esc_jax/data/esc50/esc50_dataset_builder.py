@@ -1,4 +1,4 @@
-"""ESC-50, or GTZAN's tracks, as a TFDS data set: one config per sample rate, one split per fold.
+"""ESC-50, or other data on disk, as a TFDS data set: one config per sample rate, one split per fold.
 
     import tensorflow_datasets as tfds
     import esc_jax.data.esc50
@@ -27,8 +27,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     """The TFDS builder.
 
     Args:
-        source: a folder or zip in the layout of ESC-50 or GTZAN, or such a layout that is open. Without it, TFDS's
-            manual download folder is used.
+        source: a data set in one of the layouts of esc_jax (`data.layouts`), or such a layout that is open. Without it,
+            TFDS's manual download folder is used.
         on_bad_clip: "error" stops at the first clip that cannot be decoded; "skip" leaves such clips out, with a
             warning for each.
         **kwargs: of `tfds.core.GeneratorBasedBuilder`.
@@ -101,16 +101,15 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                     raise DataError(f"{samples}; on_bad_clip=skip leaves such clips out")
                 logging.warning("left out: %s", samples)
                 continue
-            yield (
-                row.filename,
-                {
-                    "audio": samples,
-                    tfds_metadata.label_feature(source.task): list(row.targets)
-                    if source.task == "multi_label"
-                    else row.targets[0],
-                    "fold": row.fold,
-                    "source": row.src_file,
-                    "take": row.take,
-                    "filename": row.filename,
-                },
-            )
+            for part, piece in prepare.split_clip(row, samples, self.sample_rate):
+                yield part.filename, self._example(part, piece, source.task)
+
+    def _example(self, row: Row, samples: np.ndarray, task: str) -> dict[str, Any]:
+        return {
+            "audio": np.asarray(samples),
+            tfds_metadata.label_feature(task): list(row.targets) if task == "multi_label" else row.targets[0],
+            "fold": row.fold,
+            "source": row.src_file,
+            "take": row.take,
+            "filename": row.filename,
+        }

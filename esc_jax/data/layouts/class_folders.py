@@ -1,8 +1,12 @@
 """A folder with one subfolder of audio files per class."""
 
+import collections
 from collections.abc import Iterable
 import os
 import pathlib
+import stat
+from typing import NamedTuple
+import unicodedata
 
 from esc_jax.data.audio import EXTENSIONS
 from esc_jax.data.rows import DataError
@@ -38,24 +42,86 @@ def audio_files(names: Iterable[str]) -> list[str]:
     return [name for name in names if os.path.splitext(name)[1].lower() in EXTENSIONS]
 
 
-def audio_tree(root: pathlib.Path) -> dict[str, str]:
-    """Returns relative name → path of every audio file below `root`, at any depth, sorted by name.
+class AudioTree(NamedTuple):
+    """What `audio_tree` returns.
 
-    Hidden files and folders are ignored, and links to folders are not followed. Names are as in `list_files`.
+    Attributes:
+        files: relative name → path of every audio file, sorted by name.
+        others: extension → number of files that have it and are not read as audio.
+    """
+
+    files: dict[str, str]
+    others: collections.Counter[str]
+
+
+def audio_tree(root: pathlib.Path, key: str = "data.dir") -> AudioTree:
+    """Lists the audio files below `root`, at any depth.
+
+    Hidden files and folders are ignored. Names are relative to `root`, with "/", in Unicode's composed form (NFC), and
+    as in `list_files` where they are not UTF-8.
+
+    Args:
+        root: the folder.
+        key: of the config that names it, for error messages.
 
     Raises:
-        DataError: a folder cannot be read.
+        DataError: a folder cannot be read, a link leads out of `root`, or what is called like an audio file is no
+            file.
     """
     paths: dict[str, str] = {}
+    others: collections.Counter[str] = collections.Counter()
+    inside = os.path.realpath(root)
 
     def fail(error: OSError) -> None:
-        raise DataError(f"data.dir: {error.filename} cannot be read ({error.strerror})") from None
+        raise DataError(f"{key}: {error.filename} cannot be read ({error.strerror})") from None
 
     for folder, subfolders, names in os.walk(root, onerror=fail):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        for name in audio_files(names):
+        for name in subfolders:
+            if os.path.islink(os.path.join(folder, name)):
+                raise DataError(
+                    f"{key}: {os.path.join(folder, name)} is a link to a folder, which is not followed: copy the"
+                    " folder, or list its files in a csv (data.name=csv)"
+                )
+        audio = set(audio_files(names))
+        for name in names:
             path = os.path.join(folder, name)
-            if not name.startswith(".") and os.path.isfile(path):
-                relative = os.path.relpath(path, root).replace(os.sep, "/")
-                paths[os.fsencode(relative).decode("utf-8", "backslashreplace")] = path
-    return dict(sorted(paths.items()))
+            if name.startswith("."):
+                continue
+            if name not in audio:
+                others[os.path.splitext(name)[1].lower() or name] += 1
+                continue
+            if problem := not_a_file(path, inside):
+                raise DataError(f"{key}: {path} is {problem}")
+            relative = os.fsencode(os.path.relpath(path, root).replace(os.sep, "/"))
+            unique = unicodedata.normalize("NFC", relative.decode("utf-8", "backslashreplace"))
+            if unique in paths:
+                raise DataError(f"{key}: {paths[unique]} and {path} differ in Unicode composition only: rename one")
+            paths[unique] = path
+    return AudioTree(dict(sorted(paths.items())), others)
+
+
+def not_a_file(path: str, root: str) -> str:
+    """Says why a path is not an audio file of a data set, with the way out; empty if it is a regular file.
+
+    Args:
+        path: of a file or folder, which exists or is a link.
+        root: real path of the folder that a link must not leave.
+    """
+    remedy = "remove it, or put an audio file in its place"
+    try:
+        mode = os.lstat(path).st_mode
+        if stat.S_ISLNK(mode):
+            target = os.path.realpath(path)
+            if os.path.commonpath([target, root]) != root:
+                return (
+                    f"a link out of the data set, to {target}: copy the file, or give its absolute path in a csv"
+                    " (data.name=csv)"
+                )
+            mode = os.stat(path).st_mode
+    except OSError:
+        return f"a link to a file that does not exist: {remedy}"
+    if stat.S_ISREG(mode):
+        return ""
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
+    return f"{kinds.get(stat.S_IFMT(mode), 'a device')}, not an audio file: {remedy}"

@@ -44,8 +44,10 @@ _ABOUT = About(
 
 
 def matches(path: pathlib.Path) -> bool:
-    """Whether `path` is read as this layout: any file, and a folder that holds meta/esc50.csv."""
-    return not path.is_dir() or (path / CSV).is_file() or any(path.glob(f"*/{CSV}"))
+    """Whether `path` is read as this layout: a file that is no csv, and a folder that holds meta/esc50.csv."""
+    if not path.is_dir():
+        return path.suffix.lower() not in (".csv", ".tsv", ".txt")
+    return (path / CSV).is_file() or any(path.glob(f"*/{CSV}"))
 
 
 def _reason(error: Exception) -> str:
@@ -107,7 +109,7 @@ class Esc50Layout:
         if not roots:
             hint = ""
             if class_folders.audio_files(class_folders.list_files(self.path)):
-                hint = "; its folders of sounds, one for each class, are read with data.name=gtzan"
+                hint = "; its folders of sounds, one for each class, are read with data.name=folder"
             raise DataError(f"data.dir: {self.path} holds no {CSV}, so it is not in the layout of ESC-50{hint}")
         if len(roots) > 1 and "" not in roots:
             several = " and ".join(root.rstrip("/") for root in roots)
@@ -164,6 +166,10 @@ class Esc50Layout:
     def where(self, row: Row) -> str:
         """Returns the name of a row's file for error messages."""
         return f"audio/{row.filename}"
+
+    def locate(self, row: Row) -> pathlib.Path | bytes:
+        """Returns the path of a clip's audio file, or its content if it lies in the archive. Raises AudioError."""
+        return self.path / self._root / "audio" / row.filename if self._zip is None else self.read(row)
 
     def read(self, row: Row) -> bytes:
         """Returns the content of a clip's audio file. Raises AudioError."""

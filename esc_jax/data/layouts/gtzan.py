@@ -97,10 +97,10 @@ def _categories(rows: Iterable[Row]) -> tuple[str, ...]:
 
 
 def matches(path: pathlib.Path) -> bool:
-    """Whether `path` holds folders of audio files, or a data set that TFDS prepared."""
+    """Whether `path` is a data set that TFDS prepared, or holds GTZAN's folder of genres."""
     if (path / _INFO).is_file():
         return True
-    return any(class_folders.audio_files(class_folders.list_files(path / root)) for root in _ROOTS)
+    return any(class_folders.audio_files(class_folders.list_files(path / root)) for root in _ROOTS[:-1])
 
 
 class GtzanLayout:
@@ -147,6 +147,10 @@ class GtzanLayout:
     def where(self, row: Row) -> str:
         """Returns the name of a row's file for error messages."""
         return row.filename
+
+    def locate(self, row: Row) -> pathlib.Path:
+        """Returns the path of a track's audio file."""
+        return pathlib.Path(self._paths[row.filename])
 
     def read(self, row: Row) -> bytes:
         """Returns the content of a track's audio file. Raises AudioError."""
@@ -220,6 +224,10 @@ class TfdsGtzanLayout:
     def where(self, row: Row) -> str:
         """Returns the name of a row's record for error messages."""
         return row.filename
+
+    def locate(self, row: Row) -> bytes:
+        """As `read`. Raises AudioError."""
+        return self.read(row)
 
     def read(self, row: Row) -> bytes:
         """Returns a track as a wav file, to be decoded and resampled like any other. Raises AudioError."""

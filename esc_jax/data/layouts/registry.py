@@ -1,11 +1,12 @@
-"""Layouts on disk, recognised by what a folder holds."""
+"""Layouts on disk, by their name or recognised by what a folder holds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import os
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from esc_jax.data.layouts import esc50, gtzan
+from esc_jax.data.layouts import audiofolder, csv_file, esc50, folder, fsd50k, gtzan, urbansound8k
+from esc_jax.data.layouts.options import Options
 from esc_jax.data.rows import DataError, Layout
 
 
@@ -13,32 +14,60 @@ class LayoutType(NamedTuple):
     """How a layout is recognised and opened.
 
     Attributes:
+        name: of the data set in a config, `data.name`.
         content: what a folder in this layout holds, for error messages.
         matches: whether a path, which need not exist, is in this layout.
         open: opens the path; raises DataError.
     """
 
+    name: str
     content: str
     matches: Callable[[pathlib.Path], bool]
-    open: Callable[[pathlib.Path], Layout]
+    open: Callable[[pathlib.Path, Options], Layout]
 
 
-# The first match is used.
+# The first match is used: what is published comes before what is general.
 LAYOUTS = (
-    LayoutType(esc50.CSV, esc50.matches, esc50.Esc50Layout),
-    LayoutType("folders of audio files, one for each class", gtzan.matches, gtzan.open_gtzan),
+    LayoutType("esc50", esc50.CSV, esc50.matches, lambda path, options: esc50.Esc50Layout(path)),
+    LayoutType("urbansound8k", urbansound8k.CSV, urbansound8k.matches, urbansound8k.UrbanSound8kLayout),
+    LayoutType("fsd50k", fsd50k.CSV, fsd50k.matches, fsd50k.Fsd50kLayout),
+    LayoutType("gtzan", "the folder genres", gtzan.matches, lambda path, options: gtzan.open_gtzan(path)),
+    LayoutType(
+        "audiofolder", f"{audiofolder.TABLE} or split folders", audiofolder.matches, audiofolder.AudioFolderLayout
+    ),
+    LayoutType("csv", "one csv with columns of files and labels", csv_file.matches, csv_file.CsvLayout),
+    LayoutType("folder", "folders of audio files, one for each class", folder.matches, folder.FolderLayout),
 )
+# data.name of subsets and of generated data → name of their layout.
+_ALIASES = {"esc10": "esc50", "synthetic": "esc50"}
 
 
-def open_source(path: str | os.PathLike[str]) -> Layout:
-    """Opens the data set at `path`, in whichever layout it is.
+def recognize(path: str | os.PathLike[str]) -> LayoutType:
+    """Returns the layout of the data set at `path`.
 
     Raises:
-        DataError: the path does not exist, is in none of the layouts, or its content is wrong.
+        DataError: it is in none of the layouts.
     """
     root = pathlib.Path(path).expanduser()
     for layout in LAYOUTS:
         if layout.matches(root):
-            return layout.open(root)
-    contents = " nor ".join(layout.content for layout in LAYOUTS)
-    raise DataError(f"data.dir: {root} is in none of the known layouts: it holds neither {contents}")
+            return layout
+    contents = ", ".join(layout.content for layout in LAYOUTS)
+    raise DataError(f"data.dir: {root} is in none of the known layouts, which hold: {contents}")
+
+
+def open_source(path: str | os.PathLike[str], data: Mapping[str, Any] | None = None) -> Layout:
+    """Opens the data set at `path`.
+
+    Args:
+        path: folder, archive or csv file.
+        data: `config.data`, with the name of the layout and its options. Without a name, the layout is recognised.
+
+    Raises:
+        DataError: the path does not exist, is in none of the layouts, or its content is wrong.
+    """
+    options = Options.read(data or {})
+    name = (data or {}).get("name", "")
+    layouts = {layout.name: layout for layout in LAYOUTS}
+    layout = layouts.get(_ALIASES.get(name, name)) or recognize(path)
+    return layout.open(pathlib.Path(path).expanduser(), options)

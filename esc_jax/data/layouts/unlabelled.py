@@ -29,7 +29,7 @@ class UnlabelledLayout:
         self.path = pathlib.Path(path).expanduser().resolve()
         if not self.path.is_dir():
             raise DataError(f"data.background: {self.path} is not a folder")
-        self._paths = class_folders.audio_tree(self.path)
+        self._paths = class_folders.audio_tree(self.path, "data.background").files
         if not self._paths:
             raise DataError(f"data.background: {self.path} contains no audio files")
         self.rows = tuple(Row(name, 0, (), name, "") for name in self._paths)
@@ -39,6 +39,10 @@ class UnlabelledLayout:
     def where(self, row: Row) -> str:
         """Returns the name of a row's file for error messages."""
         return row.filename
+
+    def locate(self, row: Row) -> pathlib.Path:
+        """Returns the path of a recording."""
+        return pathlib.Path(self._paths[row.filename])
 
     def read(self, row: Row) -> bytes:
         """Returns the content of a recording. Raises AudioError."""

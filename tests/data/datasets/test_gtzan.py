@@ -9,16 +9,16 @@ import pathlib
 import random
 import subprocess
 import sys
-import types
 
 import numpy as np
 import pytest
 import soundfile
 
+from esc_jax import config as configs
 from esc_jax.data import audio, folds, synthetic
 from esc_jax.data.audio import AudioError
 from esc_jax.data.datasets import registry
-from esc_jax.data.layouts import gtzan
+from esc_jax.data.layouts import folder, gtzan
 from esc_jax.data.layouts.esc50 import Esc50Layout
 from esc_jax.data.layouts.registry import open_source
 from esc_jax.data.rows import DataError
@@ -60,9 +60,10 @@ def cache_dir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def load(tree, cache_dir):
     def loaded(**changes):
-        settings = {"dir": tree, "sample_rate": RATE, "clip_s": 0.5, "cache_dir": cache_dir, "on_bad_clip": "skip"}
-        settings["mask_padding"] = False
-        return registry.load(types.SimpleNamespace(name="gtzan", **settings | changes))
+        data = configs.defaults("resnet").data
+        data.update(name="gtzan", dir=str(tree), sample_rate=RATE, clip_s=0.5, cache_dir=str(cache_dir))
+        data.update({"on_bad_clip": "skip"} | {key: str(v) if key.endswith("dir") else v for key, v in changes.items()})
+        return registry.load(data)
 
     return loaded
 
@@ -257,13 +258,13 @@ def test_the_layout_is_recognised(tmp_path):
     tracks = gtzan.GtzanLayout(empty_tree(tmp_path / "both/genres").parent)
     assert isinstance(open_source(made), Esc50Layout)
     assert isinstance(open_source(tmp_path / "both"), Esc50Layout)
+    assert isinstance(open_source(empty_tree(tmp_path / "music/genres").parent), gtzan.GtzanLayout)
     # The path of a layout is the folder of the genres: nothing beside it is taken for another data set.
-    again = open_source(tracks.path)
+    again = open_source(tracks.path, {"name": "gtzan"})
     assert isinstance(again, gtzan.GtzanLayout) and again.fingerprint == tracks.fingerprint
-    with pytest.raises(
-        DataError, match="is in none of the known layouts: it holds neither meta/esc50.csv nor folders of audio files"
-    ):
-        open_source(tmp_path / "both/ESC-50-master/meta")
+    assert isinstance(open_source(tracks.path), folder.FolderLayout)
+    with pytest.raises(DataError, match="is in none of the known layouts, which hold: meta/esc50.csv, .*one for each"):
+        open_source(tmp_path / "both/ESC-50-master/audio")
     with pytest.raises(DataError, match="meta/esc50.csv"):
         Esc50Layout(tracks.path)
 
@@ -306,6 +307,7 @@ def tfds_tree(tree, tmp_path_factory):
     return pathlib.Path(done.stdout.strip().splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_what_tfds_prepared_is_the_same_data(tfds_tree, load, tmp_path):
     expected, clips = load(), load(dir=tfds_tree, cache_dir=tmp_path)
     np.testing.assert_array_equal(clips.read(range(len(clips))), expected.read(range(len(expected))))

@@ -73,7 +73,7 @@ def test_not_a_data_set(tmp_path):
         Esc50Layout(tmp_path)
     (tmp_path / "dog").mkdir()
     (tmp_path / "dog/1.WAV").write_bytes(b"")
-    with pytest.raises(DataError, match="holds no meta/esc50.csv.*; its folders of sounds.* data.name=gtzan$"):
+    with pytest.raises(DataError, match="holds no meta/esc50.csv.*; its folders of sounds.* data.name=folder$"):
         Esc50Layout(tmp_path)
     (tmp_path / "file.zip").write_bytes(b"not a zip")
     with pytest.raises(DataError, match="neither a folder nor a readable zip"):

@@ -1,0 +1,26 @@
+"""Recordings of your own, and published data sets that are read from their official folders."""
+
+from typing import Any
+
+from esc_jax.data.clips import Clips
+from esc_jax.data.datasets.esc50 import open_clips
+from esc_jax.data.layouts.registry import open_source
+from esc_jax.data.rows import DataError
+
+# data.name → what data.dir is.
+PLACES = {
+    "folder": "the folder with one folder of audio files per class",
+    "csv": "a csv file with columns such as filename and label, or a folder with one",
+    "audiofolder": "a folder in the audiofolder layout of Hugging Face: metadata.csv, or class folders in splits",
+    "urbansound8k": "the unpacked archive (metadata/UrbanSound8K.csv, audio/fold1 …), from"
+    " https://urbansounddataset.weebly.com",
+    "fsd50k": "the folder with FSD50K.ground_truth, FSD50K.dev_audio and FSD50K.eval_audio, from"
+    " https://zenodo.org/records/4060432",
+}
+
+
+def load(config: Any) -> Clips:
+    """Loads data.dir in the layout data.name. Files of at least one and a half clips are cut into windows."""
+    if not config.dir:
+        raise DataError(f"data.name={config.name}: give --config.data.dir=PATH, {PLACES[config.name]}")
+    return open_clips(open_source(config.dir, config), config)
