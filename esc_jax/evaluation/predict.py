@@ -12,7 +12,7 @@ from esc_jax.runtime import devices
 
 
 def predict_clips(
-    step: Callable[..., jax.Array], variables: Any, clips: Clips, indices: Sequence[int], batch_size: int
+    step: Callable[..., Any], variables: Any, clips: Clips, indices: Sequence[int], batch_size: int
 ) -> Any:
     """(views, len(indices), …) float32: the outputs of every clip once, for any batch size.
 
@@ -29,6 +29,5 @@ def predict_clips(
     outputs = []
     for batch in pipeline.eval_batches(clips, indices, batch_size):
         inputs = devices.to_device(pipeline.inputs(batch))
-        output, mask = step(variables, *inputs), batch["mask"]
-        outputs.append(jax.tree.map(lambda x: np.asarray(x)[:, mask], output))
+        outputs.append(jax.tree.map(lambda x, mask=batch["mask"]: np.asarray(x)[:, mask], step(variables, *inputs)))
     return jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *outputs)

@@ -72,20 +72,13 @@ class Quote:
         """Raises OtherDataError unless the cross-validation is of these clips."""
         checkpoint.check_data(self.outcome["data"]["fingerprint"], clips.fingerprint, self.folder)
 
-    def calibrated(self, trained: Calibration, clips: Clips) -> Calibration:
-        """A calibration from the held-out predictions of all folds.
-
-        Args:
-            trained: of the model itself, from training clips. The threshold of its energy is kept, since predictions do
-                not hold energies.
-            clips: the data set.
-        """
+    def calibration(self, clips: Clips) -> Calibration:
+        """From the held-out predictions of all folds; `clips` are the data set."""
         task = tasks.get(self.outcome["task"])
         parts = [results.read_predictions(path, clips) for path in self._predictions()]
         logits = np.concatenate([task.logits(part.plain) for part in parts])
         labels = np.concatenate([clips.labels[part.indices] for part in parts])
-        held_out = Calibration.held_out(task, logits, labels, FITTED_ON)
-        return dataclasses.replace(held_out, energy=trained.energy, share=trained.share)
+        return Calibration.held_out(task, logits, labels, FITTED_ON)
 
     def _predictions(self) -> list[pathlib.Path]:
         """predictions.csv of every fold, or of all folds at once."""

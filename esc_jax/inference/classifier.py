@@ -27,7 +27,7 @@ from esc_jax.runtime import devices, xla
 from esc_jax.tasks import registry as tasks
 from esc_jax.training.checkpoint import CheckpointError
 from esc_jax.training.restore import Restored, restore
-from esc_jax.training.step import logits_step, outputs_step
+from esc_jax.training.step import outputs_step
 
 # Windows with a lower RMS level are silent. The quietest of 800 clips of ESC-50 (a keyboard) has −56 dB.
 SILENCE_DB = -60.0
@@ -49,7 +49,7 @@ class SoundClassifier:
         sample_rate: of the model, Hz. Input of any rate is resampled to it.
         window_s: length of a training clip, and the default length of a window, s.
         calibration: temperature of the probabilities, if the checkpoint has one.
-        novelty: what marks unfamiliar sounds; None for a checkpoint without, for which the calibration does.
+        novelty: what marks unfamiliar sounds, if the checkpoint has it.
     """
 
     def __init__(self, restored: Restored):
@@ -61,7 +61,7 @@ class SoundClassifier:
         self.window_s = restored.model.clip_s
         self.calibration = Calibration.read(restored.meta)
         self.novelty = novelty.restore(restored)
-        self._step = outputs_step(restored.model) if self.novelty else logits_step(restored.model)
+        self._outputs = outputs_step(restored.model)
 
     @property
     def thresholds(self) -> np.ndarray | None:
@@ -171,7 +171,7 @@ class SoundClassifier:
         starts: list[int] = []
         power: list[float] = []
         done: list[tuple[np.ndarray, np.ndarray]] = []
-        running: deque[tuple[jax.Array, ...]] = deque()
+        running: deque[tuple[jax.Array, jax.Array]] = deque()
         batch, valid = np.zeros((rows, shape), np.int16), np.full(rows, shape, np.int32)
         for start, samples in pieces:
             row = len(starts) % rows
@@ -194,21 +194,20 @@ class SoundClassifier:
         with np.errstate(divide="ignore"):
             return np.array(starts), probabilities, unfamiliar, 10 * np.log10(power)
 
-    def _run(self, batch: np.ndarray, valid: np.ndarray) -> tuple[jax.Array, ...]:
-        """Logits (1, rows, classes) of a batch whose rows have `valid` samples before their padding.
+    def _run(self, batch: np.ndarray, valid: np.ndarray) -> tuple[jax.Array, jax.Array]:
+        """Logits (1, rows, classes) and embeddings (1, rows, D) of a batch.
 
-        If there is a `novelty`, embeddings (1, rows, D) are the second element.
+        Args:
+            batch: (rows, time) int16.
+            valid: (rows,) samples before the padding.
         """
         masked = self.model.mask_padding and bool((valid < batch.shape[1]).any())
-        outputs = self._step(self.model.variables, *devices.to_device((batch, valid) if masked else (batch,)))
-        return outputs if self.novelty else (outputs,)
+        return self._outputs(self.model.variables, *devices.to_device((batch, valid) if masked else (batch,)))
 
-    def _collect(self, outputs: tuple[jax.Array, ...]) -> tuple[np.ndarray, np.ndarray]:
+    def _collect(self, outputs: tuple[jax.Array, jax.Array]) -> tuple[np.ndarray, np.ndarray]:
         """Logits (rows, classes) of the outputs of `_run`, and (rows,) whether the sound is unfamiliar."""
-        logits, *embeddings = (np.asarray(output[0]) for output in outputs)
-        if self.novelty:
-            return logits, self.novelty.unfamiliar(embeddings[0])
-        return logits, self.calibration.unfamiliar(self.task, logits)
+        logits, embeddings = (np.asarray(output[0]) for output in outputs)
+        return logits, self.novelty.unfamiliar(embeddings) if self.novelty else np.zeros(len(logits), bool)
 
 
 def _as_float(waveform: np.ndarray) -> np.ndarray:

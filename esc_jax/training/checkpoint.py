@@ -353,6 +353,8 @@ def read_novelty(folder: pathlib.Path, step: int) -> Any | None:
         with ocp.StandardCheckpointer() as reader:
             tree = jax.tree.map(np.asarray, reader.restore(path / "novelty"))
     except Exception as error:
-        raise CheckpointError(f"{path}: its detector of unfamiliar sounds cannot be read ({first_line(error)})") from error
+        raise CheckpointError(
+            f"{path}: its detector of unfamiliar sounds cannot be read ({first_line(error)})"
+        ) from error
     _verify(tree, "novelty", meta, path)
     return tree
