@@ -38,8 +38,8 @@ def fit(
 ) -> Fitted:  # fmt: skip
     """Fits both on held-out clips: those of the validation fold, or of `train.calibration_share`.
 
-    Without such clips, there is no temperature, and the threshold of unfamiliar sounds is set on training clips, each
-    compared with class means of the others.
+    Without such clips, there is no temperature, and the threshold of unfamiliar sounds is set on training clips, which
+    are left out of the class means in turn.
 
     Args:
         task: of the labels.
@@ -56,7 +56,7 @@ def fit(
     if not held_out:
         calibration = Calibration.trained(task, logits, labels, "training clips")
         parts = folds.assign_folds([clips.sources[i] for i in trained], [clips.targets[i] for i in trained], _PARTS)
-        detector = novelty.cross_fitted(embeddings, members, parts, "training clips", head)
+        detector = novelty.cross_fitted(embeddings, members, parts, "training clips", head, novelty.TRAINED_MARKS)
         return Fitted(calibration, detector)
     description = f"{len(held_out)} held-out clips of the training folds"
     if not split.calibration:
