@@ -192,6 +192,12 @@ def write_results(path: pathlib.Path, outcome: dict[str, Any]) -> None:
         file.write(json.dumps(outcome | {"crc32": _digest(outcome)}, indent=1) + "\n")
 
 
+def has_changed(outcome: dict[str, Any]) -> bool:
+    """Whether the content of a results.json differs from what was written. One without a checksum has not changed."""
+    rest = {key: value for key, value in outcome.items() if key != "crc32"}
+    return "crc32" in outcome and outcome["crc32"] != _digest(rest)
+
+
 def read_results(path: pathlib.Path) -> dict[str, Any]:
     """Reads results.json.
 
@@ -201,12 +207,13 @@ def read_results(path: pathlib.Path) -> dict[str, Any]:
     """
     try:
         outcome = json.loads(path.read_text(encoding="utf-8"))
-        checksum = outcome.pop("crc32")
+        changed = has_changed(outcome)
+        del outcome["crc32"]
     except OSError as error:
         raise DamagedResultsError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise DamagedResultsError(f"{path} is incomplete, damaged, or of an earlier version") from None
-    if checksum != _digest(outcome):
+    if changed:
         raise DamagedResultsError(f"{path} is damaged: its checksum does not match")
     predictions = path.parent / "predictions.csv"
     (found,) = files.checksums([predictions])

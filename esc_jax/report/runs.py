@@ -13,7 +13,7 @@ import numpy as np
 
 from esc_jax.errors import UserError
 from esc_jax.evaluation.confidence import ConfidenceInterval
-from esc_jax.evaluation.results import other_metrics
+from esc_jax.evaluation.results import has_changed, other_metrics
 from esc_jax.report.errors import ReportError, RunError
 from esc_jax.report.predictions import Predictions, read_predictions
 from esc_jax.tasks import registry as tasks
@@ -200,6 +200,8 @@ def _config(folder: pathlib.Path) -> tuple[dict[str, Any], list[str]]:
 def _parse(folder: pathlib.Path, name: str, results: dict[str, Any], strict: bool) -> Run:
     """The run of a results.json. Raises KeyError, TypeError and so on for content that no run writes."""
     path, data, folds = folder / "results.json", results["data"], results["folds"]
+    if has_changed(results):
+        raise RunError(f"{path} is damaged: its checksum does not match")
     task, score = tasks.get(results.get("task", "single_label")), None
     if not folds and results["protocol"] != "all":
         raise RunError(f"{path} has no folds")
