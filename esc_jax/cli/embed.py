@@ -29,7 +29,9 @@ if TYPE_CHECKING:  # JAX, which --help does not need
 
 def _parser() -> arguments.Parser:
     parser = arguments.Parser("embed", __doc__)
-    arguments.add_model(parser, "workdir of a run, or a published checkpoint: its file, folder or hub id")
+    arguments.add_model(
+        parser, "workdir of a run; or a published checkpoint: its name (esc-jax weights list), file, folder or hub id"
+    )
     add = parser.add_argument
     rate = "Hz, for published encoders without a sample rate of their own"
     add("--sample_rate", metavar="HZ", type=arguments.integer(), help=rate)
