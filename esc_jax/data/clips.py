@@ -6,6 +6,7 @@
 from collections.abc import Callable, Sequence
 import dataclasses
 import functools
+import re
 
 from absl import logging
 import numpy as np
@@ -17,6 +18,7 @@ from esc_jax.data.rows import DataError, Grouping
 PART_S = 60
 # Memory for the parts of recordings that `Clips.windows` caches: all of GTZAN at 32 kHz, nine hours of it.
 _CACHE_BYTES = 2 << 30
+_START = re.compile(r"@(\d+(?:\.\d+)?)s$")  # of a window; the name of a file ends in its extension
 # Encoders may add up to this to the end of a clip, seconds.
 CODEC_S = 0.1
 
@@ -136,6 +138,12 @@ class Clips:
         if self.labels.ndim > 1:
             return [tuple(np.flatnonzero(row).tolist()) for row in self.labels]
         return [(label,) for label in self.labels.tolist()]
+
+    @property
+    def starts_s(self) -> np.ndarray:
+        """(N,) start of every clip in its file, seconds: that in the names of `windows`, and 0 for other clips."""
+        matches = (_START.search(name) for name in self.filenames)
+        return np.array([float(match[1]) if match else 0.0 for match in matches])
 
     def as_multi_label(self) -> "Clips":
         """Returns the clips of a single-label set with labels of the multi-label task: one class each."""

@@ -9,7 +9,7 @@ import pathlib
 from absl import logging
 
 from esc_jax.data.layouts import splits
-from esc_jax.data.layouts.class_folders import AudioTree, audio_files, audio_tree
+from esc_jax.data.layouts.class_folders import AudioTree, audio_files, audio_tree, nfc
 from esc_jax.data.layouts.file_layout import Entries, FileLayout, resolve
 from esc_jax.data.layouts.options import Options
 from esc_jax.data.rows import DataError
@@ -83,7 +83,7 @@ class FolderLayout(FileLayout):
             )
         empty = sorted(
             entry.name for entry in os.scandir(root)
-            if entry.is_dir() and not entry.name.startswith(".") and splits.nfc(entry.name) not in classes
+            if entry.is_dir() and not entry.name.startswith(".") and nfc(entry.name) not in classes
         )  # fmt: skip
         if empty:
             logging.warning("folders without audio files are no classes: %s", ", ".join(empty))

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 import csv
 import pathlib
 
-from esc_jax.data.layouts.splits import nfc
+from esc_jax.data.layouts.class_folders import nfc
 from esc_jax.data.rows import DataError
 from esc_jax.errors import first_line
 
