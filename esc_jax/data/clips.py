@@ -89,6 +89,11 @@ class Clips:
     mask_padding: bool = False
     background: "Clips | None" = None
 
+    @property
+    def identity(self) -> str:
+        """Hash of everything that a run trains on: the data and the background."""
+        return f"{self.fingerprint}+{self.background.fingerprint}" if self.background else self.fingerprint
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -164,7 +169,7 @@ class Clips:
             filenames=self.filenames + other.filenames,
             samples=np.concatenate([self.samples, other.samples]),
             fetch=lambda index: self.fetch(index) if index < count else other.fetch(index - count),
-            fingerprint=f"{self.fingerprint}+{other.fingerprint}",
+            fingerprint=self.identity,
             background=None,
         )
 

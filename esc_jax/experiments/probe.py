@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import math
 import pathlib
+import shutil
 import time
 from typing import Any
 
@@ -55,7 +56,7 @@ class ProbeResult:
         spread: largest difference of a probability between seeds on the test fold; 0 with one seed. The problem is
             convex, so this is the error of the solver.
         neighbours: the chosen number of nearest neighbours.
-        knn_score: primary metric of the nearest neighbours on the test fold.
+        knn_score: primary metric of the nearest neighbours on the test fold; NaN without a test fold.
     """
 
     fold: int
@@ -250,7 +251,7 @@ def probe_and_evaluate(
     workdir.bind_workdir(folder, original)
     places = {fold: folder if test_folds is None else folder / f"fold{fold}" for fold in splits}
     for place in places.values():  # before the embedding pass, which takes long
-        checkpoint.check_workdir(place, clips.fingerprint)
+        checkpoint.check_workdir(place, clips.identity)
     embeddings = cache.cache_root(config.data.cache_dir) / "embeddings"
     x = embed_with_progress(model, clips.with_background(), embeddings, max(1, config.eval.tta))
     seconds_embedding = time.monotonic() - started
@@ -271,7 +272,7 @@ def probe_and_evaluate(
     step = 0 if len(heads) == 1 else None
     outcome = results.results(config, task, clips, parts, report, parameters=model.parameter_count, step=step)
     recorded = [f.name for f in dataclasses.fields(ProbeResult) if f.name not in ("kernel", "bias", "calibration")]
-    outcome["probe"] = [{name: getattr(head, name) for name in recorded} for head in heads]
+    outcome["probe"] = [{name: _defined(getattr(head, name)) for name in recorded} for head in heads]
     outcome |= calibration.for_results({head.fold: head.calibration for head in heads})
     if quote:
         outcome["crossval"] = quote.to_dict()
@@ -280,6 +281,11 @@ def probe_and_evaluate(
     outcome["seconds_embedding"] = round(seconds_embedding, 1)
     write_artifacts(folder, outcome, clips, parts)
     return outcome
+
+
+def _defined(value: Any) -> Any:
+    """The value for JSON, which has no NaN."""
+    return None if value != value else value
 
 
 def _fit_splits(config: Any, task: Task, clips: Clips, splits: Mapping[int, Split], x: np.ndarray) -> list[ProbeResult]:
@@ -333,13 +339,13 @@ def _with_head(model: Model, head: ProbeResult) -> Variables:
 def _save(config: Any, clips: Clips, folder: pathlib.Path, model: Model, head: ProbeResult) -> None:
     """A checkpoint of the encoder with a head, for prediction, export and fine-tuning."""
     state = states.create(_with_head(model, head), optax.identity(), ema=False)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # of an earlier call: it may be damaged
     checkpoints = checkpoint.Checkpoints(folder / "checkpoints")
-    if checkpoints.latest() is None:
-        progress = {"history": [], "sums": {}, "seconds": 0.0}
-        config = config.copy_and_resolve_references()
-        config.data.test_fold = head.fold
-        meta = checkpoint.meta(config, clips, progress) | {"calibration": head.calibration.to_dict()}
-        checkpoints.save(state, meta)
+    progress = {"history": [], "sums": {}, "seconds": 0.0}
+    config = config.copy_and_resolve_references()
+    config.data.test_fold = head.fold
+    meta = checkpoint.meta(config, clips, progress) | {"calibration": head.calibration.to_dict()}
+    checkpoints.save(state, meta)
     checkpoints.close()
 
 

@@ -159,7 +159,7 @@ def test_a_probe_on_every_clip_quotes_its_cross_validation(probed, run, tmp_path
     refused = run("main", TINY, *settings, "--config.data.clip_s=0.9", f"--from_crossval={workdir}", check=2)
     assert "is of another config: data.clip_s (1.0, now 0.9)" in refused.stderr
     refused = run("main", TINY, *settings, f"--from_crossval={workdir / 'fold1'}", check=2)
-    assert "config.json cannot be read" in refused.stderr
+    assert "contains no run: give the workdir of a cross-validation" in refused.stderr
     refused = run("main", TINY, "--config.method=probe", f"--from_crossval={workdir}", check=2)
     assert "needs --config.protocol=all" in refused.stderr
 

@@ -44,7 +44,11 @@ def find_classes(root: pathlib.Path, tree: AudioTree) -> list[str]:
         )
     if tree.others:
         listed = ", ".join(f"{number} × {suffix}" for suffix, number in tree.others.most_common(5))
-        logging.info("%d files are not used: they are no audio by their names (%s)", tree.others.total(), listed)
+        logging.info(
+            "files that are not used, because their names are not those of audio files: %d (%s)",
+            tree.others.total(),
+            listed,
+        )
     return names
 
 
