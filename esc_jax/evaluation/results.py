@@ -127,6 +127,7 @@ def results(
             "clips": len(clips),
             "classes": list(clips.classes),
             "fingerprint": clips.fingerprint,
+            "identity": clips.identity,
             "sample_rate": clips.sample_rate,
             "bad_clips": clips.bad,
             "grouping": dataclasses.asdict(clips.grouping),
@@ -246,15 +247,14 @@ def read_predictions(path: pathlib.Path, clips: Clips) -> FoldPredictions:
     Raises:
         DataError: the file is of other clips or classes. DamagedResultsError: a file is damaged.
     """
-    with open(path, newline="") as file:
-        rows = list(csv.reader(file))
-    header, rows = rows[0], rows[1:]
+    fold = read_results(path.parent / "results.json")["folds"][0]  # which verifies both files
+    with open(path, newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
     first, count = header.index("predicted_tta") + 1, len(clips.classes)
     position = {name: index for index, name in enumerate(clips.filenames)}
     if tuple(header[first : first + count]) != clips.classes or any(row[0] not in position for row in rows):
         raise DataError(f"{path} belongs to other data than data.dir contains")
     numbers = np.array([[float(p) for p in row[first:]] for row in rows])
-    fold = read_results(path.parent / "results.json")["folds"][0]
     thresholds = fold.get("thresholds")
     return FoldPredictions(
         fold=fold["fold"],

@@ -1,4 +1,4 @@
-"""What is fitted to a trained network: its calibration, and what marks unfamiliar sounds."""
+"""What is fitted to a network: its calibration, and what marks unfamiliar sounds."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -67,6 +67,24 @@ def fit(
     known = novelty.members(labels, classes).any(axis=1)
     detector = Novelty.fit(embeddings, members, head)
     return Fitted(calibration, detector.with_threshold(detector.score(held_out_embeddings[known]), description))
+
+
+def probe_novelty(
+    clips: Clips, split: Split, fold: int, embeddings: np.ndarray, head: AudioSetHead | None, fitted_on: str
+) -> Novelty:  # fmt: skip
+    """What marks sounds that are unlike the clips that the head of a probe is trained on.
+
+    Args:
+        clips, split: the data set, and what is left out of it.
+        fold: the test fold; `data.folds.NO_FOLD` for none.
+        embeddings: (n, D) of the clips, by an encoder that was not trained on them.
+        head: AudioSet head of the published checkpoint; None without.
+        fitted_on: description of the clips.
+    """
+    folds_of_clips = np.asarray(clips.folds)
+    trained = np.flatnonzero((folds_of_clips != fold) & ~np.isin(np.arange(len(clips)), split.dropped))
+    members = novelty.members(clips.labels[trained], len(clips.classes))
+    return novelty.cross_fitted(embeddings[trained], members, folds_of_clips[trained], fitted_on, head)
 
 
 def _sample(indices: Sequence[int], members: np.ndarray) -> list[int]:

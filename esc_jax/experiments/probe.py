@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import math
 import pathlib
+import shutil
 import time
 from typing import Any
 
@@ -23,15 +24,14 @@ from esc_jax.data import folds as protocols
 from esc_jax.data.clips import Clips
 from esc_jax.data.folds import Split
 from esc_jax.data.rows import DataError
-from esc_jax.evaluation import calibration, novelty, results
+from esc_jax.evaluation import calibration, results
 from esc_jax.evaluation.calibration import Calibration
 from esc_jax.evaluation.novelty import Novelty
-from esc_jax.experiments import crossval_quote, dataset, workdir
+from esc_jax.experiments import calibrate, crossval_quote, dataset, workdir
 from esc_jax.experiments.artifacts import write_artifacts
 from esc_jax.inference.embeddings import embed_clips
 from esc_jax.models.model import Model, Variables
 from esc_jax.pretrained import audioset, load
-from esc_jax.pretrained.audioset import AudioSetHead
 from esc_jax.runtime import devices, processes
 from esc_jax.tasks import registry as tasks
 from esc_jax.tasks.base import Task
@@ -57,7 +57,7 @@ class ProbeResult:
         spread: largest difference of a probability between seeds on the test fold; 0 with one seed. The problem is
             convex, so this is the error of the solver.
         neighbours: the chosen number of nearest neighbours.
-        knn_score: primary metric of the nearest neighbours on the test fold.
+        knn_score: primary metric of the nearest neighbours on the test fold; NaN without a test fold.
     """
 
     fold: int
@@ -253,7 +253,7 @@ def probe_and_evaluate(
     workdir.bind_workdir(folder, original)
     places = {fold: folder if test_folds is None else folder / f"fold{fold}" for fold in splits}
     for place in places.values():  # before the embedding pass, which takes long
-        checkpoint.check_workdir(place, clips.fingerprint)
+        checkpoint.check_workdir(place, clips.identity)
     embeddings = cache.cache_root(config.data.cache_dir) / "embeddings"
     x = embed_with_progress(model, clips.with_background(), embeddings, max(1, config.eval.tta))
     seconds_embedding = time.monotonic() - started
@@ -262,7 +262,7 @@ def probe_and_evaluate(
     parts = []
     for head in heads:
         split = splits[head.fold]
-        detector = _novelty(clips, split, head.fold, x[0], tagger)
+        detector = calibrate.probe_novelty(clips, split, head.fold, x[0], tagger, FITTED_ON)
         _save(config, clips, places[head.fold], model, head, detector)
         if not split.test:
             continue
@@ -275,7 +275,7 @@ def probe_and_evaluate(
     step = 0 if len(heads) == 1 else None
     outcome = results.results(config, task, clips, parts, report, parameters=model.parameter_count, step=step)
     recorded = [f.name for f in dataclasses.fields(ProbeResult) if f.name not in ("kernel", "bias", "calibration")]
-    outcome["probe"] = [{name: getattr(head, name) for name in recorded} for head in heads]
+    outcome["probe"] = [{name: _defined(getattr(head, name)) for name in recorded} for head in heads]
     outcome |= calibration.for_results({head.fold: head.calibration for head in heads})
     if quote:
         outcome["crossval"] = quote.to_dict()
@@ -284,6 +284,11 @@ def probe_and_evaluate(
     outcome["seconds_embedding"] = round(seconds_embedding, 1)
     write_artifacts(folder, outcome, clips, parts)
     return outcome
+
+
+def _defined(value: Any) -> Any:
+    """The value for JSON, which has no NaN."""
+    return None if value != value else value
 
 
 def _fit_splits(config: Any, task: Task, clips: Clips, splits: Mapping[int, Split], x: np.ndarray) -> list[ProbeResult]:
@@ -306,14 +311,6 @@ def _fit_splits(config: Any, task: Task, clips: Clips, splits: Mapping[int, Spli
             balanced=bool(config.train.class_balance),
         )
     return heads
-
-
-def _novelty(clips: Clips, split: Split, fold: int, x: np.ndarray, tagger: AudioSetHead | None) -> Novelty:
-    """What marks sounds that are unlike the clips that the head of a test fold is trained on."""
-    folds = np.asarray(clips.folds)
-    trained = np.flatnonzero((folds != fold) & ~np.isin(np.arange(len(clips)), split.dropped))
-    members = novelty.members(clips.labels[trained], len(clips.classes))
-    return novelty.cross_fitted(x[trained], members, folds[trained], FITTED_ON, tagger)
 
 
 def fit_split(task: Task, x: np.ndarray, clips: Clips, split: Split) -> ProbeResult:
@@ -347,13 +344,13 @@ def _save(
 ) -> None:  # fmt: skip
     """A checkpoint of the encoder with a head, for prediction, export and fine-tuning."""
     state = states.create(_with_head(model, head), optax.identity(), ema=False)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # of an earlier call: it may be damaged
     checkpoints = checkpoint.Checkpoints(folder / "checkpoints")
-    if checkpoints.latest() is None:
-        progress = {"history": [], "sums": {}, "seconds": 0.0}
-        config = config.copy_and_resolve_references()
-        config.data.test_fold = head.fold
-        meta = checkpoint.meta(config, clips, progress) | {"calibration": head.calibration.to_dict()}
-        checkpoints.save(state, meta | {"novelty": detector.to_dict()}, novelty=detector.arrays())
+    progress = {"history": [], "sums": {}, "seconds": 0.0}
+    config = config.copy_and_resolve_references()
+    config.data.test_fold = head.fold
+    meta = checkpoint.meta(config, clips, progress) | {"calibration": head.calibration.to_dict()}
+    checkpoints.save(state, meta | {"novelty": detector.to_dict()}, novelty=detector.arrays())
     checkpoints.close()
 
 

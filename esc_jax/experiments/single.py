@@ -227,7 +227,7 @@ def train_and_evaluate(config: Any, folder: pathlib.Path, quote: crossval_quote.
     run = prepare(config)
     if quote:
         quote.check_data(run.clips)
-    checkpoint.check_workdir(folder, run.clips.fingerprint)
+    checkpoint.check_workdir(folder, run.clips.identity)
     optimizer = run.optimizer()
     # Every mistake in the config has been reported by now. Nothing was written before this line.
     workdir.bind_workdir(folder, config)
@@ -352,7 +352,7 @@ def evaluate_again(config: Any, folder: pathlib.Path) -> dict[str, Any]:
     with restored.config.unlocked():
         restored.config.data, restored.config.eval = config.data, config.eval
     _, task, clips = dataset.load(config)
-    checkpoint.check_data(restored.meta["data"], clips.fingerprint, folder)
+    checkpoint.check_data(restored.meta["data"], clips.identity, folder)
     run = Run(restored.config, task, clips, split_clips(config, clips), restored.model)
     last = checkpoint.newest(restored.folder)  # a protocol may have selected an earlier step
     if config.method == "train" and last < run.total:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from esc_jax.evaluation.calibration import Calibration
 from esc_jax.export import usage
 from esc_jax.export.measurement import CrossValidation, Measurement, read_cross_validation, read_measurement
 from esc_jax.export.thresholds import read_thresholds
@@ -20,7 +21,7 @@ _PROTOCOLS = {
     "all": "trained on every clip for a fixed number of epochs, and not tested",
 }
 _CITATION = 'K. J. Piczak, "ESC: Dataset for Environmental Sound Classification", 2015'
-_OTHER_LICENCE = "The licence of those recordings applies"
+_OTHER_LICENCE = "The licences of the recordings that the model was trained on"
 # data.name → name of the data set, licence of its recordings.
 _DATA = {
     "esc50": ("ESC-50", f"The recordings of ESC-50 are CC BY-NC 3.0: attribution, no commercial use ({_CITATION})"),
@@ -83,7 +84,9 @@ def huggingface_card(restored: Restored) -> str:
     header = f"---\nlibrary_name: transformers\npipeline_tag: {kind}-classification\nlicense: other\n---\n\n"
     code = usage.transformers_example(restored)
     return header + _card(
-        restored, f"In this folder, with transformers, torch and librosa:\n\n```python\n{code}\n```\n\n{note}"
+        restored,
+        f"In this folder, with transformers, torch and librosa:\n\n```python\n{code}\n```\n\n{note}",
+        calibrated=False,
     )
 
 
@@ -99,10 +102,10 @@ def stablehlo_card(restored: Restored) -> str:
         f"Exported with JAX {jax.__version__}, which guarantees that releases of the next six months can read the"
         " program. After that, export the checkpoint again."
     )
-    return _card(restored, use)
+    return _card(restored, use, calibrated=True)
 
 
-def _card(restored: Restored, use: str) -> str:
+def _card(restored: Restored, use: str, calibrated: bool) -> str:
     config, model = restored.config, restored.model
     data, data_licence = _describe_data(restored)
     pretrained = config.model.pretrained
@@ -116,7 +119,7 @@ def _card(restored: Restored, use: str) -> str:
         use,
         "## Evaluation",
         *_describe_measurement(restored),
-        _describe_outputs(restored),
+        _describe_outputs(restored, calibrated),
         "## Classes",
         f"{', '.join(model.classes)}.",
         "## Licence",
@@ -132,16 +135,18 @@ def _purpose(restored: Restored) -> str:
     return f"Detects sounds: any number of {count} classes at the same time"
 
 
-def _describe_outputs(restored: Restored) -> str:
-    thresholds = read_thresholds(restored)
+def _describe_outputs(restored: Restored, calibrated: bool) -> str:
+    temperature = Calibration.read(restored.meta).temperature
+    state = f"with the temperature {temperature:.3g}" if calibrated and temperature else "without calibration"
+    thresholds = read_thresholds(restored, calibrated)
     if thresholds is None:
         return (
-            "The outputs are the probabilities of the model without calibration. A sound that belongs to none of the"
-            " classes gets probabilities as well."
+            f"The outputs are the probabilities of the model {state}. A sound that belongs to none of the classes gets"
+            " probabilities as well."
         )
     listed = ", ".join(f"{name} {limit:.3g}" for name, limit in zip(restored.model.classes, thresholds, strict=True))
     return (
-        "The outputs are the probabilities of the model without calibration, one for each class; they do not sum to 1."
+        f"The outputs are the probabilities of the model {state}, one for each class; they do not sum to 1."
         f" A class counts as present from its threshold: {listed}."
     )
 

@@ -10,6 +10,7 @@ compiled shape, so that memory does not grow with the length of the recording.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+import itertools
 import os
 import pathlib
 
@@ -23,6 +24,7 @@ from esc_jax.evaluation import novelty
 from esc_jax.evaluation.calibration import Calibration
 from esc_jax.inference import model_path
 from esc_jax.inference.timeline import Prediction, Timeline
+from esc_jax.pretrained import load
 from esc_jax.runtime import devices, xla
 from esc_jax.tasks import registry as tasks
 from esc_jax.training.checkpoint import CheckpointError
@@ -39,7 +41,13 @@ _ACCELERATOR_BATCH_S = 320.0
 
 
 class SoundClassifier:
-    """The model of a finished run, callable on waveforms and recordings.
+    """A model that classifies, callable on waveforms and recordings.
+
+    Args:
+        restored: the model.
+        published: whether it is a published model. Its input is floating point, and is padded to whole seconds where it
+            is shorter than a window. The input of a run has 16 bits and is padded to the length of a training clip, as
+            in its training.
 
     Attributes:
         config: of the run.
@@ -52,7 +60,7 @@ class SoundClassifier:
         novelty: what marks unfamiliar sounds, if the checkpoint has it.
     """
 
-    def __init__(self, restored: Restored):
+    def __init__(self, restored: Restored, published: bool = False):
         self.config = restored.config
         self.model = restored.model
         self.task = tasks.get(restored.config.task)
@@ -62,6 +70,8 @@ class SoundClassifier:
         self.calibration = Calibration.read(restored.meta)
         self.novelty = novelty.restore(restored)
         self._outputs = outputs_step(restored.model)
+        self._published = published
+        self._pad_to = self.sample_rate if published else restored.model.clip_samples
 
     @property
     def thresholds(self) -> np.ndarray | None:
@@ -165,17 +175,23 @@ class SoundClassifier:
         Returns:
             Starts (samples), probabilities, whether unfamiliar, and RMS levels (dB), each of the n windows.
         """
-        shape = max(size, self.model.clip_samples)
+        pieces = iter(pieces)
+        head = list(itertools.islice(pieces, 1))
+        shape = max(size, self._pad_to)
+        if self._published and head and len(head[0][1]) < size:  # the only window
+            shape = -(-len(head[0][1]) // self._pad_to) * self._pad_to
         budget = _BATCH_S.get(jax.default_backend(), _ACCELERATOR_BATCH_S)
         rows = max(1, int(budget * self.sample_rate) // shape)
         starts: list[int] = []
         power: list[float] = []
         done: list[tuple[np.ndarray, np.ndarray]] = []
         running: deque[tuple[jax.Array, jax.Array]] = deque()
-        batch, valid = np.zeros((rows, shape), np.int16), np.full(rows, shape, np.int32)
-        for start, samples in pieces:
+        # A run computes with 16 bits, as in its training; published models were trained on floating point.
+        batch = np.zeros((rows, shape), np.float32 if self._published else np.int16)
+        valid = np.full(rows, shape, np.int32)
+        for start, samples in itertools.chain(head, pieces):
             row = len(starts) % rows
-            batch[row, : len(samples)] = audio.to_int16(samples)  # 16 bits, as in training
+            batch[row, : len(samples)] = samples if self._published else audio.to_int16(samples)
             valid[row] = len(samples)
             starts.append(start)
             power.append(float(np.mean(np.square(samples, dtype=np.float64))))
@@ -229,20 +245,23 @@ def _as_float(waveform: np.ndarray) -> np.ndarray:
 
 
 def load_classifier(path: str | os.PathLike[str]) -> SoundClassifier:
-    """Loads the classifier of a finished run.
+    """Loads the classifier of a finished run, or a published one.
 
     XLA is configured as in training if no device has been used in this process yet; on CPU this is several times
     faster than XLA's defaults.
 
     Args:
-        path: the run's workdir, its `checkpoints` folder or one checkpoint in it.
+        path: the run's workdir, its `checkpoints` folder or one checkpoint in it; or published weights that have
+            classes of their own: a name in the catalog (`pretrained.catalog`), a file, a folder or a hub id.
 
     Raises:
         CheckpointError: there is no checkpoint, it has another format version, or it cannot be read.
-        ModelPathError: the path is published weights, which must be trained or probed first.
+        PretrainedError: the published weights cannot be used, or have no classes of their own.
     """
-    model_path.require_run(path)
     xla.initialize(library=True)
+    if model_path.is_published(path):
+        config, model = load.load_classifier(os.fspath(path))
+        return SoundClassifier(Restored(model, config, pathlib.Path(path), 0, {}), published=True)
     try:
         return SoundClassifier(restore(pathlib.Path(path)))
     except (AttributeError, KeyError, TypeError) as error:

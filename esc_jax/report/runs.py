@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from esc_jax import files
 from esc_jax.errors import UserError
 from esc_jax.evaluation.confidence import ConfidenceInterval
 from esc_jax.evaluation.results import has_changed, other_metrics
@@ -159,9 +160,12 @@ def _check_predictions(path: pathlib.Path, task: Task, predictions: Predictions,
         raise RunError(f"{path} does not belong to results.json: it has {len(predictions)} clips instead of {total}")
 
 
-def _predictions(folder: pathlib.Path, task: Task, classes: Sequence[str], folds: list[dict[str, Any]]) -> Predictions:
-    path = folder / "predictions.csv"
+def _predictions(folder: pathlib.Path, task: Task, results: dict[str, Any]) -> Predictions:
+    path, classes, folds = folder / "predictions.csv", results["data"]["classes"], results["folds"]
+    checksum = results.get("predictions_checksum")
     predictions = read_predictions(path, task, classes)
+    if checksum and files.checksums([path]) != [tuple(checksum)]:
+        raise RunError(f"{path} has changed since it was written")
     _check_predictions(path, task, predictions, folds)
     if any("thresholds" not in fold for fold in folds):
         return predictions
@@ -182,7 +186,7 @@ def _usable_predictions(
         score = f"{100 * quoted[task.metric]['mean']:.2f} ({low:.1f}–{high:.1f}) %"
         return None, [f"{text} {task.metric_label} {score} of the cross-validation {quoted['workdir']}"]
     try:
-        return _predictions(folder, task, results["data"]["classes"], results["folds"]), []
+        return _predictions(folder, task, results), []
     except RunError as error:
         if strict:
             raise
@@ -305,13 +309,13 @@ def find(runs_dir: pathlib.Path) -> tuple[list[Run], list[str]]:
     if not runs_dir.is_dir():
         raise ReportError(f"{runs_dir} {'is not a folder' if runs_dir.exists() else 'does not exist'}")
     runs, notes = [], []
-    for path, subfolders, files in os.walk(runs_dir):
+    for path, subfolders, names in os.walk(runs_dir):
         folder = pathlib.Path(path)
-        if "results.json" in files or "config.json" in files:
-            parts = [name for name in subfolders if _PART.fullmatch(name)]
+        if "results.json" in names or "config.json" in names:
+            parts = [sub for sub in subfolders if _PART.fullmatch(sub)]
             subfolders[:] = [name for name in subfolders if name not in parts and name != "checkpoints"]
             name = folder.resolve().name if folder == runs_dir else folder.relative_to(runs_dir).as_posix()
-            result = _read_or_note(folder, name, parts, files)
+            result = _read_or_note(folder, name, parts, names)
             if isinstance(result, Run):
                 runs.append(result)
             elif result:

@@ -242,7 +242,7 @@ def meta(config: Any, clips: Clips, progress: dict[str, Any], batches: Any = Non
         "config": config.to_dict(),
         "classes": list(clips.classes),
         "sample_rate": clips.sample_rate,
-        "data": clips.fingerprint,
+        "data": clips.identity,
         "batches": batches,
         "progress": progress,
     }
@@ -292,18 +292,19 @@ def _steps(folder: pathlib.Path) -> list[int]:
     return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit() and (p / "meta" / "metadata").is_file())
 
 
-def check_data(trained_on: str, fingerprint: str, workdir: pathlib.Path) -> None:
-    """Raises OtherDataError where the run in a workdir was trained on data with another fingerprint."""
-    if trained_on != fingerprint:
-        raise OtherDataError(f"{workdir} was trained on other data than data.dir contains: choose another --workdir")
+def check_data(trained_on: str, identity: str, workdir: pathlib.Path) -> None:
+    """Raises OtherDataError where the run in a workdir was trained on other data (`Clips.identity`)."""
+    if trained_on != identity:
+        key = "data.dir" if trained_on.split("+")[0] != identity.split("+")[0] else "data.background"
+        raise OtherDataError(f"{workdir} was trained on other data than {key} contains: choose another --workdir")
 
 
-def check_workdir(workdir: pathlib.Path, fingerprint: str) -> None:
+def check_workdir(workdir: pathlib.Path, identity: str) -> None:
     """`check_data` for the run in a workdir, where there is one."""
     folder = workdir / "checkpoints"
     for step in sorted(_steps(folder) if folder.is_dir() else [], reverse=True):
         with contextlib.suppress(CheckpointError):  # a damaged one, which a resume passes over
-            check_data(read_meta(folder, step)["data"], fingerprint, workdir)
+            check_data(read_meta(folder, step)["data"], identity, workdir)
             return
 
 
@@ -315,16 +316,16 @@ def read_meta(folder: pathlib.Path, step: int) -> dict[str, Any]:
         raise CheckpointError(f"{folder / str(step)}: its metadata cannot be read ({error})") from None
     if not isinstance(meta, dict):
         raise CheckpointError(f"{folder / str(step)}: its metadata cannot be read (not a JSON object)")
-    digest = meta.pop("crc32", None)
-    if digest is not None and digest != _digest(meta):
-        raise CheckpointError(f"{folder / str(step)} is damaged: the checksum of its metadata does not match")
     if meta.get("format") != FORMAT:
         raise CheckpointError(
             f"{folder / str(step)} has format {meta.get('format')}, but this version of esc_jax reads format {FORMAT}:"
             " train again, or use the version that wrote it"
         )
+    digest = meta.pop("crc32", None)
     if digest is None:
         raise CheckpointError(f"{folder / str(step)} is damaged: its metadata have no checksum")
+    if digest != _digest(meta):
+        raise CheckpointError(f"{folder / str(step)} is damaged: the checksum of its metadata does not match")
     return meta
 
 

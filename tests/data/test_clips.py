@@ -39,6 +39,7 @@ def test_only_files_of_several_windows_change_their_names():
     assert windows.samples.tolist() == [100, 100, 100, 50, 30, 100, 100, 60]
     assert [len(windows.fetch(i)) for i in range(8)] == windows.samples.tolist()
     np.testing.assert_array_equal(windows.read([7])[0], [*range(4200, 4260), *[0] * 40])
+    assert windows.starts_s.tolist() == [0, 0, 0, 1, 0, 0, 1, 2] and make([100, 30]).starts_s.tolist() == [0, 0]
     assert make([100, 30]).windows(name_all=True).filenames == ("0.wav@0s", "1.wav@0s")
 
 

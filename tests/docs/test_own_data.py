@@ -16,7 +16,7 @@ from esc_jax.data import synthetic
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "own-data.md"
-ENCODER = "--config=configs/efficientat_frozen.py --config.model.pretrained=mn04_as_mAP_432.pt"
+ENCODER = "--config=configs/efficientat_frozen.py --config.model.pretrained=mn04_as"
 
 
 def commands() -> list[str]:

@@ -107,7 +107,12 @@ def test_the_card_of_a_multi_label_model(tmp_path):
         (URBAN, {"data.name": "urbansound8k"}, "The recordings of UrbanSound8K are CC BY-NC 3.0", "CC BY 4.0"),
         (FSD, {"data.name": "fsd50k"}, "FSD50K is CC BY 4.0 as a collection, and each of its clips", "BY-NC"),
         (CLASSES, {"data.name": "folder"}, "on recordings of your own, from random weights", "CC BY"),
-        (CLASSES, {"data.name": "csv"}, "- The licence of those recordings applies.", "not derived"),
+        (
+            CLASSES,
+            {"data.name": "csv"},
+            "- The licences of the recordings that the model was trained on.",
+            "not derived",
+        ),
         (CLASSES, {"data.name": "audiofolder"}, "on recordings of your own", "audiofolder"),
         (
             CLASSES,

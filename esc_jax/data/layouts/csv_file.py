@@ -12,6 +12,7 @@ import os
 import pathlib
 
 from esc_jax.data.layouts import splits
+from esc_jax.data.layouts.class_folders import nfc
 from esc_jax.data.layouts.file_layout import Entries, FileLayout, resolve
 from esc_jax.data.layouts.labels import choose_column, split_labels
 from esc_jax.data.layouts.lookup import Lookup, find_files
@@ -94,7 +95,7 @@ def _find(names: list[str], lines: list[int], table: pathlib.Path, subfolder: st
         if os.path.isabs(name):
             path = os.path.normpath(name)
             if os.path.isfile(path):
-                return prefix + splits.nfc(os.path.relpath(path, common).replace(os.sep, "/")), path
+                return prefix + nfc(os.path.relpath(path, common).replace(os.sep, "/")), path
             if os.path.exists(path):
                 raise DataError(f"{name!r} is not an audio file: remove the row, or name a file")
             return None

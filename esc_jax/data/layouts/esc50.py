@@ -6,6 +6,7 @@
 The layout may sit one folder down, as in the published archive (`ESC-50-master/`).
 """
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -72,6 +73,7 @@ class Esc50Layout:
     def __init__(self, path: str | os.PathLike[str]):
         self.path = pathlib.Path(path).expanduser().resolve()
         self._zip: zipfile.ZipFile | None = None
+        self._names: dict[str, str] = {}  # composed name → name in the archive or in the folder, where it differs
         self._root = self._find_root(self._list_names())
         self.rows, self.categories, self.grouping = self._read_table()
         try:
@@ -101,7 +103,9 @@ class Esc50Layout:
             raise DataError(
                 f"data.dir: {self.path} is neither a folder nor a readable zip file ({_reason(error)})"
             ) from None
-        return self._zip.namelist()
+        names = {_decoded_name(info): info.filename for info in self._zip.infolist()}
+        self._names = {name: member for name, member in names.items() if name != member}
+        return list(names)
 
     def _find_root(self, names: list[str]) -> str:
         """The folder of meta/ and audio/, relative to `path`: empty, or ending in a slash."""
@@ -132,11 +136,11 @@ class Esc50Layout:
             where = f"{CSV}, line {number}"
             if None in line or None in line.values():  # how csv reports too many or too few values
                 raise DataError(f"{where}: give it as many values as there are columns, {len(columns)}")
-            row = _parse_row(line, where)
+            row = _parse_row({key: class_folders.nfc(value) for key, value in line.items()}, where)
             if not row.filename or row.filename in rows:
                 raise DataError(f"{where}: every row must name a file of its own, and this one has {row.filename!r}")
             rows[row.filename] = row
-            (target,), category = row.targets, line["category"].strip()
+            (target,), category = row.targets, class_folders.nfc(line["category"].strip())
             if names.setdefault(target, category) != category:
                 raise DataError(f"{CSV}: target {target} is called {names[target]} and {category}")
         if not rows:
@@ -151,17 +155,31 @@ class Esc50Layout:
         folder = f"{self._root}audio/"
         if self._zip is not None:
             infos = {info.filename: info for info in self._zip.infolist()}
-            named = {row.filename: infos.get(folder + row.filename) for row in self.rows}
+            named = {row.filename: infos.get(self._member(folder + row.filename)) for row in self.rows}
             return {name: (info.file_size, info.CRC) for name, info in named.items() if info}
         paths = {row.filename: self.path / folder / row.filename for row in self.rows}
+        if not all(path.exists() for path in paths.values()):
+            self._names = self._list_decomposed()
+            paths = {name: self.path / self._member(folder + name) for name in paths}
         paths = {name: path for name, path in paths.items() if path.exists()}
         return dict(zip(paths, files.checksums(paths.values()), strict=True))
+
+    def _list_decomposed(self) -> dict[str, str]:
+        """Composed name → name, relative to `path`, of the files in the folder audio whose names are not composed."""
+        walk = os.walk(self.path / self._root / "audio")
+        paths = (pathlib.Path(folder, name) for folder, _, members in walk for name in members)
+        names = [path.relative_to(self.path).as_posix() for path in paths]
+        return {class_folders.nfc(name): name for name in names if class_folders.nfc(name) != name}
+
+    def _member(self, name: str) -> str:
+        """The name of a file in the archive or the folder, relative to `path`."""
+        return self._names.get(name, name)
 
     def _bytes(self, name: str) -> bytes:
         if self._zip is not None:
             # ZipFile's lock makes reads from several threads safe.
-            return self._zip.read(self._root + name)
-        return (self.path / self._root / name).read_bytes()
+            return self._zip.read(self._member(self._root + name))
+        return (self.path / self._member(self._root + name)).read_bytes()
 
     def where(self, row: Row) -> str:
         """Returns the name of a row's file for error messages."""
@@ -169,7 +187,9 @@ class Esc50Layout:
 
     def locate(self, row: Row) -> pathlib.Path | bytes:
         """Returns the path of a clip's audio file, or its content if it lies in the archive. Raises AudioError."""
-        return self.path / self._root / "audio" / row.filename if self._zip is None else self.read(row)
+        if self._zip is not None:
+            return self.read(row)
+        return self.path / self._member(f"{self._root}audio/{row.filename}")
 
     def read(self, row: Row) -> bytes:
         """Returns the content of a clip's audio file. Raises AudioError."""
@@ -177,6 +197,15 @@ class Esc50Layout:
             return self._bytes(f"audio/{row.filename}")
         except DAMAGED as error:
             raise AudioError(f"{self.where(row)}: cannot be read ({_reason(error)})") from None
+
+
+def _decoded_name(info: zipfile.ZipInfo) -> str:
+    """The composed name of a member. macOS writes UTF-8 without its flag, and such names are read as code page 437."""
+    name = info.filename
+    if not info.flag_bits & 0x800:
+        with contextlib.suppress(UnicodeError):
+            name = name.encode("cp437").decode("utf-8")
+    return class_folders.nfc(name)
 
 
 def _grouping(rows: list[Row]) -> Grouping:

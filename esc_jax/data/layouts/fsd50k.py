@@ -92,6 +92,8 @@ def _vocabulary(root: pathlib.Path) -> list[str]:
     """Class names by index."""
     path = root / TRUTH / "vocabulary.csv"
     try:
+        if not path.is_file():
+            raise ValueError("not a file")
         with open(path, encoding="utf-8-sig", newline="") as file:
             rows = sorted((int(row[0]), row[1]) for row in csv.reader(file) if row)
     except (OSError, ValueError, IndexError, csv.Error):

@@ -7,8 +7,7 @@ import os
 import pathlib
 import posixpath
 
-from esc_jax.data.layouts.class_folders import audio_files, not_a_file
-from esc_jax.data.layouts.splits import nfc
+from esc_jax.data.layouts.class_folders import audio_files, nfc, not_a_file
 from esc_jax.data.rows import DataError
 
 

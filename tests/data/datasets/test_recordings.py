@@ -7,9 +7,9 @@ import pytest
 import soundfile
 
 from esc_jax import config as configs
-from esc_jax.data import audio, folds
+from esc_jax.data import audio, folds, synthetic
 from esc_jax.data.datasets import registry
-from esc_jax.data.layouts.registry import LAYOUTS, recognize
+from esc_jax.data.layouts.registry import LAYOUTS, open_source, recognize
 from esc_jax.data.rows import DataError
 from esc_jax.experiments import dataset
 
@@ -154,3 +154,12 @@ def test_the_task_of_a_config_is_that_of_the_labels(mixed, cache_dir):
     config.data.update(name="folder", dir=str(mixed), sample_rate=RATE, clip_s=1.0, cache_dir=str(cache_dir))
     config, task, clips = dataset.load(config)
     assert config.task == task.name == clips.task == "single_label"
+
+
+def test_generated_scenes_are_a_multi_label_csv(tmp_path):
+    folder = synthetic.generate_scenes(tmp_path / "scenes", clips_per_fold=1)
+    layout = open_source(folder, {"name": "synthetic_scenes"})
+    assert layout.task == "multi_label" and len(layout.rows) == 60 and set(layout.categories) == set(synthetic.CLASSES)
+    with open(folder / "scenes.csv") as file:
+        expected = {row["filename"]: row["labels"].split(";") for row in csv.DictReader(file)}
+    assert {row.filename: [layout.categories[t] for t in row.targets] for row in layout.rows} == expected

@@ -353,8 +353,7 @@ def test_a_class_with_few_recordings_is_named(tmp_path, caplog):
     path = write(tmp_path, table)
     CsvLayout(path)
     assert (
-        "1 classes have fewer recordings than the 5 folds (data.folds), so that some folds have none: owl"
-        in caplog.text
+        "classes with fewer recordings than folds, so that some folds have none: 1 (data.folds=5): owl" in caplog.text
     )
     caplog.clear()
     CsvLayout(path, Options(folds=2))

@@ -51,7 +51,7 @@ def test_what_is_not_used_is_logged(tmp_path, caplog):
         layout = FolderLayout(tmp_path)
     assert [row.filename for row in layout.rows] == ["rain/1.wav", "wind/1.wav"]
     assert f"2 audio files, such as loose.mp3, are not used: they lie in no class folder of {tmp_path}" in caplog.text
-    assert "4 files are not used: they are no audio by their names (2 × .m4a" in caplog.text
+    assert "files that are not used, because their names are not those of audio files: 4 (2 × .m4a" in caplog.text
     assert "folders without audio files are no classes: empty" in caplog.text
 
 
