@@ -2,11 +2,11 @@
 
 from collections.abc import Collection, Sequence
 import re
-import unicodedata
 
 from absl import logging
 
 from esc_jax.data.layouts.esc50 import FOLDS
+from esc_jax.data.layouts.esc50 import nfc as nfc
 from esc_jax.data.rows import DataError
 
 # With data.test_fold=3, `protocol=validation` validates on the fold after the last, which is the first.
@@ -17,11 +17,6 @@ SPLITS = (
     | dict.fromkeys(("test", "testing", "eval", "evaluation"), TEST)
 )
 _NUMBER = re.compile(r"(?:fold[-_ ]?)?(\d{1,6})(?:\.0*)?")  # 3, 3.0 (pandas, in a column with gaps), fold3
-
-
-def nfc(text: str) -> str:
-    """The text in Unicode's composed form, in which names are compared."""
-    return unicodedata.normalize("NFC", text)
 
 
 def all_splits(names: Collection[str]) -> bool:
