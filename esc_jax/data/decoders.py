@@ -134,8 +134,9 @@ class Section:
         announced_s, error = self.decoder.announced_s, self.decoder.error
         if error or self._part.truncated or self.read_s < announced_s - _MISSING_S:
             cause = error or self._part.reason
-            length = f"{self.read_s:.1f}{f' of {announced_s:.1f}' if announced_s >= self.read_s + 0.05 else ''} s"
-            return f"{self.label} breaks off after {length}{f' ({cause})' if cause else ''}".lstrip()
+            length, whole = f"{self.read_s:.1f}", f"{announced_s:.1f}"
+            length += f" of {whole}" if announced_s > self.read_s and whole != length else ""
+            return f"{self.label} breaks off after {length} s{f' ({cause})' if cause else ''}".lstrip()
         header = f"header of {self.label}" if self.label else "header"
         return f"the {header} was never completed" if self._part.unfinished else ""
 

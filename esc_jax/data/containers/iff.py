@@ -3,7 +3,7 @@
 import struct
 
 from esc_jax.data.containers.part import WHOLE, Part, is_placeholder, make_part
-from esc_jax.data.source import Bytes
+from esc_jax.data.source import Bytes, View
 
 _MAX_CHUNKS = 1000  # before the samples
 # Bytes per sample and channel of the encodings of AIFF-C that do not follow the number of bits.
@@ -75,7 +75,7 @@ def is_caf(head: bytes) -> bool:
 
 def caf_parts(source: Bytes) -> list[Part]:
     """The part that is a Core Audio file."""
-    offset = 8
+    offset, packets = 8, 0
     for _ in range(_MAX_CHUNKS):
         head = source.read_at(offset, 12)
         if len(head) < 12:
@@ -83,16 +83,57 @@ def caf_parts(source: Bytes) -> list[Part]:
         name, size = struct.unpack(">4sQ", head)
         if name == b"data":
             break
+        if name == b"pakt":
+            packets = offset
         offset += 12 + size
     else:
         return [WHOLE]
     available = source.size - offset - 12  # with the four bytes of the edit count, as `size`
     unfinished = size <= 4
-    if available > 4 and (unfinished or is_placeholder(size, 64)):
-        patches = {offset + 4: struct.pack(">Q", available)}
-        return [make_part(source, 0, source.size, patches, unfinished=unfinished)]
-    present = max(0, available - 4) / (size - 4) if size > max(available, 4) else 1.0
-    return [make_part(source, 0, source.size, present=present)]
+    unknown = unfinished or is_placeholder(size, 64)
+    if available <= 4 or (size <= available and not unknown):
+        return [WHOLE]
+    # libsndfile refuses a size that is larger than the file, and one that is unknown.
+    data = struct.pack(">4sQ", b"data", available)
+    present = 1.0 if unknown else (available - 4) / (size - 4)
+    start = 0
+    pieces: list[bytes | tuple[int, int]] = []
+    if packets:
+        table, stop, present = _complete_packets(source, packets, available - 4)
+        start, pieces = stop, [(0, packets), table]
+    view = View(source, [*pieces, (start, offset), data, (offset + 12, source.size)])
+    return [Part(view, present, truncated=present < 1.0, unfinished=unfinished)]
+
+
+def _complete_packets(source: Bytes, offset: int, size: int) -> tuple[bytes, int, float]:
+    """A table of packets without those that are beyond `size` bytes. libsndfile would decode these to noise.
+
+    Args:
+        source: the file.
+        offset: of the chunk pakt: numbers of packets and of valid frames, then the size of every packet.
+        size: bytes of packets in the file.
+
+    Returns:
+        The chunk, the offset after the chunk in the file, and the fraction of the packets that is left.
+    """
+    length, number, frames, priming, remainder = struct.unpack(">QQQII", source.read_at(offset + 4, 32).ljust(32, b"\0"))
+    stop = offset + 12 + length
+    table = source.read_at(offset + 36, min(length - 24, source.size) if length > 24 else 0)
+    value, used, kept, end = 0, 0, 0, 0
+    for place, byte in enumerate(table, 1):
+        value = value << 7 | byte & 0x7F
+        if byte & 0x80:
+            continue
+        used, value = used + value, 0
+        if used > size:
+            break
+        kept, end = kept + 1, place
+    if kept >= number or not number:
+        return source.read_at(offset, stop - offset), stop, 1.0
+    # All packets but the last have the same number of frames; the chunk says by how much the last is shorter.
+    left = kept * (frames + remainder) // number
+    head = struct.pack(">4sQQQII", b"pakt", 24 + end, kept, left, priming, 0)
+    return head + table[:end], stop, kept / number
 
 
 def is_au(head: bytes) -> bool:

@@ -133,15 +133,16 @@ def is_mpeg(source: Bytes, start: int) -> bool:
 
 
 def _frames(reader: _Reader) -> Iterator[tuple[int, _Header, bool]]:
-    """(offset, header, whether a tag precedes it) of all frames that are complete. Junk between them is skipped."""
+    """(offset, header, whether a tag precedes it) of all frames. Junk between them is skipped.
+
+    The last frame may end after the file.
+    """
     place, kind, tagged = 0, None, False
     while place < reader.size:
         header = reader.header(place)
         if header is not None and header.kind != kind:  # after junk, `kind` is None
             header = reader.confirmed(place)
         if header is not None:
-            if place + header.size > reader.size:
-                return
             yield place, header, tagged
             place, kind, tagged = place + header.size, header.kind, False
             continue
@@ -156,7 +157,8 @@ def _frames(reader: _Reader) -> Iterator[tuple[int, _Header, bool]]:
 class _Stream:
     """Frames that belong together: `start` to `stop` in the file.
 
-    `promised` is their number by a Xing or VBRI header: 0 if that does not say, None if there is none.
+    `promised` is their number by a Xing or VBRI header: 0 if that does not say, None if there is none. `cut` is whether
+    one more frame follows that is not complete.
     """
 
     start: int
@@ -164,6 +166,7 @@ class _Stream:
     kind: _Kind
     promised: int | None
     frames: int = 0
+    cut: bool = False
     bitrates: set[int] = dataclasses.field(default_factory=set)
 
 
@@ -187,6 +190,9 @@ def _streams(source: Bytes) -> list[_Stream]:
         if not streams or promised is not None or tagged or header.kind != streams[-1].kind:
             streams.append(_Stream(place, place, header.kind, promised))
         stream = streams[-1]
+        if place + header.size > reader.size:
+            stream.cut = True
+            break
         stream.stop = place + header.size
         if promised is None:
             stream.frames += 1
@@ -209,8 +215,9 @@ def mpeg_parts(source: Bytes) -> list[Part]:
         view = View(source, [(stream.start if number else 0, stop)]) if len(streams) > 1 else None
         if not stream.promised and len(stream.bitrates) > 1 and stream.kind.layer == 3:
             view = View(source, [_xing(source, stream), (_first_frame(stream, source), stream.stop)])
-        # Some writers count the frame of the header.
-        parts.append(Part(view, truncated=stream.frames < (stream.promised or 0) - 1))
+        missing = (stream.promised or 0) - stream.frames
+        truncated = missing > 1 or (stream.cut and (missing > 0 or not stream.promised))  # some count the header, too
+        parts.append(Part(view, truncated=truncated, reason="its last frame is cut short" if stream.cut else ""))
     return parts
 
 

@@ -1,6 +1,6 @@
 """The parts of a file, by the format that its first bytes name."""
 
-from esc_jax.data.containers import flac, iff, mpeg, ogg, riff
+from esc_jax.data.containers import flac, iff, legacy, mpeg, ogg, riff
 from esc_jax.data.containers.part import WHOLE, Part
 from esc_jax.data.source import Source
 
@@ -61,6 +61,10 @@ def parts(source: Source) -> list[Part]:
         return iff.au_parts(source)
     if ogg.is_ogg(head):
         return ogg.ogg_parts(source)
+    if legacy.is_nist(head):
+        return legacy.nist_parts(source)
+    if legacy.is_voc(head):
+        return legacy.voc_parts(source)
     start = mpeg.skip_id3(source)
     if flac.is_flac(source.read_at(start, 4)):
         return flac.flac_parts(source, start)
