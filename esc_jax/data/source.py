@@ -1,7 +1,7 @@
 """Random access to the bytes of an audio file, and to parts of it as files of their own."""
 
 import bisect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 import io
 import itertools
 import os
@@ -129,7 +129,7 @@ class View(io.RawIOBase):
         self._position = 0
 
     @classmethod
-    def patched(cls, base: Bytes, start: int, stop: int, patches: dict[int, bytes]) -> "View":
+    def patched(cls, base: Bytes, start: int, stop: int, patches: Mapping[int, bytes]) -> "View":
         """The bytes start … stop − 1 of `base` with some replaced: `patches` maps offsets in `base` to new bytes."""
         pieces: list[bytes | tuple[int, int]] = []
         for offset, content in sorted(patches.items()):

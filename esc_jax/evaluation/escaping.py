@@ -2,15 +2,15 @@
 
 import re
 
+# An underscore within a word is no markup.
+_MARKUP = re.compile(r"[\\`*\[\]<>|]|(?<![^\W_])_|_(?![^\W_])")
 # A spreadsheet runs a cell that begins with one of these as a formula. Apostrophes before it are part of the name.
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 def escape_markdown(text: str) -> str:
     """The text as it is, in Markdown: on one line, without markup and without HTML."""
-    for mark in "\\`*_[]<>|":
-        text = text.replace(mark, f"\\{mark}")
-    return " ".join(text.splitlines())
+    return " ".join(_MARKUP.sub(r"\\\g<0>", text).splitlines())
 
 
 def escape_cell(text: str) -> str:

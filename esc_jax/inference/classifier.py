@@ -28,7 +28,8 @@ from esc_jax.training.checkpoint import CheckpointError
 from esc_jax.training.restore import Restored, restore
 from esc_jax.training.step import logits_step
 
-# Windows with a lower RMS level, without their constant offset, are silent. The quietest of 800 clips of ESC-50 (a keyboard) has −56 dB.
+# Windows with a lower RMS level, without their constant offset, are silent. The quietest of 800 clips of ESC-50 (a
+# keyboard) has −56 dB.
 SILENCE_DB = -60.0
 MAX_WINDOW_S = 600.0
 

@@ -96,7 +96,8 @@ def _draw_probabilities(axes: Axes, timeline: Timeline, shown: list[int]) -> Non
         rows.append((1 - share) * white + share * np.array(colors.to_rgb(_PALETTE[place])))
     picture = np.where(timeline.silent[None, :, None], np.array(colors.to_rgb(_SILENCE)), np.array(rows))
     axes.pcolormesh(timeline.edges, np.arange(len(shown) + 1), np.clip(picture, 0, 1))
-    axes.set_yticks(np.arange(len(shown)) + 0.5, [literal(timeline.classes[i].replace("_", " ")) for i in shown], fontsize=9)
+    names = [literal(timeline.classes[i].replace("_", " ")) for i in shown]
+    axes.set_yticks(np.arange(len(shown)) + 0.5, names, fontsize=9)
     for label, colour in zip(axes.get_yticklabels(), _PALETTE, strict=False):
         label.set_color(colour)
         label.set_fontweight("bold")
@@ -143,7 +144,8 @@ def _draw_decisions(axes: Axes, timeline: Timeline, shown: list[int]) -> None:
             behind = stacks[first][0] if len(stacks[first]) == 1 else _NONE
             colour = "white" if behind in palette.values() else "black"
             box = {"facecolor": behind, "edgecolor": "none", "pad": 1.5}  # covers the hatching
-            axes.text((begin + end) / 2, 0.5, literal(name), ha="center", va="center", fontsize=8, color=colour, bbox=box)
+            name = literal(name)
+            axes.text((begin + end) / 2, 0.5, name, ha="center", va="center", fontsize=8, color=colour, bbox=box)
 
 
 def _select_classes(timeline: Timeline) -> tuple[list[int], int]:

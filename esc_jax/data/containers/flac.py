@@ -97,10 +97,9 @@ def _last_frame(source: Bytes, info: bytes, start: int) -> tuple[int, bool] | No
         stop -= 128
     begin = max(start, stop - 4 * largest - 64)
     tail = source.read_at(begin, stop - begin)
-    frames = []  # offset in the tail, samples up to the end of the frame
-    for match in _SYNC.finditer(tail):
-        if (end := _frame_end(tail[match.start() : match.start() + 16], block_size)) > 0:
-            frames.append((match.start(), end))
+    offsets = [match.start() for match in _SYNC.finditer(tail)]
+    # Offset in the tail, and samples up to the end of the frame.
+    frames = [(o, end) for o in offsets if (end := _frame_end(tail[o : o + 16], block_size)) > 0]
     stops = [*(offset for offset, _ in frames[1:]), len(tail)]
     for offset, end in reversed(frames):
         ends = [place for place in stops if place > offset]

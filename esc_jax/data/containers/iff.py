@@ -116,7 +116,8 @@ def _complete_packets(source: Bytes, offset: int, size: int) -> tuple[bytes, int
     Returns:
         The chunk, the offset after the chunk in the file, and the fraction of the packets that is left.
     """
-    length, number, frames, priming, remainder = struct.unpack(">QQQII", source.read_at(offset + 4, 32).ljust(32, b"\0"))
+    head = source.read_at(offset + 4, 32).ljust(32, b"\0")
+    length, number, frames, priming, remainder = struct.unpack(">QQQII", head)
     stop = offset + 12 + length
     table = source.read_at(offset + 36, min(length - 24, source.size) if length > 24 else 0)
     value, used, kept, end = 0, 0, 0, 0
@@ -132,8 +133,8 @@ def _complete_packets(source: Bytes, offset: int, size: int) -> tuple[bytes, int
         return source.read_at(offset, stop - offset), stop, 1.0
     # All packets but the last have the same number of frames; the chunk says by how much the last is shorter.
     left = kept * (frames + remainder) // number
-    head = struct.pack(">4sQQQII", b"pakt", 24 + end, kept, left, priming, 0)
-    return head + table[:end], stop, kept / number
+    shorter = struct.pack(">4sQQQII", b"pakt", 24 + end, kept, left, priming, 0)
+    return shorter + table[:end], stop, kept / number
 
 
 def is_au(head: bytes) -> bool:

@@ -106,6 +106,7 @@ def _complete(
         return make_part(source, start, source.size, patches, unfinished=unfinished)
     # The fields of RIFF are too small: an RF64 header, with all chunks up to the samples.
     sizes = struct.pack("<4sIQQQI", b"ds64", 28, size + first - start + 36, size, 0, 0)
+    header: list[bytes | tuple[int, int]]
     header = [b"RF64\xff\xff\xff\xffWAVE" + sizes, (start + 12, first - 4), b"\xff\xff\xff\xff"]
     return Part(View(source, [*header, (first, source.size)]), unfinished=unfinished)
 

@@ -162,7 +162,8 @@ class Esc50Layout:
     def _find_files(self) -> dict[str, str]:
         """Name in the table → name in the archive or folder, relative to `path`, of the files that exist.
 
-        A name that is not there as it is written is looked up in Unicode's composed form: macOS stores decomposed names.
+        A name that is not there as it is written is looked up in Unicode's composed form: macOS stores decomposed
+        names.
         """
         names = {row.filename: f"{self._root}audio/{row.filename}" for row in self.rows}
         if self._zip is not None:
