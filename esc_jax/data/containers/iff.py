@@ -2,7 +2,7 @@
 
 import struct
 
-from esc_jax.data.containers.part import WHOLE, Part, is_placeholder, make_part
+from esc_jax.data.containers.part import WHOLE, Part, is_placeholder, is_unknown, make_part
 from esc_jax.data.source import Bytes, View
 
 _MAX_CHUNKS = 1000  # before the samples
@@ -45,7 +45,7 @@ def _aiff_part(source: Bytes, start: int) -> tuple[Part, int]:
         return make_part(source, start, source.size), -1
     available = source.size - offset - 8  # with eight bytes before the samples, as `size`
     unfinished = size <= 8 and (start + 8 + form_size <= offset + 16 or is_placeholder(form_size))
-    if available > 8 and (unfinished or (is_placeholder(size) and size > available)):
+    if available > 8 and (unfinished or is_unknown(size, available)):
         limit = min(available, 0xFFFFFFFF - 64)
         patches = {start + 4: struct.pack(">I", min(source.size - start - 8, 0xFFFFFFFF))}
         patches[offset + 4] = struct.pack(">I", limit)
@@ -160,7 +160,7 @@ def _au_part(source: Bytes, start: int) -> tuple[Part, int]:
         return make_part(source, start, source.size), -1
     offset, size = struct.unpack(f"{order}II", head[4:])
     available = source.size - start - offset
-    if available > 0 and (size == 0 or (is_placeholder(size) and size > available)):
+    if available > 0 and (size == 0 or is_unknown(size, available)):
         patches = {start + 8: struct.pack(f"{order}I", min(available, 0xFFFFFFFF))}
         return make_part(source, start, source.size, patches, unfinished=size == 0), -1
     if size > available:

@@ -59,3 +59,14 @@ def is_placeholder(size: int, bits: int = 32) -> bool:
     if bits == 64:
         return size >= 1 << 62
     return size >= 0xFFFF0000 or 0x7FFE0000 <= size <= 0x80001000
+
+
+def is_unknown(size: int, available: int, bits: int = 32) -> bool:
+    """Whether a size is a placeholder, and not that of a file of just this size with some metadata at its end.
+
+    Args:
+        size: in the header.
+        available: bytes up to the end of the file.
+        bits: of the field.
+    """
+    return is_placeholder(size, bits) and not 0 <= available - size <= 1 << 20

@@ -2,7 +2,7 @@
 
 import struct
 
-from esc_jax.data.containers.part import WHOLE, Part, is_placeholder, make_part
+from esc_jax.data.containers.part import WHOLE, Part, is_placeholder, is_unknown, make_part
 from esc_jax.data.source import Bytes, View
 
 _UNKNOWN = 0xFFFFFFFF
@@ -75,7 +75,7 @@ def _riff_part(source: Bytes, start: int) -> tuple[Part, int]:
     available = source.size - first
     ends_here = start + 8 + riff_size <= first or is_placeholder(riff_size, 64 if wide else 32)
     unfinished = size == 0 and ends_here
-    if available > 0 and (unfinished or (is_placeholder(size, 64 if wide else 32) and size > available)):
+    if available > 0 and (unfinished or is_unknown(size, available, 64 if wide else 32)):
         return _complete(source, start, first, order, wide, patches, unfinished), -1
     if size > available and size not in (source.size - start, source.size - start - 8):  # writers that count the header
         return make_part(source, start, source.size, present=max(0, available) / size), -1
