@@ -43,6 +43,16 @@ class Bytes(Protocol):
         """Returns up to `count` bytes from `start`; fewer at the end, and where the file cannot be read."""
 
 
+class _Memory(io.BytesIO):
+    """Bytes as a file. A position before the beginning, which libsndfile takes from damaged headers, is no error."""
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError):
+            return self.tell()
+
+
 class Source:
     """An audio file.
 
@@ -100,7 +110,7 @@ class Source:
 
     def open(self) -> pathlib.Path | io.BytesIO:
         """The whole file, as soundfile takes it."""
-        return io.BytesIO(self._content) if self.path is None else self.path
+        return _Memory(self._content) if self.path is None else self.path
 
     def close(self) -> None:
         """Closes the file."""

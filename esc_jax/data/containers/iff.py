@@ -163,7 +163,7 @@ def _au_part(source: Bytes, start: int) -> tuple[Part, int]:
     if available > 0 and (size == 0 or is_unknown(size, available)):
         patches = {start + 8: struct.pack(f"{order}I", min(available, 0xFFFFFFFF))}
         return make_part(source, start, source.size, patches, unfinished=size == 0), -1
-    if size > available:
+    if size > max(available, 0):
         return make_part(source, start, source.size, present=max(0, available) / size), -1
     end = start + offset + size
     if size and is_au(source.read_at(end, 4)) and len(source.read_at(end, 24)) == 24:
