@@ -122,7 +122,7 @@ def classify_upload(
     top = {_display_name(label): shares[label] for label in shown} or None
     sentence = _sentence(whole, classifier.task, length)
     if timeline.note:
-        sentence += f" The file broke off: {timeline.note.removeprefix(f'{path}: ')}."
+        sentence += f" Note: {timeline.note.removeprefix(f'{path}: ')}."
     return PageResult(sentence, top, picture, _passages(timeline))
 
 
