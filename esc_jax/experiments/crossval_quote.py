@@ -79,20 +79,13 @@ class Quote:
         """Raises OtherDataError unless the cross-validation is of these clips."""
         checkpoint.check_data(self.outcome["data"]["identity"], clips.identity, self.folder)
 
-    def calibrated(self, trained: Calibration, clips: Clips) -> Calibration:
-        """A calibration from the held-out predictions of all folds.
-
-        Args:
-            trained: of the model itself, from training clips. The threshold of its energy is kept, since predictions do
-                not hold energies.
-            clips: the data set.
-        """
+    def calibration(self, clips: Clips) -> Calibration:
+        """From the held-out predictions of all folds; `clips` are the data set."""
         task = tasks.get(self.outcome["task"])
         parts = [results.read_predictions(path, clips) for path in _predictions(self.folder)]
         logits = np.concatenate([task.logits(part.plain) for part in parts])
         labels = np.concatenate([clips.labels[part.indices] for part in parts])
-        held_out = Calibration.held_out(task, logits, labels, FITTED_ON)
-        return dataclasses.replace(held_out, energy=trained.energy, share=trained.share)
+        return Calibration.held_out(task, logits, labels, FITTED_ON)
 
     def to_dict(self) -> dict[str, Any]:
         """The entry `crossval` of results.json."""

@@ -26,11 +26,12 @@ from esc_jax.data.folds import Split
 from esc_jax.data.rows import DataError
 from esc_jax.evaluation import calibration, results
 from esc_jax.evaluation.calibration import Calibration
-from esc_jax.experiments import crossval_quote, dataset, workdir
+from esc_jax.evaluation.novelty import Novelty
+from esc_jax.experiments import calibrate, crossval_quote, dataset, workdir
 from esc_jax.experiments.artifacts import write_artifacts
 from esc_jax.inference.embeddings import embed_clips
 from esc_jax.models.model import Model, Variables
-from esc_jax.pretrained import load
+from esc_jax.pretrained import audioset, load
 from esc_jax.runtime import devices, processes
 from esc_jax.tasks import registry as tasks
 from esc_jax.tasks.base import Task
@@ -247,6 +248,7 @@ def probe_and_evaluate(
     for split in splits.values():
         dataset.log_split(task, clips, split)
     config, model = load.initialize(config, clips.classes)
+    tagger = audioset.head(config)
     logging.info("embedding %d clips on %s", len(clips), devices.device_name())
     workdir.bind_workdir(folder, original)
     places = {fold: folder if test_folds is None else folder / f"fold{fold}" for fold in splits}
@@ -259,8 +261,9 @@ def probe_and_evaluate(
     seconds = (time.monotonic() - started) / len(heads)
     parts = []
     for head in heads:
-        _save(config, clips, places[head.fold], model, head)
         split = splits[head.fold]
+        detector = calibrate.probe_novelty(clips, split, head.fold, x[0], tagger, FITTED_ON)
+        _save(config, clips, places[head.fold], model, head, detector)
         if not split.test:
             continue
         probabilities = task.probabilities(head_logits(x[:, list(split.test)], head.kernel, head.bias))
@@ -336,7 +339,9 @@ def _with_head(model: Model, head: ProbeResult) -> Variables:
     return model.variables | {"params": params}
 
 
-def _save(config: Any, clips: Clips, folder: pathlib.Path, model: Model, head: ProbeResult) -> None:
+def _save(
+    config: Any, clips: Clips, folder: pathlib.Path, model: Model, head: ProbeResult, detector: Novelty
+) -> None:  # fmt: skip
     """A checkpoint of the encoder with a head, for prediction, export and fine-tuning."""
     state = states.create(_with_head(model, head), optax.identity(), ema=False)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # of an earlier call: it may be damaged
@@ -345,7 +350,7 @@ def _save(config: Any, clips: Clips, folder: pathlib.Path, model: Model, head: P
     config = config.copy_and_resolve_references()
     config.data.test_fold = head.fold
     meta = checkpoint.meta(config, clips, progress) | {"calibration": head.calibration.to_dict()}
-    checkpoints.save(state, meta)
+    checkpoints.save(state, meta | {"novelty": detector.to_dict()}, novelty=detector.arrays())
     checkpoints.close()
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from esc_jax.data import audio
 from esc_jax.data.audio import AudioError
 from esc_jax.data.stream import AudioStream, windows
+from esc_jax.evaluation import novelty
 from esc_jax.evaluation.calibration import Calibration
 from esc_jax.inference import model_path
 from esc_jax.inference.timeline import Prediction, Timeline
@@ -28,7 +29,7 @@ from esc_jax.runtime import devices, xla
 from esc_jax.tasks import registry as tasks
 from esc_jax.training.checkpoint import CheckpointError
 from esc_jax.training.restore import Restored, restore
-from esc_jax.training.step import logits_step
+from esc_jax.training.step import outputs_step
 
 # Windows with a lower RMS level, without their constant offset, are silent. The quietest of 800 clips of ESC-50 (a
 # keyboard) has −56 dB.
@@ -56,7 +57,8 @@ class SoundClassifier:
         classes: class names in the order of the probabilities.
         sample_rate: of the model, Hz. Input of any rate is resampled to it.
         window_s: length of a training clip, and the default length of a window, s.
-        calibration: temperature of the probabilities and threshold of unfamiliar sounds, if the checkpoint has them.
+        calibration: temperature of the probabilities, if the checkpoint has one.
+        novelty: what marks unfamiliar sounds, if the checkpoint has it.
     """
 
     def __init__(self, restored: Restored, published: bool = False):
@@ -67,7 +69,8 @@ class SoundClassifier:
         self.sample_rate = restored.model.sample_rate
         self.window_s = restored.model.clip_s
         self.calibration = Calibration.read(restored.meta)
-        self._logits = logits_step(restored.model)
+        self.novelty = novelty.restore(restored)
+        self._outputs = outputs_step(restored.model)
         self._published = published
         self._pad_to = self.sample_rate if published else restored.model.clip_samples
 
@@ -187,8 +190,8 @@ class SoundClassifier:
         rows = max(1, int(budget * self.sample_rate) // shape)
         starts: list[int] = []
         power: list[float] = []
-        done: list[np.ndarray] = []
-        running: deque[jax.Array] = deque()
+        done: list[tuple[np.ndarray, np.ndarray]] = []
+        running: deque[tuple[jax.Array, jax.Array]] = deque()
         # A run computes with 16 bits, as in its training; published models were trained on floating point.
         batch = np.zeros((rows, shape), np.float32 if self._published else np.int16)
         valid = np.full(rows, shape, np.int32)
@@ -202,22 +205,31 @@ class SoundClassifier:
                 running.append(self._run(batch, valid))
                 batch, valid = np.zeros_like(batch), np.full_like(valid, shape)  # the device may still read the others
                 if len(running) > 1:  # the device computes one batch while the host decodes the next
-                    done.append(np.asarray(running.popleft()[0]))
+                    done.append(self._collect(running.popleft()))
         if not starts:
             raise AudioError(f"{name}: holds no samples")
         if len(starts) % rows:
             running.append(self._run(batch, valid))
-        done += [np.asarray(output[0]) for output in running]
-        logits = np.concatenate(done)[: len(starts)]
+        done += [self._collect(outputs) for outputs in running]
+        logits, unfamiliar = (np.concatenate(parts)[: len(starts)] for parts in zip(*done, strict=True))
         probabilities = self.calibration.probabilities(self.task, logits)
-        unfamiliar = self.calibration.unfamiliar(self.task, logits)
         with np.errstate(divide="ignore"):
             return np.array(starts), probabilities, unfamiliar, 10 * np.log10(power)
 
-    def _run(self, batch: np.ndarray, valid: np.ndarray) -> jax.Array:
-        """(1, rows, classes) logits of a batch whose rows have `valid` samples before their padding."""
+    def _run(self, batch: np.ndarray, valid: np.ndarray) -> tuple[jax.Array, jax.Array]:
+        """Logits (1, rows, classes) and embeddings (1, rows, D) of a batch.
+
+        Args:
+            batch: (rows, time) int16.
+            valid: (rows,) samples before the padding.
+        """
         masked = self.model.mask_padding and bool((valid < batch.shape[1]).any())
-        return self._logits(self.model.variables, *devices.to_device((batch, valid) if masked else (batch,)))
+        return self._outputs(self.model.variables, *devices.to_device((batch, valid) if masked else (batch,)))
+
+    def _collect(self, outputs: tuple[jax.Array, jax.Array]) -> tuple[np.ndarray, np.ndarray]:
+        """Logits (rows, classes) of the outputs of `_run`, and (rows,) whether the sound is unfamiliar."""
+        logits, embeddings = (np.asarray(output[0]) for output in outputs)
+        return logits, self.novelty.unfamiliar(embeddings) if self.novelty else np.zeros(len(logits), bool)
 
 
 def _as_float(waveform: np.ndarray) -> np.ndarray:

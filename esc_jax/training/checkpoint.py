@@ -1,9 +1,9 @@
 """Checkpoints: contents, writing and reading. All of orbax is here.
 
 A checkpoint holds `variables` (parameters and running statistics), `ema` (their moving average, where there is one),
-`optimizer` (its state and the step), `objective` (the objective's own state, where there is one) and `meta`, a JSON
-object: config, class names, sample rate, position in the data, metrics so far. Prediction needs `meta` and one set of
-weights only.
+`optimizer` (its state and the step), `objective` (the objective's own state, where there is one), `novelty` (arrays of
+`evaluation.novelty`, where they were fitted) and `meta`, a JSON object: config, class names, sample rate, position in
+the data, metrics so far. Prediction needs `meta`, `novelty` and one set of weights only.
 
 `meta` also holds a CRC-32 of every array and of itself, which are verified whenever a checkpoint is read.
 """
@@ -69,12 +69,21 @@ class Checkpoints:
             ),
         )
 
-    def save(self, state: TrainState, meta: dict[str, Any], metric: float | None = None) -> None:
-        """Writes a checkpoint under the state's step. Earlier checkpoints stay as they are if this fails."""
+    def save(
+        self, state: TrainState, meta: dict[str, Any], metric: float | None = None, novelty: Any | None = None
+    ) -> None:
+        """Writes a checkpoint under the state's step. Earlier checkpoints stay as they are if this fails.
+
+        Args:
+            state: of the training.
+            meta: the JSON object.
+            metric: that selects the best checkpoint.
+            novelty: tree of arrays.
+        """
         step = step_of(state)
         if step in self._manager.all_steps():
             return
-        trees = _items(devices.to_global(state))
+        trees = _items(devices.to_global(state)) | ({} if novelty is None else {"novelty": novelty})
         meta = meta | {"format": FORMAT, "step": step, "metric": metric}
         meta["checksums"] = {name: _checksums(tree) for name, tree in trees.items()}
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
@@ -334,3 +343,19 @@ def read_weights(folder: pathlib.Path, step: int, like: Any) -> Any:
         ) from error
     _verify(weights, item, meta, folder / str(step))
     return weights
+
+
+def read_novelty(folder: pathlib.Path, step: int) -> Any | None:
+    """The tree of arrays `novelty` of a checkpoint, in numpy; None where it has none."""
+    meta, path = read_meta(folder, step), folder / str(step)
+    if "novelty" not in meta["checksums"]:
+        return None
+    try:
+        with ocp.StandardCheckpointer() as reader:
+            tree = jax.tree.map(np.asarray, reader.restore(path / "novelty"))
+    except Exception as error:
+        raise CheckpointError(
+            f"{path}: its detector of unfamiliar sounds cannot be read ({first_line(error)})"
+        ) from error
+    _verify(tree, "novelty", meta, path)
+    return tree
