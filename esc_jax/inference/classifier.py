@@ -32,6 +32,8 @@ from esc_jax.training.step import logits_step
 # keyboard) has −56 dB.
 SILENCE_DB = -60.0
 MAX_WINDOW_S = 600.0
+# A filter that resamples rings where a constant offset begins and ends.
+_EDGE_S = 0.01
 
 # Seconds of audio per batch. More does not make a CPU faster; it does make an accelerator faster.
 _BATCH_S = {"cpu": 40.0}
@@ -181,7 +183,7 @@ class SoundClassifier:
             batch[row, : len(samples)] = audio.to_int16(samples)  # 16 bits, as in training
             valid[row] = len(samples)
             starts.append(start)
-            power.append(float(np.var(samples, dtype=np.float64)))  # without a constant offset
+            power.append(_power(samples, round(_EDGE_S * self.sample_rate)))
             if row == rows - 1:
                 running.append(self._run(batch, valid))
                 batch, valid = np.zeros_like(batch), np.full_like(valid, shape)  # the device may still read the others
@@ -202,6 +204,14 @@ class SoundClassifier:
         """(1, rows, classes) logits of a batch whose rows have `valid` samples before their padding."""
         masked = self.model.mask_padding and bool((valid < batch.shape[1]).any())
         return self._logits(self.model.variables, *devices.to_device((batch, valid) if masked else (batch,)))
+
+
+def _power(samples: np.ndarray, edge: int) -> float:
+    """Mean power of a window without its mean; without `edge` samples at both ends, if the mean has more power."""
+    power = float(np.var(samples, dtype=np.float64))
+    if power < float(np.mean(samples, dtype=np.float64)) ** 2 and len(samples) > 4 * edge:
+        power = min(power, float(np.var(samples[edge:-edge], dtype=np.float64)))
+    return power
 
 
 def _as_float(waveform: np.ndarray) -> np.ndarray:

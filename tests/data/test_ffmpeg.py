@@ -115,7 +115,10 @@ def test_the_length_in_the_header_is_compared(program):
     assert stream.note == "x.m4a: breaks off after 3.0 of 6.0 s; only what is there was classified"
     with pytest.raises(AudioError, match="^x: breaks off after 3.0 of 6.0 s$"):
         audio.load(MP4, RATE, "x")
-    for inexact in ("[warning] Estimating duration from bitrate, this may be inaccurate", "[info] Stream #0:1: Video: h264"):
+    for inexact in (
+        "[warning] Estimating duration from bitrate, this may be inaccurate",
+        "[info] Stream #0:1: Video: h264",
+    ):
         program(f"{duration}; echo '{inexact}' >&2; cat \"$AU\"")
         assert read(MP4)[1].note == ""
 
@@ -127,7 +130,9 @@ def test_errors_of_ffmpeg_are_noted(program):
     assert stream.defect == "breaks off after 3.0 s (Input buffer exhausted)" and len(result) == 3 * RATE
     program('cat "$AU"; echo "[au @ 0x1] [error] Application provided invalid, non monotonically increasing dts" >&2')
     assert read(MP4)[1].note == ""
-    program('echo "[mov,mp4 @ 0x1] [error] moov atom not found" >&2; echo "[error] file:/a: b: Invalid data" >&2; exit 1')
+    program(
+        'echo "[mov,mp4 @ 0x1] [error] moov atom not found" >&2; echo "[error] file:/a: b: Invalid data" >&2; exit 1'
+    )
     with pytest.raises(AudioError, match=r"^x: not readable as audio \(moov atom not found\)$"):
         AudioStream(MP4, RATE, "x")
     program('echo "[error] file:/a: b: Invalid data found" >&2; exit 1')
@@ -232,7 +237,7 @@ def test_a_playlist_names_no_other_file(tmp_path):
 def test_a_video_without_sound(tmp_path):
     command = ["ffmpeg", "-nostdin", "-v", "error", "-f", "lavfi", "-i", "color=size=64x64:duration=1", "-an"]
     subprocess.run([*command, str(tmp_path / "a.mkv")], check=True)
-    with pytest.raises(AudioError, match="not readable as audio .*Stream map '0:a:0' matches no streams"):
+    with pytest.raises(AudioError, match="not readable as audio .*matches no streams"):
         AudioStream(tmp_path / "a.mkv", RATE)
 
 

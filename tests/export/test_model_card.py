@@ -130,3 +130,13 @@ def test_other_data_in_the_layout_of_esc50_are_not_called_esc50(tmp_path, name, 
 def test_other_data_in_the_layout_of_gtzan_are_not_called_gtzan(tmp_path):
     text = write_card(tmp_path, None, classes=("kettle", "door"), **{"data.name": "gtzan"})
     assert "on a data set with a folder for each class" in text and "GTZAN" not in text
+
+
+def test_names_of_classes_stay_text(tmp_path):
+    classes = ("<script>alert(1)</script>", "a|b", "*c*", *CLASSES[3:])
+    text = write_card(tmp_path, RESULTS, classes, experiment="<b>x</b>")
+    assert "<script" not in text.replace(r"\<script", "") and r"a\|b, \*c\*, rain" in text
+    assert text.startswith(r"# \<b\>x\</b\>")
+    multi = RESULTS | {"task": "multi_label"}
+    multi |= {"mAP": multi.pop("accuracy"), "mAP_tta": None, "folds": [{"fold": 2, "total": 400}]}
+    assert "<script" not in write_card(tmp_path, multi, classes).replace(r"\<script", "")
