@@ -1,7 +1,7 @@
 """The official ESC-50 layout: a folder or its zip archive.
 
     meta/esc50.csv     filename, fold, target, category; optionally src_file (ID of the source recording) and take
-    audio/             the files it names: wav, flac, ogg, or any other format that libsndfile reads
+    audio/             the files it names: wav, flac, ogg, or any other format that libsndfile or ffmpeg reads
 
 The layout may sit one folder down, as in the published archive (`ESC-50-master/`).
 """
