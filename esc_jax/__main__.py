@@ -17,6 +17,7 @@ COMMANDS = {
     "report": "report on all runs in a folder, or compare two",
     "export": "write a model for use without esc_jax",
     "demo": "serve a web page that classifies sounds",
+    "weights": "list and download published weights",
 }
 
 

@@ -372,6 +372,8 @@ def _check_method(config: Any, flat: Mapping[str, Any]) -> None:
         ):
             if flat[key] not in allowed:
                 raise ConfigError(f"config.{key}={flat[key]} is not available with config.method=probe")
+    if 0 < config.train.calibration_share < 0.01:
+        raise ConfigError(f"config.train.calibration_share={config.train.calibration_share} must be 0 or at least 0.01")
     if config.train.calibration_share and config.protocol == "validation":
         raise ConfigError(
             "config.train.calibration_share has no effect with config.protocol=validation, whose validation fold fits"

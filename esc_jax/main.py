@@ -162,8 +162,8 @@ def _run(config: Any, workdir: pathlib.Path, mode: str, from_crossval: str | Non
     """Runs the mode; returns the summary of the results."""
     import jax
 
-    from esc_jax import files
     from esc_jax.experiments import crossval, crossval_quote, probe, single
+    from esc_jax.experiments import workdir as workdirs
     from esc_jax.experiments.artifacts import summary
     from esc_jax.runtime import processes
     from esc_jax.training.checkpoint import CheckpointError
@@ -175,11 +175,9 @@ def _run(config: Any, workdir: pathlib.Path, mode: str, from_crossval: str | Non
         quote = crossval_quote.Quote.read(pathlib.Path(from_crossval), config)
         train = functools.partial(train, quote=quote)
     run = {"train": train, "crossval": crossval.cross_validate, "evaluate": single.evaluate_again}[mode]
-    lock: contextlib.AbstractContextManager = contextlib.nullcontext()
-    if processes.is_main_process() and (mode != "evaluate" or workdir.is_dir()):
-        lock = files.exclusive_lock(workdir)
+    needs_lock = mode != "evaluate" or workdir.is_dir()
     try:
-        with lock:
+        with workdirs.locked(workdir) if needs_lock else contextlib.nullcontext():
             return f"{summary(run(config, workdir))}\n  results: {workdir}"
     except CheckpointError as error:
         sys.stderr.write(f"esc_jax: {error}\n")
@@ -246,7 +244,11 @@ def _next_command(config: Any, workdir: pathlib.Path) -> str:
     """A command to try after a finished run."""
     if (workdir / "checkpoints").is_dir():
         return f"Try it on a recording of yours: python -m esc_jax predict --model={workdir} FILE\n"
-    return f"Compare runs: python -m esc_jax report {workdir.parent}\n"
+    text = f"Compare runs: python -m esc_jax report {workdir.parent}\n"
+    if _MODE.value == "crossval":
+        text += "Train on every clip: the same command with --mode=train --config.protocol=all"
+        text += f" --from_crossval={workdir} and another --workdir\n"
+    return text
 
 
 def _configure_logging() -> None:

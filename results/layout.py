@@ -283,6 +283,25 @@ TABLES = {
             NOTE,
         ),
     ),
+    "leak": Table(
+        "own_data",
+        (
+            column("folds", "experiment"),
+            span("accuracy, %", "value"),
+            column("clips", "clips"),
+            NOTE,
+        ),
+    ),
+    "scenes": Table(
+        "own_data",
+        (
+            column("experiment", "experiment"),
+            span("mAP, %", "value"),
+            column("TTA", "tta"),
+            column("scenes", "clips"),
+            NOTE,
+        ),
+    ),
     "intervals": Table(
         "intervals",
         (

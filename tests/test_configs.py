@@ -155,7 +155,7 @@ def test_the_checks_of_the_objective_are_called(monkeypatch):
 def test_flat_keys_and_differences():
     config = configs.defaults("resnet")
     flat = configs.flatten(config)
-    assert flat["train.batch_size"] == 32 and flat["model.encoder.width"] == 64 and flat["task"] == "single_label"
+    assert flat["train.batch_size"] == 32 and flat["model.encoder.width"] == 64 and flat["task"] == "auto"
     other = configs.defaults("resnet")
     other.optim.lr = 0.5
     other.data.dir = "elsewhere"  # the location of the data is not part of the experiment

@@ -5,10 +5,11 @@
     esc-jax embed --model=runs/resnet34 --out=embeddings.npz recordings/ "more/**/*.mp3"
 
 OUT.npz contains `embeddings` (rows, D) and, for each row, `filename` and `start_s`. For a data set it also contains
-`label`, `fold`, `source` and the `classes`; `esc-jax probe` reads such a file. A data set gives one row per clip. A
-recording gives one row per window of the length of the encoder's training clips, side by side. If the last window ends
-before the recording does, one more window ends with the recording. A shorter recording is padded with zeros. FILE is as
-for `esc-jax predict`; samples are rounded to 16 bits, as those of a data set are.
+`label`, `fold`, `source`, the `classes` and the `task`; `esc-jax probe` reads such a file. Labels of a multi-label set
+are (rows, classes). A data set gives one row per clip, or per window of a longer file. A recording gives one row per
+window of the length of the encoder's training clips, side by side. If the last window ends before the recording does,
+one more window ends with the recording. A shorter recording is padded with zeros. FILE is as for `esc-jax predict`;
+samples are rounded to 16 bits, as those of a data set are.
 """
 
 import argparse
@@ -28,7 +29,9 @@ if TYPE_CHECKING:  # JAX, which --help does not need
 
 def _parser() -> arguments.Parser:
     parser = arguments.Parser("embed", __doc__)
-    arguments.add_model(parser, "workdir of a run, or a published checkpoint: its file, folder or hub id")
+    arguments.add_model(
+        parser, "workdir of a run; or a published checkpoint: its name (esc-jax weights list), file, folder or hub id"
+    )
     add = parser.add_argument
     rate = "Hz, for published encoders without a sample rate of their own"
     add("--sample_rate", metavar="HZ", type=arguments.integer(), help=rate)
@@ -70,8 +73,9 @@ def _embed_data_set(model: "Model", options: argparse.Namespace, cache: pathlib.
         "fold": np.array(clips.folds),
         "source": np.array(clips.sources),
         "filename": np.array(clips.filenames),
-        "start_s": np.zeros(len(clips)),
+        "start_s": clips.starts_s,
         "classes": np.array(clips.classes),
+        "task": np.array(clips.task),
     }
 
 

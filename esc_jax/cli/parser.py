@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 import difflib
 import itertools
 import math
+import os
 import pathlib
 import re
 import sys
@@ -143,5 +144,18 @@ def output(*suffixes: str, make_parents: bool = False) -> Callable[[str], pathli
 
 
 def add_model(parser: Parser, help_text: str, **options: Any) -> None:
-    """Adds --model."""
+    """Adds --model, and --offline."""
     parser.add_argument("--model", metavar="MODEL", required=True, help=help_text, **options)
+    add_offline(parser)
+
+
+class _Offline(argparse.Action):
+    """Sets the environment variables under which nothing is downloaded."""
+
+    def __call__(self, *arguments: object) -> None:
+        os.environ["ESC_JAX_OFFLINE"] = os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def add_offline(parser: Parser) -> None:
+    """Adds --offline."""
+    parser.add_argument("--offline", action=_Offline, nargs=0, help="download nothing")

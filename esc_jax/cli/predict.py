@@ -1,6 +1,7 @@
 """Classifies recordings of any length: which classes are heard in them, and when.
 
     esc-jax predict --model=runs/resnet34 storm.ogg
+    esc-jax predict --model=mn04_as storm.ogg
     esc-jax predict --model=runs/resnet34 --segments=begin,middle,end storm.ogg
     esc-jax predict --model=runs/resnet34 --csv=OUT.csv --plot=OUT.png recordings/ "more/**/*.mp3"
 
@@ -44,7 +45,9 @@ class PredictError(UserError, ValueError):
 
 def _parser() -> arguments.Parser:
     parser = arguments.Parser("predict", __doc__)
-    arguments.add_model(parser, "workdir of a run, or a checkpoint folder in it")
+    arguments.add_model(
+        parser, "workdir of a run; or a published classifier: its name (esc-jax weights list), file, folder or hub id"
+    )
     add = parser.add_argument
     seconds, smooth = arguments.seconds(), arguments.seconds(0.0, 86_400.0)
     segments = arguments.choices(*output.SEGMENTS)

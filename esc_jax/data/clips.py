@@ -6,6 +6,7 @@
 from collections.abc import Callable, Sequence
 import dataclasses
 import functools
+import re
 
 from absl import logging
 import numpy as np
@@ -17,6 +18,7 @@ from esc_jax.data.rows import DataError, Grouping
 PART_S = 60
 # Memory for the parts of recordings that `Clips.windows` caches: all of GTZAN at 32 kHz, nine hours of it.
 _CACHE_BYTES = 2 << 30
+_START = re.compile(r"@(\d+(?:\.\d+)?)s$")  # of a window; the name of a file ends in its extension
 # Encoders may add up to this to the end of a clip, seconds.
 CODEC_S = 0.1
 
@@ -87,6 +89,11 @@ class Clips:
     mask_padding: bool = False
     background: "Clips | None" = None
 
+    @property
+    def identity(self) -> str:
+        """Hash of everything that a run trains on: the data and the background."""
+        return f"{self.fingerprint}+{self.background.fingerprint}" if self.background else self.fingerprint
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -137,6 +144,12 @@ class Clips:
             return [tuple(np.flatnonzero(row).tolist()) for row in self.labels]
         return [(label,) for label in self.labels.tolist()]
 
+    @property
+    def starts_s(self) -> np.ndarray:
+        """(N,) start of every clip in its file, seconds: that in the names of `windows`, and 0 for other clips."""
+        matches = (_START.search(name) for name in self.filenames)
+        return np.array([float(match[1]) if match else 0.0 for match in matches])
+
     def as_multi_label(self) -> "Clips":
         """Returns the clips of a single-label set with labels of the multi-label task: one class each."""
         one_hot = self.labels[:, None] == np.arange(len(self.classes), dtype=self.labels.dtype)[None]
@@ -156,7 +169,7 @@ class Clips:
             filenames=self.filenames + other.filenames,
             samples=np.concatenate([self.samples, other.samples]),
             fetch=lambda index: self.fetch(index) if index < count else other.fetch(index - count),
-            fingerprint=f"{self.fingerprint}+{other.fingerprint}",
+            fingerprint=self.identity,
             background=None,
         )
 

@@ -9,6 +9,7 @@
 import collections
 from collections.abc import Sequence
 import dataclasses
+import fractions
 import hashlib
 
 from esc_jax.data.rows import DataError
@@ -176,10 +177,13 @@ def hold_out(split: Split, sources: Sequence[str], targets: Sequence[Sequence[in
         sources, targets: source recording and class indices of every clip of the data set.
         share: of the training clips, in (0, ½].
     """
-    parts = round(1 / share)
+    # As few parts as possible: there may be few recordings.
+    nearest = fractions.Fraction(share).limit_denominator(10)
+    parts, number = (nearest.denominator, nearest.numerator) if share >= 0.1 else (round(1 / share), 1)
+    held_out = parts - number
     folds = assign_folds([sources[i] for i in split.train], [targets[i] for i in split.train], parts)
-    calibration = tuple(i for i, fold in zip(split.train, folds, strict=True) if fold == parts)
-    train = tuple(i for i, fold in zip(split.train, folds, strict=True) if fold != parts)
+    calibration = tuple(i for i, fold in zip(split.train, folds, strict=True) if fold > held_out)
+    train = tuple(i for i, fold in zip(split.train, folds, strict=True) if fold <= held_out)
     if not calibration or not train:
         recordings = len({sources[i] for i in split.train})
         raise DataError(

@@ -94,7 +94,6 @@ def _features(task: str, classes: int) -> dict[str, Any]:
 
 def _dataset_info(about: About, task: str, sample_rate: int, splits: Iterable[Split]) -> dict[str, Any]:
     info = {
-        "citation": about.citation,
         "configDescription": config_description(sample_rate),
         "configName": config_name(sample_rate),
         "description": about.description,
@@ -114,6 +113,8 @@ def _dataset_info(about: About, task: str, sample_rate: int, splits: Iterable[Sp
         "supervisedKeys": {"tuple": {"items": [{"featureKey": "audio"}, {"featureKey": label_feature(task)}]}},
         "version": VERSION,
     }
+    if about.citation:
+        info["citation"] = about.citation
     if about.homepage:
         info["location"] = {"urls": [about.homepage]}
     if about.license:

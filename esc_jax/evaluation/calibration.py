@@ -1,8 +1,4 @@
-"""Calibration: temperature, reliability, and the energy below which a sound is called unfamiliar.
-
-A sound is unfamiliar where its energy score (`Task.energy`) is below that of nearly all clips that the threshold was
-set on (W. Liu et al., "Energy-based out-of-distribution detection", NeurIPS 2020).
-"""
+"""Calibration: temperature, thresholds and reliability."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -15,45 +11,33 @@ from numpy.typing import ArrayLike
 from esc_jax.tasks.base import Task
 
 BINS = 15
-# Share of the clips below the energy threshold. Energies of training clips are higher than those of other clips, so
-# that even the lowest ones say little.
-HELD_OUT_SHARE, TRAINED_SHARE = 0.05, 0.01
-# So many training clips settle a quantile of one in a hundred.
-TRAINING_CLIPS = 400
 
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """How logits become probabilities, and which sounds are unfamiliar.
+    """How logits become probabilities and decisions.
 
     Attributes:
         temperature: divisor of the logits; None where no clips were held out to fit it on.
-        energy: threshold of the energy score; −inf calls nothing unfamiliar.
-        share: share of the clips below the threshold that it was set on.
         fitted_on: description of these clips.
         thresholds: (classes,) probabilities, after the temperature, from which a class counts as present; None for
             tasks that decide without.
     """
 
     temperature: float | None = None
-    energy: float = -np.inf
-    share: float = 0.0
     fitted_on: str = ""
     thresholds: tuple[float, ...] | None = None
 
     @classmethod
     def held_out(cls, task: Task, logits: np.ndarray, labels: np.ndarray, fitted_on: str) -> "Calibration":
         """From (n, classes) logits of clips that neither train nor test the model."""
-        energy = float(np.quantile(task.energy(logits), HELD_OUT_SHARE))
         temperature = fit_temperature(task, logits, labels)
-        thresholds = _thresholds(task, logits, labels, temperature)
-        return cls(temperature, energy, HELD_OUT_SHARE, fitted_on, thresholds)
+        return cls(temperature, fitted_on, _thresholds(task, logits, labels, temperature))
 
     @classmethod
     def trained(cls, task: Task, logits: np.ndarray, labels: np.ndarray, fitted_on: str) -> "Calibration":
         """From logits of training clips, which cannot be used to fit a temperature."""
-        energy = float(np.quantile(task.energy(logits), TRAINED_SHARE))
-        return cls(None, energy, TRAINED_SHARE, fitted_on, _thresholds(task, logits, labels, 1.0))
+        return cls(None, fitted_on, _thresholds(task, logits, labels, 1.0))
 
     @classmethod
     def read(cls, meta: Mapping[str, Any]) -> "Calibration":
@@ -78,10 +62,6 @@ class Calibration:
             return None
         return task.probabilities(task.logits(np.array(self.thresholds)) * (self.temperature or 1.0))
 
-    def unfamiliar(self, task: Task, logits: np.ndarray) -> np.ndarray:
-        """(n,) bool: energy score below the threshold."""
-        return task.energy(logits) < self.energy
-
 
 def _thresholds(task: Task, logits: np.ndarray, labels: np.ndarray, temperature: float) -> tuple[float, ...] | None:
     thresholds = task.thresholds(labels, task.probabilities(logits, temperature))
@@ -99,7 +79,7 @@ def cross_fitted(
         fitted_on: description of the clips.
 
     Returns:
-        Test fold → calibration without a threshold of the energy; empty with fewer than two folds.
+        Test fold → calibration; empty with fewer than two folds.
     """
     if len(predictions) < 2:
         return {}
@@ -107,8 +87,7 @@ def cross_fitted(
     for fold in predictions:
         others = [pair for other, pair in predictions.items() if other != fold]
         logits, labels = (np.concatenate(parts) for parts in zip(*others, strict=True))
-        one = Calibration.held_out(task, logits, labels, fitted_on)
-        calibrations[fold] = dataclasses.replace(one, energy=-np.inf, share=0.0)
+        calibrations[fold] = Calibration.held_out(task, logits, labels, fitted_on)
     return calibrations
 
 

@@ -183,6 +183,8 @@ def score_interval(
     """
     values = _score_draws(task, runs, recordings, draws, seed)
     value = float(np.mean([task.score(labels, scores) for labels, scores in runs]))
+    if len(_names(recordings)) == 1:
+        return ConfidenceInterval(value, 0.0, 1.0, 1)
     low, high = _shifted_quantiles(values, value, level)
     return ConfidenceInterval(value, max(low, 0.0), min(high, 1.0), len(_names(recordings)))
 

@@ -12,9 +12,11 @@ from esc_jax.runtime import devices
 
 
 def predict_clips(
-    step: Callable[..., jax.Array], variables: Any, clips: Clips, indices: Sequence[int], batch_size: int
-) -> np.ndarray:
+    step: Callable[..., Any], variables: Any, clips: Clips, indices: Sequence[int], batch_size: int
+) -> Any:
     """(views, len(indices), …) float32: the outputs of every clip once, for any batch size.
+
+    If the step returns several arrays, the result has the same structure.
 
     Args:
         step: (variables, (B, time) int16) → (views, B, …), of `training.step`. It also receives `samples` where clips
@@ -27,5 +29,5 @@ def predict_clips(
     outputs = []
     for batch in pipeline.eval_batches(clips, indices, batch_size):
         inputs = devices.to_device(pipeline.inputs(batch))
-        outputs.append(np.asarray(step(variables, *inputs))[:, batch["mask"]])
-    return np.concatenate(outputs, axis=1)
+        outputs.append(jax.tree.map(lambda x, mask=batch["mask"]: np.asarray(x)[:, mask], step(variables, *inputs)))
+    return jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *outputs)

@@ -128,6 +128,7 @@ def results(
             "clips": len(clips),
             "classes": list(clips.classes),
             "fingerprint": clips.fingerprint,
+            "identity": clips.identity,
             "sample_rate": clips.sample_rate,
             "bad_clips": clips.bad,
             "grouping": dataclasses.asdict(clips.grouping),
@@ -193,6 +194,12 @@ def write_results(path: pathlib.Path, outcome: dict[str, Any]) -> None:
         file.write(json.dumps(outcome | {"crc32": _digest(outcome)}, indent=1) + "\n")
 
 
+def has_changed(outcome: dict[str, Any]) -> bool:
+    """Whether the content of a results.json differs from what was written. One without a checksum has not changed."""
+    rest = {key: value for key, value in outcome.items() if key != "crc32"}
+    return "crc32" in outcome and outcome["crc32"] != _digest(rest)
+
+
 def read_results(path: pathlib.Path) -> dict[str, Any]:
     """Reads results.json.
 
@@ -202,12 +209,13 @@ def read_results(path: pathlib.Path) -> dict[str, Any]:
     """
     try:
         outcome = json.loads(path.read_text(encoding="utf-8"))
-        checksum = outcome.pop("crc32")
+        changed = has_changed(outcome)
+        del outcome["crc32"]
     except OSError as error:
         raise DamagedResultsError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise DamagedResultsError(f"{path} is incomplete, damaged, or of an earlier version") from None
-    if checksum != _digest(outcome):
+    if changed:
         raise DamagedResultsError(f"{path} is damaged: its checksum does not match")
     predictions = path.parent / "predictions.csv"
     (found,) = files.checksums([predictions])
@@ -244,7 +252,8 @@ def read_predictions(path: pathlib.Path, clips: Clips) -> FoldPredictions:
     Raises:
         DataError: the file is of other clips or classes. DamagedResultsError: a file is damaged.
     """
-    with open(path, newline="") as file:
+    fold = read_results(path.parent / "results.json")["folds"][0]  # which verifies both files
+    with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
     header, rows = list(map(restore_cell, rows[0])), [[restore_cell(row[0]), *row[1:]] for row in rows[1:]]
     first, count = header.index("predicted_tta") + 1, len(clips.classes)
@@ -252,7 +261,6 @@ def read_predictions(path: pathlib.Path, clips: Clips) -> FoldPredictions:
     if tuple(header[first : first + count]) != clips.classes or any(row[0] not in position for row in rows):
         raise DataError(f"{path} belongs to other data than data.dir contains")
     numbers = np.array([[float(p) for p in row[first:]] for row in rows])
-    fold = read_results(path.parent / "results.json")["folds"][0]
     thresholds = fold.get("thresholds")
     return FoldPredictions(
         fold=fold["fold"],

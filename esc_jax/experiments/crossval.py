@@ -86,7 +86,8 @@ def cross_validate(config: Any, folder: pathlib.Path) -> dict[str, Any]:
     parts, failed, calibrations, parameters = [], {}, {}, 0
     for number, (name, run_config) in enumerate(runs.items(), start=1):
         try:
-            outcome = _finish_run(run_config, folder / name, clips, f"{name} ({number} of {len(runs)})")
+            with workdir.locked(folder / name):
+                outcome = _finish_run(run_config, folder / name, clips, f"{name} ({number} of {len(runs)})")
             calibrations[run_config.data.test_fold] = Calibration.read(outcome)
             parameters = outcome["parameters"]
             parts.append(results.read_predictions(folder / name / "predictions.csv", clips))
@@ -131,5 +132,5 @@ def _finish_run(config: Any, folder: pathlib.Path, clips: Clips, description: st
     if outcome is None:
         logging.info("%s", description)
         return single.train_and_evaluate(config, folder)
-    checkpoint.check_data(outcome["data"]["fingerprint"], clips.fingerprint, folder)
+    checkpoint.check_data(outcome["data"]["identity"], clips.identity, folder)
     return outcome

@@ -49,6 +49,8 @@ class Quote:
         """
         if config.protocol != "all":
             raise ConfigError(f"--from_crossval needs --config.protocol=all, not {config.protocol}")
+        if not (folder / "config.json").is_file():
+            raise ConfigError(f"--from_crossval={folder} contains no run: give the workdir of a cross-validation")
         current = configs.flatten(config)
 
         def relevant(flat: dict[str, Any]) -> dict[str, Any]:
@@ -62,34 +64,28 @@ class Quote:
             raise ConfigError(f"--from_crossval: {error}; finish the cross-validation first") from None
         tested, failed = len({fold["fold"] for fold in outcome["folds"]}), outcome.get("failed")
         if tested < 2 or failed:
-            reason = f"{', '.join(failed)} failed" if failed else "it has one test fold"
+            reason = f"{', '.join(failed)} failed" if failed else f"the number of its test folds is {tested}"
             raise ConfigError(f"--from_crossval={folder} is not a complete cross-validation: {reason}")
+        for path in _predictions(folder):  # before a training that would need them at its end
+            try:
+                results.read_results(path.with_name("results.json"))
+            except results.DamagedResultsError as error:
+                raise ConfigError(f"--from_crossval: {error}; run the cross-validation again") from None
         if outcome["test_selected"]:
             raise ConfigError(f"--from_crossval={folder} selected the epoch on its test folds (protocol oracle)")
         return cls(folder, outcome)
 
     def check_data(self, clips: Clips) -> None:
         """Raises OtherDataError unless the cross-validation is of these clips."""
-        checkpoint.check_data(self.outcome["data"]["fingerprint"], clips.fingerprint, self.folder)
+        checkpoint.check_data(self.outcome["data"]["identity"], clips.identity, self.folder)
 
-    def calibrated(self, trained: Calibration, clips: Clips) -> Calibration:
-        """A calibration from the held-out predictions of all folds.
-
-        Args:
-            trained: of the model itself, from training clips. The threshold of its energy is kept, since predictions do
-                not hold energies.
-            clips: the data set.
-        """
+    def calibration(self, clips: Clips) -> Calibration:
+        """From the held-out predictions of all folds; `clips` are the data set."""
         task = tasks.get(self.outcome["task"])
-        parts = [results.read_predictions(path, clips) for path in self._predictions()]
+        parts = [results.read_predictions(path, clips) for path in _predictions(self.folder)]
         logits = np.concatenate([task.logits(part.plain) for part in parts])
         labels = np.concatenate([clips.labels[part.indices] for part in parts])
-        held_out = Calibration.held_out(task, logits, labels, FITTED_ON)
-        return dataclasses.replace(held_out, energy=trained.energy, share=trained.share)
-
-    def _predictions(self) -> list[pathlib.Path]:
-        """predictions.csv of every fold, or of all folds at once."""
-        return sorted(self.folder.glob("fold*/predictions.csv")) or [self.folder / "predictions.csv"]
+        return Calibration.held_out(task, logits, labels, FITTED_ON)
 
     def to_dict(self) -> dict[str, Any]:
         """The entry `crossval` of results.json."""
@@ -105,3 +101,8 @@ class Quote:
             f"{metric}_tta": self.outcome[f"{metric}_tta"],
             "tta_views": self.outcome["tta_views"],
         }
+
+
+def _predictions(folder: pathlib.Path) -> list[pathlib.Path]:
+    """predictions.csv of every fold, or of all folds at once."""
+    return sorted(folder.glob("fold*/predictions.csv")) or [folder / "predictions.csv"]

@@ -8,6 +8,7 @@ from absl import logging
 from esc_jax.data import folds
 from esc_jax.data.clips import Clips
 from esc_jax.data.datasets import registry as datasets
+from esc_jax.data.rows import DataError
 from esc_jax.errors import ConfigError
 from esc_jax.runtime import processes
 from esc_jax.tasks import registry as tasks
@@ -45,6 +46,11 @@ def log_split(task: Task, clips: Clips, split: folds.Split) -> None:
     """Logs the parts of a split, and warns of classes that are tested and not trained."""
     logging.info("%s", split.report())
     trained, tested = (task.class_counts(clips.labels[list(p)], len(clips.classes)) for p in (split.train, split.test))
+    if split.test and not tested.any():
+        raise DataError(
+            f"no clip of the test fold {split.test_folds[0]} has a class, so that there is nothing to measure: choose"
+            " others with --config.data.test_fold, or --config.crossval.folds for a cross-validation"
+        )
     counts = zip(clips.classes, trained, tested, strict=True)
     if missing := [name for name, train, test in counts if test and not train]:
         logging.warning("no training clip has one of the test classes %s", ", ".join(missing))

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import math
 import pathlib
+import shutil
 import time
 from typing import Any
 
@@ -25,11 +26,12 @@ from esc_jax.data.folds import Split
 from esc_jax.data.rows import DataError
 from esc_jax.evaluation import calibration, results
 from esc_jax.evaluation.calibration import Calibration
-from esc_jax.experiments import crossval_quote, dataset, workdir
+from esc_jax.evaluation.novelty import Novelty
+from esc_jax.experiments import calibrate, crossval_quote, dataset, workdir
 from esc_jax.experiments.artifacts import write_artifacts
 from esc_jax.inference.embeddings import embed_clips
 from esc_jax.models.model import Model, Variables
-from esc_jax.pretrained import load
+from esc_jax.pretrained import audioset, load
 from esc_jax.runtime import devices, processes
 from esc_jax.tasks import registry as tasks
 from esc_jax.tasks.base import Task
@@ -55,7 +57,7 @@ class ProbeResult:
         spread: largest difference of a probability between seeds on the test fold; 0 with one seed. The problem is
             convex, so this is the error of the solver.
         neighbours: the chosen number of nearest neighbours.
-        knn_score: primary metric of the nearest neighbours on the test fold.
+        knn_score: primary metric of the nearest neighbours on the test fold; NaN without a test fold.
     """
 
     fold: int
@@ -246,11 +248,12 @@ def probe_and_evaluate(
     for split in splits.values():
         dataset.log_split(task, clips, split)
     config, model = load.initialize(config, clips.classes)
+    tagger = audioset.head(config)
     logging.info("embedding %d clips on %s", len(clips), devices.device_name())
     workdir.bind_workdir(folder, original)
     places = {fold: folder if test_folds is None else folder / f"fold{fold}" for fold in splits}
     for place in places.values():  # before the embedding pass, which takes long
-        checkpoint.check_workdir(place, clips.fingerprint)
+        checkpoint.check_workdir(place, clips.identity)
     embeddings = cache.cache_root(config.data.cache_dir) / "embeddings"
     x = embed_with_progress(model, clips.with_background(), embeddings, max(1, config.eval.tta))
     seconds_embedding = time.monotonic() - started
@@ -258,8 +261,9 @@ def probe_and_evaluate(
     seconds = (time.monotonic() - started) / len(heads)
     parts = []
     for head in heads:
-        _save(config, clips, places[head.fold], model, head)
         split = splits[head.fold]
+        detector = calibrate.probe_novelty(clips, split, head.fold, x[0], tagger, FITTED_ON)
+        _save(config, clips, places[head.fold], model, head, detector)
         if not split.test:
             continue
         probabilities = task.probabilities(head_logits(x[:, list(split.test)], head.kernel, head.bias))
@@ -271,7 +275,7 @@ def probe_and_evaluate(
     step = 0 if len(heads) == 1 else None
     outcome = results.results(config, task, clips, parts, report, parameters=model.parameter_count, step=step)
     recorded = [f.name for f in dataclasses.fields(ProbeResult) if f.name not in ("kernel", "bias", "calibration")]
-    outcome["probe"] = [{name: getattr(head, name) for name in recorded} for head in heads]
+    outcome["probe"] = [{name: _defined(getattr(head, name)) for name in recorded} for head in heads]
     outcome |= calibration.for_results({head.fold: head.calibration for head in heads})
     if quote:
         outcome["crossval"] = quote.to_dict()
@@ -280,6 +284,11 @@ def probe_and_evaluate(
     outcome["seconds_embedding"] = round(seconds_embedding, 1)
     write_artifacts(folder, outcome, clips, parts)
     return outcome
+
+
+def _defined(value: Any) -> Any:
+    """The value for JSON, which has no NaN."""
+    return None if value != value else value
 
 
 def _fit_splits(config: Any, task: Task, clips: Clips, splits: Mapping[int, Split], x: np.ndarray) -> list[ProbeResult]:
@@ -330,35 +339,36 @@ def _with_head(model: Model, head: ProbeResult) -> Variables:
     return model.variables | {"params": params}
 
 
-def _save(config: Any, clips: Clips, folder: pathlib.Path, model: Model, head: ProbeResult) -> None:
+def _save(
+    config: Any, clips: Clips, folder: pathlib.Path, model: Model, head: ProbeResult, detector: Novelty
+) -> None:  # fmt: skip
     """A checkpoint of the encoder with a head, for prediction, export and fine-tuning."""
     state = states.create(_with_head(model, head), optax.identity(), ema=False)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # of an earlier call: it may be damaged
     checkpoints = checkpoint.Checkpoints(folder / "checkpoints")
-    if checkpoints.latest() is None:
-        progress = {"history": [], "sums": {}, "seconds": 0.0}
-        config = config.copy_and_resolve_references()
-        config.data.test_fold = head.fold
-        meta = checkpoint.meta(config, clips, progress) | {"calibration": head.calibration.to_dict()}
-        checkpoints.save(state, meta)
+    progress = {"history": [], "sums": {}, "seconds": 0.0}
+    config = config.copy_and_resolve_references()
+    config.data.test_fold = head.fold
+    meta = checkpoint.meta(config, clips, progress) | {"calibration": head.calibration.to_dict()}
+    checkpoints.save(state, meta | {"novelty": detector.to_dict()}, novelty=detector.arrays())
     checkpoints.close()
 
 
-def probe_embeddings(path: str | pathlib.Path, seeds: int = 1, task: str = "single_label") -> str:
+def probe_embeddings(path: str | pathlib.Path, seeds: int = 1) -> str:
     """Probes a file of embeddings (`esc-jax embed`) on all of its folds; returns the results as a table.
 
     Args:
-        path: .npz with embeddings, label, fold and classes.
+        path: .npz with embeddings, label, fold and classes, and the name of the task; without it, single_label.
         seeds: number of starting points of the solver.
-        task: what the labels mean.
 
     Raises:
         DataError: the file holds no embeddings of a data set. OSError: it cannot be read.
     """
-    chosen = tasks.get(task)
     try:
         with np.load(path, allow_pickle=False) as file:
             x, labels, folds, classes = (file[name] for name in ("embeddings", "label", "fold", "classes"))
-        whole = x.ndim == 2 and labels.shape == folds.shape == x.shape[:1] and set(labels) <= set(range(len(classes)))
+            chosen = tasks.get(str(file["task"]) if "task" in file else "single_label")
+        whole = x.ndim == 2 and folds.shape == x.shape[:1] and _labels_fit(chosen, labels, len(x), len(classes))
         finite = np.isfinite(x).all()
     except OSError:
         raise
@@ -373,6 +383,13 @@ def probe_embeddings(path: str | pathlib.Path, seeds: int = 1, task: str = "sing
         inside = folds == head.fold
         scores.append(chosen.score(labels[inside], head_logits(x[inside], head.kernel, head.bias)))
     return table(chosen, heads, scores)
+
+
+def _labels_fit(task: Task, labels: np.ndarray, rows: int, classes: int) -> bool:
+    """Whether an array can be the labels of that many clips."""
+    if task.exclusive:
+        return labels.shape == (rows,) and set(labels.tolist()) <= set(range(classes))
+    return labels.shape == (rows, classes) and labels.dtype == bool
 
 
 def table(task: Task, heads: Sequence[ProbeResult], scores: Sequence[float]) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 import dataclasses
 import functools
+import math
 import pathlib
 from typing import Any
 
@@ -18,11 +19,13 @@ from esc_jax.errors import ConfigError
 from esc_jax.evaluation import calibration, results
 from esc_jax.evaluation.calibration import Calibration
 from esc_jax.evaluation.predict import predict_clips
-from esc_jax.experiments import crossval_quote, dataset, pretrain, probe, workdir
+from esc_jax.experiments import calibrate, crossval_quote, dataset, pretrain, probe, workdir
 from esc_jax.experiments.artifacts import write_artifacts
+from esc_jax.experiments.calibrate import Fitted
 from esc_jax.models.model import Model, Variables
 from esc_jax.objectives.supervised import Supervised
-from esc_jax.pretrained import load
+from esc_jax.pretrained import audioset, load
+from esc_jax.pretrained.audioset import AudioSetHead
 from esc_jax.runtime import devices, processes
 from esc_jax.tasks.base import Task
 from esc_jax.training import checkpoint, loop, optim
@@ -40,6 +43,7 @@ class Run:
         task: what the labels mean.
         clips, split: the data set, and which clips train and test.
         model: with the weights to start from, or to test.
+        head: AudioSet head of the published checkpoint; None without one.
     """
 
     config: Any
@@ -47,6 +51,7 @@ class Run:
     clips: Clips
     split: folds.Split
     model: Model
+    head: AudioSetHead | None = None
 
     @property
     def train_indices(self) -> tuple[int, ...]:
@@ -95,10 +100,20 @@ class Run:
             eval_mode=self.config.model.eval_mode,
         )
 
-    def logits_of(self) -> Callable[..., np.ndarray]:
-        """(weights, indices=…) → (1, n, classes) logits of clips, without views."""
-        step = steps.logits_step(self.model)
-        return functools.partial(predict_clips, step, clips=self.clips, batch_size=self.config.eval.batch_size)
+    def outputs_of(self) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+        """(weights, indices) → logits (n, classes) and embeddings (n, D) of clips."""
+        step, batch_size = steps.outputs_step(self.model), self.config.eval.batch_size
+
+        def run(weights: Variables, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+            logits, embeddings = predict_clips(step, weights, self.clips, indices, batch_size)
+            return logits[0], embeddings[0]
+
+        return run
+
+    def fit(self, outputs_of: Callable[..., tuple[np.ndarray, np.ndarray]], weights: Variables) -> Fitted:
+        """What is fitted to trained weights; `outputs_of` as that of the run."""
+        outputs = functools.partial(outputs_of, weights)
+        return calibrate.fit(self.task, self.clips, self.split, outputs, self.head)
 
 
 def split_clips(config: Any, clips: Clips) -> folds.Split:
@@ -130,7 +145,7 @@ def prepare(config: Any) -> Run:
     config, model = load.initialize(config, clips.classes)
     if config.pretrain.objective:
         pretrain.check(config, clips, split, model)
-    return Run(config, task, clips, split, model)
+    return Run(config, task, clips, split, model, audioset.head(config))
 
 
 def initial_variables(run: Run, variables: Variables) -> tuple[Variables, Callable[[Any], Any] | None]:
@@ -144,40 +159,31 @@ def initial_variables(run: Run, variables: Variables) -> tuple[Variables, Callab
     return variables, functools.partial(states.interpolate, start, run.config.train.wise_ft_alpha)
 
 
-def calibrate(run: Run, logits_of: Callable[..., np.ndarray], weights: Variables) -> Calibration:
-    """The calibration without a validation fold; `logits_of` as that of `Run`.
-
-    From the clips of `train.calibration_share`, or else, without a temperature, from training clips.
-    """
-    if indices := run.split.calibration:
-        logits, labels = logits_of(weights, indices=indices)[0], run.clips.labels[list(indices)]
-        return Calibration.held_out(run.task, logits, labels, f"{len(indices)} held-out clips of the training folds")
-    indices = run.split.train[:: -(-len(run.split.train) // calibration.TRAINING_CLIPS)]
-    logits, labels = logits_of(weights, indices=indices)[0], run.clips.labels[list(indices)]
-    return Calibration.trained(run.task, logits, labels, "training clips")
-
-
 def _evaluator(run: Run, quote: crossval_quote.Quote | None) -> Callable[[Variables, dict[str, Any]], loop.EpochEval]:
     """`Plan.evaluate`: validation metrics under protocols that select an epoch, and the calibration."""
     config, task, split = run.config, run.task, run.split
     selects = config.protocol in folds.SELECTING
-    logits_of = run.logits_of()
+    outputs_of, best = run.outputs_of(), -math.inf
 
     def evaluate(weights: Variables, line: dict[str, Any]) -> loop.EpochEval:
-        metrics: dict[str, float] = {}
-        selection, fitted = None, None
-        if selects:
-            indices = list(split.validation or split.test)
-            logits, labels = logits_of(weights, indices=indices)[0], run.clips.labels[indices]
-            selection = task.score(labels, logits)
-            metrics = {f"val_{task.metric}": selection, "val_loss": task.nll(logits, labels)}
-            if split.validation:
-                fitted = Calibration.held_out(task, logits, labels, "the validation fold")
-        if not fitted and (selects or line["epoch"] == config.train.epochs):
-            fitted = calibrate(run, logits_of, weights)
-            if quote:
-                fitted = quote.calibrated(fitted, run.clips)
-        return loop.EpochEval(metrics, selection, {"calibration": fitted.to_dict()} if fitted else {})
+        nonlocal best
+        if not selects:
+            last = line["epoch"] == config.train.epochs
+            return fitted(weights, {}, None) if last else loop.EpochEval()
+        indices = list(split.validation or split.test)
+        logits, labels = outputs_of(weights, indices)[0], run.clips.labels[indices]
+        selection = task.score(labels, logits)
+        metrics = {f"val_{task.metric}": selection, "val_loss": task.nll(logits, labels)}
+        if selection < best:  # prediction does not use the checkpoint of this epoch
+            return loop.EpochEval(metrics, selection)
+        best = selection
+        return fitted(weights, metrics, selection)
+
+    def fitted(weights: Variables, metrics: dict[str, float], selection: float | None) -> loop.EpochEval:
+        result = run.fit(outputs_of, weights)
+        if quote:
+            result = dataclasses.replace(result, calibration=quote.calibration(run.clips))
+        return loop.EpochEval(metrics, selection, result.meta(), result.novelty.arrays())
 
     return evaluate
 
@@ -221,7 +227,7 @@ def train_and_evaluate(config: Any, folder: pathlib.Path, quote: crossval_quote.
     run = prepare(config)
     if quote:
         quote.check_data(run.clips)
-    checkpoint.check_workdir(folder, run.clips.fingerprint)
+    checkpoint.check_workdir(folder, run.clips.identity)
     optimizer = run.optimizer()
     # Every mistake in the config has been reported by now. Nothing was written before this line.
     workdir.bind_workdir(folder, config)
@@ -346,7 +352,7 @@ def evaluate_again(config: Any, folder: pathlib.Path) -> dict[str, Any]:
     with restored.config.unlocked():
         restored.config.data, restored.config.eval = config.data, config.eval
     _, task, clips = dataset.load(config)
-    checkpoint.check_data(restored.meta["data"], clips.fingerprint, folder)
+    checkpoint.check_data(restored.meta["data"], clips.identity, folder)
     run = Run(restored.config, task, clips, split_clips(config, clips), restored.model)
     last = checkpoint.newest(restored.folder)  # a protocol may have selected an earlier step
     if config.method == "train" and last < run.total:

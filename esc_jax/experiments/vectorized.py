@@ -134,9 +134,10 @@ def _train(prepared: Sequence[single.Run], folder: pathlib.Path) -> tuple[states
 def _write_run(run: single.Run, config: Any, folder: pathlib.Path, state: Any, progress: dict[str, Any]) -> None:
     """Checkpoint and test of one run. Its history is the mean over all runs."""
     workdir.bind_workdir(folder, config)
-    fitted = single.calibrate(run, run.logits_of(), state.weights())
+    fitted = run.fit(run.outputs_of(), state.weights())
     checkpoints = checkpoint.Checkpoints(folder / "checkpoints")
-    checkpoints.save(state, checkpoint.meta(run.config, run.clips, progress) | {"calibration": fitted.to_dict()})
+    meta = checkpoint.meta(run.config, run.clips, progress) | fitted.meta()
+    checkpoints.save(state, meta, novelty=fitted.novelty.arrays())
     checkpoints.close()
     record = single.TrainingRecord(run.config.train.epochs, progress["seconds"], run.total, progress["history"])
-    single.test(run, state.weights(), folder, record, fitted, {})
+    single.test(run, state.weights(), folder, record, fitted.calibration, {})

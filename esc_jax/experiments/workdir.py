@@ -1,10 +1,12 @@
 """The folder of a run, and which config it belongs to."""
 
+import contextlib
 import json
 import pathlib
 from typing import Any
 
 from esc_jax import config as configs
+from esc_jax import files
 from esc_jax.errors import ConfigError
 from esc_jax.runtime import processes
 from esc_jax.training import writers
@@ -22,6 +24,11 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     keys = sorted((set(old) | set(new)) - set(LOCATION_KEYS))
     off = {k for k in keys if not (old.get(k) or new.get(k)) and (k not in old or k not in new)}
     return [f"{k} ({old.get(k)}, now {new.get(k)})" for k in keys if k not in off and old.get(k) != new.get(k)]
+
+
+def locked(folder: pathlib.Path) -> contextlib.AbstractContextManager[None]:
+    """Locks a workdir for this process, or raises LockedError; other processes of a distributed run lock nothing."""
+    return files.exclusive_lock(folder) if processes.is_main_process() else contextlib.nullcontext()
 
 
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:

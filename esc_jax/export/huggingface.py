@@ -43,7 +43,7 @@ def to_huggingface(restored: Restored, directory: pathlib.Path) -> None:
             f"transformers has no class for model.name={config.name} (only for hubert and efficientnet): use"
             " --format=stablehlo"
         )
-    if (thresholds := read_thresholds(restored)) is not None:
+    if (thresholds := read_thresholds(restored, calibrated=False)) is not None:
         path = directory / huggingface.CONFIG
         content = json.loads(path.read_text(encoding="utf-8"))
         content |= {"problem_type": "multi_label_classification", "esc_jax_thresholds": thresholds}

@@ -6,6 +6,7 @@ import pathlib
 from typing import Any
 
 from esc_jax.errors import Failure
+from esc_jax.evaluation.results import has_changed
 from esc_jax.tasks import registry as tasks
 from esc_jax.training.restore import Restored
 
@@ -85,6 +86,8 @@ def read_measurement(restored: Restored) -> Measurement | str:
         return "the run has no results"
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
+        if has_changed(results):
+            raise ValueError("the checksum does not match")
         step = results.get("checkpoint_step")
         if step is not None and step != restored.step:
             return f"the results of the run are of step {step}, the weights of step {restored.step}"

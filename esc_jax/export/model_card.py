@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from esc_jax.evaluation.calibration import Calibration
 from esc_jax.evaluation.escaping import escape_markdown
 from esc_jax.export import usage
 from esc_jax.export.measurement import CrossValidation, Measurement, read_cross_validation, read_measurement
@@ -21,18 +22,35 @@ _PROTOCOLS = {
     "all": "trained on every clip for a fixed number of epochs, and not tested",
 }
 _CITATION = 'K. J. Piczak, "ESC: Dataset for Environmental Sound Classification", 2015'
+_OTHER_LICENCE = "The licences of the recordings that the model was trained on"
 # data.name → name of the data set, licence of its recordings.
 _DATA = {
     "esc50": ("ESC-50", f"The recordings of ESC-50 are CC BY-NC 3.0: attribution, no commercial use ({_CITATION})"),
     "esc10": ("ESC-10", f"The recordings of ESC-10 are CC BY 3.0: attribution ({_CITATION})"),
     "gtzan": ("GTZAN", "GTZAN is published without a licence for its recordings"),
+    "urbansound8k": (
+        "UrbanSound8K",
+        "The recordings of UrbanSound8K are CC BY-NC 3.0: attribution, no commercial use (J. Salamon, C. Jacoby and"
+        ' J. P. Bello, "A Dataset and Taxonomy for Urban Sound Research", 2014)',
+    ),
+    "fsd50k": (
+        "FSD50K",
+        "FSD50K is CC BY 4.0 as a collection, and each of its clips has a Creative Commons licence of its own, some of"
+        ' them non-commercial (E. Fonseca et al., "FSD50K: an Open Dataset of Human-Labeled Sound Events", 2022)',
+    ),
     "synthetic": ("sounds synthesised by esc_jax", ""),
-}
+} | dict.fromkeys(("folder", "csv", "audiofolder"), ("recordings of your own", _OTHER_LICENCE))
 # data.name → number of classes, some of the classes, and description of other data that is read under this name.
 _IDENTITY = {
     "esc50": (50, {"dog", "sea_waves", "chainsaw", "church_bells"}, "a data set in ESC-50's layout"),
     "esc10": (10, {"dog", "sea_waves", "chainsaw", "helicopter"}, "a data set in ESC-50's layout"),
     "gtzan": (10, {"blues", "disco", "hiphop", "reggae"}, "a data set with a folder for each class"),
+    "urbansound8k": (
+        10,
+        {"air_conditioner", "dog_bark", "jackhammer", "siren"},
+        "a data set in UrbanSound8K's layout",
+    ),
+    "fsd50k": (200, {"Bark", "Meow", "Siren", "Zipper_(clothing)"}, "a data set in FSD50K's layout"),
 }
 # model.name → licence of the weights according to their publishers.
 _WEIGHTS = {
@@ -67,7 +85,9 @@ def huggingface_card(restored: Restored) -> str:
     header = f"---\nlibrary_name: transformers\npipeline_tag: {kind}-classification\nlicense: other\n---\n\n"
     code = usage.transformers_example(restored)
     return header + _card(
-        restored, f"In this folder, with transformers, torch and librosa:\n\n```python\n{code}\n```\n\n{note}"
+        restored,
+        f"In this folder, with transformers, torch and librosa:\n\n```python\n{code}\n```\n\n{note}",
+        calibrated=False,
     )
 
 
@@ -83,10 +103,10 @@ def stablehlo_card(restored: Restored) -> str:
         f"Exported with JAX {jax.__version__}, which guarantees that releases of the next six months can read the"
         " program. After that, export the checkpoint again."
     )
-    return _card(restored, use)
+    return _card(restored, use, calibrated=True)
 
 
-def _card(restored: Restored, use: str) -> str:
+def _card(restored: Restored, use: str, calibrated: bool) -> str:
     config, model = restored.config, restored.model
     data, data_licence = _describe_data(restored)
     pretrained = config.model.pretrained
@@ -100,7 +120,7 @@ def _card(restored: Restored, use: str) -> str:
         use,
         "## Evaluation",
         *_describe_measurement(restored),
-        _describe_outputs(restored),
+        _describe_outputs(restored, calibrated),
         "## Classes",
         f"{', '.join(map(escape_markdown, model.classes))}.",
         "## Licence",
@@ -116,17 +136,19 @@ def _purpose(restored: Restored) -> str:
     return f"Detects sounds: any number of {count} classes at the same time"
 
 
-def _describe_outputs(restored: Restored) -> str:
-    thresholds = read_thresholds(restored)
+def _describe_outputs(restored: Restored, calibrated: bool) -> str:
+    temperature = Calibration.read(restored.meta).temperature
+    state = f"with the temperature {temperature:.3g}" if calibrated and temperature else "without calibration"
+    thresholds = read_thresholds(restored, calibrated)
     if thresholds is None:
         return (
-            "The outputs are the probabilities of the model without calibration. A sound that belongs to none of the"
-            " classes gets probabilities as well."
+            f"The outputs are the probabilities of the model {state}. A sound that belongs to none of the classes gets"
+            " probabilities as well."
         )
     names = map(escape_markdown, restored.model.classes)
     listed = ", ".join(f"{name} {limit:.3g}" for name, limit in zip(names, thresholds, strict=True))
     return (
-        "The outputs are the probabilities of the model without calibration, one for each class; they do not sum to 1."
+        f"The outputs are the probabilities of the model {state}, one for each class; they do not sum to 1."
         f" A class counts as present from its threshold: {listed}."
     )
 
@@ -180,7 +202,7 @@ def _describe_data(restored: Restored) -> tuple[str, str]:
     if name in _IDENTITY:
         number, some, other = _IDENTITY[name]
         if len(classes) != number or not some <= set(classes):
-            return other, "The licence of those recordings applies"
+            return other, _OTHER_LICENCE
     return _DATA.get(name, (f"the data set {name}", f"The licence of {name} applies"))
 
 

@@ -32,15 +32,17 @@ def program(restored: Restored) -> Exported:
     import jax.numpy as jnp
     import numpy as np
 
+    from esc_jax.evaluation.calibration import Calibration
     from esc_jax.tasks import registry as tasks
 
     model, task = restored.model, tasks.get(restored.config.task)
+    temperature = np.float32(Calibration.read(restored.meta).temperature or 1.0)
     variables = jax.tree.map(np.asarray, model.variables)  # constants that are not bound to a device
 
     @jax.jit
     def classify(waveform: jax.Array) -> jax.Array:
         logits: Any = model.module.apply(variables, model.frontend(waveform))
-        return task.activation(logits)
+        return task.activation(logits / temperature)
 
     shape = jax_export.symbolic_shape(f"batch, {model.clip_samples}")
     return jax_export.export(classify, platforms=PLATFORMS)(jax.ShapeDtypeStruct(shape, jnp.float32))
@@ -50,10 +52,11 @@ def describe(restored: Restored) -> dict[str, Any]:
     """The content of model.json."""
     import jax
 
+    from esc_jax.evaluation.calibration import Calibration
     from esc_jax.export import measurement, model_card, thresholds
 
     model = restored.model
-    limits, quoted = thresholds.read_thresholds(restored), measurement.read_cross_validation(restored)
+    limits, quoted = thresholds.read_thresholds(restored, calibrated=True), measurement.read_cross_validation(restored)
     padding = ", which the program does not mask" if model.mask_padding else ""
     return {
         "name": model_card.model_name(restored),
@@ -74,6 +77,7 @@ def describe(restored: Restored) -> dict[str, Any]:
             "description": "probabilities in the order of labels",
         },
         **({} if limits is None else {"thresholds": limits}),
+        "temperature": Calibration.read(restored.meta).temperature,
         "platforms": list(PLATFORMS),
         "jax": jax.__version__,
         "measured": measurement.to_json(measurement.read_measurement(restored)),

@@ -10,6 +10,7 @@ compiled shape, so that memory does not grow with the length of the recording.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+import itertools
 import os
 import pathlib
 
@@ -19,14 +20,16 @@ import numpy as np
 from esc_jax.data import audio
 from esc_jax.data.audio import AudioError
 from esc_jax.data.stream import AudioStream, windows
+from esc_jax.evaluation import novelty
 from esc_jax.evaluation.calibration import Calibration
 from esc_jax.inference import model_path
 from esc_jax.inference.timeline import Prediction, Timeline
+from esc_jax.pretrained import load
 from esc_jax.runtime import devices, xla
 from esc_jax.tasks import registry as tasks
 from esc_jax.training.checkpoint import CheckpointError
 from esc_jax.training.restore import Restored, restore
-from esc_jax.training.step import logits_step
+from esc_jax.training.step import outputs_step
 
 # Windows with a lower RMS level, without their constant offset, are silent. The quietest of 800 clips of ESC-50 (a
 # keyboard) has −56 dB.
@@ -41,7 +44,13 @@ _ACCELERATOR_BATCH_S = 320.0
 
 
 class SoundClassifier:
-    """The model of a finished run, callable on waveforms and recordings.
+    """A model that classifies, callable on waveforms and recordings.
+
+    Args:
+        restored: the model.
+        published: whether it is a published model. Its input is floating point, and is padded to whole seconds where it
+            is shorter than a window. The input of a run has 16 bits and is padded to the length of a training clip, as
+            in its training.
 
     Attributes:
         config: of the run.
@@ -50,10 +59,11 @@ class SoundClassifier:
         classes: class names in the order of the probabilities.
         sample_rate: of the model, Hz. Input of any rate is resampled to it.
         window_s: length of a training clip, and the default length of a window, s.
-        calibration: temperature of the probabilities and threshold of unfamiliar sounds, if the checkpoint has them.
+        calibration: temperature of the probabilities, if the checkpoint has one.
+        novelty: what marks unfamiliar sounds, if the checkpoint has it.
     """
 
-    def __init__(self, restored: Restored):
+    def __init__(self, restored: Restored, published: bool = False):
         self.config = restored.config
         self.model = restored.model
         self.task = tasks.get(restored.config.task)
@@ -61,7 +71,10 @@ class SoundClassifier:
         self.sample_rate = restored.model.sample_rate
         self.window_s = restored.model.clip_s
         self.calibration = Calibration.read(restored.meta)
-        self._logits = logits_step(restored.model)
+        self.novelty = novelty.restore(restored)
+        self._outputs = outputs_step(restored.model)
+        self._published = published
+        self._pad_to = self.sample_rate if published else restored.model.clip_samples
 
     @property
     def thresholds(self) -> np.ndarray | None:
@@ -170,17 +183,23 @@ class SoundClassifier:
         Returns:
             Starts (samples), probabilities, whether unfamiliar, and RMS levels (dB), each of the n windows.
         """
-        shape = max(size, self.model.clip_samples)
+        pieces = iter(pieces)
+        head = list(itertools.islice(pieces, 1))
+        shape = max(size, self._pad_to)
+        if self._published and head and len(head[0][1]) < size:  # the only window
+            shape = -(-len(head[0][1]) // self._pad_to) * self._pad_to
         budget = _BATCH_S.get(jax.default_backend(), _ACCELERATOR_BATCH_S)
         rows = max(1, int(budget * self.sample_rate) // shape)
         starts: list[int] = []
         power: list[float] = []
-        done: list[np.ndarray] = []
-        running: deque[jax.Array] = deque()
-        batch, valid = np.zeros((rows, shape), np.int16), np.full(rows, shape, np.int32)
-        for start, samples in pieces:
+        done: list[tuple[np.ndarray, np.ndarray]] = []
+        running: deque[tuple[jax.Array, jax.Array]] = deque()
+        # A run computes with 16 bits, as in its training; published models were trained on floating point.
+        batch = np.zeros((rows, shape), np.float32 if self._published else np.int16)
+        valid = np.full(rows, shape, np.int32)
+        for start, samples in itertools.chain(head, pieces):
             row = len(starts) % rows
-            batch[row, : len(samples)] = audio.to_int16(samples)  # 16 bits, as in training
+            batch[row, : len(samples)] = samples if self._published else audio.to_int16(samples)
             valid[row] = len(samples)
             starts.append(start)
             power.append(_power(samples, round(_EDGE_S * self.sample_rate)))
@@ -188,22 +207,31 @@ class SoundClassifier:
                 running.append(self._run(batch, valid))
                 batch, valid = np.zeros_like(batch), np.full_like(valid, shape)  # the device may still read the others
                 if len(running) > 1:  # the device computes one batch while the host decodes the next
-                    done.append(np.asarray(running.popleft()[0]))
+                    done.append(self._collect(running.popleft()))
         if not starts:
             raise AudioError(f"{name}: holds no samples")
         if len(starts) % rows:
             running.append(self._run(batch, valid))
-        done += [np.asarray(output[0]) for output in running]
-        logits = np.concatenate(done)[: len(starts)]
+        done += [self._collect(outputs) for outputs in running]
+        logits, unfamiliar = (np.concatenate(parts)[: len(starts)] for parts in zip(*done, strict=True))
         probabilities = self.calibration.probabilities(self.task, logits)
-        unfamiliar = self.calibration.unfamiliar(self.task, logits)
         with np.errstate(divide="ignore"):
             return np.array(starts), probabilities, unfamiliar, 10 * np.log10(power)
 
-    def _run(self, batch: np.ndarray, valid: np.ndarray) -> jax.Array:
-        """(1, rows, classes) logits of a batch whose rows have `valid` samples before their padding."""
+    def _run(self, batch: np.ndarray, valid: np.ndarray) -> tuple[jax.Array, jax.Array]:
+        """Logits (1, rows, classes) and embeddings (1, rows, D) of a batch.
+
+        Args:
+            batch: (rows, time) int16.
+            valid: (rows,) samples before the padding.
+        """
         masked = self.model.mask_padding and bool((valid < batch.shape[1]).any())
-        return self._logits(self.model.variables, *devices.to_device((batch, valid) if masked else (batch,)))
+        return self._outputs(self.model.variables, *devices.to_device((batch, valid) if masked else (batch,)))
+
+    def _collect(self, outputs: tuple[jax.Array, jax.Array]) -> tuple[np.ndarray, np.ndarray]:
+        """Logits (rows, classes) of the outputs of `_run`, and (rows,) whether the sound is unfamiliar."""
+        logits, embeddings = (np.asarray(output[0]) for output in outputs)
+        return logits, self.novelty.unfamiliar(embeddings) if self.novelty else np.zeros(len(logits), bool)
 
 
 def _power(samples: np.ndarray, edge: int) -> float:
@@ -233,20 +261,23 @@ def _as_float(waveform: np.ndarray) -> np.ndarray:
 
 
 def load_classifier(path: str | os.PathLike[str]) -> SoundClassifier:
-    """Loads the classifier of a finished run.
+    """Loads the classifier of a finished run, or a published one.
 
     XLA is configured as in training if no device has been used in this process yet; on CPU this is several times
     faster than XLA's defaults.
 
     Args:
-        path: the run's workdir, its `checkpoints` folder or one checkpoint in it.
+        path: the run's workdir, its `checkpoints` folder or one checkpoint in it; or published weights that have
+            classes of their own: a name in the catalog (`pretrained.catalog`), a file, a folder or a hub id.
 
     Raises:
         CheckpointError: there is no checkpoint, it has another format version, or it cannot be read.
-        ModelPathError: the path is published weights, which must be trained or probed first.
+        PretrainedError: the published weights cannot be used, or have no classes of their own.
     """
-    model_path.require_run(path)
     xla.initialize(library=True)
+    if model_path.is_published(path):
+        config, model = load.load_classifier(os.fspath(path))
+        return SoundClassifier(Restored(model, config, pathlib.Path(path), 0, {}), published=True)
     try:
         return SoundClassifier(restore(pathlib.Path(path)))
     except (AttributeError, KeyError, TypeError) as error:

@@ -5,6 +5,7 @@ import pathlib
 import re
 
 from esc_jax.errors import UserError
+from esc_jax.pretrained import catalog
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in a folder as Hugging Face publishes it
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -27,7 +28,9 @@ def is_run(path: str | os.PathLike[str]) -> bool:
 
 
 def is_published(path: str | os.PathLike[str]) -> bool:
-    """Whether a path looks like published weights: a file, a Hugging Face folder, or a hub id ("owner/name")."""
+    """Whether a path is or looks like published weights: a name in the catalog, a file, a folder, or a hub id."""
+    if catalog.find(path):
+        return True
     folder = pathlib.Path(path).expanduser()
     if folder.is_dir():
         return not is_run(folder) and any((folder / name).is_file() for name in _WEIGHTS)
@@ -43,6 +46,6 @@ def require_run(path: str | os.PathLike[str]) -> None:
     remedy = (
         f"must first be trained or probed on a data set: esc-jax train --config=NAME --config.model.pretrained={name}"
     )
-    if not pathlib.Path(path).expanduser().exists():
+    if not pathlib.Path(path).expanduser().exists() and not catalog.find(path):
         raise ModelPathError(f"{name}: no such folder (published weights of a hub id {remedy})")
     raise ModelPathError(f"{name} is not a trained run (published weights {remedy})")

@@ -37,8 +37,8 @@ def _ranking(prediction: "Prediction", k: int, width: int) -> str:
 def _detections(prediction: "Prediction", k: int, width: int) -> str:
     """All detected classes, then the most probable others up to k classes in total."""
     if prediction.nearest:
-        label, share, threshold = prediction.nearest
-        return f"{NO_CLASS}   (nearest: {label} {100 * share:.1f} %, threshold {100 * threshold:.1f} %)"
+        nearest = ", ".join(f"{label} {100 * share:.1f} %" for label, share in prediction.top(k))
+        return f"{NO_CLASS}   (nearest: {nearest})"
     classes = prediction.top(len(prediction.labels))
     detected = [pair for pair in classes if pair[0] in prediction.detected]
     others = [pair for pair in classes if pair[0] not in prediction.detected]

@@ -74,6 +74,10 @@ class Classifier(EncoderModel):
         """
         return self.head(self.encoder(features, train=train, padding=padding).embedding, train=train)
 
+    def classify(self, embedding: jax.Array) -> jax.Array:
+        """Applies the head to (B, D) embeddings; use as `module.apply(variables, embedding, method="classify")`."""
+        return self.head(embedding)
+
 
 @contextlib.contextmanager
 def eval_mode(predicate: Callable[[str], bool]) -> Iterator[None]:

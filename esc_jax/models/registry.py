@@ -47,7 +47,7 @@ def defaults(encoder: str, head: str = "linear") -> dict[str, Any]:
     """
     return {
         "name": encoder,
-        "pretrained": "",  # a published checkpoint: its file, folder or hub id
+        "pretrained": "",  # a published checkpoint: its name (`esc-jax weights list`), file, folder or hub id
         "overrides": (),  # options that the config sets, not the checkpoint: "encoder.hidden_dropout", …
         "eval_mode": "",  # regular expression of modules that run in evaluation mode while their parameters train
         "encoder": options(ENCODERS[encoder]),

@@ -101,7 +101,8 @@ def from_arrays(
         head |= {"classes": classes, "dropout": float(cfg.get("predictor_dropout", 0.1))}
     params = _to_flax(names, arrays, _shapes(options, classes), options)
     frontend = {"name": "kaldi_fbank", **dataclasses.asdict(KaldiFbank())}
-    return PublishedCheckpoint("beats", options, {"params": params}, head, frontend, _labels(label_dict, classes))
+    labels = _labels(label_dict, classes)
+    return PublishedCheckpoint("beats", options, {"params": params}, head, frontend, labels, "multi_label")
 
 
 def _options(cfg: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from esc_jax.models import efficientat
 from esc_jax.pretrained.published import PretrainedError, PublishedCheckpoint, is_state_dict
 from esc_jax.pretrained.torch_file import load_torch
 
+_AUDIOSET_CLASSES = 527
 LABELS_FILE = "class_labels_indices.csv"  # AudioSet's table of classes
 _COUNTERS = "num_batches_tracked"  # torch's number of training steps, which is not used with a fixed momentum
 
@@ -42,6 +43,11 @@ def read(path: str | os.PathLike) -> PublishedCheckpoint:
     if not is_state_dict(state):
         raise PretrainedError(f"{path} is not a plain state dict: give one of EfficientAT's published mn…_as files.")
     state = {name: array for name, array in state.items() if not name.endswith(_COUNTERS)}
+    if strides := re.search(r"_s(\d{4})(?!\d)", path.name):
+        raise PretrainedError(
+            f"{path} was trained with the strides {', '.join(strides[1])}, by its name; only models with the strides 2,"
+            " 2, 2, 2 are supported, and no array would show the difference."
+        )
     width = _match(path, state)
     classes = state["classifier.5.bias"].shape[0]
     flat = {variable: _convert(state[name]) for name, variable, _ in _entries(width, classes)}
@@ -52,6 +58,7 @@ def read(path: str | os.PathLike) -> PublishedCheckpoint:
         head={"name": "mlp", "classes": classes, "width": efficientat.head_width(width), "dropout": 0.2},
         frontend={"name": "efficientat_mel", "sample_rate": 32_000, **_frontend_options(path.name)},
         labels=_labels(path, classes),
+        task="multi_label" if classes == _AUDIOSET_CLASSES else "single_label",
     )
 
 

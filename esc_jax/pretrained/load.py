@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import copy
+import pathlib
 from typing import Any
 
 from absl import logging
@@ -12,6 +13,10 @@ from esc_jax.models import model as models
 from esc_jax.models import registry
 from esc_jax.models.model import Model
 from esc_jax.pretrained import merge
+from esc_jax.pretrained.published import PretrainedError
+
+# Window of a published classifier, s: AudioSet's clips.
+CLASSIFIER_CLIP_S = 10.0
 
 
 def initialize(config: Any, classes: Sequence[str]) -> tuple[Any, Model]:
@@ -38,10 +43,10 @@ def initialize(config: Any, classes: Sequence[str]) -> tuple[Any, Model]:
 
 
 def load_published(path: str, sample_rate: int | None = None, clip_s: float = 5.0) -> Model:
-    """A published checkpoint as it is. Its head has random weights where the checkpoint has none.
+    """The encoder of a published checkpoint. `load_classifier` loads its head as well.
 
     Args:
-        path: its file, folder or hub id.
+        path: its name in the catalog, file, folder or hub id.
         sample_rate: Hz, for an encoder that was not trained at one.
         clip_s: length of the windows that it is called on, s.
 
@@ -64,3 +69,44 @@ def load_published(path: str, sample_rate: int | None = None, clip_s: float = 5.
     config = merge.with_checkpoint_options(config, checkpoint)
     model = models.create(config, ("",))
     return model.with_variables(merge.merge(model.variables, checkpoint))
+
+
+def load_classifier(path: str) -> tuple[ml_collections.ConfigDict, Model]:
+    """A published classifier with its own head and classes, and a config that describes it.
+
+    Args:
+        path: its name in the catalog, file, folder or hub id.
+
+    Raises:
+        PretrainedError: the checkpoint is of no known kind, of no sounds, or has no head with class names.
+    """
+    checkpoint = merge.identify(path)
+    if checkpoint.labels is None:
+        raise PretrainedError(
+            f"{path} has no classes of its own: train or probe it on a data set first, with esc-jax train --config=NAME"
+            f" --config.model.pretrained={path}"
+        )
+    if "sample_rate" not in checkpoint.frontend:
+        raise PretrainedError(f"{path} was not trained on sounds: train it on a data set first")
+    head = {key: value for key, value in checkpoint.head.items() if key != "classes"}
+    config = ml_collections.ConfigDict(
+        {
+            "experiment": pathlib.PurePath(path).name,
+            "task": checkpoint.task,
+            "model": registry.defaults(checkpoint.architecture, head["name"]) | {"pretrained": path},
+            "frontend": frontends.defaults("log_mel"),
+            "augment": {"crop_s": 0.0},
+            "data": {
+                "name": "",
+                "dir": "",
+                "test_fold": 0,
+                "sample_rate": merge.sample_rate(checkpoint),
+                "clip_s": CLASSIFIER_CLIP_S,
+                "mask_padding": checkpoint.architecture in registry.PADDING_MASK_MODELS,
+            },
+        }
+    )
+    config.model.head.update(head)
+    config = merge.with_checkpoint_options(config, checkpoint)
+    model = models.create(config, checkpoint.labels)
+    return config, model.with_variables(merge.merge(model.variables, checkpoint, checkpoint.labels))

@@ -9,7 +9,7 @@ from flax import traverse_util
 import jax.numpy as jnp
 import numpy as np
 
-from esc_jax.pretrained import huggingface
+from esc_jax.pretrained import catalog, fetch, huggingface
 from esc_jax.pretrained.published import PretrainedError, PublishedCheckpoint
 from esc_jax.pretrained.registry import DIRECTORY_ONLY, FILE_ONLY, READERS
 
@@ -21,7 +21,7 @@ def read(architecture: str, path: str) -> PublishedCheckpoint:
 
     Args:
         architecture: `model.name` of a config.
-        path: file, folder or hub id.
+        path: name in the catalog, file, folder or hub id.
 
     Raises:
         PretrainedError: the checkpoint cannot be read, or the architecture has no published checkpoints.
@@ -31,18 +31,25 @@ def read(architecture: str, path: str) -> PublishedCheckpoint:
             f"model.pretrained: no published checkpoints are known for model.name={architecture};"
             f" they are for {', '.join(READERS)}"
         )
-    return READERS[architecture](path)
+    weights = catalog.find(path)
+    if weights and weights.architecture != architecture:
+        raise PretrainedError(f"model.pretrained={path} is for model.name={weights.architecture}, not {architecture}")
+    return READERS[architecture](fetch.resolve(path))
 
 
 def identify(path: str) -> PublishedCheckpoint:
     """Reads a checkpoint of any architecture.
 
     Args:
-        path: file, folder or hub id.
+        path: name in the catalog, file, folder or hub id.
 
     Raises:
         PretrainedError: no reader can read it. The message contains the reason of each reader.
     """
+    weights = catalog.find(path)
+    path = fetch.resolve(path)
+    if weights:
+        return READERS[weights.architecture](path)
     local_path = huggingface.resolve(path)
     excluded = FILE_ONLY if local_path.is_dir() else DIRECTORY_ONLY
     reasons = []

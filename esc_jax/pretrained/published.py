@@ -48,6 +48,7 @@ class PublishedCheckpoint:
         head: {"name": key of `models.registry.HEADS`, its fields} of the published head.
         frontend: {"name": key of `frontends.registry.FRONTENDS`, its fields} with which the encoder was trained.
         labels: class names in the order of the logits of the published head, or None.
+        task: name of the task that the head was trained for.
 
     Raises:
         PretrainedError: an array contains NaN or infinity.
@@ -59,6 +60,7 @@ class PublishedCheckpoint:
     head: dict[str, Any]
     frontend: dict[str, Any]
     labels: tuple[str, ...] | None = None
+    task: str = "single_label"
 
     def __post_init__(self) -> None:
         flat = traverse_util.flatten_dict(self.variables, sep="/")

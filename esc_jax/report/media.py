@@ -5,11 +5,13 @@ import dataclasses
 import io
 import pathlib
 
+import numpy as np
 import soundfile
 
-from esc_jax.data import audio, cache
+from esc_jax.data import cache
 from esc_jax.data.layouts.registry import open_source
 from esc_jax.data.rows import DataError, Layout
+from esc_jax.data.stream import AudioStream
 from esc_jax.report import plots
 from esc_jax.report.runs import Run
 
@@ -60,6 +62,17 @@ def _file_and_start(clip: str, files: Container[str]) -> tuple[str, float]:
     return (clip, 0.0) if clip in files or not name else (name, float(start.removesuffix("s")))
 
 
+def _cut(stream: AudioStream, start: int, size: int) -> np.ndarray:
+    """A part of a recording, which may be long: decoded up to the end of the part, and not held in memory."""
+    parts, place = [], 0  # `place` is the first sample of the block
+    for block in stream:
+        parts.append(block[max(0, start - place) : max(0, start + size - place)])
+        place += len(block)
+        if place >= start + size:
+            break
+    return np.concatenate(parts)
+
+
 def media(run: Run, clips: Iterable[str]) -> tuple[dict[str, Media], str]:
     """Audio and spectrograms of clips, at the sample rate and with the length of the model's input.
 
@@ -77,7 +90,9 @@ def media(run: Run, clips: Iterable[str]) -> tuple[dict[str, Media], str]:
     for clip in clips:
         try:
             name, start = _file_and_start(clip, rows)
-            waveform = audio.load(data.read(rows[name]), rate, clip)[round(start * rate) :][: round(seconds * rate)]
+            waveform = _cut(
+                AudioStream(data.locate(rows[name]), rate, clip), round(start * rate), round(seconds * rate)
+            )
         except (KeyError, ValueError):  # AudioError is a ValueError
             unreadable.append(clip)
             continue

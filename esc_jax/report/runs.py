@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from esc_jax import files
 from esc_jax.errors import UserError
 from esc_jax.evaluation.confidence import ConfidenceInterval
-from esc_jax.evaluation.results import other_metrics
+from esc_jax.evaluation.results import has_changed, other_metrics
 from esc_jax.report.errors import ReportError, RunError
 from esc_jax.report.predictions import Predictions, read_predictions
 from esc_jax.tasks import registry as tasks
@@ -142,14 +143,15 @@ def _interval(entry: dict[str, Any] | None, recordings: int) -> ConfidenceInterv
 def _check_predictions(path: pathlib.Path, task: Task, predictions: Predictions, folds: list[dict[str, Any]]) -> None:
     """Raises RunError where predictions.csv and results.json are of different runs.
 
-    The score of every fold and seed must be equal up to one clip: a decision may change where probabilities are
-    rounded to six digits.
+    The score of every fold and seed must be equal up to one clip, or up to 0.01 for a metric that is no mean over
+    clips: where probabilities are rounded to six digits, a decision may change, and close ones become equal.
     """
+    counts_clips = task.clip_scores(predictions.labels, predictions.scores) is not None
     for fold in folds:
         rows = (predictions.folds == int(fold["fold"])) & (predictions.seeds == int(fold["seed"]))
         number, total = int(rows.sum()), int(fold["total"])
         score = task.score(predictions.labels[rows], predictions.scores[rows]) if number else 0.0
-        if number != total or abs(score - fold[task.metric]) * total > 1.5:
+        if number != total or abs(score - fold[task.metric]) > (1.5 / total if counts_clips else 0.01):
             raise RunError(
                 f"{path} does not belong to results.json: for fold {fold['fold']} it has {task.metric_label}"
                 f" {100 * score:.2f} % on {number} clips, and results.json {100 * fold[task.metric]:.2f} % on {total}"
@@ -158,9 +160,12 @@ def _check_predictions(path: pathlib.Path, task: Task, predictions: Predictions,
         raise RunError(f"{path} does not belong to results.json: it has {len(predictions)} clips instead of {total}")
 
 
-def _predictions(folder: pathlib.Path, task: Task, classes: Sequence[str], folds: list[dict[str, Any]]) -> Predictions:
-    path = folder / "predictions.csv"
+def _predictions(folder: pathlib.Path, task: Task, results: dict[str, Any]) -> Predictions:
+    path, classes, folds = folder / "predictions.csv", results["data"]["classes"], results["folds"]
+    checksum = results.get("predictions_checksum")
     predictions = read_predictions(path, task, classes)
+    if checksum and files.checksums([path]) != [tuple(checksum)]:
+        raise RunError(f"{path} has changed since it was written")
     _check_predictions(path, task, predictions, folds)
     if any("thresholds" not in fold for fold in folds):
         return predictions
@@ -181,7 +186,7 @@ def _usable_predictions(
         score = f"{100 * quoted[task.metric]['mean']:.2f} ({low:.1f}–{high:.1f}) %"
         return None, [f"{text} {task.metric_label} {score} of the cross-validation {quoted['workdir']}"]
     try:
-        return _predictions(folder, task, results["data"]["classes"], results["folds"]), []
+        return _predictions(folder, task, results), []
     except RunError as error:
         if strict:
             raise
@@ -199,6 +204,8 @@ def _config(folder: pathlib.Path) -> tuple[dict[str, Any], list[str]]:
 def _parse(folder: pathlib.Path, name: str, results: dict[str, Any], strict: bool) -> Run:
     """The run of a results.json. Raises KeyError, TypeError and so on for content that no run writes."""
     path, data, folds = folder / "results.json", results["data"], results["folds"]
+    if has_changed(results):
+        raise RunError(f"{path} is damaged: its checksum does not match")
     task, score = tasks.get(results.get("task", "single_label")), None
     if not folds and results["protocol"] != "all":
         raise RunError(f"{path} has no folds")
@@ -302,13 +309,13 @@ def find(runs_dir: pathlib.Path) -> tuple[list[Run], list[str]]:
     if not runs_dir.is_dir():
         raise ReportError(f"{runs_dir} {'is not a folder' if runs_dir.exists() else 'does not exist'}")
     runs, notes = [], []
-    for path, subfolders, files in os.walk(runs_dir):
+    for path, subfolders, names in os.walk(runs_dir):
         folder = pathlib.Path(path)
-        if "results.json" in files or "config.json" in files:
-            parts = [name for name in subfolders if _PART.fullmatch(name)]
+        if "results.json" in names or "config.json" in names:
+            parts = [sub for sub in subfolders if _PART.fullmatch(sub)]
             subfolders[:] = [name for name in subfolders if name not in parts and name != "checkpoints"]
             name = folder.resolve().name if folder == runs_dir else folder.relative_to(runs_dir).as_posix()
-            result = _read_or_note(folder, name, parts, files)
+            result = _read_or_note(folder, name, parts, names)
             if isinstance(result, Run):
                 runs.append(result)
             elif result:

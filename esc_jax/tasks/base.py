@@ -136,10 +136,6 @@ class Task(abc.ABC):
         """Logits that give these probabilities, in double precision and without infinities."""
 
     @abc.abstractmethod
-    def energy(self, logits: np.ndarray) -> np.ndarray:
-        """(n,) energy score of (n, classes) logits: large where some class is certain, small where none is."""
-
-    @abc.abstractmethod
     def nll(self, logits: np.ndarray, labels: Sequence[int] | np.ndarray, temperature: float = 1.0) -> float:
         """Mean negative log-likelihood of the labels, in nats."""
 

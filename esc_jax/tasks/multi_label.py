@@ -136,13 +136,6 @@ class MultiLabel(Task):
         p = np.clip(p, np.finfo(np.float32).tiny, np.nextafter(1.0, 0.0))
         return np.log(p) - np.log1p(-p)
 
-    def energy(self, logits: np.ndarray) -> np.ndarray:
-        """Joint energy Σ_c ln(1 + exp(logit_c)).
-
-        Source: H. Wang et al., "Can multi-label classification networks know what they don't know?", NeurIPS 2021.
-        """
-        return np.logaddexp(0.0, np.asarray(logits, np.float64)).sum(axis=-1)
-
     def nll(self, logits: np.ndarray, labels: Sequence[int] | np.ndarray, temperature: float = 1.0) -> float:
         """Mean over clips of −Σ_c ln p(label_c), with p of logits / temperature."""
         scaled = np.asarray(logits, np.float64) / temperature

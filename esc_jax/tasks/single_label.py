@@ -97,10 +97,6 @@ class SingleLabel(Task):
         """ln p, with p at least the smallest normal float32 number."""
         return np.log(np.maximum(np.asarray(probabilities, np.float64), np.finfo(np.float32).tiny))
 
-    def energy(self, logits: np.ndarray) -> np.ndarray:
-        """ln Σᶜ exp(logitᶜ) (W. Liu et al., "Energy-based out-of-distribution detection", 2020, sign reversed)."""
-        return log_sum_exp(logits)
-
     def nll(self, logits: np.ndarray, labels: Sequence[int] | np.ndarray, temperature: float = 1.0) -> float:
         """Mean −ln softmax(logits / temperature)[label]."""
         scaled = np.asarray(logits, np.float64) / temperature

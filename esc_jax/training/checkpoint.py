@@ -1,9 +1,9 @@
 """Checkpoints: contents, writing and reading. All of orbax is here.
 
 A checkpoint holds `variables` (parameters and running statistics), `ema` (their moving average, where there is one),
-`optimizer` (its state and the step), `objective` (the objective's own state, where there is one) and `meta`, a JSON
-object: config, class names, sample rate, position in the data, metrics so far. Prediction needs `meta` and one set of
-weights only.
+`optimizer` (its state and the step), `objective` (the objective's own state, where there is one), `novelty` (arrays of
+`evaluation.novelty`, where they were fitted) and `meta`, a JSON object: config, class names, sample rate, position in
+the data, metrics so far. Prediction needs `meta`, `novelty` and one set of weights only.
 
 `meta` also holds a CRC-32 of every array and of itself, which are verified whenever a checkpoint is read.
 """
@@ -69,12 +69,21 @@ class Checkpoints:
             ),
         )
 
-    def save(self, state: TrainState, meta: dict[str, Any], metric: float | None = None) -> None:
-        """Writes a checkpoint under the state's step. Earlier checkpoints stay as they are if this fails."""
+    def save(
+        self, state: TrainState, meta: dict[str, Any], metric: float | None = None, novelty: Any | None = None
+    ) -> None:
+        """Writes a checkpoint under the state's step. Earlier checkpoints stay as they are if this fails.
+
+        Args:
+            state: of the training.
+            meta: the JSON object.
+            metric: that selects the best checkpoint.
+            novelty: tree of arrays.
+        """
         step = step_of(state)
         if step in self._manager.all_steps():
             return
-        trees = _items(devices.to_global(state))
+        trees = _items(devices.to_global(state)) | ({} if novelty is None else {"novelty": novelty})
         meta = meta | {"format": FORMAT, "step": step, "metric": metric}
         meta["checksums"] = {name: _checksums(tree) for name, tree in trees.items()}
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
@@ -233,7 +242,7 @@ def meta(config: Any, clips: Clips, progress: dict[str, Any], batches: Any = Non
         "config": config.to_dict(),
         "classes": list(clips.classes),
         "sample_rate": clips.sample_rate,
-        "data": clips.fingerprint,
+        "data": clips.identity,
         "batches": batches,
         "progress": progress,
     }
@@ -283,18 +292,19 @@ def _steps(folder: pathlib.Path) -> list[int]:
     return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit() and (p / "meta" / "metadata").is_file())
 
 
-def check_data(trained_on: str, fingerprint: str, workdir: pathlib.Path) -> None:
-    """Raises OtherDataError where the run in a workdir was trained on data with another fingerprint."""
-    if trained_on != fingerprint:
-        raise OtherDataError(f"{workdir} was trained on other data than data.dir contains: choose another --workdir")
+def check_data(trained_on: str, identity: str, workdir: pathlib.Path) -> None:
+    """Raises OtherDataError where the run in a workdir was trained on other data (`Clips.identity`)."""
+    if trained_on != identity:
+        key = "data.dir" if trained_on.split("+")[0] != identity.split("+")[0] else "data.background"
+        raise OtherDataError(f"{workdir} was trained on other data than {key} contains: choose another --workdir")
 
 
-def check_workdir(workdir: pathlib.Path, fingerprint: str) -> None:
+def check_workdir(workdir: pathlib.Path, identity: str) -> None:
     """`check_data` for the run in a workdir, where there is one."""
     folder = workdir / "checkpoints"
     for step in sorted(_steps(folder) if folder.is_dir() else [], reverse=True):
         with contextlib.suppress(CheckpointError):  # a damaged one, which a resume passes over
-            check_data(read_meta(folder, step)["data"], fingerprint, workdir)
+            check_data(read_meta(folder, step)["data"], identity, workdir)
             return
 
 
@@ -306,16 +316,16 @@ def read_meta(folder: pathlib.Path, step: int) -> dict[str, Any]:
         raise CheckpointError(f"{folder / str(step)}: its metadata cannot be read ({error})") from None
     if not isinstance(meta, dict):
         raise CheckpointError(f"{folder / str(step)}: its metadata cannot be read (not a JSON object)")
-    digest = meta.pop("crc32", None)
-    if digest is not None and digest != _digest(meta):
-        raise CheckpointError(f"{folder / str(step)} is damaged: the checksum of its metadata does not match")
     if meta.get("format") != FORMAT:
         raise CheckpointError(
             f"{folder / str(step)} has format {meta.get('format')}, but this version of esc_jax reads format {FORMAT}:"
             " train again, or use the version that wrote it"
         )
+    digest = meta.pop("crc32", None)
     if digest is None:
         raise CheckpointError(f"{folder / str(step)} is damaged: its metadata have no checksum")
+    if digest != _digest(meta):
+        raise CheckpointError(f"{folder / str(step)} is damaged: the checksum of its metadata does not match")
     return meta
 
 
@@ -333,3 +343,19 @@ def read_weights(folder: pathlib.Path, step: int, like: Any) -> Any:
         ) from error
     _verify(weights, item, meta, folder / str(step))
     return weights
+
+
+def read_novelty(folder: pathlib.Path, step: int) -> Any | None:
+    """The tree of arrays `novelty` of a checkpoint, in numpy; None where it has none."""
+    meta, path = read_meta(folder, step), folder / str(step)
+    if "novelty" not in meta["checksums"]:
+        return None
+    try:
+        with ocp.StandardCheckpointer() as reader:
+            tree = jax.tree.map(np.asarray, reader.restore(path / "novelty"))
+    except Exception as error:
+        raise CheckpointError(
+            f"{path}: its detector of unfamiliar sounds cannot be read ({first_line(error)})"
+        ) from error
+    _verify(tree, "novelty", meta, path)
+    return tree

@@ -68,11 +68,13 @@ class EpochEval(NamedTuple):
         metrics: for the line of the epoch.
         selection: metric that selects the best checkpoint; None where none is selected.
         meta: for the checkpoint of the epoch.
+        novelty: arrays for the checkpoint of the epoch; None without.
     """
 
     metrics: dict[str, float] = {}
     selection: float | None = None
     meta: dict[str, Any] = {}
+    novelty: Any | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,7 +246,7 @@ class _Training:
             raise self._diverged(f"the weights are not finite after step {self._number}")
         self._progress["seconds"] = self._seconds()
         meta = self._plan.meta(self._progress, self._batches.get_state()) | evaluation.meta
-        self._checkpoints.save(self._state, meta, evaluation.selection)
+        self._checkpoints.save(self._state, meta, evaluation.selection, evaluation.novelty)
 
     def _diverged(self, problem: str) -> TrainError:
         last = self._checkpoints.latest()

@@ -21,6 +21,7 @@ class Restored:
         config: of the run.
         folder, step: where the checkpoint is.
         meta: everything that it says about itself (`training.checkpoint`).
+        novelty: arrays of `evaluation.novelty`; None where there are none.
     """
 
     model: Model
@@ -28,6 +29,7 @@ class Restored:
     folder: pathlib.Path
     step: int
     meta: dict[str, Any]
+    novelty: Any | None = None
 
 
 def restore(path: str | pathlib.Path) -> Restored:
@@ -47,4 +49,5 @@ def restore(path: str | pathlib.Path) -> Restored:
         ) from error
     shapes = jax.eval_shape(initialize, jax.random.key(0))
     variables = checkpoint.read_weights(folder, step, shapes)
-    return Restored(model.with_variables(variables), config, folder, step, meta)
+    novelty = checkpoint.read_novelty(folder, step)
+    return Restored(model.with_variables(variables), config, folder, step, meta, novelty)

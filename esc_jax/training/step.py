@@ -169,3 +169,16 @@ def embed_step(model: Model, views: int = 1) -> Callable[..., jax.Array]:
         return encoded.embedding.reshape(views, len(audio), -1)
 
     return embed
+
+
+def outputs_step(model: Model) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    """As `logits_step` and `embed_step` in one pass of the encoder: logits (1, B, classes), embeddings (1, B, D)."""
+
+    @jax.jit
+    def run(variables: Any, audio: jax.Array, samples: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        features, padding = _features(model, audio, 1, samples)
+        encoded: Any = model.module.apply(variables, features, padding=padding, method="encode")
+        logits: Any = model.module.apply(variables, encoded.embedding, method="classify")
+        return logits[None], encoded.embedding[None]
+
+    return run

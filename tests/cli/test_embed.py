@@ -1,5 +1,6 @@
 """`esc-jax embed`: recordings, data sets and its errors."""
 
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -49,13 +50,25 @@ def test_the_embeddings_of_a_data_set(untrained, noise_clips, tmp_path, monkeypa
     assert capsys.readouterr().out == f"{tmp_path}/o.npz: 12 embeddings of 16 numbers\n"
     with np.load(tmp_path / "o.npz") as file:
         data = dict(file)
-    assert set(data) == {"embeddings", "label", "fold", "source", "filename", "start_s", "classes"}
+    assert set(data) == {"embeddings", "label", "fold", "source", "filename", "start_s", "classes", "task"}
+    assert str(data["task"]) == "single_label"
     np.testing.assert_array_equal(data["label"], noise_clips.labels)
     np.testing.assert_array_equal(data["fold"], noise_clips.folds)
     model = embeddings.load_encoder(str(untrained))
     expected = embeddings.embed_clips(model, noise_clips, tmp_path / "direct")[0]
     np.testing.assert_allclose(data["embeddings"], expected, atol=1e-6)
     assert len(list((tmp_path / "cache/embeddings").iterdir())) == 1
+
+
+def test_the_labels_of_a_multi_label_data_set(untrained, noise_clips, tmp_path, monkeypatch):
+    monkeypatch.setenv("ESC_JAX_CACHE", str(tmp_path / "cache"))
+    labels = np.random.default_rng(0).random((12, 3)) < 0.4
+    scenes = dataclasses.replace(noise_clips, labels=labels, task="multi_label")
+    monkeypatch.setattr(datasets, "load", lambda data: scenes)
+    assert embed.main([f"--model={untrained}", "--data_dir=data", f"--out={tmp_path}/o.npz"]) == 0
+    with np.load(tmp_path / "o.npz", allow_pickle=False) as file:
+        np.testing.assert_array_equal(file["label"], labels)
+        assert str(file["task"]) == "multi_label" and file["label"].dtype == bool
 
 
 @pytest.mark.parametrize(("options", "action"), [((), "error"), (("--on_bad_clip=skip",), "skip")])

@@ -33,12 +33,27 @@ def test_the_table(tmp_path, capsys):
     assert last.startswith("mean  ") and float(last.split()[1]) > 90
 
 
+def test_the_table_of_a_multi_label_file(tmp_path, capsys):
+    """Classes that are directions of the embeddings are found; the metric is that of the task."""
+    rng = np.random.default_rng(0)
+    labels = rng.random((60, 3)) < 0.4
+    x = rng.standard_normal((60, 8)) + 5 * labels @ np.eye(8)[:3]
+    arrays = {"embeddings": x.astype(np.float32), "label": labels, "fold": np.arange(60) // 20 + 1}
+    path = make_file(tmp_path / "e.npz", **arrays, task=np.array("multi_label"))
+    assert probe.main([str(path)]) == 0
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert first == "mAP, %" and last.startswith("mean  ") and float(last.split()[1]) > 90
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"fold": None}, "contains no embeddings of a data set"),  # of recordings
         ({"label": np.arange(44) % 3}, "contains arrays that do not belong together"),
         ({"label": np.arange(45) % 3 + 1}, "contains arrays that do not belong together"),
+        ({"task": np.array("multi_label")}, "contains arrays that do not belong together"),
+        ({"label": np.eye(3, dtype=bool)[np.arange(45) % 3]}, "contains arrays that do not belong together"),
+        ({"task": np.array("regression")}, "contains no embeddings of a data set"),
         ({"embeddings": np.full((45, 8), np.nan)}, "contains values that are not finite"),
     ],
 )

@@ -15,6 +15,7 @@ import soundfile
 from esc_jax.data import download
 from esc_jax.data.layouts.esc50 import Esc50Layout
 from esc_jax.data.rows import DataError
+from esc_jax.runtime import transfer
 
 HEADER = "filename,fold,target,category,esc10,src_file,take\n"
 
@@ -60,7 +61,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr(download, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(transfer, "_PAUSE_S", 0.0)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import random
 
 import hypothesis
 from hypothesis import strategies as st
@@ -52,6 +53,52 @@ def test_split(clips, protocol, test_fold, drop):
     kept = [{sources[i] for i in indices} for indices in (result.train, result.validation, result.test)]
     assert not drop or not any(a & b for a, b in itertools.combinations(kept, 2))
     assert drop or not result.dropped
+
+
+GROUPED = st.lists(st.tuples(st.integers(0, 12), st.sets(st.integers(0, 3), max_size=2)), min_size=1, max_size=50)
+
+
+@hypothesis.given(clips=GROUPED, number=st.integers(2, 6), seed=st.integers(0, 99))
+def test_assigned_folds(clips, number, seed):
+    """Every group in one fold, whatever the order of the clips."""
+    groups, targets = [f"g{group}" for group, _ in clips], [tuple(sorted(classes)) for _, classes in clips]
+    result = folds.assign_folds(groups, targets, number)
+    assert set(result) <= set(range(1, number + 1))
+    of_group = dict(zip(groups, result, strict=True))
+    assert [of_group[group] for group in groups] == result
+    assert len(set(result)) == min(number, len(of_group))  # no fold is empty if there are enough groups
+    order = random.Random(seed).sample(range(len(clips)), len(clips))
+    shuffled = folds.assign_folds([groups[i] for i in order], [targets[i] for i in order], number)
+    assert shuffled == [result[i] for i in order]
+
+
+@hypothesis.given(targets=st.lists(st.integers(0, 4), min_size=1, max_size=80), number=st.integers(2, 6))
+def test_classes_are_spread_evenly(targets, number):
+    """The numbers of clips of a class differ by one at most between folds."""
+    result = folds.assign_folds([f"r{i}" for i in range(len(targets))], [(t,) for t in targets], number)
+    for target in set(targets):
+        counts = collections.Counter(fold for fold, t in zip(result, targets, strict=True) if t == target)
+        assert max(counts.values()) - min(counts[fold] for fold in range(1, number + 1)) <= 1
+
+
+def test_groups_of_several_sizes_and_classes():
+    """100 recordings of 1 to 8 clips: every fold has 18 to 22 % of the clips of each class."""
+    rng = random.Random(0)
+    clips = [(f"r{i}", (i % 3, 3) if i % 7 == 0 else (i % 3,)) for i in range(100) for _ in range(rng.randint(1, 8))]
+    result = folds.assign_folds([group for group, _ in clips], [classes for _, classes in clips], 5)
+    for target in range(4):
+        counts = collections.Counter(
+            fold for fold, (_, classes) in zip(result, clips, strict=True) if target in classes
+        )
+        assert all(abs(count / counts.total() - 0.2) < 0.02 for count in counts.values())
+
+
+def test_assigned_folds_do_not_change():
+    """Results are compared between machines and years."""
+    names = [f"rain/{i:02d}" for i in range(10)]
+    assert folds.assign_folds(names, [(i % 2,) for i in range(10)], 5) == [
+        2, 1, 5, 4, 4, 5, 3, 2, 1, 3,
+    ]  # fmt: skip
 
 
 def test_a_missing_fold_is_refused_with_those_there_are():

@@ -1,9 +1,15 @@
 """The synthetic set: layout, determinism, and that loudness gives nothing away."""
 
-import numpy as np
+import collections
+import csv
 
-from esc_jax.data import synthetic
+import numpy as np
+import soundfile
+
+from esc_jax.data import scenes, synthetic
+from esc_jax.data.layouts.csv_file import CsvLayout
 from esc_jax.data.layouts.esc50 import Esc50Layout
+from esc_jax.data.layouts.options import Options
 
 
 def test_layout_and_determinism(tmp_path):
@@ -32,3 +38,40 @@ def test_loudness_does_not_tell_the_classes_apart():
     means = np.stack([scaled[labels == c].mean(axis=0) for c in range(len(names))])
     guess = np.linalg.norm(scaled[:, None] - means, axis=-1).argmin(axis=1)
     assert (guess == labels).mean() < 0.4
+
+
+def test_scenes_are_mixtures_of_one_to_three_sounds(tmp_path):
+    """Every scene has the labels of its events, and is louder where they sound."""
+    root = synthetic.generate_scenes(tmp_path / "scenes", clips_per_fold=1, seed=4)
+    layout = CsvLayout(root / scenes.TABLE, Options())
+    assert layout.task == "multi_label" and len(layout.rows) == 60 and len(layout.categories) == 12
+    assert {len(row.targets) for row in layout.rows} == {1, 2, 3} and {row.fold for row in layout.rows} == {
+        1,
+        2,
+        3,
+        4,
+        5,
+    }
+    events = collections.defaultdict(list)
+    with open(root / scenes.EVENTS, newline="") as file:
+        for line in csv.DictReader(file):
+            events[line["filename"]].append(line)
+    for row in layout.rows:
+        lines = events[row.filename]
+        assert sorted(line["label"] for line in lines) == sorted(layout.categories[t] for t in row.targets)
+        samples, rate = soundfile.read(root / row.filename)
+        sounding = np.zeros(len(samples), bool)
+        for line in lines:
+            sounding[int(float(line["onset_s"]) * rate) : int(float(line["offset_s"]) * rate)] = True
+        assert len(samples) == 5 * rate and sounding.any()
+        if not sounding.all():
+            assert np.square(samples[sounding]).mean() > 3 * np.square(samples[~sounding]).mean()
+
+
+def test_a_mixture_is_the_sum_of_scaled_sounds():
+    tone, noise = np.sin(np.arange(600) / 5), np.random.default_rng(0).standard_normal(400)
+    mixed = scenes.mix([scenes.Event("a", tone, 100, -6.0), scenes.Event("b", noise, 800, 0.0)], 1000)
+    expected = np.zeros(1000)
+    expected[100:700] = tone / np.sqrt(np.mean(tone**2)) * 10 ** (-6 / 20)
+    expected[800:] += noise[:200] / np.sqrt(np.mean(noise**2))
+    np.testing.assert_allclose(mixed, expected * 0.9 / np.abs(expected).max(), atol=1e-6)

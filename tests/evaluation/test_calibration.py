@@ -1,4 +1,4 @@
-"""Temperature, energy threshold and reliability, against scipy and by counting."""
+"""Temperature and reliability, against scipy and by counting."""
 
 import json
 import math
@@ -17,14 +17,9 @@ LOGITS = RNG.normal(0, 4, (400, 5))
 LABELS = np.array([RNG.choice(5, p=p) for p in special.softmax(LOGITS / 2, axis=1)])
 
 
-def test_energy_is_log_sum_exp():
-    np.testing.assert_allclose(TASK.energy(LOGITS), special.logsumexp(LOGITS, axis=1), rtol=1e-12)
-
-
-def test_held_out_clips_give_temperature_and_threshold():
+def test_held_out_clips_give_a_temperature():
     fitted = Calibration.held_out(TASK, LOGITS, LABELS, "a fold")
     assert fitted.temperature == pytest.approx(2, rel=0.15)  # the labels were drawn with it
-    assert fitted.unfamiliar(TASK, LOGITS).mean() == pytest.approx(calibration.HELD_OUT_SHARE, abs=1 / 400)
     np.testing.assert_allclose(
         fitted.probabilities(TASK, LOGITS), special.softmax(LOGITS / fitted.temperature, axis=1), rtol=1e-5
     )
@@ -33,7 +28,6 @@ def test_held_out_clips_give_temperature_and_threshold():
 
 def test_training_clips_give_no_temperature():
     fitted = Calibration.trained(TASK, LOGITS, LABELS, "training clips")
-    assert fitted.unfamiliar(TASK, LOGITS).mean() == pytest.approx(calibration.TRAINED_SHARE, abs=1 / 400)
     np.testing.assert_allclose(fitted.probabilities(TASK, LOGITS), special.softmax(LOGITS, axis=1), rtol=1e-5)
     assert calibration.for_results({1: fitted}) == {}
 
@@ -67,18 +61,16 @@ def test_a_fold_is_calibrated_on_the_other_folds():
     for fold, other in ((1, 2), (2, 1)):
         expected = Calibration.held_out(MULTI, *folds[other], "other folds")
         assert (fitted[fold].temperature, fitted[fold].thresholds) == (expected.temperature, expected.thresholds)
-        assert not fitted[fold].unfamiliar(MULTI, logits - 1e3).any()
     assert calibration.cross_fitted(MULTI, {1: folds[1]}, "") == {}
 
 
 def test_a_checkpoint_without_a_calibration_changes_nothing():
     fitted = Calibration.read({})
-    assert not fitted.unfamiliar(TASK, LOGITS - 1e6).any()
     np.testing.assert_allclose(fitted.probabilities(TASK, LOGITS), special.softmax(LOGITS, axis=1), rtol=1e-5)
 
 
 def test_the_entry_of_results():
-    first, second = Calibration(0.5, 1.0, 0.05, "a fold"), Calibration(2.0, 1.0, 0.05, "a fold")
+    first, second = Calibration(0.5, "a fold"), Calibration(2.0, "a fold")
     assert calibration.for_results({3: first}) == {"calibration": {"temperature": 0.5, "fitted_on": "a fold"}}
     both = calibration.for_results({1: first, 2: second})
     assert both == {"calibration": {"temperature": {"1": 0.5, "2": 2.0}, "fitted_on": "a fold"}}
@@ -167,5 +159,4 @@ def test_each_fold_is_calibrated_on_the_other_folds():
     fitted = calibration.cross_fitted(TASK, parts, "others")
     for fold, other in ((1, 2), (2, 1)):
         assert fitted[fold].temperature == calibration.fit_temperature(TASK, *parts[other])
-        assert not fitted[fold].unfamiliar(TASK, LOGITS - 1e6).any()  # probabilities hold no energies
     assert calibration.cross_fitted(TASK, {1: parts[1]}, "others") == {}

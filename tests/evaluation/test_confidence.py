@@ -8,6 +8,7 @@ import pytest
 import scipy.stats
 
 from esc_jax.evaluation import confidence
+from esc_jax.tasks import registry as tasks
 
 
 def enumerate_interval(values, counts, tail=0.025):
@@ -183,3 +184,44 @@ def test_mcnemar_is_the_share_of_sign_flips_that_are_as_extreme():
     flips = [sum(signs) for signs in itertools.product((0, 1), repeat=n)]
     extreme = sum(abs(k - n / 2) >= abs(first - n / 2) for k in flips)
     assert confidence.mcnemar(first, n - first) == extreme / 2**n == 0.125
+
+
+def draw_rankings(rng, count, classes=8):
+    """Labels and scores of clips; a tenth of them has each class."""
+    labels = rng.random((count, classes)) < 0.1
+    return labels, 1.5 * labels + rng.standard_normal(labels.shape)
+
+
+def test_the_interval_of_a_ranking_covers_its_expectation():
+    """That over test sets of the same size, where classes have few positives."""
+    task = tasks.get("multi_label")
+    expected = np.mean([task.score(*draw_rankings(np.random.default_rng(1000 + i), 60)) for i in range(400)])
+    covered = 0
+    for seed in range(100):
+        test = draw_rankings(np.random.default_rng(seed), 60)
+        interval = confidence.score_interval(task, [test], [range(60)], draws=200)
+        assert interval.low < interval.value < interval.high
+        covered += interval.low <= expected <= interval.high
+    assert covered >= 88  # of 95; four standard errors are 8.7
+
+
+def test_an_interval_contains_the_score_of_rare_classes():
+    """With one positive of each class, most draws that have it rank it higher than the whole set does."""
+    rng = np.random.default_rng(0)
+    labels, scores = np.eye(12, dtype=bool), rng.random((12, 12))
+    interval = confidence.score_interval(tasks.get("multi_label"), [(labels, scores)], [range(12)])
+    assert interval.low < interval.value < interval.high
+
+
+def test_a_paired_difference_of_rankings():
+    task, rng = tasks.get("multi_label"), np.random.default_rng(0)
+    labels, scores = draw_rankings(rng, 200)
+    runs = [[(labels, scores + 0.1 * rng.standard_normal(labels.shape))] for _ in range(2)]
+    recordings = [np.arange(200) // 2]
+    first, second = (confidence.score_interval(task, run, recordings) for run in runs)
+    difference = confidence.score_difference_interval(task, *runs, recordings)
+    assert difference.value == pytest.approx(first.value - second.value) and difference.clusters == 100
+    assert difference.low < difference.value < difference.high
+    assert difference.high - difference.low < 0.5 * (first.high - first.low)  # the difficulty of clips cancels
+    same = confidence.score_difference_interval(task, runs[0], runs[0], recordings)
+    assert (same.low, same.value, same.high) == (0, 0, 0)

@@ -57,7 +57,7 @@ def test_every_fold_and_seed_is_tested_once_and_pooled(runs, noise_clips, tmp_pa
             separate += rows(tmp_path / f"fold{fold}_seed{seed}" / "predictions.csv")
     key = lambda row: (row["clip"], row["seed"])  # noqa: E731
     assert sorted(pooled, key=key) == sorted(separate, key=key) and len(pooled) == 24
-    assert outcome == json.loads((tmp_path / "results.json").read_text())
+    assert outcome.items() <= json.loads((tmp_path / "results.json").read_text()).items()
     shares = [np.mean([r["true"] == r["predicted"] for r in pooled if r["fold"] == str(f["fold"])
                        and r["seed"] == str(f["seed"])]) for f in outcome["folds"]]  # fmt: skip
     np.testing.assert_allclose([f["accuracy"] for f in outcome["folds"]], shares)

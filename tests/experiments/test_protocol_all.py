@@ -37,9 +37,9 @@ def test_a_model_of_every_clip_takes_score_and_temperature_from_the_cross_valida
     assert results["crossval"]["accuracy"] == pooled["accuracy"] and results["crossval"]["folds"] == [1, 2]
     assert "trained on every clip; not tested. Cross-validation of this config over folds 1, 2" in printed
     assert results["data"]["split"].startswith("train 60 clips (folds 1, 2, 3, 4, 5)")
-    fitted = restore(tmp_path).meta["calibration"]
-    assert fitted["fitted_on"] == crossval_quote.FITTED_ON
-    assert fitted["temperature"] > 0 and np.isfinite(fitted["energy"])
+    meta = restore(tmp_path).meta
+    assert meta["calibration"]["fitted_on"] == crossval_quote.FITTED_ON and meta["calibration"]["temperature"] > 0
+    assert meta["novelty"]["fitted_on"] == "training clips" and np.isfinite(meta["novelty"]["threshold"])
     again = run("main", TINY, *settings[:2], f"--workdir={tmp_path}", "--mode=evaluate").stdout
     assert "not tested. Cross-validation of this config" in again and read(tmp_path)["folds"] == []
 

@@ -15,6 +15,8 @@ CLASSES = ("dog", "sea_waves", "chainsaw", "rain", "wind", "snoring", "hen")
 ESC50 = ("dog", "sea_waves", "chainsaw", "church_bells", *(f"class {i}" for i in range(46)))
 ESC10 = ("dog", "sea_waves", "chainsaw", "helicopter", *(f"class {i}" for i in range(6)))
 GTZAN = ("blues", "disco", "hiphop", "reggae", *(f"class {i}" for i in range(6)))
+URBAN = ("air_conditioner", "dog_bark", "jackhammer", "siren", *(f"class {i}" for i in range(6)))
+FSD = ("Bark", "Meow", "Siren", "Zipper_(clothing)", *(f"class {i}" for i in range(196)))
 RESULTS = {
     "task": "single_label",
     "accuracy": {"mean": 0.945, "std": None, "ci95": [0.9183, 0.9634]},
@@ -102,6 +104,16 @@ def test_the_card_of_a_multi_label_model(tmp_path):
         (ESC10, {"data.name": "esc10"}, "CC BY 3.0", "BY-NC"),
         (CLASSES, {"data.name": "synthetic"}, "not derived from published recordings or weights", "CC BY"),
         (GTZAN, {"data.name": "gtzan"}, "without a licence for its recordings", "CC BY"),
+        (URBAN, {"data.name": "urbansound8k"}, "The recordings of UrbanSound8K are CC BY-NC 3.0", "CC BY 4.0"),
+        (FSD, {"data.name": "fsd50k"}, "FSD50K is CC BY 4.0 as a collection, and each of its clips", "BY-NC"),
+        (CLASSES, {"data.name": "folder"}, "on recordings of your own, from random weights", "CC BY"),
+        (
+            CLASSES,
+            {"data.name": "csv"},
+            "- The licences of the recordings that the model was trained on.",
+            "not derived",
+        ),
+        (CLASSES, {"data.name": "audiofolder"}, "on recordings of your own", "audiofolder"),
         (
             CLASSES,
             {"model.pretrained": "/home/me/mn04_as.pt", "model.name": "efficientat"},
@@ -130,6 +142,12 @@ def test_other_data_in_the_layout_of_esc50_are_not_called_esc50(tmp_path, name, 
 def test_other_data_in_the_layout_of_gtzan_are_not_called_gtzan(tmp_path):
     text = write_card(tmp_path, None, classes=("kettle", "door"), **{"data.name": "gtzan"})
     assert "on a data set with a folder for each class" in text and "GTZAN" not in text
+
+
+@pytest.mark.parametrize(("name", "title"), [("urbansound8k", "UrbanSound8K"), ("fsd50k", "FSD50K")])
+def test_other_data_in_a_published_layout_are_not_called_by_its_name(tmp_path, name, title):
+    text = write_card(tmp_path, None, classes=("kettle", "door"), **{"data.name": name})
+    assert f"on a data set in {title}'s layout" in text and "CC BY" not in text
 
 
 def test_names_of_classes_stay_text(tmp_path):

@@ -17,8 +17,10 @@ import soxr
 
 from esc_jax.data import audio
 from esc_jax.data.audio import AudioError
+from esc_jax.evaluation.novelty import Novelty
 from esc_jax.inference.classifier import SoundClassifier, load_classifier
 from esc_jax.inference.model_path import ModelPathError
+from esc_jax.models.encoder import Encoded
 from esc_jax.models.model import Model
 from esc_jax.runtime import xla
 from esc_jax.tasks import registry as tasks
@@ -31,32 +33,37 @@ RATE, CLASSES = 8000, ("a", "b", "c", "d")
 
 
 class Quarters:
-    """A model that needs no training: the logit of class i is 20 × the mean magnitude in the i-th quarter."""
+    """A model that needs no training: the embedding is the mean magnitude in each quarter, and 20 × it the logits."""
 
     def __init__(self):
         self.shapes = []
 
-    def apply(self, variables, waveform, padding):
-        self.shapes.append(waveform.shape)  # once per compilation
-        return 20.0 * jnp.abs(waveform).reshape(len(waveform), 4, -1).mean(-1)
+    def apply(self, variables, inputs, padding=None, *, method):
+        if method == "classify":
+            return 20.0 * inputs
+        self.shapes.append(inputs.shape)  # once per compilation
+        return Encoded(jnp.abs(inputs).reshape(len(inputs), 4, -1).mean(-1), inputs)
 
 
 class UnpaddedSeconds:
     """A model that needs no training: the logit of class 0 is the unpadded length in seconds; 9 without a mask."""
 
-    def apply(self, variables, waveform, padding):
-        seconds = jnp.full(len(waveform), 9.0) if padding is None else (~padding).sum(1).astype(jnp.float32) / RATE
-        return jnp.zeros((len(waveform), 4)).at[:, 0].set(seconds)
+    def apply(self, variables, inputs, padding=None, *, method):
+        if method == "classify":
+            return inputs
+        seconds = jnp.full(len(inputs), 9.0) if padding is None else (~padding).sum(1).astype(jnp.float32) / RATE
+        return Encoded(jnp.zeros((len(inputs), 4)).at[:, 0].set(seconds), inputs)
 
 
-def make_classifier(module, meta=None, mask_padding=False, task="single_label"):
+def make_classifier(module, meta=None, mask_padding=False, task="single_label", detector=None):
     """A classifier of waveforms of half a second, without a frontend."""
     model = Model(
         module=module, frontend=lambda waveform, padding: waveform, variables={}, classes=CLASSES, sample_rate=RATE,
         clip_s=0.5, mask_padding=mask_padding,
     )  # fmt: skip
     config = ml_collections.ConfigDict({"task": task})
-    return SoundClassifier(Restored(model, config, pathlib.Path("x"), 1, meta or {}))
+    meta = (meta or {}) | ({"novelty": detector.to_dict()} if detector else {})
+    return SoundClassifier(Restored(model, config, pathlib.Path("x"), 1, meta, detector and detector.arrays()))
 
 
 def quarters(window):
@@ -398,12 +405,14 @@ def test_a_calibration_of_the_checkpoint_scales_the_probabilities(classifier):
     np.testing.assert_allclose(scaled, expected / expected.sum(), rtol=1e-4)
 
 
-def test_a_sound_below_the_energy_of_the_calibration_is_unfamiliar(tmp_path):
-    loud, quiet = (np.where(np.arange(RATE // 2) % 2, a, -a).astype(np.float32) for a in (0.5, 0.05))
-    energies = [np.log(4) + 20 * level for level in (0.5, 0.05)]  # of four equal logits
-    marked = make_classifier(Quarters(), {"calibration": {"energy": float(np.mean(energies))}})
-    assert marked(quiet, RATE).unfamiliar and not marked(loud, RATE).unfamiliar
-    soundfile.write(tmp_path / "a.wav", np.concatenate([loud, quiet, np.zeros(RATE // 2)]), RATE)
+def test_a_sound_that_is_far_from_all_classes_is_unfamiliar(tmp_path):
+    """The classes are sounds in the first and in the last quarter."""
+    rows = np.float32([[0.5, 0, 0, 0], [0, 0, 0, 0.5], [0, 0.9, 0.9, 0]])
+    early, late, middle = np.repeat(rows, RATE // 8, axis=1)
+    detector = Novelty.fit(0.5 * np.eye(4, dtype=np.float32)[[0, 3]], np.eye(2, dtype=bool))
+    marked = make_classifier(Quarters(), detector=detector.with_threshold(np.array([0.9]), "two clips"))
+    assert [marked(waveform, RATE).unfamiliar for waveform in (early, late, middle)] == [False, False, True]
+    soundfile.write(tmp_path / "a.wav", np.concatenate([early, middle, np.zeros(RATE // 2)]), RATE)
     timeline = marked.timeline(tmp_path / "a.wav", hop_s=0.5)
     assert timeline.unfamiliar.tolist() == [False, True, False]  # silence is not unfamiliar
     assert timeline.silent.tolist() == [False, False, True]

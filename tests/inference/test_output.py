@@ -34,7 +34,7 @@ def test_the_table_of_a_multi_label_model_has_a_row_for_each_set_of_classes():
         "x.wav: 18.0 s, 8 windows\n"
         "            0:00.0 –   0:05.0   rain  80.0 %   (below threshold: sea_waves 5.0 %)\n"
         "            0:05.0 –   0:09.0   rain  80.0 %   dog   30.0 %\n"
-        "            0:09.0 –   0:11.0   no class above its threshold   (nearest: dog 5.0 %, threshold 20.0 %)\n"
+        "            0:09.0 –   0:11.0   no class above its threshold   (nearest: rain 5.0 %, sea_waves 5.0 %)\n"
         "            0:11.0 –   0:13.0   silence\n"
         "            0:13.0 –   0:18.0   dog   30.0 %   (below threshold: rain 5.0 %)\n"
         "  whole     0:00.0 –   0:18.0   rain  80.0 %   dog   30.0 %\n"

@@ -215,7 +215,7 @@ def masked_objective(model, config):
     return Masked(config.pretrain, model, Targets(8), {}, Codebook(centroids, 0.0, 0.0, 6, 0), grid)
 
 
-@pytest.mark.parametrize("build", [simclr, *(pytest.param(one, marks=pytest.mark.slow) for one in (masked, visible))])
+@pytest.mark.parametrize("build", [simclr, pytest.param(visible, marks=pytest.mark.slow)])
 def test_self_supervised_steps_are_the_same_on_any_number_of_devices(noise_clips, build):
     config = small_config("simclr" if build is simclr else "masked")
     if build is visible:
@@ -237,7 +237,6 @@ def test_self_supervised_steps_are_the_same_on_any_number_of_devices(noise_clips
     assert len({line["loss"] for line in lines}) == 20
     expected = {
         simclr: {"pretext_accuracy", "alignment", "uniformity"},
-        masked: {"pretext_accuracy"},
         visible: {"pretext_accuracy", "token_loss", "clip_error"},
     }
     assert lines[0].keys() == {"loss", "grad_norm"} | expected[build]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -81,6 +82,15 @@ def test_runs_are_compared_by_a_paired_bootstrap_of_their_metric(report, scenes)
     assert "points of mAP" in comparison.sentence and "McNemar" not in comparison.sentence
     cv, poor = findings.runs
     assert compare.compare(poor, cv) == comparison
+
+
+def test_predictions_of_another_run_are_noticed(report, tmp_path):
+    findings, _ = report
+    for number, run in enumerate(findings.runs):
+        shutil.copytree(run.folder, tmp_path / str(number))
+    shutil.copy(tmp_path / "1/predictions.csv", tmp_path / "0/predictions.csv")
+    run = finished.read(tmp_path / "0")
+    assert run.predictions is None and "does not belong to results.json: for fold 1 it has mAP" in run.notes[0]
 
 
 def test_seeds_are_averaged(scenes, data_dir, tmp_path):

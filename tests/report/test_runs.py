@@ -8,8 +8,10 @@ import shutil
 
 import pytest
 
+from esc_jax.evaluation import results
 from esc_jax.report import compare, mistakes, tables
 from esc_jax.report import runs as finished
+from esc_jax.report.errors import RunError
 from tests.report.factories import GOOD, POOR, fold_labels, fold_scores, write_run
 
 
@@ -62,3 +64,14 @@ def test_several_seeds_have_the_same_recordings(clips, data_dir, tmp_path):
     # Both seeds are wrong on clip 0, which is listed once.
     names = [mistake.clip for group in mistakes.mistake_groups(two, two.predictions) for mistake in group.mistakes]
     assert len(names) == len(set(names)) == len(GOOD | POOR)
+
+
+def test_changed_results_are_refused(runs_dir, tmp_path):
+    shutil.copytree(runs_dir / "good", tmp_path / "good")
+    path = tmp_path / "good" / "results.json"
+    outcome = json.loads(path.read_text())
+    results.write_results(path, outcome)
+    assert finished.read(tmp_path / "good").score.value == outcome["accuracy"]["mean"]
+    path.write_text(path.read_text().replace('"parameters": ', '"parameters": 1'))
+    with pytest.raises(RunError, match="results.json is damaged: its checksum does not match"):
+        finished.read(tmp_path / "good")

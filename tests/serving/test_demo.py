@@ -16,6 +16,7 @@ import pytest
 import soundfile
 
 from esc_jax.evaluation.calibration import Calibration
+from esc_jax.evaluation.novelty import Novelty
 from esc_jax.inference.classifier import SoundClassifier
 from esc_jax.serving import demo
 from esc_jax.tasks import registry as tasks
@@ -57,7 +58,9 @@ def test_silence_unfamiliar_sounds_and_unusable_files(classifier, tmp_path, monk
     assert demo.classify_upload(classifier, path, 2.0).sentence == (
         "**This can't be used:** the sound is longer than the 0:02 that this page takes."
     )
-    monkeypatch.setattr(classifier, "calibration", Calibration(energy=1e9))
+    width = classifier.model.variables["params"]["head"]["classifier"]["kernel"].shape[0]
+    means = np.zeros((1, width), np.float32)
+    monkeypatch.setattr(classifier, "novelty", Novelty(means[0], means, threshold=1.0))
     result = demo.classify_upload(classifier, path, 60.0)
     assert result.sentence.startswith("**Unlike anything in training**")
     assert all(row[2].endswith(" (unlike anything in training)") for row in result.rows)

@@ -15,6 +15,7 @@ DATASETS: dict[str, Callable[[Any], Clips]] = {
     "esc10": esc50.load_esc10,
     "gtzan": gtzan.load,
     "synthetic": synthetic.load,
+    "synthetic_scenes": synthetic.load_scenes,
 } | dict.fromkeys(recordings.PLACES, recordings.load)
 
 

@@ -15,6 +15,11 @@ from esc_jax.data.rows import DataError
 from esc_jax.data.source import not_regular
 
 
+def nfc(text: str) -> str:
+    """The text in Unicode's composed form (NFC), in which names are compared: macOS decomposes those of files."""
+    return unicodedata.normalize("NFC", text)
+
+
 def list_files(root: pathlib.Path) -> dict[str, str]:
     """Returns "CLASS/FILE" → path of every file in the subfolders of `root`; empty if there is no such folder.
 
@@ -117,7 +122,7 @@ def audio_tree(root: pathlib.Path, key: str = "data.dir") -> AudioTree:
             if problem := not_a_file(path, inside):
                 raise DataError(f"{key}: {path} is {problem}")
             relative = os.fsencode(os.path.relpath(path, root).replace(os.sep, "/"))
-            unique = unicodedata.normalize("NFC", relative.decode("utf-8", "backslashreplace"))
+            unique = nfc(relative.decode("utf-8", "backslashreplace"))
             if unique in paths:
                 raise DataError(f"{key}: {paths[unique]} and {path} differ in Unicode composition only: rename one")
             paths[unique] = path

@@ -12,6 +12,7 @@ import os
 import pathlib
 
 from esc_jax.data.layouts import splits
+from esc_jax.data.layouts.class_folders import nfc
 from esc_jax.data.layouts.file_layout import Entries, FileLayout, resolve
 from esc_jax.data.layouts.labels import choose_column, split_labels
 from esc_jax.data.layouts.lookup import Lookup, find_files
@@ -46,7 +47,8 @@ def find_table(path: str | os.PathLike[str]) -> pathlib.Path:
     if len(tables) == 1:
         return tables[0]
     listed = f"{len(tables)} csv files, {', '.join(table.name for table in tables[:5])}" if tables else "no csv file"
-    raise DataError(f"data.dir: {resolved} holds {listed}: give the path of one")
+    hint = "" if tables else "; class folders are read with data.name=folder"
+    raise DataError(f"data.dir: {resolved} holds {listed}: give the path of one{hint}")
 
 
 def read_entries(table: Table, options: Options, subfolder: str = "") -> Entries:
@@ -93,7 +95,7 @@ def _find(names: list[str], lines: list[int], table: pathlib.Path, subfolder: st
         if os.path.isabs(name):
             path = os.path.normpath(name)
             if os.path.isfile(path):
-                return prefix + splits.nfc(os.path.relpath(path, common).replace(os.sep, "/")), path
+                return prefix + nfc(os.path.relpath(path, common).replace(os.sep, "/")), path
             if os.path.exists(path):
                 raise DataError(f"{name!r} is not an audio file: remove the row, or name a file")
             return None

@@ -149,7 +149,7 @@ class Esc50Layout:
             if not row.filename or row.filename in rows:
                 raise DataError(f"{where}: every row must name a file of its own, and this one has {row.filename!r}")
             rows[row.filename] = row
-            (target,), category = row.targets, line["category"].strip()
+            (target,), category = row.targets, class_folders.nfc(line["category"].strip())
             if names.setdefault(target, category) != category:
                 raise DataError(f"{CSV}: target {target} is called {names[target]} and {category}")
         if not rows:

@@ -101,7 +101,7 @@ class FileLayout:
                 recordings[target].add(source)
         if few := [name for target, name in enumerate(self.categories) if 0 < len(recordings[target]) < number]:
             logging.warning(
-                "%d classes have fewer recordings than the %d folds (data.folds), so that some folds have none: %s%s",
+                "classes with fewer recordings than folds, so that some folds have none: %d (data.folds=%d): %s%s",
                 len(few), number, ", ".join(few[:_SHOWN]), " …" if len(few) > _SHOWN else "",
             )  # fmt: skip
         logging.info("%d folds are assigned, by recording and stratified by class", number)

@@ -9,7 +9,7 @@ import pathlib
 from absl import logging
 
 from esc_jax.data.layouts import splits
-from esc_jax.data.layouts.class_folders import AudioTree, audio_files, audio_tree
+from esc_jax.data.layouts.class_folders import AudioTree, audio_files, audio_tree, nfc
 from esc_jax.data.layouts.file_layout import Entries, FileLayout, resolve
 from esc_jax.data.layouts.options import Options
 from esc_jax.data.rows import DataError
@@ -44,7 +44,11 @@ def find_classes(root: pathlib.Path, tree: AudioTree) -> list[str]:
         )
     if tree.others:
         listed = ", ".join(f"{number} × {suffix}" for suffix, number in tree.others.most_common(5))
-        logging.info("%d files are not used: they are no audio by their names (%s)", tree.others.total(), listed)
+        logging.info(
+            "files that are not used, because their names are not those of audio files: %d (%s)",
+            tree.others.total(),
+            listed,
+        )
     return names
 
 
@@ -83,7 +87,7 @@ class FolderLayout(FileLayout):
             )
         empty = sorted(
             entry.name for entry in os.scandir(root)
-            if entry.is_dir() and not entry.name.startswith(".") and splits.nfc(entry.name) not in classes
+            if entry.is_dir() and not entry.name.startswith(".") and nfc(entry.name) not in classes
         )  # fmt: skip
         if empty:
             logging.warning("folders without audio files are no classes: %s", ", ".join(empty))

@@ -56,7 +56,6 @@ class Fsd50kLayout(FileLayout):
         root = find_root(given, CSV)
         if root is None:
             raise DataError(f"data.dir: {given} has no {CSV}, so it is not in the layout of FSD50K")
-        lookup = Lookup(root)
         classes = _vocabulary(root)
         known = set(classes)
         names: list[str] = []
@@ -70,15 +69,17 @@ class Fsd50kLayout(FileLayout):
             if absent := [name for name in needed if name not in table.columns]:
                 raise DataError(f"{table.path} has no column {', '.join(absent)} (it has {', '.join(table.columns)})")
             lines, values = table.read(needed)
-            files = [f"FSD50K.{part}_audio/{name}" for name in values["fname"]]
-            part_names, part_paths = find_files(files, lines, table.path, lookup.find, [root])
+            folder = f"FSD50K.{part}_audio"
+            part_names, part_paths = find_files(
+                values["fname"], lines, table.path, Lookup(root / folder).find, [root / folder]
+            )
             part_labels = [tuple(cell.split(",")) if cell else () for cell in values["labels"]]
             for line, present in zip(lines, part_labels, strict=True):
                 if unknown := [name for name in present if name not in known]:
                     raise DataError(f"{table.path}, line {line}: {unknown[0]} is not in vocabulary.csv")
             split = values.get("split", ["eval"] * len(lines))
-            names += part_names
-            paths |= part_paths
+            names += [f"{folder}/{name}" for name in part_names]
+            paths |= {f"{folder}/{name}": path for name, path in part_paths.items()}
             labels += part_labels
             folds += splits.parse_folds(split, lines, f"column split of {table.path}")
             sources += values["fname"]
@@ -91,6 +92,8 @@ def _vocabulary(root: pathlib.Path) -> list[str]:
     """Class names by index."""
     path = root / TRUTH / "vocabulary.csv"
     try:
+        if not path.is_file():
+            raise ValueError("not a file")
         with open(path, encoding="utf-8-sig", newline="") as file:
             rows = sorted((int(row[0]), row[1]) for row in csv.reader(file) if row)
     except (OSError, ValueError, IndexError, csv.Error):

@@ -69,12 +69,12 @@ def group_by_name(names: Sequence[str], targets: Sequence[Sequence[int]], patter
     grouping = Grouping("names", f"{len(members)} source recordings of {len(names)} files, by their names ({kind})")
     source, files = max(members.items(), key=lambda item: len(item[1]))
     logging.info(
-        "%s; %sfor example %s: %s%s",
+        "%s; for example %s: %s%s%s",
         grouping.description,
-        f"what precedes {AUTO_PATTERN}, " if pattern == AUTO else "",
         source,
         ", ".join(files[:_SHOWN]),
         f" and {len(files) - _SHOWN} more" if len(files) > _SHOWN else "",
+        f" (pattern: {AUTO_PATTERN})" if pattern == AUTO else "",
     )
     return sources, grouping
 

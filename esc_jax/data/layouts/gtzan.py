@@ -135,7 +135,12 @@ class GtzanLayout:
             )
         if len(names) < len(paths):
             others = sorted(paths.keys() - set(names))
-            logging.info("%s: %d files are no audio by their names, as %s", self.path, len(others), others[0])
+            logging.info(
+                "%s: files that are not used, because their names are not those of audio files: %d, such as %s",
+                self.path,
+                len(others),
+                others[0],
+            )
         names = class_folders.readable_files(names, self.path)
         self._paths = {name: paths[name] for name in names}
         self.rows = _rows(names)

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from absl import logging
 
+from esc_jax.data.layouts.class_folders import nfc
 from esc_jax.data.layouts.options import AUTO
-from esc_jax.data.layouts.splits import nfc
 from esc_jax.data.rows import DataError
 
 SEPARATORS = (";", "|", ",")  # in order of preference: a label can contain a comma

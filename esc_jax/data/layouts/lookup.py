@@ -7,8 +7,7 @@ import os
 import pathlib
 import posixpath
 
-from esc_jax.data.layouts.class_folders import audio_files, not_a_file
-from esc_jax.data.layouts.splits import nfc
+from esc_jax.data.layouts.class_folders import audio_files, nfc, not_a_file
 from esc_jax.data.rows import DataError
 
 
@@ -21,9 +20,9 @@ class _Listing:
 
     @functools.cached_property
     def stems(self) -> dict[str, list[str]]:
-        """Name without extension → names of the audio files that have it."""
+        """Name without extension → names of the audio files, and of links and other things, that have it."""
         stems: dict[str, list[str]] = {}
-        for name in audio_files(self.files):
+        for name in audio_files([*self.files, *self.others]):
             stems.setdefault(os.path.splitext(name)[0], []).append(name)
         return stems
 

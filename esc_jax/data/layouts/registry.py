@@ -5,6 +5,7 @@ import os
 import pathlib
 from typing import Any, NamedTuple
 
+from esc_jax.data import scenes
 from esc_jax.data.layouts import audiofolder, csv_file, esc50, folder, fsd50k, gtzan, urbansound8k
 from esc_jax.data.layouts.options import Options
 from esc_jax.data.rows import DataError, Layout
@@ -39,7 +40,7 @@ LAYOUTS = (
     LayoutType("folder", "folders of audio files, one for each class", folder.matches, folder.FolderLayout),
 )
 # data.name of subsets and of generated data → name of their layout.
-_ALIASES = {"esc10": "esc50", "synthetic": "esc50"}
+_ALIASES = {"esc10": "esc50", "synthetic": "esc50", "synthetic_scenes": "csv"}
 
 
 def recognize(path: str | os.PathLike[str]) -> LayoutType:
@@ -68,6 +69,9 @@ def open_source(path: str | os.PathLike[str], data: Mapping[str, Any] | None = N
     """
     options = Options.read(data or {})
     name = (data or {}).get("name", "")
+    path = pathlib.Path(path).expanduser()
+    if name == "synthetic_scenes":
+        path = path / scenes.TABLE
     layouts = {layout.name: layout for layout in LAYOUTS}
     layout = layouts.get(_ALIASES.get(name, name)) or recognize(path)
-    return layout.open(pathlib.Path(path).expanduser(), options)
+    return layout.open(path, options)

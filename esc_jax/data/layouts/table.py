@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 import csv
 import pathlib
 
-from esc_jax.data.layouts.splits import nfc
+from esc_jax.data.layouts.class_folders import nfc
 from esc_jax.data.rows import DataError
 from esc_jax.errors import first_line
 
@@ -46,7 +46,13 @@ class Table:
         first = next((line for line in self._text() if line.strip()), "")
         if not first:
             raise DataError(f"data.dir: {path} is empty: its first line names the columns, for example filename,label")
-        headers = {delimiter: next(csv.reader([first], delimiter=delimiter)) for delimiter in DELIMITERS}
+        try:
+            headers = {
+                delimiter: next(csv.reader([first], delimiter=delimiter, skipinitialspace=True))
+                for delimiter in DELIMITERS
+            }
+        except csv.Error as error:
+            raise DataError(f"data.dir: the first line of {path} cannot be read ({error})") from None
         files = set(USUAL["file"])
         self.delimiter = max(headers, key=lambda d: (bool(files & set(map(_plain, headers[d]))), len(headers[d])))
         _, self.columns = next(self._lines())
@@ -140,7 +146,7 @@ class Table:
 
     def _lines(self) -> Iterator[tuple[int, list[str]]]:
         """Number and values of the lines that are not empty, the header first."""
-        reader = csv.reader(self._text(), delimiter=self.delimiter)
+        reader = csv.reader(self._text(), delimiter=self.delimiter, skipinitialspace=True)
         try:
             for row in reader:
                 if any(cell and not cell.isspace() for cell in row):

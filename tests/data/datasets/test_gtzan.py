@@ -214,7 +214,10 @@ def test_ignored_files_are_logged(tmp_path, caplog):
         (tmp_path / name).write_bytes(b"")
     with caplog.at_level("INFO"):
         assert len(gtzan.GtzanLayout(tmp_path).rows) == len(NAMES)
-    assert f"{tmp_path}: 2 files are no audio by their names, as blues/a.txt" in caplog.text
+    assert (
+        f"{tmp_path}: files that are not used, because their names are not those of audio files: 2, such as blues/a.txt"
+        in caplog.text
+    )
 
 
 def test_names_that_are_not_utf8(tmp_path):

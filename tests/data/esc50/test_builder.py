@@ -4,8 +4,10 @@ import json
 
 import numpy as np
 import pytest
+import soundfile
 
-from esc_jax.data import audio, prepare, synthetic, tfds_metadata
+from esc_jax.data import audio, prepare, prepared, synthetic, tfds_metadata
+from esc_jax.data.layouts.csv_file import CsvLayout
 from esc_jax.data.layouts.esc50 import Esc50Layout
 
 RATE = 22_050
@@ -69,6 +71,49 @@ def test_metadata_is_that_of_tfds(by_tfds, by_esc_jax, name):
 @pytest.mark.parametrize("name", ["label.labels.txt", "LICENSE"])
 def test_texts_are_those_of_tfds(by_tfds, by_esc_jax, name):
     assert (by_esc_jax / name).read_bytes() == (by_tfds / name).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """A multi-label csv: several labels, one and none, and a recording of more than a minute."""
+    root = tmp_path_factory.mktemp("scenes")
+    rng = np.random.default_rng(0)
+    table = "filename,labels,fold\nlong.wav,dog;cat,1\none.wav,dog,1\nnone.wav,,2\ntwo.wav,owl;dog,2\n"
+    (root / "scenes.csv").write_text(table)
+    for name, seconds in (("long", 130.5), ("one", 1), ("none", 0.3), ("two", 60)):
+        soundfile.write(root / f"{name}.wav", 0.1 * rng.standard_normal(round(16_000 * seconds)), 16_000)
+    return CsvLayout(root / "scenes.csv")
+
+
+def test_multi_label_data_and_long_recordings(scenes, tfds, tmp_path):
+    """What is prepared, the metadata and the records of both are equal."""
+    import esc_jax.data.esc50
+
+    ours = prepare.prepared_dir(scenes, 16_000, tmp_path / "ours")
+    builder = esc_jax.data.esc50.Builder(config="16000hz", data_dir=tmp_path / "theirs", source=scenes.path)
+    builder.download_and_prepare()
+    theirs = tmp_path / "theirs/esc50/16000hz" / tfds_metadata.VERSION
+    assert (ours / "labels.labels.txt").read_text() == "cat\ndog\nowl\n"
+    for name in ("dataset_info.json", "features.json", "metadata.json"):
+        assert json.loads((ours / name).read_text()) == json.loads((theirs / name).read_text())
+    assert (ours / "labels.labels.txt").read_bytes() == (theirs / "labels.labels.txt").read_bytes()
+    seen = {}
+    for folder in (ours, theirs):
+        opened = tfds.builder_from_directory(folder)
+        assert opened.info.features["labels"].feature.names == ["cat", "dog", "owl"]
+        seen[folder] = {}
+        for split in ("fold1", "fold2"):
+            for record in opened.as_data_source(split=split):
+                name = record.pop("filename").decode()
+                seen[folder][name] = {key: np.asarray(value).tolist() for key, value in record.items()}
+    assert seen[ours] == seen[theirs]
+    labels = {name: record["labels"] for name, record in seen[ours].items()}
+    long = {f"long.wav@{start}s": [0, 1] for start in (0, 60, 120)}
+    assert labels == long | {"one.wav": [1], "none.wav": [], "two.wav": [1, 2]}
+    data = prepared.open_prepared(ours, 16_000, scenes)
+    assert data.task == "multi_label" and data.labels.dtype == bool
+    np.testing.assert_array_equal(data.labels, [[1, 1, 0], [0, 0, 0], [0, 1, 0], [0, 1, 1]])
+    assert len(data.fetch(0)) == round(130.5 * 16_000)
 
 
 def test_a_clip_that_cannot_be_decoded(layout, tmp_path):

@@ -1,6 +1,7 @@
 """Reading a data set in the official layout, and saying what is wrong with one."""
 
 import shutil
+import unicodedata
 import zipfile
 
 import pytest
@@ -156,3 +157,38 @@ def test_content_makes_the_fingerprint(tree, content):
     before = Esc50Layout(tree).fingerprint
     (tree / "audio/1-7-A-0.wav").write_bytes(content)
     assert Esc50Layout(tree).fingerprint != before
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "zip without the flag of UTF-8"])
+@pytest.mark.parametrize(("on_disk", "named"), [("NFD", "NFC"), ("NFC", "NFD"), ("NFC", "NFC")])
+def test_names_in_other_unicode_forms(tmp_path, kind, on_disk, named):
+    names = ["1-Bär.wav", "tief/2-Möwe.wav"]
+    root = tmp_path / "own"
+    (root / "meta").mkdir(parents=True)
+    rows = [f"{name},{i + 1},{i},{'Bär' if i else 'Möwe'}\n" for i, name in enumerate(names)]
+    table = unicodedata.normalize(named, "filename,fold,target,category\n" + "".join(rows))
+    (root / "meta/esc50.csv").write_text(table, encoding="utf-8")
+    for name in names:
+        path = root / "audio" / unicodedata.normalize(on_disk, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    if kind != "folder":
+        archive = tmp_path / "own.zip"
+        with zipfile.ZipFile(archive, "w") as file:
+            for path in sorted(root.rglob("*.*")):
+                file.write(path, path.relative_to(tmp_path))
+        if "without" in kind:
+            content = bytearray(archive.read_bytes())
+            for signature, offset in ((b"PK\3\4", 7), (b"PK\1\2", 9)):  # the upper byte of the flags
+                place = content.find(signature)
+                while place >= 0:
+                    content[place + offset] &= ~0x08
+                    place = content.find(signature, place + 1)
+            archive.write_bytes(content)
+        root = archive
+    layout = Esc50Layout(root)
+    assert [row.filename for row in layout.rows] == names and layout.categories == ("Möwe", "Bär")
+    assert [layout.read(row) for row in layout.rows] == [name.encode() for name in names]
+    for row in layout.rows:
+        content = layout.locate(row)
+        assert (content if isinstance(content, bytes) else content.read_bytes()) == row.filename.encode()

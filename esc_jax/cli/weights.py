@@ -1,0 +1,56 @@
+"""Published weights: lists those that are known by name, and downloads them.
+
+    esc-jax weights list
+    esc-jax weights get mn04_as
+
+A name can be given wherever weights are: esc-jax predict --model=mn04_as FILE, --config.model.pretrained=mn04_as, and
+esc_jax.load_classifier("mn04_as"). Files are kept in the cache and downloaded once. An interrupted download continues.
+SHA-256 "known" means that the expected hash is part of this table; "first download" that the hash of the first download
+is kept, and later files must have the same. The list says which files are in the cache.
+"""
+
+import sys
+
+from esc_jax.cli import parser as arguments
+from esc_jax.cli.command import command
+from esc_jax.pretrained import catalog
+
+
+def _table() -> str:
+    from esc_jax.pretrained import fetch
+
+    rows = [("name", "model.name", "classes", "rate, Hz", "licence", "SHA-256", "in the cache")]
+    for weights in catalog.CATALOG.values():
+        checked = "known" if weights.sha256 else "first download" if weights.url else "by the hub"
+        present = "" if weights.hub_id else "yes" if fetch.local_file(weights) else "no"
+        rate = str(weights.sample_rate or "–")
+        rows.append(
+            (weights.name, weights.architecture, weights.labels or "none", rate, weights.licence, checked, present)
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(lines) + "\n"
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    """The command."""
+    parser = arguments.Parser("weights", __doc__)
+    parser.add_argument("action", metavar="ACTION", type=arguments.choice("list", "get"), help="list, or get NAME …")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="weights to download")
+    arguments.add_offline(parser)
+    options = parser.parse(argv)
+    if options.action == "list":
+        if options.names:
+            parser.error("list takes no names")
+        sys.stdout.write(_table())
+        return
+    if not options.names:
+        parser.error("get needs the name of weights; see esc-jax weights list")
+    for name in options.names:
+        if name not in catalog.CATALOG:
+            parser.error(f"there are no weights {name}{arguments.nearest(name, catalog.CATALOG)}")
+    from esc_jax.pretrained import fetch  # imports numpy, which --help does not need
+
+    for name in options.names:
+        sys.stdout.write(f"{name}: {fetch.download(name)}\n")

@@ -1,0 +1,94 @@
+"""Published weights by name: where they are, what they were trained on, and their licence.
+
+    esc-jax weights list
+    esc-jax predict --model=mn04_as storm.ogg
+
+`pretrained.fetch` downloads them.
+"""
+
+import dataclasses
+import os
+import pathlib
+import urllib.parse
+
+_EFFICIENTAT = "https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1/"
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Published weights.
+
+    Attributes:
+        name: in `model.pretrained`, `--model` and `load_classifier`.
+        architecture: key of `models.registry.ENCODERS`.
+        url: address of the file; empty for a repository of the Hugging Face hub.
+        hub_id: of the repository; empty for a file.
+        labels: what the published head distinguishes; empty for an encoder without a head.
+        licence: according to the publisher.
+        sample_rate: Hz; None for encoders of images.
+        sha256: of the file; empty where neither the file was at hand nor its publisher states it.
+        size: of the file in bytes; 0 where it is not known.
+    """
+
+    name: str
+    architecture: str
+    url: str = ""
+    hub_id: str = ""
+    labels: str = ""
+    licence: str = ""
+    sample_rate: int | None = None
+    sha256: str = ""
+    size: int = 0
+
+    @property
+    def filename(self) -> str:
+        """Name of the file in the cache. Readers take options from it."""
+        return urllib.parse.unquote(self.url.rpartition("/")[2])
+
+
+def _efficientat(name: str, score: str, sha256: str = "", size: int = 0) -> Weights:
+    return Weights(
+        name=name,
+        architecture="efficientat",
+        url=f"{_EFFICIENTAT}{name}_mAP_{score}.pt",
+        labels="AudioSet, 527",
+        licence="MIT",
+        sample_rate=32_000,
+        sha256=sha256,
+        size=size,
+    )
+
+
+def _hub(name: str, architecture: str, hub_id: str, labels: str, sample_rate: int | None) -> Weights:
+    return Weights(name, architecture, "", hub_id, labels, "Apache-2.0", sample_rate)
+
+
+_ALL = (
+    _efficientat("mn01_as", "298"),
+    _efficientat("mn02_as", "378"),
+    _efficientat("mn04_as", "432", "899a8c6217063f6941793102a2780b3dd788ab11fce468d9cf5f0577c453321c", 4066513),
+    _efficientat("mn05_as", "443"),
+    _efficientat("mn10_as", "471"),
+    _efficientat("mn20_as", "478"),
+    _efficientat("mn30_as", "482"),
+    _efficientat("mn40_as", "484"),
+    _efficientat("mn40_as_ext", "487"),
+    _efficientat("mn10_as_hop_5", "475"),
+    _efficientat("mn10_as_hop_15", "463"),
+    _efficientat("mn10_as_hop_20", "456"),
+    _efficientat("mn10_as_hop_25", "447"),
+    _efficientat("mn10_as_mels_40", "453"),
+    _efficientat("mn10_as_mels_64", "461"),
+    _efficientat("mn10_as_mels_256", "474"),
+    _hub("distilhubert", "hubert", "ntu-spml/distilhubert", "", 16_000),
+    _hub("distilhubert_gtzan", "hubert", "sanchit-gandhi/distilhubert-finetuned-gtzan", "GTZAN, 10", 16_000),
+    _hub("hubert_base", "hubert", "facebook/hubert-base-ls960", "", 16_000),
+    _hub("efficientnet_b0", "efficientnet", "google/efficientnet-b0", "ImageNet, 1000", None),
+)
+CATALOG: dict[str, Weights] = {weights.name: weights for weights in _ALL}
+
+
+def find(name: str | os.PathLike[str]) -> Weights | None:
+    """The entry of a name; None for anything else, and for the path of a file or folder that exists."""
+    text = os.fspath(name)
+    return CATALOG.get(text) if not pathlib.Path(text).exists() else None

@@ -1,0 +1,138 @@
+"""Weights by name: downloads from a server on this machine, checked hashes, and tags of a published classifier."""
+
+import dataclasses
+import hashlib
+import http.server
+import threading
+
+import numpy as np
+import pytest
+
+import esc_jax
+from esc_jax.cli import weights as command
+from esc_jax.pretrained import catalog, fetch, merge
+from esc_jax.pretrained.published import PretrainedError
+from esc_jax.runtime import transfer
+
+CONTENT = bytes(range(256)) * 800
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Serves the server's content, from the requested byte on; at most `most` bytes at a time."""
+
+    def do_GET(self):
+        start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+        self.server.starts.append(start)
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(self.server.content) - start))
+        self.end_headers()
+        self.wfile.write(self.server.content[start:][: self.server.most])
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    """A server with one file, which the catalog has twice: with its hash, and without."""
+    monkeypatch.setenv("ESC_JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv(fetch.OFFLINE, raising=False)
+    monkeypatch.setattr(transfer, "_PAUSE_S", 0.0)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.content, server.most, server.starts = CONTENT, None, []
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        sha256 = hashlib.sha256(CONTENT).hexdigest()
+        known = dataclasses.replace(catalog.CATALOG["mn04_as"], name="known", url=f"{url}/known.pt", sha256=sha256)
+        unknown = dataclasses.replace(known, name="unknown", url=f"{url}/unknown%20file.pt", sha256="")
+        monkeypatch.setattr(catalog, "CATALOG", {"known": known, "unknown": unknown})
+        yield server
+        server.shutdown()
+
+
+def path_of(name):
+    return fetch.folder() / catalog.CATALOG[name].filename
+
+
+def test_a_file_is_downloaded_once_and_kept(server):
+    for _ in range(2):
+        assert fetch.resolve("known") == str(path_of("known"))
+    assert path_of("known").read_bytes() == CONTENT and server.starts == [0]
+    assert fetch.resolve("some/where.pt") == "some/where.pt"  # no name of the catalog
+    assert path_of("unknown").name == "unknown file.pt"
+
+
+def test_an_interrupted_download_goes_on(server):
+    server.most = 60_000
+    assert fetch.download("unknown") == str(path_of("unknown"))
+    assert path_of("unknown").read_bytes() == CONTENT and server.starts == [0, 60_000, 120_000, 180_000]
+
+
+@pytest.mark.parametrize("name", ["known", "unknown"])
+def test_a_damaged_file_in_the_cache_is_downloaded_again(server, name):
+    fetch.resolve(name)
+    path_of(name).write_bytes(CONTENT[:-1] + b"x")
+    fetch.resolve(name)
+    assert path_of(name).read_bytes() == CONTENT and server.starts == [0, 0]
+
+
+@pytest.mark.parametrize("name", ["known", "unknown"])
+def test_a_file_with_another_hash_is_refused(server, name):
+    """That of the catalog, or that of the first download."""
+    fetch.resolve(name)
+    path_of(name).unlink()
+    server.content = CONTENT[::-1]
+    with pytest.raises(fetch.DownloadError, match="is damaged or has been replaced"):
+        fetch.resolve(name)
+    assert not path_of(name).exists() and not path_of(name).with_name(f"{path_of(name).name}.part").exists()
+
+
+def test_without_a_network_there_is_a_sentence(server, monkeypatch, capsys):
+    monkeypatch.setenv(fetch.OFFLINE, "1")
+    with pytest.raises(fetch.DownloadError, match="nothing is downloaded offline: download http://127"):
+        fetch.resolve("known")
+    monkeypatch.delenv(fetch.OFFLINE)
+    server.shutdown()
+    server.server_close()
+    assert command.main(["get", "known"]) == 1
+    assert "could not be downloaded" in capsys.readouterr().err
+
+
+def test_the_command_lists_and_downloads(server, capsys):
+    assert command.main(["get", "known"]) == 0
+    assert capsys.readouterr().out == f"known: {path_of('known')}\n"
+    assert command.main(["list"]) == 0
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert header.split()[0] == "name" and lines[0].split()[-1] == "yes" and lines[1].split()[-1] == "no"
+    with pytest.raises(SystemExit) as stopped:
+        command.main(["get", "knwon"])
+    assert stopped.value.code == 2 and "did you mean known?" in capsys.readouterr().err
+
+
+def test_weights_of_another_architecture_are_refused():
+    with pytest.raises(PretrainedError, match="model.pretrained=mn04_as is for model.name=efficientat, not hubert"):
+        merge.read("hubert", "mn04_as")
+
+
+def test_the_table_is_complete():
+    for name, weights in catalog.CATALOG.items():
+        assert weights.name == name and bool(weights.url) != bool(weights.hub_id) and weights.licence
+        assert not weights.sha256 or len(weights.sha256) == 64
+
+
+def test_published_tags_equal_those_of_the_published_code(shared):
+    """Probabilities of 527 classes on four clips; both compute in float32."""
+    pytest.importorskip("torch")
+    reference = np.load(shared / "reference/efficientat/mn04_as_reference.npz")
+    classifier = esc_jax.load_classifier(shared / "weights/efficientat/mn04_as_mAP_432.pt")
+    assert classifier.task.name == "multi_label" and len(classifier.classes) == 527
+    for waveform, logits in zip(reference["waveform_32k"], reference["logits"], strict=True):
+        prediction = classifier(waveform, 32_000)
+        np.testing.assert_allclose(prediction.vector, 1 / (1 + np.exp(-logits.astype(np.float64))), atol=1e-4)
+        assert classifier.classes[int(logits.argmax())] == prediction.labels[0]
+
+
+def test_an_encoder_without_classes_is_refused(shared):
+    pytest.importorskip("torch")
+    with pytest.raises(PretrainedError, match="has no classes of its own"):
+        esc_jax.load_classifier(shared / "reference/beats/tiny_beats_pretrained.pt")
