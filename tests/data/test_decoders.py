@@ -1,7 +1,9 @@
 """Files with unknown lengths, joined files, and files that break off, in all formats."""
 
+import io
 import os
 import pathlib
+import re
 import socket
 import time
 
@@ -49,8 +51,6 @@ def refused(content, message):
 
 def original(name, content):
     """What soundfile reads of a file that is whole."""
-    import io
-
     return soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)[0].mean(axis=1)
 
 
@@ -129,9 +129,6 @@ def test_the_length_in_the_header_of_a_flac_file_need_not_be_right():
     assert len(samples) == 2 * RATE and note == ""
 
 
-CUT = [name for name in FORMATS if name != "mp3"]
-
-
 @pytest.mark.parametrize("name", FORMATS)
 def test_what_is_there_of_a_truncated_file_is_read(name):
     content = noise_file(name, 3.0, channels=2)
@@ -144,8 +141,6 @@ def test_what_is_there_of_a_truncated_file_is_read(name):
             np.testing.assert_array_equal(samples, whole[: len(samples)])
         length = f"{len(samples) / RATE:.1f}"
         expected = f"x: breaks off after {length}" + ("" if name in ("ogg", "opus") else r" of 3.\d") + " s"
-        import re
-
         assert re.match(expected, note) and note.endswith("; only what is there was classified"), note
         refused(cut, "breaks off after")
 

@@ -237,7 +237,7 @@ def test_a_playlist_names_no_other_file(tmp_path):
 def test_a_video_without_sound(tmp_path):
     command = ["ffmpeg", "-nostdin", "-v", "error", "-f", "lavfi", "-i", "color=size=64x64:duration=1", "-an"]
     subprocess.run([*command, str(tmp_path / "a.mkv")], check=True)
-    with pytest.raises(AudioError, match="not readable as audio .*Stream map '0:a:0' matches no streams"):
+    with pytest.raises(AudioError, match="not readable as audio .*matches no streams"):
         AudioStream(tmp_path / "a.mkv", RATE)
 
 

@@ -1,7 +1,7 @@
 """The official ESC-50 layout: a folder or its zip archive.
 
     meta/esc50.csv     filename, fold, target, category; optionally src_file (ID of the source recording) and take
-    audio/             the files it names: wav, flac, ogg, or any other format that libsndfile reads
+    audio/             the files it names: wav, flac, ogg, or any other format that libsndfile or ffmpeg reads
 
 The layout may sit one folder down, as in the published archive (`ESC-50-master/`).
 """
@@ -12,12 +12,12 @@ import hashlib
 import io
 import os
 import pathlib
-import unicodedata
 import zipfile
 import zlib
 
 from esc_jax import files
 from esc_jax.data.layouts import class_folders
+from esc_jax.data.layouts.class_folders import nfc
 from esc_jax.data.rows import About, DataError, Grouping, Row, check_classes
 from esc_jax.data.source import AudioError, read_file
 from esc_jax.errors import first_line
@@ -129,7 +129,7 @@ class Esc50Layout:
         try:
             name = self._root + CSV
             content = self._unpack(self._zip, name) if self._zip else (self.path / name).read_bytes()
-            reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig", errors="replace")))
+            reader = csv.DictReader(io.StringIO(nfc(content.decode("utf-8-sig", errors="replace"))))
             lines = [(reader.line_num, line) for line in reader]
         except (*DAMAGED, csv.Error, AudioError) as error:
             raise DataError(f"data.dir: {CSV} in {self.path} cannot be read ({_reason(error)})") from None
@@ -149,7 +149,7 @@ class Esc50Layout:
             if not row.filename or row.filename in rows:
                 raise DataError(f"{where}: every row must name a file of its own, and this one has {row.filename!r}")
             rows[row.filename] = row
-            (target,), category = row.targets, class_folders.nfc(line["category"].strip())
+            (target,), category = row.targets, line["category"].strip()
             if names.setdefault(target, category) != category:
                 raise DataError(f"{CSV}: target {target} is called {names[target]} and {category}")
         if not rows:
@@ -162,13 +162,11 @@ class Esc50Layout:
     def _find_files(self) -> dict[str, str]:
         """Name in the table → name in the archive or folder, relative to `path`, of the files that exist.
 
-        A name that is not there as it is written is looked up in Unicode's composed form: macOS stores decomposed
-        names.
+        Names are those in Unicode's composed form: macOS stores decomposed ones.
         """
         names = {row.filename: f"{self._root}audio/{row.filename}" for row in self.rows}
         if self._zip is not None:
-            keys = {name: path if path in self._members else nfc(path) for name, path in names.items()}
-            return {name: key for name, key in keys.items() if key in self._members}
+            return {name: path for name, path in names.items() if path in self._members}
         present = {name: path for name, path in names.items() if (self.path / path).exists()}
         if len(present) < len(names):
             folder = self.path / self._root / "audio"
@@ -211,11 +209,6 @@ class Esc50Layout:
             return self._unpack(self._zip, name)
         except DAMAGED as error:
             raise AudioError(f"{self.where(row)}: cannot be read ({_reason(error)})") from None
-
-
-def nfc(text: str) -> str:
-    """The text in Unicode's composed form, in which names are compared."""
-    return unicodedata.normalize("NFC", text)
 
 
 def _member_name(info: zipfile.ZipInfo) -> str:

@@ -6,7 +6,6 @@ import re
 from absl import logging
 
 from esc_jax.data.layouts.esc50 import FOLDS
-from esc_jax.data.layouts.esc50 import nfc as nfc
 from esc_jax.data.rows import DataError
 
 # With data.test_fold=3, `protocol=validation` validates on the fold after the last, which is the first.
