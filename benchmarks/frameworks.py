@@ -73,7 +73,7 @@ def jax_calls(what: str, config: Any, model: Any, x: np.ndarray, labels: np.ndar
     # XLA's CPU client may execute independent calls concurrently; PyTorch never does.
     synchronize = jax.block_until_ready if jax.default_backend() == "cpu" else lambda output: output
     if what == "predict":
-        predict = steps.predict_step(model, tasks.get(config.task))
+        predict = steps.predict_step(model, tasks.get("single_label"))
 
         def call(calls: int) -> None:
             for _ in range(calls):

@@ -196,7 +196,7 @@ def preparation(config: Any, count: int, rounds: int) -> list[dict]:
         def prepare(number: int) -> None:
             with tempfile.TemporaryDirectory() as cache:
                 data = config.data.copy_and_resolve_references()
-                data.update(name="esc50", dir=str(folders[number]), cache_dir=cache)
+                data.update(name="esc50", dir=str(folders[number]), cache_dir=cache, clip_s=5.0)
                 if len(datasets.load(data)) != number:
                     raise SystemExit(f"the prepared data set does not have {number} clips")
 

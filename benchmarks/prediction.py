@@ -77,6 +77,7 @@ def distilhubert() -> tuple[Any, Any]:
     xla.initialize()
     config = configs.load(ROOT / "configs/distilhubert.py")
     config.data.mask_padding = False
+    config.task = "single_label"
     model = models.create(config, [f"class {number}" for number in range(50)])
     classifier = SoundClassifier(Restored(model, config, pathlib.Path(), 0, {}))
     preprocessor = {"sample_rate": 16_000, **config.frontend}

@@ -34,7 +34,7 @@ def supervised_step(config: Any, model: Model, optimizer: Any) -> steps.TrainSte
     """The supervised training step of a config, not yet mapped over devices."""
     train = config.train
     return steps.train_step(
-        Supervised(config, model, tasks.get(config.task)),
+        Supervised(config, model, tasks.get("single_label")),
         optimizer,
         config.optim,
         ema=train.ema,
@@ -63,5 +63,5 @@ def train_call(config: Any) -> tuple[Callable[[], Any], int]:
 def predict_call(config: Any) -> tuple[Callable[[], Any], int]:
     """The same for a forward pass to probabilities."""
     model = random_model(config)
-    predict, audio = steps.predict_step(model, tasks.get(config.task)), _batch(config)["audio"]
+    predict, audio = steps.predict_step(model, tasks.get("single_label")), _batch(config)["audio"]
     return lambda: predict(model.variables, audio), model.parameter_count

@@ -192,6 +192,15 @@ def _run(config: Any, workdir: pathlib.Path, mode: str, from_crossval: str | Non
         _fail(1, f"{known[1] if known else error}; {_MEMORY_ADVICE}")
 
 
+def _refuse_urls(config: Any) -> None:
+    """Ends the process if a folder that would be written to is an address of an object store, such as gs://bucket."""
+    folders = {"--workdir": _WORKDIR.value, "--config.data.cache_dir": config.data.cache_dir}
+    folders["ESC_JAX_CACHE"] = os.environ.get("ESC_JAX_CACHE")
+    for name, folder in folders.items():
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", folder or ""):
+            _fail(EX_USAGE, f"{name}={folder}: object stores and other URLs are not supported; give a local folder")
+
+
 def _cache_root(config: Any) -> pathlib.Path:
     from esc_jax.data import cache
 
@@ -208,6 +217,7 @@ def main(argv: list[str]) -> None:
         _fail(EX_USAGE, "--config is missing: give an experiment, for example --config=configs/quickstart.py")
     if sys.platform == "win32":
         _fail(1, _WINDOWS)
+    _refuse_urls(config)
     config.experiment = config.experiment or pathlib.Path(config_path).stem
     from esc_jax import config as configs
     from esc_jax.runtime import processes, xla

@@ -236,6 +236,9 @@ MISTAKES = [
     (["--config.crossval.vectorized=True", "--config.train.accumulate=3", "--mode=crossval"], 2, "is not divisible by"),
     (["--config.pretrain.temperature=0.1"], 2, 'config.pretrain.objective="", and the key is one of simclr'),
     (["--config.pretrain.objective=simclr"], 2, "the keys of config.pretrain are those of another objective"),
+    (["--workdir=gs://bucket/run"], 2, "--workdir=gs://bucket/run: object stores and other URLs are not supported"),
+    (["--workdir=s3://bucket/run", "--mode=evaluate"], 2, "--workdir=s3://bucket/run: object stores and other URLs"),
+    (["--config.data.cache_dir=gs://b"], 2, "--config.data.cache_dir=gs://b: object stores and other URLs are not"),
     (["--config.task=tagging"], 2, "config.task=tagging: choose one of"),
 ]
 

@@ -42,7 +42,7 @@ def test_checkpoint(run, environment, tmp_path):
     run("main", "--config=configs/masked_transformer.py", *shape, f"--workdir={tmp_path}/run")
     text, pictures = execute("checkpoint", environment, ESC_JAX_RUN=f"{tmp_path}/run")
     assert "encoder/layer_1/attention/query/kernel" in text and "accuracy" in text and "tokens.png" in text
-    assert pictures == 5  # patches, embeddings, attention, tokens, similarities
+    assert pictures == 5  # patches, embeddings, attention, tokens, energies
 
 
 @pytest.mark.slow

@@ -103,8 +103,11 @@ def _embed_recordings(model: "Model", paths: list[str], problems: list[str]) -> 
             rows.append(vectors)
             filenames += [name] * len(vectors)
             starts.append(positions / model.sample_rate)
-            if stream.note:
-                problems.append(stream.note.partition(";")[0])
+            if note := stream.describe("embedded"):
+                if stream.defect:
+                    problems.append(note)
+                else:
+                    sys.stderr.write(f"esc_jax: {note}\n")
     if not rows:
         raise MultipleErrors(problems)
     return {

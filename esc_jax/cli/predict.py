@@ -12,8 +12,9 @@ each run of windows with the same class (the mean over these windows), or a row 
 window, the one closest to the middle, and the last. With a multi-label model, a row is a run of windows with the same
 detected classes: those with a probability above their threshold. Its last row has the largest probabilities.
 
-FILE is a recording of any format that soundfile reads, a folder (searched recursively, by file extension), or a quoted
-pattern. Files that cannot be read are reported at the end, and the exit status is 1. Memory does not grow with the
+FILE is a recording, a folder (searched recursively, by file extension), or a quoted pattern. WAV, FLAC, OGG, MP3 and
+other formats are read with libsndfile, and M4A, WebM, WMA and others with ffmpeg, where it is installed. Files that
+cannot be read, or that break off, are reported at the end, and the exit status is 1. Memory does not grow with the
 length of a recording.
 """
 
@@ -120,8 +121,10 @@ def _classify(
             timeline = _timeline(classifier, file, options, overview)
         if timeline is None:
             continue
-        if timeline.note:
+        if timeline.incomplete:
             problems.append(timeline.note)
+        elif timeline.note:
+            sys.stderr.write(f"esc_jax: {timeline.note}\n")
         timelines.append((file, timeline))
         sys.stdout.write(output.table(file, timeline, options.top_k, options.segments))
         sys.stdout.flush()

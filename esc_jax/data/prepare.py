@@ -229,8 +229,8 @@ def _decode(
     with tempfile.TemporaryFile(dir=folder) as file:
         for block in stream:
             file.write(audio.to_int16(block).astype("<i2").tobytes())
-        if stream.truncation:
-            raise audio.AudioError(f"{name}: {stream.truncation}")
+        if stream.defect:
+            raise audio.AudioError(f"{name}: {stream.defect}")
         if not file.tell():
             raise audio.AudioError(f"{name}: holds no samples")
         file.flush()

@@ -4,87 +4,89 @@ from collections.abc import Iterable, Iterator
 import os
 
 import numpy as np
-import soundfile
 import soxr
 
-from esc_jax.data import audio
-from esc_jax.data.audio import AudioError
+from esc_jax.data import channels
+from esc_jax.data.decoders import Recording, Section
+from esc_jax.data.source import AudioError
 
-# Upper limit of samples × channels decoded at a time.
-_BLOCK = 1 << 18
+_CANCELS = "its channels cancel each other, and one of them was used"
 
 
 class AudioStream:
     """Iterates over an audio file in blocks of mono float32 samples at one rate.
 
     The concatenated blocks equal `audio.load` bit by bit, except for MP3, whose decoder does not always round the last
-    bit in the same way.
+    bit in the same way. A file that breaks off is read as far as it goes.
 
     Args:
-        source: a path, or the bytes of a file: any format that soundfile reads.
+        source: a path, or the bytes of a file, as for `decoders.Recording`.
         sample_rate: Hz of the blocks.
         name: of the file, for error messages; by default its path.
 
     Attributes:
-        rate, channels: of the file.
+        rate, channels: of the file; of its first part, where files were joined.
         announced_s: length according to the header, seconds; 0 if the header has none.
-        truncation: where the file ended, if it was before that length; available after the last block, else empty.
-        note: a sentence on it, or empty.
+        defect: what is wrong with the file (it breaks off, or its header was never completed), as the end of a
+            sentence; available after the last block, else empty.
+        note: a sentence on that, and on channels that cancel each other; or empty.
 
     Raises:
-        AudioError: the file is missing, empty or not audio; while iterating: it holds no samples, or NaN or infinite
-            ones.
+        AudioError: the file is missing, empty, not audio, or needs ffmpeg; while iterating: it holds no samples, NaN or
+            infinite ones, or samples far outside of full scale.
     """
 
     def __init__(self, source: bytes | str | os.PathLike[str], sample_rate: int, name: str = ""):
         self.name = name or ("" if isinstance(source, bytes) else os.fspath(source))
         self.sample_rate = sample_rate
-        self.truncation = ""
-        self._file, self.announced_s = audio.open_audio(source, self.name)
-        self.rate, self.channels = self._file.samplerate, self._file.channels
+        self.defect = ""
+        self._cancels = False
+        self._recording = Recording(source, self.name)
+        self.announced_s = self._recording.announced_s
+        self.rate, self.channels = self._recording.rate, self._recording.channels
 
     @property
     def note(self) -> str:
-        """A sentence on the truncation."""
-        return self.truncation and f"{self.name}: {self.truncation}; only what is there was classified"
+        """A sentence on what is wrong with the file, and on channels that cancel each other."""
+        return self.describe("classified")
+
+    def describe(self, use: str) -> str:
+        """As `note`, for what is done with the samples, such as "classified"."""
+        parts = [f"{self.defect}; only what is there was {use}"] if self.defect else []
+        parts += [_CANCELS] if self._cancels else []
+        return f"{self.name}: {'; '.join(parts)}" if parts else ""
 
     def close(self) -> None:
         """Closes the file of a stream that will not be iterated over."""
-        self._file.close()
+        self._recording.close()
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Yields blocks (samples,) of about one second."""
-        resampler = None
-        if self.rate != self.sample_rate:
-            resampler = soxr.ResampleStream(self.rate, self.sample_rate, 1, dtype="float32", quality="VHQ")
-        for block in self._mono():
+        with self._recording:
+            for section in self._recording:
+                yield from self._resampled(section)
+        self.defect = self._recording.defect
+
+    def _resampled(self, section: Section) -> Iterator[np.ndarray]:
+        rate = section.decoder.rate
+        if rate == self.sample_rate:
+            yield from map(self._check_finite, self._mono(section))
+            return
+        resampler = soxr.ResampleStream(rate, self.sample_rate, 1, dtype="float32", quality="VHQ")
+        for block in self._mono(section):
             # Values outside of float32's range become infinite here and are rejected below.
             with np.errstate(over="ignore", invalid="ignore"):
-                block = block if resampler is None else resampler.resample_chunk(block)
+                block = resampler.resample_chunk(block)
             yield self._check_finite(block)
-        if resampler is not None:
-            yield self._check_finite(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+        yield self._check_finite(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
 
-    def _mono(self) -> Iterator[np.ndarray]:
-        size = max(1, min(self.rate, _BLOCK // self.channels))
-        read, error = 0, ""
-        with self._file as file:
-            while True:
-                try:
-                    block = file.read(size, dtype="float32", always_2d=True)
-                except (soundfile.SoundFileError, ValueError, OverflowError) as problem:
-                    block, error = np.zeros((0, 1), np.float32), audio.reason(problem)
-                if not len(block):
-                    break
-                read += len(block)
-                with np.errstate(over="ignore", invalid="ignore"):
-                    mono = audio.to_mono(block, self.rate, self.rate)
-                yield mono
-        if not read:
-            raise AudioError(
-                f"{self.name}: not readable as audio ({error})" if error else f"{self.name}: holds no samples"
-            )
-        self.truncation = audio.describe_truncation(read / self.rate, self.announced_s, error)
+    def _mono(self, section: Section) -> Iterator[np.ndarray]:
+        rate = section.decoder.rate
+        size = channels.block_size(rate, section.decoder.channels)
+        while len(block := section.read(size)):
+            mono, cancels = channels.mix(block, rate)
+            self._cancels |= cancels
+            yield mono
 
     def _check_finite(self, block: np.ndarray) -> np.ndarray:
         if not np.isfinite(block).all():

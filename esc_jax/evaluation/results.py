@@ -17,6 +17,7 @@ from esc_jax.data.clips import Clips
 from esc_jax.data.rows import DataError
 from esc_jax.errors import Failure
 from esc_jax.evaluation import confidence
+from esc_jax.evaluation.escaping import escape_cell, restore_cell
 from esc_jax.runtime.devices import device_name
 from esc_jax.tasks.base import Task
 
@@ -224,20 +225,24 @@ def read_results(path: pathlib.Path) -> dict[str, Any]:
 
 
 def write_predictions(path: pathlib.Path, task: Task, clips: Clips, parts: Sequence[FoldPredictions]) -> None:
-    """predictions.csv: a row for each test clip, with the probabilities of the clip and those averaged over views."""
+    """predictions.csv: a row for each test clip, with the probabilities of the clip and those averaged over views.
+
+    Names are written with `escaping.escape_cell`.
+    """
     names = clips.classes
     tta = all(part.averaged is not None for part in parts)
     with files.atomic_write(path, "w", newline="") as file:
         writer = csv.writer(file)
         header = ["clip", "fold", "source", "seed", "true", "predicted", "predicted_tta"]
-        writer.writerow([*header, *names, *(f"{name}_tta" for name in names if tta)])
+        writer.writerow([*header, *map(escape_cell, names), *(escape_cell(f"{name}_tta") for name in names if tta)])
         for part in parts:
             averaged = part.averaged if part.averaged is not None and tta else part.plain
             limits = part.thresholds
             decisions = zip(task.decide(part.plain, limits), task.decide(averaged, limits), strict=True)
             for index, one, mean, decision in zip(part.indices, part.plain, averaged, decisions, strict=True):
-                row = [clips.filenames[index], clips.folds[index], clips.sources[index], part.seed]
-                row += [task.label_text(label, names) for label in (clips.labels[index], *decision)]
+                row = [escape_cell(clips.filenames[index]), clips.folds[index], escape_cell(clips.sources[index])]
+                row += [part.seed]
+                row += [escape_cell(task.label_text(label, names)) for label in (clips.labels[index], *decision)]
                 writer.writerow([*row, *(f"{p:.6g}" for p in one), *(f"{p:.6g}" for p in mean if tta)])
 
 
@@ -249,7 +254,8 @@ def read_predictions(path: pathlib.Path, clips: Clips) -> FoldPredictions:
     """
     fold = read_results(path.parent / "results.json")["folds"][0]  # which verifies both files
     with open(path, newline="", encoding="utf-8") as file:
-        header, *rows = csv.reader(file)
+        rows = list(csv.reader(file))
+    header, rows = list(map(restore_cell, rows[0])), [[restore_cell(row[0]), *row[1:]] for row in rows[1:]]
     first, count = header.index("predicted_tta") + 1, len(clips.classes)
     position = {name: index for index, name in enumerate(clips.filenames)}
     if tuple(header[first : first + count]) != clips.classes or any(row[0] not in position for row in rows):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from esc_jax.data.clips import Clips
+from esc_jax.evaluation.escaping import escape_markdown
 from esc_jax.evaluation.results import FoldPredictions, other_metrics, write_predictions, write_results
 from esc_jax.runtime import processes
 from esc_jax.tasks import registry as tasks
@@ -142,7 +143,8 @@ def markdown(results: dict[str, Any]) -> str:
     task = tasks.get(results["task"])
     label, key = task.metric_label, task.metric
     mark = " †" if results["test_selected"] else ""
-    lines = [f"# {results['config_name']} on {results['data']['name']}{mark}", "", _PROTOCOLS[results["protocol"]]]
+    title = escape_markdown(f"{results['config_name']} on {results['data']['name']}")
+    lines = [f"# {title}{mark}", "", _PROTOCOLS[results["protocol"]]]
     lines += [f"{results['data']['split']}.", "", f"| fold | seed | {label}, % | TTA, % | minutes |"]
     lines += ["|---|---|---|---|---|"]
     for fold in results["folds"]:
@@ -163,7 +165,8 @@ def markdown(results: dict[str, Any]) -> str:
         f"| class | {task.class_metric_label}, % | clips |",
     ]
     lines += ["|---|---|---|"]
-    lines += [f"| {name} | {_percent(value)} | {text} |" for name, value, text in reversed(task.class_ranking(results))]
+    for name, value, text in reversed(task.class_ranking(results)):
+        lines.append(f"| {escape_markdown(name)} | {_percent(value)} | {text} |")
     for key, name in (("confusion", "confusion_matrix"), ("cooccurrence", "cooccurrence")):
         lines += ["", f"![{name.replace('_', ' ')}]({name}.png)"] if key in results else []
     return "\n".join([*lines, ""])

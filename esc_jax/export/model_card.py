@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from esc_jax.evaluation.calibration import Calibration
+from esc_jax.evaluation.escaping import escape_markdown
 from esc_jax.export import usage
 from esc_jax.export.measurement import CrossValidation, Measurement, read_cross_validation, read_measurement
 from esc_jax.export.thresholds import read_thresholds
@@ -111,7 +112,7 @@ def _card(restored: Restored, use: str, calibrated: bool) -> str:
     pretrained = config.model.pretrained
     start = f"starting from the published weights `{_public_name(pretrained)}`" if pretrained else "from random weights"
     sections = [
-        f"# {model_name(restored)}",
+        f"# {escape_markdown(model_name(restored))}",
         f"{_purpose(restored)}, clips of {model.clip_s:g} s, mono, {model.sample_rate} Hz."
         f" Architecture: {config.model.name}, {model.parameter_count:,} parameters. Trained with esc_jax on {data},"
         f" {start}.",
@@ -121,7 +122,7 @@ def _card(restored: Restored, use: str, calibrated: bool) -> str:
         *_describe_measurement(restored),
         _describe_outputs(restored, calibrated),
         "## Classes",
-        f"{', '.join(model.classes)}.",
+        f"{', '.join(map(escape_markdown, model.classes))}.",
         "## Licence",
         _describe_licences(data_licence, _weights_licence(config) if pretrained else ""),
     ]
@@ -144,7 +145,8 @@ def _describe_outputs(restored: Restored, calibrated: bool) -> str:
             f"The outputs are the probabilities of the model {state}. A sound that belongs to none of the classes gets"
             " probabilities as well."
         )
-    listed = ", ".join(f"{name} {limit:.3g}" for name, limit in zip(restored.model.classes, thresholds, strict=True))
+    names = map(escape_markdown, restored.model.classes)
+    listed = ", ".join(f"{name} {limit:.3g}" for name, limit in zip(names, thresholds, strict=True))
     return (
         f"The outputs are the probabilities of the model {state}, one for each class; they do not sum to 1."
         f" A class counts as present from its threshold: {listed}."
@@ -206,7 +208,8 @@ def _describe_data(restored: Restored) -> tuple[str, str]:
 
 def _public_name(pretrained: str) -> str:
     """A hub id as it is; of a path only the last part, because the others are private."""
-    return pretrained if re.fullmatch(r"[\w-]+/[\w.-]+", pretrained) else pathlib.PurePath(pretrained).name
+    name = pretrained if re.fullmatch(r"[\w-]+/[\w.-]+", pretrained) else pathlib.PurePath(pretrained).name
+    return name.replace("`", "'")  # it is set in backticks
 
 
 def _weights_licence(config: Any) -> str:

@@ -31,9 +31,12 @@ from esc_jax.training.checkpoint import CheckpointError
 from esc_jax.training.restore import Restored, restore
 from esc_jax.training.step import outputs_step
 
-# Windows with a lower RMS level are silent. The quietest of 800 clips of ESC-50 (a keyboard) has −56 dB.
+# Windows with a lower RMS level, without their constant offset, are silent. The quietest of 800 clips of ESC-50 (a
+# keyboard) has −56 dB.
 SILENCE_DB = -60.0
 MAX_WINDOW_S = 600.0
+# A filter that resamples rings where a constant offset begins and ends.
+_EDGE_S = 0.01
 
 # Seconds of audio per batch. More does not make a CPU faster; it does make an accelerator faster.
 _BATCH_S = {"cpu": 40.0}
@@ -89,11 +92,14 @@ class SoundClassifier:
             sample_rate: of the waveform, 1,000 to 1,000,000 Hz.
 
         Raises:
-            AudioError: the waveform has no samples or non-finite ones, or an unsupported shape, type or sample rate.
+            AudioError: the waveform has no samples, non-finite ones or some far above full scale, or an unsupported
+                shape, type or sample rate.
         """
         audio.check_rate(sample_rate, "waveform")
         with np.errstate(over="ignore", invalid="ignore"):
-            mono = audio.to_mono(_as_float(waveform), sample_rate, self.sample_rate)
+            samples = _as_float(waveform)
+            audio.check_level(samples, "waveform")
+            mono = audio.to_mono(samples, sample_rate, self.sample_rate)
         if not np.isfinite(mono).all():
             raise AudioError("waveform: holds samples that are not numbers")
         size = self._samples("window_s", self.window_s)
@@ -116,11 +122,12 @@ class SoundClassifier:
         padding is masked if it was masked in training (`data.mask_padding`).
 
         Args:
-            path: a recording of any format that soundfile reads, any sample rate and number of channels.
+            path: a recording of any format that libsndfile or ffmpeg reads, any sample rate and number of channels.
             window_s: length of a window, s; None for the length of a training clip.
             hop_s: time between the starts of consecutive windows, s.
             smooth_s: length of a moving average of the probabilities, s; 0 for none.
-            silence_db: windows with a lower RMS level, in dB relative to full scale, are marked silent; None for none.
+            silence_db: windows with a lower RMS level (without their mean), in dB relative to full scale, are marked
+                silent; None for none.
             observe: called with each block of mono samples at the model's rate and with the stream, in order.
 
         Raises:
@@ -154,6 +161,7 @@ class SoundClassifier:
             task=self.task,
             note=stream.note,
             thresholds=self.thresholds,
+            incomplete=bool(stream.defect),
         )
         return timeline.smoothed(smooth_s) if smooth_s else timeline
 
@@ -194,7 +202,7 @@ class SoundClassifier:
             batch[row, : len(samples)] = samples if self._published else audio.to_int16(samples)
             valid[row] = len(samples)
             starts.append(start)
-            power.append(float(np.mean(np.square(samples, dtype=np.float64))))
+            power.append(_power(samples, round(_EDGE_S * self.sample_rate)))
             if row == rows - 1:
                 running.append(self._run(batch, valid))
                 batch, valid = np.zeros_like(batch), np.full_like(valid, shape)  # the device may still read the others
@@ -224,6 +232,14 @@ class SoundClassifier:
         """Logits (rows, classes) of the outputs of `_run`, and (rows,) whether the sound is unfamiliar."""
         logits, embeddings = (np.asarray(output[0]) for output in outputs)
         return logits, self.novelty.unfamiliar(embeddings) if self.novelty else np.zeros(len(logits), bool)
+
+
+def _power(samples: np.ndarray, edge: int) -> float:
+    """Mean power of a window without its mean; without `edge` samples at both ends, if the mean has more power."""
+    power = float(np.var(samples, dtype=np.float64))
+    if power < float(np.mean(samples, dtype=np.float64)) ** 2 and len(samples) > 4 * edge:
+        power = min(power, float(np.var(samples[edge:-edge], dtype=np.float64)))
+    return power
 
 
 def _as_float(waveform: np.ndarray) -> np.ndarray:

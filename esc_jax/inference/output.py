@@ -7,6 +7,8 @@ import math
 import pathlib
 from typing import TYPE_CHECKING, Any
 
+from esc_jax.evaluation.escaping import escape_cell
+
 if TYPE_CHECKING:  # numpy, which --help does not need
     from esc_jax.inference.timeline import Prediction, Timeline
 
@@ -104,7 +106,8 @@ def rows(timeline: "Timeline", k: int) -> list[dict[str, Any]]:
 def write_csv(path: pathlib.Path, timelines: Sequence[tuple[str, "Timeline"]], k: int) -> None:
     """Writes the k most probable classes of every window as rows of `file`, `start_s`, `end_s`, `class`, `probability`.
 
-    A silent window is one row of class "silence" without a probability.
+    A silent window is one row of class "silence" without a probability. Names of files and classes are written with
+    `escaping.escape_cell`.
 
     Args:
         path: the file to write.
@@ -118,7 +121,9 @@ def write_csv(path: pathlib.Path, timelines: Sequence[tuple[str, "Timeline"]], k
         for name, timeline in timelines:
             for row in rows(timeline, k):
                 top = [(c["class"], c["probability"]) for c in row["top"]]
-                writer.writerows([name, row["start_s"], row["end_s"], *pair] for pair in top or [(SILENCE, "")])
+                times = row["start_s"], row["end_s"]
+                for label, probability in top or [(SILENCE, "")]:
+                    writer.writerow([escape_cell(name), *times, escape_cell(label), probability])
 
 
 def write_json(

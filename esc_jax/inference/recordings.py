@@ -26,11 +26,14 @@ def find_recordings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             continue
         path = pathlib.Path(argument).expanduser()
         if path.is_dir():
-            files = sorted(p for p in path.rglob("*") if p.suffix.lower() in audio.EXTENSIONS and p.is_file())
+            files = sorted(p for p in path.rglob("*") if audio.is_audio_name(p.name) and p.is_file())
             visible = [p for p in files if not any(part.startswith(".") for part in p.relative_to(path).parts)]
-            if not visible:
+            readable = [str(p) for p in visible if audio.is_readable_name(p.name)]
+            if unreadable := audio.describe_unreadable(p.relative_to(path).as_posix() for p in visible):
+                problems.append(f"{argument}: {unreadable}")
+            elif not readable:
                 problems.append(f"{argument}: the folder contains no recordings")
-            paths |= dict.fromkeys(map(str, visible))
+            paths |= dict.fromkeys(readable)
         elif not path.exists() and glob.has_magic(argument):
             matches = sorted(p for p in glob.glob(str(path), recursive=True) if os.path.isfile(p))
             if not matches:

@@ -109,13 +109,16 @@ class Timeline:
         starts: (n,) start of each window, s.
         ends: (n,) end of each window, s. The last window ends with the recording.
         probabilities: (n, classes). Rows of silent windows are the model's output on silence.
-        level_db: (n,) RMS level of each window in dB relative to full scale: −3 for a sine of full scale, −∞ for zeros.
+        level_db: (n,) RMS level of each window without its mean, in dB relative to full scale: −3 for a sine of full
+            scale, −∞ for constant samples.
         silent: (n,) true where the level is below the silence threshold.
         unfamiliar: (n,) true where the sound is unlike the training data (`evaluation.calibration`).
         duration_s: length of the recording, s.
         task: decides for the classes of each window.
-        note: a sentence if the file ended before its announced length, else empty.
+        note: a sentence on a file that breaks off, whose header was never completed, or whose channels cancel each
+            other; else empty.
         thresholds: (classes,) of these decisions, as of `Task.decide`; None for its defaults.
+        incomplete: whether the file breaks off, or its header was never completed.
     """
 
     classes: tuple[str, ...]
@@ -129,6 +132,7 @@ class Timeline:
     task: Task
     note: str = ""
     thresholds: np.ndarray | None = None
+    incomplete: bool = False
 
     @property
     def times(self) -> np.ndarray:

@@ -21,6 +21,11 @@ _BLUE, _ORANGE = "#1f6f8b", "#b35900"
 _MOST_NUMBERED = 100  # classes of a matrix whose cells have room for a number
 
 
+def literal(text: str) -> str:
+    """A name for matplotlib, which would typeset what is between dollar signs as mathematics."""
+    return text.replace("$", r"\$")
+
+
 def confusion_matrix(table: np.ndarray, classes: Sequence[str], title: str, path: pathlib.Path | None = None) -> Figure:
     """Confusion matrix. The colour is the share of the true class, the text the number of clips.
 
@@ -67,7 +72,7 @@ def _matrix(
     axes = figure.add_subplot()
     share = table / np.maximum(totals, 1)[:, None]
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    names = [c.replace("_", " ") for c in classes]
+    names = [literal(c.replace("_", " ")) for c in classes]
     font = 9 if n <= 20 else 6.5 * min(1.0, _MOST_NUMBERED / n)
     axes.set_xticks(range(n), names, rotation=90, fontsize=font)
     axes.set_yticks(range(n), names, fontsize=font)
@@ -76,7 +81,7 @@ def _matrix(
         axes.text(column, row, table[row, column], ha="center", va="center", fontsize=font - 0.5, color=colour)
     axes.set_xlabel(labels[0])
     axes.set_ylabel(labels[1])
-    axes.set_title(title, fontsize=10)
+    axes.set_title(literal(title), fontsize=10)
     figure.colorbar(image, ax=axes, shrink=0.5, label=labels[2])
     if path:
         figure.savefig(path, dpi=120)
@@ -132,7 +137,7 @@ def curves(
         score.set_ylim(0, 1)
         if score.lines:
             score.legend(fontsize=8)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(literal(title), fontsize=10)
     if path:
         figure.savefig(path, dpi=120)
     return figure
@@ -167,7 +172,7 @@ def augmentations(
             top.plot(np.arange(len(view)) / sample_rate, view, linewidth=0.3)
             top.set_ylim(-1, 1)
             top.tick_params(labelbottom=False)
-        top.set_title(name, fontsize=9)
+        top.set_title(literal(name), fontsize=9)
         bottom.axis("on")
         bottom.imshow(features.T, origin="lower", aspect="auto", cmap="magma")
     panels[1, 0].set_xlabel("frame")
@@ -203,7 +208,7 @@ def tokens(
             "extent": (0, rows * size, 0, columns * size),
         }
         top.imshow(covered, cmap="magma", **layout)
-        top.set_title(name, fontsize=9)
+        top.set_title(literal(name), fontsize=9)
         bottom.imshow(covered, cmap="gray", **layout)
         bottom.imshow(hues[patches].T, cmap="hsv", alpha=0.4, vmin=0, vmax=len(hues), **layout)
         if rows * columns <= 256:
@@ -250,11 +255,11 @@ def _score_panel(axes: Axes, panel: ScorePanel) -> None:
         axes.plot(published, positions, label="published, no interval", **style)
         axes.axhline(len(names) - 0.5, color="grey", linewidth=0.6)
         axes.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
-    axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    axes.set_yticks(range(len(labels)), list(map(literal, labels)), fontsize=8)
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.set_xlim(right=100.5)
     axes.grid(axis="x", alpha=0.3)
-    axes.set_title(panel.title, fontsize=10, loc="left")
+    axes.set_title(literal(panel.title), fontsize=10, loc="left")
 
 
 def scores(panels: Sequence[ScorePanel], path: pathlib.Path | None = None) -> Figure:
@@ -287,7 +292,7 @@ def _reliability_panel(top: Axes, bottom: Axes, title: str, before: Reliability,
     top.set(xlim=(0, 1), ylim=(0, 1.02))
     top.tick_params(labelbottom=False)
     top.set_ylabel("observed frequency", fontsize=8)
-    top.set_title(title, fontsize=9)
+    top.set_title(literal(title), fontsize=9)
     top.legend(fontsize=7, loc="lower right")
     bottom.stairs(before.count, before.edges, fill=True, color=_BLUE, alpha=0.6)
     bottom.set(xlim=(0, 1))

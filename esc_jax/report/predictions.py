@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from esc_jax.evaluation.escaping import restore_cell
 from esc_jax.report.errors import RunError
 from esc_jax.tasks.base import Task
 
@@ -51,7 +52,7 @@ def _read_rows(path: pathlib.Path) -> tuple[list[str], list[list[str]]]:
         raise RunError(f"{path} cannot be read: {error.strerror}") from None
     except (UnicodeDecodeError, csv.Error):
         raise RunError(f"{path} is not a csv file") from None
-    header, rows = (lines[0], lines[1:]) if lines else ([], [])
+    header, rows = (list(map(restore_cell, lines[0])), lines[1:]) if lines else ([], [])
     end = header.index("predicted_tta") + 1 if "predicted_tta" in header else len(header)
     if missing := [name for name in COLUMNS if name not in header[:end]]:
         raise RunError(f"{path} has no column {', '.join(missing)}: write it again with --mode=evaluate")
@@ -86,7 +87,7 @@ def read_predictions(path: pathlib.Path, task: Task, classes: Sequence[str]) -> 
         raise RunError(f"{path} does not have the classes of results.json in the same order")
 
     def texts(name: str) -> tuple[str, ...]:
-        return tuple(row[column[name]] for row in rows)
+        return tuple(restore_cell(row[column[name]]) for row in rows)
 
     def numbers(part: slice) -> np.ndarray:
         values = np.array([row[part] for row in rows], np.float64)

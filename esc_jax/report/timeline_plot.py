@@ -9,6 +9,7 @@ import numpy as np
 
 from esc_jax.frontends.log_mel import hz_to_mel, mel_bank
 from esc_jax.inference.timeline import Timeline, clock
+from esc_jax.report.plots import literal
 
 FEWEST_CLASSES, MOST_CLASSES = 5, 12
 # Distinguishable colours for classes. Grey stands for silence.
@@ -95,7 +96,8 @@ def _draw_probabilities(axes: Axes, timeline: Timeline, shown: list[int]) -> Non
         rows.append((1 - share) * white + share * np.array(colors.to_rgb(_PALETTE[place])))
     picture = np.where(timeline.silent[None, :, None], np.array(colors.to_rgb(_SILENCE)), np.array(rows))
     axes.pcolormesh(timeline.edges, np.arange(len(shown) + 1), np.clip(picture, 0, 1))
-    axes.set_yticks(np.arange(len(shown)) + 0.5, [timeline.classes[i].replace("_", " ") for i in shown], fontsize=9)
+    names = [literal(timeline.classes[i].replace("_", " ")) for i in shown]
+    axes.set_yticks(np.arange(len(shown)) + 0.5, names, fontsize=9)
     for label, colour in zip(axes.get_yticklabels(), _PALETTE, strict=False):
         label.set_color(colour)
         label.set_fontweight("bold")
@@ -142,6 +144,7 @@ def _draw_decisions(axes: Axes, timeline: Timeline, shown: list[int]) -> None:
             behind = stacks[first][0] if len(stacks[first]) == 1 else _NONE
             colour = "white" if behind in palette.values() else "black"
             box = {"facecolor": behind, "edgecolor": "none", "pad": 1.5}  # covers the hatching
+            name = literal(name)
             axes.text((begin + end) / 2, 0.5, name, ha="center", va="center", fontsize=8, color=colour, bbox=box)
 
 
@@ -173,7 +176,7 @@ def recording(timeline: Timeline, overview: Overview, title: str, path: pathlib.
     figure = Figure(figsize=(12, 3.4 + height), layout="constrained")
     panels = figure.subplots(3, 1, sharex=True, height_ratios=[2.0, height, 0.34])
     _draw_spectrogram(panels[0], overview, timeline.duration_s)
-    panels[0].set_title(title, fontsize=11)
+    panels[0].set_title(literal(title), fontsize=11)
     if shown:
         _draw_probabilities(panels[1], timeline, shown)
         if not timeline.task.exclusive:

@@ -13,6 +13,7 @@ from esc_jax.data.layouts.registry import open_source
 from esc_jax.data.rows import DataError
 from esc_jax.data.stream import AudioStream
 from esc_jax.errors import Failure
+from esc_jax.evaluation.escaping import escape_markdown
 from esc_jax.inference import recordings
 from esc_jax.inference.classifier import SoundClassifier, load_classifier
 from esc_jax.inference.output import NO_CLASS, SILENCE, UNFAMILIAR
@@ -73,10 +74,10 @@ def _passages(timeline: Timeline) -> list[list[str]]:
 
 def _sentence(prediction: Prediction, task: Task, length: str) -> str:
     """The result for a whole sound as Markdown; `length` is its duration as text."""
-    names = closest = ", ".join(map(_display_name, prediction.detected))
+    names = closest = ", ".join(escape_markdown(_display_name(name)) for name in prediction.detected)
     if prediction.nearest:
         name, share, threshold = prediction.nearest
-        closest = f"{_display_name(name)} ({100 * share:.0f} %, threshold {100 * threshold:.0f} %)"
+        closest = f"{escape_markdown(_display_name(name))} ({100 * share:.0f} %, threshold {100 * threshold:.0f} %)"
     if prediction.unfamiliar:
         return f"**{UNFAMILIAR.capitalize()}**: the names below are guesses. Closest: {closest}."
     if task.exclusive:
@@ -112,7 +113,7 @@ def classify_upload(
         timeline = classifier.timeline(path, observe=observe)
     except AudioError as error:
         message = str(error).removeprefix(f"{path}: ")
-        return PageResult(f"**This can't be used:** {message}.")
+        return PageResult(f"**This can't be used:** {escape_markdown(message)}.")
     picture = timeline_plot.recording(timeline, overview, "")
     whole, length = timeline.whole(), clock(timeline.duration_s, True)
     if whole is None:
@@ -122,7 +123,7 @@ def classify_upload(
     top = {_display_name(label): shares[label] for label in shown} or None
     sentence = _sentence(whole, classifier.task, length)
     if timeline.note:
-        sentence += f" The file broke off: {timeline.note.removeprefix(f'{path}: ')}."
+        sentence += f" Note: {escape_markdown(timeline.note.removeprefix(f'{path}: '))}."
     return PageResult(sentence, top, picture, _passages(timeline))
 
 
@@ -141,7 +142,7 @@ def find_examples(
     """
     if folder:
         paths, problems = recordings.find_recordings([folder])
-        if problems or not all(map(os.path.isfile, paths)):
+        if not paths or not all(map(os.path.isfile, paths)):
             raise AudioError(f"--examples={folder}: {'contains no recordings' if problems else 'no such folder'}")
         return [(pathlib.Path(path).name, pathlib.Path(path).read_bytes()) for path in paths[:MAX_EXAMPLES]]
     if not data["dir"]:
@@ -203,7 +204,8 @@ def build_page(
         table = gradio.Dataframe(headers=["from", "to", "sound", "%"], visible=False, interactive=False)
         # A change is an upload, the end of a recording, the choice of an example, or the removal of the sound.
         sound.change(classify, sound, [sentence, top, picture, table], api_name="classify")
-        gradio.Markdown(f"Classes: {', '.join(map(_display_name, classifier.classes))}.")
+        names = ", ".join(escape_markdown(_display_name(name)) for name in classifier.classes)
+        gradio.Markdown(f"Classes: {names}.")
     return blocks.queue(default_concurrency_limit=1, max_size=_MAX_QUEUE)
 
 

@@ -103,3 +103,13 @@ def test_a_mistake_is_one_sentence(arguments, message, untrained, tmp_path, caps
         status = stopped.code
     captured = capsys.readouterr().err
     assert status == 2 and message.format(tmp_path) in captured and captured.count("\n") == 1
+
+
+def test_notes_on_files(untrained, tmp_path, capsys):
+    wave = np.random.default_rng(0).uniform(-0.5, 0.5, 32_000)
+    soundfile.write(tmp_path / "a.wav", np.stack([wave, -wave], 1), 16_000)
+    assert embed.main([f"--model={untrained}", f"--out={tmp_path}/o.npz", f"{tmp_path}/a.wav"]) == 0
+    assert f"{tmp_path}/a.wav: its channels cancel each other, and one of them was used\n" in capsys.readouterr().err
+    (tmp_path / "a.wav").write_bytes((tmp_path / "a.wav").read_bytes()[:80_000])
+    assert embed.main([f"--model={untrained}", f"--out={tmp_path}/o.npz", f"{tmp_path}/a.wav"]) == 1
+    assert "a.wav: breaks off after 1.2 of 2.0 s; only what is there was embedded" in capsys.readouterr().err

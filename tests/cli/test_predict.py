@@ -142,9 +142,7 @@ def test_a_model_that_cannot_predict(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err.startswith(f"esc_jax: {tmp_path}")
     (tmp_path / "weights.pt").write_bytes(b"")
     assert predict.main([f"--model={tmp_path}/weights.pt", "a.wav"]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith(f"esc_jax: {tmp_path}/weights.pt is not a trained run (published weights must first be")
-    assert error.count("\n") == 1
+    assert capsys.readouterr().err == f"esc_jax: {tmp_path}/weights.pt is empty: download it again.\n"
 
 
 def test_options_reach_the_timeline(command, tmp_path):
@@ -227,3 +225,34 @@ def test_an_error_while_the_model_is_loaded(command, monkeypatch, error, status,
 
     monkeypatch.setattr(classifiers, "load_classifier", load)
     assert command("a.wav") == (status, "", f"esc_jax: {message}\n")
+
+
+def test_notes_on_files(command, tmp_path):
+    wave = sound(6.0)
+    soundfile.write(tmp_path / "opposite.wav", np.concatenate([wave, -wave], 1), RATE)
+    status, out, err = command(tmp_path / "opposite.wav", f"--json={tmp_path}/o.json")
+    sentence = f"{tmp_path}/opposite.wav: its channels cancel each other, and one of them was used"
+    assert (status, err) == (0, f"esc_jax: {sentence}\n") and "silence" not in out
+    document = json.loads((tmp_path / "o.json").read_text())
+    assert document["files"][0]["note"] == sentence and document["problems"] == []
+    soundfile.write(tmp_path / "cut.wav", wave, RATE)
+    (tmp_path / "cut.wav").write_bytes((tmp_path / "cut.wav").read_bytes()[:96_022])
+    status, out, err = command(tmp_path / "cut.wav", f"--json={tmp_path}/o.json")
+    sentence = f"{tmp_path}/cut.wav: breaks off after 3.0 of 6.0 s; only what is there was classified"
+    assert (status, err) == (1, f"esc_jax: {sentence}\n") and out.startswith(f"{tmp_path}/cut.wav: 3.0 s")
+    assert json.loads((tmp_path / "o.json").read_text())["problems"] == [sentence]
+
+
+def test_a_picture_of_a_file_with_mathematics_in_its_name(command, tmp_path):
+    soundfile.write(tmp_path / "$x_{$.wav", sound(2.0), RATE)
+    status, _, err = command(tmp_path / "$x_{$.wav", f"--plot={tmp_path}/o.png")
+    assert (status, err) == (0, "") and (tmp_path / "o.png").stat().st_size > 1000
+
+
+def test_a_folder_with_files_that_need_ffmpeg(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    soundfile.write(tmp_path / "a.wav", sound(2.0), RATE)
+    (tmp_path / "b.m4a").write_bytes(b"")
+    status, out, err = command(tmp_path)
+    assert status == 1 and out.startswith(f"{tmp_path}/a.wav: 2.0 s")
+    assert err == f"esc_jax: {tmp_path}: 1 file is not read: it needs ffmpeg, which is not installed (b.m4a)\n"

@@ -47,11 +47,12 @@ def test_sixteen_bits_survive():
         (wav(np.zeros((0, 1)), 16_000), "holds no samples"),
         (wav(np.zeros(1), 48_000), "holds no samples"),  # a third of one at 16 kHz
         (wav(np.array([0.0, np.nan]), 16_000, subtype="FLOAT"), "holds samples that are not numbers"),
-        (wav(np.full((9, 2), 3e38, np.float32), 16_000, subtype="FLOAT"), "holds samples that are not numbers"),
+        (wav(np.full((9, 2), np.inf, np.float32), 16_000, subtype="FLOAT"), "holds samples that are not numbers"),
+        (wav(np.full((9, 2), 3e38, np.float32), 16_000, subtype="FLOAT"), "samples of up to 3e.38, where full scale"),
         (wav(np.zeros(100), 3), "a sample rate of 3 Hz"),
         (wav(np.ones(160_000), 16_000, "MP3")[:9_000], "breaks off after .* of 10.0 s"),
     ],
-    ids=["empty", "text", "truncated", "no samples", "one sample", "NaN", "huge", "slow", "broken off"],
+    ids=["empty", "text", "truncated", "no samples", "one sample", "NaN", "infinite", "huge", "slow", "broken off"],
 )
 def test_bad_files_are_named(tmp_path, content, message):
     path = tmp_path / "bad.wav"

@@ -148,3 +148,13 @@ def test_other_data_in_the_layout_of_gtzan_are_not_called_gtzan(tmp_path):
 def test_other_data_in_a_published_layout_are_not_called_by_its_name(tmp_path, name, title):
     text = write_card(tmp_path, None, classes=("kettle", "door"), **{"data.name": name})
     assert f"on a data set in {title}'s layout" in text and "CC BY" not in text
+
+
+def test_names_of_classes_stay_text(tmp_path):
+    classes = ("<script>alert(1)</script>", "a|b", "*c*", *CLASSES[3:])
+    text = write_card(tmp_path, RESULTS, classes, experiment="<b>x</b>")
+    assert "<script" not in text.replace(r"\<script", "") and r"a\|b, \*c\*, rain" in text
+    assert text.startswith(r"# \<b\>x\</b\>")
+    multi = RESULTS | {"task": "multi_label"}
+    multi |= {"mAP": multi.pop("accuracy"), "mAP_tta": None, "folds": [{"fold": 2, "total": 400}]}
+    assert "<script" not in write_card(tmp_path, multi, classes).replace(r"\<script", "")

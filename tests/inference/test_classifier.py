@@ -103,7 +103,7 @@ def test_a_timeline_is_a_loop_over_the_whole_file(classifier, tmp_path, seconds,
         padded = np.pad(window, (0, max(size, RATE // 2) - len(window)))
         # float32 on the device against float64 here
         np.testing.assert_allclose(timeline.probabilities[row], quarters(padded), atol=1e-5)
-        assert timeline.level_db[row] == pytest.approx(10 * np.log10(np.mean(window.astype(np.float64) ** 2)), abs=1e-6)
+        assert timeline.level_db[row] == pytest.approx(10 * np.log10(np.var(window.astype(np.float64))), abs=1e-6)
     if seconds > 1:
         assert np.ptp(timeline.probabilities, axis=0).min() > 0.1  # the windows differ
 
@@ -163,11 +163,12 @@ def test_observers_get_every_sample(classifier, tmp_path):
 def test_near_silence_is_marked_and_left_out_of_averages(classifier, tmp_path):
     signal = sound(10.0, RATE)[:, 0]
     signal[3 * RATE : 5 * RATE] = 0
-    signal[7 * RATE : 8 * RATE] = 0.0009  # −60.9 dB
+    signal[3 * RATE : 5 * RATE] += 0.02  # a constant offset
+    signal[7 * RATE : 8 * RATE] = 0.02 + 0.0009 * np.where(np.arange(RATE) % 2, 1, -1)  # −60.9 dB
     soundfile.write(tmp_path / "a.wav", signal, RATE, subtype="FLOAT")
     timeline = classifier.timeline(tmp_path / "a.wav", 0.5, 0.5)
     assert np.flatnonzero(timeline.silent).tolist() == [6, 7, 8, 9, 14, 15]
-    assert np.isneginf(timeline.level_db[6]) and timeline.level_db[14] == pytest.approx(20 * np.log10(0.0009), abs=1e-3)
+    assert timeline.level_db[6] < -150 and timeline.level_db[14] == pytest.approx(20 * np.log10(0.0009), abs=1e-3)
     assert (timeline.leaders == -1).tolist() == timeline.silent.tolist()
     assert not classifier.timeline(tmp_path / "a.wav", 0.5, 0.5, silence_db=None).silent.any()
     assert classifier.timeline(tmp_path / "a.wav", 0.5, 0.5, silence_db=-61).silent.sum() == 4
@@ -230,6 +231,7 @@ def test_a_long_waveform_is_the_average_of_half_overlapping_windows(classifier):
         (np.array([0.1, np.nan]), RATE, "not numbers"),
         (np.full(100, np.inf), RATE, "not numbers"),
         (np.array([1e300] * 100), RATE, "not numbers"),
+        (np.full(100, 30_000.0), RATE, "samples of up to 30000, where full scale is 1"),
         (np.zeros(100), 0, "a sample rate of 0 Hz"),
         (np.zeros(100), float("nan"), "a sample rate of nan Hz"),
     ],
@@ -268,7 +270,9 @@ BAD = {
     "nan.wav": (wav(samples=np.where(np.arange(30_000) == 20_000, np.nan, 0.1)), "holds samples that are not numbers"),
     "nan_end.wav": (wav(44_100, np.where(np.arange(30_000) == 29_999, np.nan, 0.1)), "samples that are not numbers"),
     "inf.wav": (wav(samples=np.full(9000, np.inf)), "holds samples that are not numbers"),
-    "huge.wav": (wav(11_025, samples=np.full((9000, 2), 3e38, np.float32)), "holds samples that are not numbers"),
+    "huge.wav": (wav(11_025, samples=np.full((9000, 2), 3e38, np.float32)), "samples of up to 3e+38, where full scale"),
+    "integers.wav": (wav(samples=20_000 * np.ones((9000, 1))), "samples of up to 20000, where full scale is 1"),
+    "folder.wav": (None, "is a folder, not an audio file"),
 }
 
 
@@ -276,7 +280,7 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_an_unusable_file_is_an_error_of_one_sentence(classifier, tmp_path, name):
     content, sentence = BAD[name]
-    (tmp_path / name).write_bytes(content)
+    (tmp_path / name).mkdir() if content is None else (tmp_path / name).write_bytes(content)
     with pytest.raises(AudioError) as raised:
         classifier.timeline(tmp_path / name)
     assert str(raised.value).startswith(f"{tmp_path / name}: ") and sentence in str(raised.value)
@@ -284,7 +288,7 @@ def test_an_unusable_file_is_an_error_of_one_sentence(classifier, tmp_path, name
 
 
 def test_no_such_file(classifier, tmp_path):
-    for path in (tmp_path / "none.wav", tmp_path, "a\0b"):
+    for path in (tmp_path / "none.wav", "a\0b"):
         with pytest.raises(AudioError, match="no such file"):
             classifier.timeline(path)
 
@@ -298,8 +302,31 @@ def test_a_file_that_breaks_off_is_classified_that_far(classifier, tmp_path, nam
     timeline = classifier.timeline(path)
     assert 2 < timeline.duration_s < 8
     assert timeline.note.startswith(f"{path}: breaks off after {timeline.duration_s:.1f} of 10.0 s")
-    assert timeline.note.endswith("; only what is there was classified")
+    assert timeline.note.endswith("; only what is there was classified") and timeline.incomplete
     np.testing.assert_array_equal(timeline.starts[:2], [0, 1])
+
+
+@pytest.mark.parametrize("rate", [RATE, 44_100])
+@pytest.mark.parametrize(
+    "name, offset", [("a.wav", -1.0), ("a.wav", 0.3), ("a.flac", 0.02), ("a.ogg", 0.02), ("a.mp3", 0.0)]
+)
+def test_a_constant_is_silence(classifier, tmp_path, name, offset, rate):
+    soundfile.write(tmp_path / name, np.full((3 * rate, 2), offset), rate)
+    assert classifier.timeline(tmp_path / name, window_s=1.0).silent.all()
+    soundfile.write(tmp_path / name, 0.1 * sound(3.0, rate, 1) + 0.8 * offset, rate)
+    assert not classifier.timeline(tmp_path / name, window_s=1.0).silent.any()
+
+
+def test_channels_that_cancel_are_no_silence(classifier, tmp_path):
+    wave = sound(3.0, RATE)
+    soundfile.write(tmp_path / "a.wav", np.concatenate([wave, -wave], axis=1), RATE, subtype="FLOAT")
+    soundfile.write(tmp_path / "mono.wav", wave, RATE, subtype="FLOAT")
+    timeline, expected = classifier.timeline(tmp_path / "a.wav"), classifier.timeline(tmp_path / "mono.wav")
+    assert timeline.note.endswith(": its channels cancel each other, and one of them was used")
+    assert not timeline.incomplete and not timeline.silent.any()
+    np.testing.assert_array_equal(timeline.probabilities, expected.probabilities)
+    opposite = np.concatenate([wave[: RATE // 2], -wave[: RATE // 2]], axis=1)
+    np.testing.assert_array_equal(classifier(opposite, RATE).vector, classifier(wave[: RATE // 2], RATE).vector)
 
 
 def test_a_checkpoint_is_sufficient(untrained, no_xla_setup):

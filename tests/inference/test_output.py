@@ -1,10 +1,12 @@
 """Tables, CSV and names of pictures."""
 
 import csv
+import dataclasses
 import os
 
 import pytest
 
+from esc_jax.evaluation.escaping import restore_cell
 from esc_jax.inference import output
 from tests.inference.factories import make_scene, make_timeline
 
@@ -77,3 +79,12 @@ def test_names_of_pictures(tmp_path):
         names.append(path.name)
     assert names == ["o-x.png", "o-y.png", "o-x-2.png", "o-x-3.png"]
     assert output.plot_path(tmp_path / "o.png", "x.wav", set(), True).name == "o.png"
+
+
+def test_names_are_no_formulas_in_a_spreadsheet(tmp_path):
+    timeline = dataclasses.replace(make_timeline(), classes=("=rain", "+sea_waves", "dog"))
+    output.write_csv(tmp_path / "o.csv", [("-x.wav", timeline)], 3)
+    with open(tmp_path / "o.csv", newline="") as file:
+        rows = list(csv.reader(file))[1:]
+    assert {row[0] for row in rows} == {"'-x.wav"} and {row[3] for row in rows} >= {"'=rain", "'+sea_waves", "dog"}
+    assert {restore_cell(row[0]) for row in rows} == {"-x.wav"}

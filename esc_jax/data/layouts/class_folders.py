@@ -8,8 +8,11 @@ import stat
 from typing import NamedTuple
 import unicodedata
 
-from esc_jax.data.audio import EXTENSIONS
+from absl import logging
+
+from esc_jax.data import audio
 from esc_jax.data.rows import DataError
+from esc_jax.data.source import not_regular
 
 
 def nfc(text: str) -> str:
@@ -43,15 +46,35 @@ def list_files(root: pathlib.Path) -> dict[str, str]:
 
 
 def audio_files(names: Iterable[str]) -> list[str]:
-    """Returns the names that have the extension of an audio file."""
-    return [name for name in names if os.path.splitext(name)[1].lower() in EXTENSIONS]
+    """Returns the names that have the extension of an audio file, whether it can be read on this machine or not."""
+    return [name for name in names if audio.is_audio_name(name)]
+
+
+def readable_files(names: Iterable[str], root: pathlib.Path) -> list[str]:
+    """Returns the names of audio files that can be read on this machine. A warning counts and names the others.
+
+    Args:
+        names: of audio files.
+        root: folder that they are in, for the warning.
+
+    Raises:
+        DataError: there are only others.
+    """
+    names = list(names)
+    unreadable = audio.describe_unreadable(names)
+    readable = [name for name in names if audio.is_readable_name(name)]
+    if unreadable and not readable:
+        raise DataError(f"data.dir: {root}: {unreadable}")
+    if unreadable:
+        logging.warning("%s: %s", root, unreadable)
+    return readable
 
 
 class AudioTree(NamedTuple):
     """What `audio_tree` returns.
 
     Attributes:
-        files: relative name → path of every audio file, sorted by name.
+        files: relative name → path of every audio file that can be read, sorted by name.
         others: extension → number of files that have it and are not read as audio.
     """
 
@@ -70,8 +93,8 @@ def audio_tree(root: pathlib.Path, key: str = "data.dir") -> AudioTree:
         key: of the config that names it, for error messages.
 
     Raises:
-        DataError: a folder cannot be read, a link leads out of `root`, or what is called like an audio file is no
-            file.
+        DataError: a folder cannot be read, a link leads out of `root`, what is called like an audio file is no file,
+            or all audio files need ffmpeg, which is not installed.
     """
     paths: dict[str, str] = {}
     others: collections.Counter[str] = collections.Counter()
@@ -88,12 +111,12 @@ def audio_tree(root: pathlib.Path, key: str = "data.dir") -> AudioTree:
                     f"{key}: {os.path.join(folder, name)} is a link to a folder, which is not followed: copy the"
                     " folder, or list its files in a csv (data.name=csv)"
                 )
-        audio = set(audio_files(names))
+        sounds = set(audio_files(names))
         for name in names:
             path = os.path.join(folder, name)
             if name.startswith("."):
                 continue
-            if name not in audio:
+            if name not in sounds:
                 others[os.path.splitext(name)[1].lower() or name] += 1
                 continue
             if problem := not_a_file(path, inside):
@@ -103,7 +126,8 @@ def audio_tree(root: pathlib.Path, key: str = "data.dir") -> AudioTree:
             if unique in paths:
                 raise DataError(f"{key}: {paths[unique]} and {path} differ in Unicode composition only: rename one")
             paths[unique] = path
-    return AudioTree(dict(sorted(paths.items())), others)
+    names = readable_files(sorted(paths), root)
+    return AudioTree({name: paths[name] for name in names}, others)
 
 
 def not_a_file(path: str, root: str) -> str:
@@ -128,5 +152,4 @@ def not_a_file(path: str, root: str) -> str:
         return f"a link to a file that does not exist: {remedy}"
     if stat.S_ISREG(mode):
         return ""
-    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
-    return f"{kinds.get(stat.S_IFMT(mode), 'a device')}, not an audio file: {remedy}"
+    return f"{not_regular(mode)}, not an audio file: {remedy}"

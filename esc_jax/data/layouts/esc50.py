@@ -1,7 +1,7 @@
 """The official ESC-50 layout: a folder or its zip archive.
 
     meta/esc50.csv     filename, fold, target, category; optionally src_file (ID of the source recording) and take
-    audio/             the files it names: wav, flac, ogg, or any other format that libsndfile reads
+    audio/             the files it names: wav, flac, ogg, or any other format that libsndfile or ffmpeg reads
 
 The layout may sit one folder down, as in the published archive (`ESC-50-master/`).
 """
@@ -16,14 +16,16 @@ import zipfile
 import zlib
 
 from esc_jax import files
-from esc_jax.data.audio import AudioError
 from esc_jax.data.layouts import class_folders
+from esc_jax.data.layouts.class_folders import nfc
 from esc_jax.data.rows import About, DataError, Grouping, Row, check_classes
+from esc_jax.data.source import AudioError, read_file
 from esc_jax.errors import first_line
 
 FOLDS = 100_000  # upper limit of fold numbers
 COLUMNS = ("filename", "fold", "target", "category", "esc10", "src_file", "take")  # of the official file
 CSV = "meta/esc50.csv"
+MAX_MEMBER_BYTES = 2 << 30  # of a file in an archive, unpacked
 _REQUIRED = COLUMNS[:4]
 # What zipfile raises for a member that is damaged, truncated, encrypted or compressed by an unknown method.
 DAMAGED = (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
@@ -73,9 +75,10 @@ class Esc50Layout:
     def __init__(self, path: str | os.PathLike[str]):
         self.path = pathlib.Path(path).expanduser().resolve()
         self._zip: zipfile.ZipFile | None = None
-        self._names: dict[str, str] = {}  # composed name → name in the archive or in the folder, where it differs
+        self._members: dict[str, zipfile.ZipInfo] = {}
         self._root = self._find_root(self._list_names())
         self.rows, self.categories, self.grouping = self._read_table()
+        self._files = self._find_files()
         try:
             contents = self._checksums()
         except OSError as error:
@@ -94,7 +97,7 @@ class Esc50Layout:
         """Names in the archive, or of the tables in the folder, relative to `path`."""
         if self.path.is_dir():
             tables = [*self.path.glob(CSV), *self.path.glob(f"*/{CSV}")]
-            return [table.relative_to(self.path).as_posix() for table in tables]
+            return [table.relative_to(self.path).as_posix() for table in tables if table.is_file()]
         if not self.path.is_file():
             raise DataError(f"data.dir: {self.path} does not exist")
         try:
@@ -103,9 +106,11 @@ class Esc50Layout:
             raise DataError(
                 f"data.dir: {self.path} is neither a folder nor a readable zip file ({_reason(error)})"
             ) from None
-        names = {_decoded_name(info): info.filename for info in self._zip.infolist()}
-        self._names = {name: member for name, member in names.items() if name != member}
-        return list(names)
+        for info in self._zip.infolist():
+            self._members.setdefault(_member_name(info), info)
+        names = list(self._members)
+        self._members |= {info.filename: info for info in self._zip.infolist()}
+        return names
 
     def _find_root(self, names: list[str]) -> str:
         """The folder of meta/ and audio/, relative to `path`: empty, or ending in a slash."""
@@ -122,9 +127,11 @@ class Esc50Layout:
 
     def _read_table(self) -> tuple[tuple[Row, ...], tuple[str, ...], Grouping]:
         try:
-            reader = csv.DictReader(io.StringIO(self._bytes(CSV).decode("utf-8-sig", errors="replace")))
+            name = self._root + CSV
+            content = self._unpack(self._zip, name) if self._zip else (self.path / name).read_bytes()
+            reader = csv.DictReader(io.StringIO(nfc(content.decode("utf-8-sig", errors="replace"))))
             lines = [(reader.line_num, line) for line in reader]
-        except (*DAMAGED, csv.Error) as error:
+        except (*DAMAGED, csv.Error, AudioError) as error:
             raise DataError(f"data.dir: {CSV} in {self.path} cannot be read ({_reason(error)})") from None
         columns = reader.fieldnames or ()
         absent = [c for c in _REQUIRED if c not in columns]
@@ -136,11 +143,13 @@ class Esc50Layout:
             where = f"{CSV}, line {number}"
             if None in line or None in line.values():  # how csv reports too many or too few values
                 raise DataError(f"{where}: give it as many values as there are columns, {len(columns)}")
-            row = _parse_row({key: class_folders.nfc(value) for key, value in line.items()}, where)
+            row = _parse_row(line, where)
+            if row.filename.startswith(("/", "\\")) or ".." in pathlib.PureWindowsPath(row.filename).parts:
+                raise DataError(f"{where}: {row.filename!r} leads out of the folder audio")
             if not row.filename or row.filename in rows:
                 raise DataError(f"{where}: every row must name a file of its own, and this one has {row.filename!r}")
             rows[row.filename] = row
-            (target,), category = row.targets, class_folders.nfc(line["category"].strip())
+            (target,), category = row.targets, line["category"].strip()
             if names.setdefault(target, category) != category:
                 raise DataError(f"{CSV}: target {target} is called {names[target]} and {category}")
         if not rows:
@@ -150,36 +159,38 @@ class Esc50Layout:
         categories = check_classes([names[t] for t in range(len(names))], CSV)
         return tuple(rows.values()), categories, _grouping(list(rows.values()))
 
+    def _find_files(self) -> dict[str, str]:
+        """Name in the table → name in the archive or folder, relative to `path`, of the files that exist.
+
+        Names are those in Unicode's composed form: macOS stores decomposed ones.
+        """
+        names = {row.filename: f"{self._root}audio/{row.filename}" for row in self.rows}
+        if self._zip is not None:
+            return {name: path for name, path in names.items() if path in self._members}
+        present = {name: path for name, path in names.items() if (self.path / path).exists()}
+        if len(present) < len(names):
+            folder = self.path / self._root / "audio"
+            on_disk = {nfc(path.relative_to(self.path).as_posix()): path for path in folder.rglob("*")}
+            for name in names.keys() - present.keys():
+                if path := on_disk.get(nfc(names[name])):
+                    present[name] = path.relative_to(self.path).as_posix()
+        return present
+
     def _checksums(self) -> dict[str, tuple[int, int] | None]:
         """File → size and CRC-32, of the files that are named by a row and exist."""
-        folder = f"{self._root}audio/"
         if self._zip is not None:
-            infos = {info.filename: info for info in self._zip.infolist()}
-            named = {row.filename: infos.get(self._member(folder + row.filename)) for row in self.rows}
-            return {name: (info.file_size, info.CRC) for name, info in named.items() if info}
-        paths = {row.filename: self.path / folder / row.filename for row in self.rows}
-        if not all(path.exists() for path in paths.values()):
-            self._names = self._list_decomposed()
-            paths = {name: self.path / self._member(folder + name) for name in paths}
-        paths = {name: path for name, path in paths.items() if path.exists()}
-        return dict(zip(paths, files.checksums(paths.values()), strict=True))
+            infos = {name: self._members[key] for name, key in self._files.items()}
+            return {name: (info.file_size, info.CRC) for name, info in infos.items()}
+        paths = [self.path / key for key in self._files.values()]
+        return dict(zip(self._files, files.checksums(paths), strict=True))
 
-    def _list_decomposed(self) -> dict[str, str]:
-        """Composed name → name, relative to `path`, of the files in the folder audio whose names are not composed."""
-        walk = os.walk(self.path / self._root / "audio")
-        paths = (pathlib.Path(folder, name) for folder, _, members in walk for name in members)
-        names = [path.relative_to(self.path).as_posix() for path in paths]
-        return {class_folders.nfc(name): name for name in names if class_folders.nfc(name) != name}
-
-    def _member(self, name: str) -> str:
-        """The name of a file in the archive or the folder, relative to `path`."""
-        return self._names.get(name, name)
-
-    def _bytes(self, name: str) -> bytes:
-        if self._zip is not None:
-            # ZipFile's lock makes reads from several threads safe.
-            return self._zip.read(self._member(self._root + name))
-        return (self.path / self._member(self._root + name)).read_bytes()
+    def _unpack(self, archive: zipfile.ZipFile, name: str) -> bytes:
+        """Content of a member of the archive. Raises AudioError for one that is too large."""
+        info = self._members[name]
+        if info.file_size > MAX_MEMBER_BYTES:
+            limit, size = MAX_MEMBER_BYTES >> 30, info.file_size / (1 << 30)
+            raise AudioError(f"{name}: unpacks to {size:.1f} GiB, and at most {limit} GiB are read from an archive")
+        return archive.read(info)  # ZipFile's lock makes reads from several threads safe
 
     def where(self, row: Row) -> str:
         """Returns the name of a row's file for error messages."""
@@ -187,25 +198,26 @@ class Esc50Layout:
 
     def locate(self, row: Row) -> pathlib.Path | bytes:
         """Returns the path of a clip's audio file, or its content if it lies in the archive. Raises AudioError."""
-        if self._zip is not None:
-            return self.read(row)
-        return self.path / self._member(f"{self._root}audio/{row.filename}")
+        return self.path / self._files[row.filename] if self._zip is None else self.read(row)
 
     def read(self, row: Row) -> bytes:
         """Returns the content of a clip's audio file. Raises AudioError."""
+        name = self._files[row.filename]
+        if self._zip is None:
+            return read_file(self.path / name, self.where(row))
         try:
-            return self._bytes(f"audio/{row.filename}")
+            return self._unpack(self._zip, name)
         except DAMAGED as error:
             raise AudioError(f"{self.where(row)}: cannot be read ({_reason(error)})") from None
 
 
-def _decoded_name(info: zipfile.ZipInfo) -> str:
-    """The composed name of a member. macOS writes UTF-8 without its flag, and such names are read as code page 437."""
+def _member_name(info: zipfile.ZipInfo) -> str:
+    """Name of a member in Unicode's composed form. Some archivers write UTF-8 without the flag that says so."""
     name = info.filename
     if not info.flag_bits & 0x800:
         with contextlib.suppress(UnicodeError):
             name = name.encode("cp437").decode("utf-8")
-    return class_folders.nfc(name)
+    return nfc(name)
 
 
 def _grouping(rows: list[Row]) -> Grouping:

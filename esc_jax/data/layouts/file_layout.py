@@ -11,11 +11,11 @@ import pathlib
 from absl import logging
 
 from esc_jax import files
-from esc_jax.data.audio import AudioError
 from esc_jax.data.folds import assign_folds
 from esc_jax.data.layouts.grouping import group_by_name
 from esc_jax.data.layouts.options import Options
 from esc_jax.data.rows import About, DataError, Grouping, Row, check_classes
+from esc_jax.data.source import read_file
 
 RECORDINGS = About(description="Recordings of your own.", citation="")
 MAX_CLASSES = 10_000  # more are the wrong column; a model with as many outputs would hardly fit into memory
@@ -128,10 +128,7 @@ class FileLayout:
 
     def read(self, row: Row) -> bytes:
         """Returns the content of a row's audio file. Raises AudioError."""
-        try:
-            return self.locate(row).read_bytes()
-        except OSError as error:
-            raise AudioError(f"{self.where(row)}: cannot be read ({error.strerror})") from None
+        return read_file(self.locate(row), self.where(row))
 
 
 def _classes(entries: Entries, path: pathlib.Path) -> tuple[str, ...]:

@@ -23,10 +23,10 @@ import soundfile
 
 from esc_jax import files
 from esc_jax.data import tf_example
-from esc_jax.data.audio import AudioError
 from esc_jax.data.layouts import class_folders
 from esc_jax.data.records import open_records
 from esc_jax.data.rows import About, DataError, Grouping, Row, check_classes
+from esc_jax.data.source import AudioError, read_file
 from esc_jax.errors import first_line
 
 FOLDS = 5
@@ -141,6 +141,7 @@ class GtzanLayout:
                 len(others),
                 others[0],
             )
+        names = class_folders.readable_files(names, self.path)
         self._paths = {name: paths[name] for name in names}
         self.rows = _rows(names)
         self.categories = _categories(self.rows)
@@ -159,10 +160,7 @@ class GtzanLayout:
 
     def read(self, row: Row) -> bytes:
         """Returns the content of a track's audio file. Raises AudioError."""
-        try:
-            return pathlib.Path(self._paths[row.filename]).read_bytes()
-        except OSError as error:
-            raise AudioError(f"{self.where(row)}: cannot be read ({error.strerror})") from None
+        return read_file(self._paths[row.filename], self.where(row))
 
 
 class TfdsGtzanLayout:

@@ -5,9 +5,9 @@ import os
 import pathlib
 
 from esc_jax import files
-from esc_jax.data.audio import AudioError
 from esc_jax.data.layouts import class_folders
 from esc_jax.data.rows import About, DataError, Grouping, Row
+from esc_jax.data.source import read_file
 
 
 class UnlabelledLayout:
@@ -46,7 +46,4 @@ class UnlabelledLayout:
 
     def read(self, row: Row) -> bytes:
         """Returns the content of a recording. Raises AudioError."""
-        try:
-            return pathlib.Path(self._paths[row.filename]).read_bytes()
-        except OSError as error:
-            raise AudioError(f"{self.where(row)}: cannot be read ({error.strerror})") from None
+        return read_file(self._paths[row.filename], self.where(row))

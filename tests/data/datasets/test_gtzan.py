@@ -210,7 +210,7 @@ def test_whatever_soundfile_reads_is_taken(tmp_path, suffix):
 
 def test_ignored_files_are_logged(tmp_path, caplog):
     empty_tree(tmp_path)
-    for name in ("blues/a.txt", "jazz/b.m4a"):
+    for name in ("blues/a.txt", "jazz/b.mid"):
         (tmp_path / name).write_bytes(b"")
     with caplog.at_level("INFO"):
         assert len(gtzan.GtzanLayout(tmp_path).rows) == len(NAMES)

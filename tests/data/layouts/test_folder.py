@@ -43,7 +43,7 @@ def test_files_at_any_depth_and_of_any_format(tmp_path):
 
 
 def test_what_is_not_used_is_logged(tmp_path, caplog):
-    names = ["rain/1.wav", "wind/1.wav", "loose.wav", "loose.mp3", "wind/2.m4a", "rain/notes.txt", "rain/3.m4a"]
+    names = ["rain/1.wav", "wind/1.wav", "loose.wav", "loose.mp3", "wind/2.mid", "rain/notes.txt", "rain/3.mid"]
     names += [".hidden/1.wav", "rain/._1.wav", "README"]
     tree(tmp_path, names)
     (tmp_path / "empty/deeper").mkdir(parents=True)
@@ -51,7 +51,7 @@ def test_what_is_not_used_is_logged(tmp_path, caplog):
         layout = FolderLayout(tmp_path)
     assert [row.filename for row in layout.rows] == ["rain/1.wav", "wind/1.wav"]
     assert f"2 audio files, such as loose.mp3, are not used: they lie in no class folder of {tmp_path}" in caplog.text
-    assert "files that are not used, because their names are not those of audio files: 4 (2 × .m4a" in caplog.text
+    assert "files that are not used, because their names are not those of audio files: 4 (2 × .mid" in caplog.text
     assert "folders without audio files are no classes: empty" in caplog.text
 
 
@@ -94,7 +94,7 @@ def test_names_that_are_not_utf8(tmp_path):
 MISTAKES = [
     ([], r"has no audio files and no folders with audio files: put the audio files of each class into a folder"),
     (["a.wav", "b.wav"], r"has 2 audio files but no folders with audio files: .* list them in a csv \(data.name=csv\)"),
-    (["x/a.m4a", "x/b.txt", "y/c.m4a"], r"\(other files: 2 × .m4a, 1 × .txt\)"),
+    (["x/a.mid", "x/b.txt", "y/c.mid"], r"\(other files: 2 × .mid, 1 × .txt\)"),
     (["x/a.wav", "b.wav"], r"has one class folder, x; at least two are needed, such as the sound and everything else$"),
     (["x/dog/a.wav", "x/cat/b.wav"], r"one class folder, x; .*; if the classes are the folders in it, use .*dir=.*/x$"),
     (["train/dog/a.wav", "Test/dog/b.wav"], r"the folders in .* are splits \(Test, train\), not classes: use .*audiof"),

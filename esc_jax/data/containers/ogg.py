@@ -1,0 +1,125 @@
+"""Ogg: joined streams, streams without an end, and FLAC in Ogg as a FLAC file of its own."""
+
+from collections.abc import Iterator
+import dataclasses
+
+from esc_jax.data.containers.flac import flac_parts
+from esc_jax.data.containers.part import WHOLE, Part
+from esc_jax.data.source import Bytes, View
+
+_BLOCK = 1 << 16
+_BEGIN, _END = 2, 4  # flags of the first and of the last page of a stream
+_VORBIS, _OPUS, _FLAC, _SPEEX = b"\x01vorbis", b"OpusHead", b"\x7fFLAC", b"Speex   "
+_CODECS = (_VORBIS, _OPUS, _FLAC, _SPEEX)
+_NO_END = "the end of its stream is missing"
+
+
+def is_ogg(head: bytes) -> bool:
+    """Whether a file begins as an Ogg file."""
+    return head[:4] == b"OggS"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Page:
+    """A page: `start` to `stop` in the file, of which the first `header` bytes are its header."""
+
+    start: int
+    stop: int
+    header: int
+    flags: int
+    granule: int
+    serial: bytes
+
+
+@dataclasses.dataclass
+class _Link:
+    """A file in a chain: its first byte, its streams of audio (serial number → codec), and their pages."""
+
+    start: int
+    codecs: dict[bytes, bytes]
+    streams: int
+    pages: list[_Page]
+    stop: int = 0
+
+    def ended(self, size: int) -> bool:
+        """Whether the last page of all audio is there."""
+        last = {page.serial: page for page in self.pages}
+        return all(last[s].flags & _END and last[s].stop <= size for s in self.codecs if s in last)
+
+
+def _pages(source: Bytes) -> Iterator[_Page]:
+    """The pages of a file. What is between them is skipped."""
+    start = 0
+    while start < source.size:
+        head = source.read_at(start, 27 + 255)
+        if head[:4] != b"OggS":
+            block = source.read_at(start + 1, _BLOCK)
+            place = block.find(b"OggS")
+            start += 1 + (place if place >= 0 else max(1, len(block) - 3))
+            continue
+        if len(head) < 27 or len(head) < 27 + head[26]:  # cut within the header
+            yield _Page(start, source.size + 1, len(head), 0, -1, head[14:18])
+            return
+        header = 27 + head[26]
+        stop = start + header + sum(head[27:header])
+        granule = int.from_bytes(head[6:14], "little", signed=True)
+        yield _Page(start, stop, header, head[5], granule, head[14:18])
+        start = stop
+
+
+def _links(source: Bytes) -> list[_Link]:
+    """The files that a chain consists of."""
+    links: list[_Link] = []
+    in_header = False
+    for page in _pages(source):
+        if page.flags & _BEGIN:
+            if not in_header:
+                links.append(_Link(page.start, {}, 0, []))
+            in_header = True
+            content = source.read_at(page.start + page.header, 8)
+            links[-1].streams += 1
+            if codec := next((codec for codec in _CODECS if content.startswith(codec)), b""):
+                links[-1].codecs[page.serial] = codec
+        elif links:
+            in_header = False
+        if links and page.serial in links[-1].codecs:
+            links[-1].pages.append(page)
+    for link, following in zip(links, links[1:], strict=False):
+        link.stop = following.start
+    if links:
+        links[-1].stop = source.size
+    return links
+
+
+def needs_ffmpeg(source: Bytes) -> bool:
+    """Whether libsndfile cannot read the streams of the first file: another codec than Vorbis, Opus and FLAC."""
+    links = _links(source)
+    return bool(links) and (links[0].streams > 1 or not set(links[0].codecs.values()) & {_VORBIS, _OPUS, _FLAC})
+
+
+def ogg_parts(source: Bytes) -> list[Part]:
+    """The parts of an Ogg file: one for each file of a chain."""
+    links = [link for link in _links(source) if link.codecs]
+    if not links:
+        return [WHOLE]
+    parts: list[Part] = []
+    for link in links:
+        truncated = not link.ended(link.stop)
+        reason = _NO_END if truncated else ""
+        if set(link.codecs.values()) == {_FLAC}:
+            parts += [dataclasses.replace(p, truncated=truncated, reason=reason) for p in _flac(source, link)]
+            continue
+        whole = len(links) == 1 and link.start == 0
+        view = None if whole else View(source, [(link.start, link.stop)])
+        parts.append(Part(view, truncated=truncated, reason=reason))
+    return parts
+
+
+def _flac(source: Bytes, link: _Link) -> list[Part]:
+    """The content of the pages is a FLAC file after nine bytes. libsndfile reads only what it wrote itself."""
+    serial = next(iter(link.codecs))
+    pieces: list[bytes | tuple[int, int]] = []
+    for number, page in enumerate(page for page in link.pages if page.serial == serial):
+        pieces.append((page.start + page.header + (0 if number else 9), min(page.stop, link.stop)))
+    stream = View(source, pieces)
+    return [dataclasses.replace(part, view=part.view or stream) for part in flac_parts(stream)]
