@@ -282,7 +282,7 @@ def summarize(outcomes: Sequence[dict[str, dict]], **columns: Any) -> Iterator[d
         row |= {key: f"{array.mean():.1f}" for key, array in values.items() if key != "auroc"}
         low, high = np.quantile(values["marked"], (0.1, 0.9))
         row |= {"marked_low": f"{low:.1f}", "marked_high": f"{high:.1f}"}
-        yield {key: "" if row[key] == "nan" else row[key] for key in FIELDS}
+        yield {key: "" if row[key] == "nan" else row[key] for key in FIELDS if key in row}
 
 
 def load(options: Any) -> tuple[Data, Any]:

@@ -32,3 +32,13 @@ def test_the_step_receives_the_lengths_of_padded_clips(noise_clips):
     )
     outputs = predict_clips(lambda variables, audio, samples: samples[None, :, None], None, clips, range(12), 5)
     np.testing.assert_array_equal(outputs[0, :, 0], lengths)
+
+
+def test_a_step_with_several_outputs(noise_clips):
+    def step(variables, audio):
+        return audio[None, :, :2], audio[None, :, :5]
+
+    one, other = predict_clips(step, None, noise_clips, [3, 1, 2], 2)
+    audio = noise_clips.read([3, 1, 2])
+    np.testing.assert_array_equal(one[0], audio[:, :2])
+    np.testing.assert_array_equal(other[0], audio[:, :5])

@@ -196,6 +196,16 @@ def test_probabilities_are_the_activation_of_the_logits(config, noise_clips):
     np.testing.assert_allclose(probabilities, task.probabilities(logits), rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["config", "hubert"])
+def test_logits_and_embeddings_of_one_pass_are_those_of_two(request, noise_clips, name):
+    model = models.create(request.getfixturevalue(name), noise_clips.classes)
+    clips = shorten(noise_clips)
+    inputs = (clips.read(range(4)), clips.valid(range(4)))[: 1 + model.mask_padding]
+    logits, embeddings = steps.outputs_step(model)(model.variables, *inputs)
+    np.testing.assert_array_equal(logits, steps.logits_step(model)(model.variables, *inputs))
+    np.testing.assert_array_equal(embeddings, steps.embed_step(model)(model.variables, *inputs))
+
+
 def test_dropout_has_its_rate_and_keeps_the_mean():
     x = jnp.ones((64, 1000))
     y = Dropout(0.3).apply({}, x, train=True, rngs={"dropout": jax.random.key(0)})
