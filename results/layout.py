@@ -283,6 +283,18 @@ TABLES = {
             NOTE,
         ),
     ),
+    "novelty": Table(
+        "novelty",
+        (
+            column("tested on", "split"),
+            column("known classes", "classes"),
+            column("detector", "detector"),
+            column("AUROC", "auroc"),
+            span("foreign clips marked, %", "marked"),
+            column("known clips marked, %", "false_marks"),
+            column("draws", "draws"),
+        ),
+    ),
     "leak": Table(
         "own_data",
         (
