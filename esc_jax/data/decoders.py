@@ -184,7 +184,7 @@ class Recording:
         except AudioError as error:
             if ffmpeg.is_needed(self.name):
                 return self._ffmpeg_section(os.path.splitext(self.name)[1])
-            if "unsupported encoding" in str(error):
+            if "unsupported encoding" in str(error) or registry.is_multiplexed(self._source):
                 return self._ffmpeg_section("its encoding")
             raise
 

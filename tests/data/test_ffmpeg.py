@@ -224,6 +224,28 @@ def test_real_files(tmp_path, name, options):
 
 
 @real
+def test_a_video_in_ogg(tmp_path):
+    wav = tmp_path / "a.wav"
+    wav.write_bytes(encode(sound(3.0, RATE), "wav"))
+    command = [
+        "ffmpeg",
+        "-nostdin",
+        "-v",
+        "error",
+        "-f",
+        "lavfi",
+        "-i",
+        "testsrc=size=64x64:duration=3",
+        "-i",
+        str(wav),
+    ]
+    if subprocess.run([*command, "-c:v", "libtheora", "-c:a", "libvorbis", str(tmp_path / "a.ogg")]).returncode:
+        pytest.skip("ffmpeg cannot write Theora")
+    result, stream = read(tmp_path / "a.ogg")
+    assert 2.9 < len(result) / RATE < 3.1 and stream.note == ""
+
+
+@real
 def test_a_playlist_names_no_other_file(tmp_path):
     (tmp_path / "secret.wav").write_bytes(encode(sound(1.0, RATE), "wav"))
     playlist = tmp_path / "list.m4a"

@@ -27,24 +27,40 @@ class _Page:
     stop: int
     header: int
     flags: int
-    granule: int
     serial: bytes
 
 
 @dataclasses.dataclass
 class _Link:
-    """A file in a chain: its first byte, its streams of audio (serial number → codec), and their pages."""
+    """A file in a chain.
+
+    Attributes:
+        start, stop: first byte, and the one after the last.
+        streams: their number.
+        codecs: serial number of a stream of audio → its codec.
+        last: serial number → the last page of the stream.
+        bodies: serial number → (start, stop) of the content of every page, of a stream of FLAC.
+    """
 
     start: int
-    codecs: dict[bytes, bytes]
-    streams: int
-    pages: list[_Page]
     stop: int = 0
+    streams: int = 0
+    codecs: dict[bytes, bytes] = dataclasses.field(default_factory=dict)
+    last: dict[bytes, _Page] = dataclasses.field(default_factory=dict)
+    bodies: dict[bytes, list[tuple[int, int]]] = dataclasses.field(default_factory=dict)
 
-    def ended(self, size: int) -> bool:
+    def add(self, page: _Page) -> None:
+        """Adds the next page."""
+        if page.serial not in self.codecs:
+            return
+        self.last[page.serial] = page
+        if self.codecs[page.serial] == _FLAC:
+            self.bodies.setdefault(page.serial, []).append((page.start + page.header, page.stop))
+
+    @property
+    def ended(self) -> bool:
         """Whether the last page of all audio is there."""
-        last = {page.serial: page for page in self.pages}
-        return all(last[s].flags & _END and last[s].stop <= size for s in self.codecs if s in last)
+        return all(page.flags & _END and page.stop <= self.stop for page in self.last.values())
 
 
 def _pages(source: Bytes) -> Iterator[_Page]:
@@ -58,12 +74,11 @@ def _pages(source: Bytes) -> Iterator[_Page]:
             start += 1 + (place if place >= 0 else max(1, len(block) - 3))
             continue
         if len(head) < 27 or len(head) < 27 + head[26]:  # cut within the header
-            yield _Page(start, source.size + 1, len(head), 0, -1, head[14:18])
+            yield _Page(start, source.size + 1, len(head), 0, head[14:18])
             return
         header = 27 + head[26]
         stop = start + header + sum(head[27:header])
-        granule = int.from_bytes(head[6:14], "little", signed=True)
-        yield _Page(start, stop, header, head[5], granule, head[14:18])
+        yield _Page(start, stop, header, head[5], head[14:18])
         start = stop
 
 
@@ -74,7 +89,7 @@ def _links(source: Bytes) -> list[_Link]:
     for page in _pages(source):
         if page.flags & _BEGIN:
             if not in_header:
-                links.append(_Link(page.start, {}, 0, []))
+                links.append(_Link(page.start))
             in_header = True
             content = source.read_at(page.start + page.header, 8)
             links[-1].streams += 1
@@ -82,8 +97,8 @@ def _links(source: Bytes) -> list[_Link]:
                 links[-1].codecs[page.serial] = codec
         elif links:
             in_header = False
-        if links and page.serial in links[-1].codecs:
-            links[-1].pages.append(page)
+        if links:
+            links[-1].add(page)
     for link, following in zip(links, links[1:], strict=False):
         link.stop = following.start
     if links:
@@ -94,7 +109,13 @@ def _links(source: Bytes) -> list[_Link]:
 def needs_ffmpeg(source: Bytes) -> bool:
     """Whether libsndfile cannot read the streams of the first file: another codec than Vorbis, Opus and FLAC."""
     links = _links(source)
-    return bool(links) and (links[0].streams > 1 or not set(links[0].codecs.values()) & {_VORBIS, _OPUS, _FLAC})
+    return bool(links) and not set(links[0].codecs.values()) & {_VORBIS, _OPUS, _FLAC}
+
+
+def is_multiplexed(source: Bytes) -> bool:
+    """Whether the first file has several streams, such as a video, which libsndfile need not be able to read."""
+    links = _links(source)
+    return bool(links) and links[0].streams > 1
 
 
 def ogg_parts(source: Bytes) -> list[Part]:
@@ -104,7 +125,7 @@ def ogg_parts(source: Bytes) -> list[Part]:
         return [WHOLE]
     parts: list[Part] = []
     for link in links:
-        truncated = not link.ended(link.stop)
+        truncated = not link.ended
         reason = _NO_END if truncated else ""
         if set(link.codecs.values()) == {_FLAC}:
             parts += [dataclasses.replace(p, truncated=truncated, reason=reason) for p in _flac(source, link)]
@@ -117,9 +138,6 @@ def ogg_parts(source: Bytes) -> list[Part]:
 
 def _flac(source: Bytes, link: _Link) -> list[Part]:
     """The content of the pages is a FLAC file after nine bytes. libsndfile reads only what it wrote itself."""
-    serial = next(iter(link.codecs))
-    pieces: list[bytes | tuple[int, int]] = []
-    for number, page in enumerate(page for page in link.pages if page.serial == serial):
-        pieces.append((page.start + page.header + (0 if number else 9), min(page.stop, link.stop)))
-    stream = View(source, pieces)
+    (first, stop), *others = next(iter(link.bodies.values()))
+    stream = View(source, [(first + 9, min(stop, link.stop)), *((a, min(b, link.stop)) for a, b in others)])
     return [dataclasses.replace(part, view=part.view or stream) for part in flac_parts(stream)]

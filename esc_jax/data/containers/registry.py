@@ -46,6 +46,11 @@ def foreign_format(source: Source) -> str:
     return ""
 
 
+def is_multiplexed(source: Source) -> bool:
+    """Whether a file has several streams, so that libsndfile may not be able to read it."""
+    return ogg.is_ogg(source.read_at(0, 4)) and ogg.is_multiplexed(source)
+
+
 def parts(source: Source) -> list[Part]:
     """The sections of a file that libsndfile reads by themselves, in order; at least one."""
     head = source.read_at(0, 16)
