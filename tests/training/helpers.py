@@ -30,7 +30,7 @@ def hubert(head="linear"):
 def train(config, clips, count, devices=1):
     """(variables before, state after, losses) of `count` supervised steps; an epoch is two steps."""
     model = models.create(config, clips.classes, config.seed)
-    objective = Supervised(config, model, tasks.get(config.task))
+    objective = Supervised(config, model, tasks.get("single_label"))
     optimizer = optim.build(config.optim, model.variables["params"], total=count, per_epoch=2)
     options = {"accumulate": config.train.accumulate, "eval_mode": config.model.eval_mode, "ema": config.train.ema}
     before = jax.tree.map(np.array, model.variables)  # a copy: the variables of the state are donated
