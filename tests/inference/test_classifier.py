@@ -19,11 +19,12 @@ from esc_jax.data import audio
 from esc_jax.data.audio import AudioError
 from esc_jax.evaluation.novelty import Novelty
 from esc_jax.inference.classifier import SoundClassifier, load_classifier
-from esc_jax.inference.model_path import ModelPathError
 from esc_jax.models.encoder import Encoded
 from esc_jax.models.model import Model
+from esc_jax.pretrained.published import PretrainedError
 from esc_jax.runtime import xla
 from esc_jax.tasks import registry as tasks
+from esc_jax.training import checkpoint
 from esc_jax.training.checkpoint import CheckpointError
 from esc_jax.training.restore import Restored, restore
 from esc_jax.training.step import predict_step
@@ -357,7 +358,9 @@ def test_a_checkpoint_that_does_not_fit_is_an_error_of_one_sentence(
 ):
     shutil.copytree(untrained, tmp_path / "run")
     path = tmp_path / "run/checkpoints/0/meta/metadata"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    meta = json.loads(path.read_text()) | change
+    del meta["crc32"]  # as another version would have written it, with a checksum that matches
+    path.write_text(json.dumps(meta | {"crc32": checkpoint._digest(meta)}))
     with pytest.raises(CheckpointError) as raised:
         load_classifier(tmp_path / "run")
     assert sentence in str(raised.value) and "\n" not in str(raised.value)
@@ -370,9 +373,9 @@ def test_a_folder_without_a_checkpoint(tmp_path):
         load_classifier(tmp_path / "none")
 
 
-def test_published_weights_must_be_trained_first(tmp_path):
+def test_a_damaged_file_of_published_weights_is_refused(tmp_path):
     (tmp_path / "weights.pt").write_bytes(b"")
-    with pytest.raises(ModelPathError, match=r"weights\.pt is not a trained run \(published weights must first be"):
+    with pytest.raises(PretrainedError, match=r"weights\.pt is empty: download it again"):
         load_classifier(tmp_path / "weights.pt")
 
 
