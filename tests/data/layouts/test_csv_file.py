@@ -321,31 +321,32 @@ def test_too_many_classes(tmp_path):
 
 
 MILLION = """
-import resource, sys, time
+import re, sys
 from esc_jax.data.layouts.registry import open_source
 try:
     open_source(sys.argv[1])
 except ValueError as error:
     print(error)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time())
+# Not ru_maxrss, which starts from the memory of the process that started this one.
+print(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])
 """
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory in /proc")
 def test_a_million_rows(tmp_path):
-    """Refused with the number of missing files, within a minute and a gigabyte."""
+    """Refused with the number of missing files, within a gigabyte of memory."""
     lines = (f"audio/rec{i // 4}_{i % 4}.wav,class {i % 50},{i // 4}\n" for i in range(1_000_000))
     path = tmp_path / "million.csv"
     with open(path, "w") as file:
         file.writelines(["filename,label,recording\n", *lines])
     command = [sys.executable, "-c", MILLION, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=pathlib.Path(__file__).parents[3])
-    message, used = done.stdout.strip().split("\n")
+    message, kibibytes = done.stdout.strip().split("\n")
     assert message.startswith(
         f"data.dir: 1000000 of the 1000000 files named in {path} are not there (the first: line 2"
     )
-    kibibytes, seconds = map(float, used.split())
-    assert kibibytes < 1e6 and seconds < 60
+    assert int(kibibytes) < 1e6
 
 
 def test_a_class_with_few_recordings_is_named(tmp_path, caplog):
