@@ -273,7 +273,9 @@ def load_classifier(path: str | os.PathLike[str]) -> SoundClassifier:
     Raises:
         CheckpointError: there is no checkpoint, it has another format version, or it cannot be read.
         PretrainedError: the published weights cannot be used, or have no classes of their own.
+        ModelPathError: nothing has this path, and published weights have a similar name.
     """
+    model_path.check_name(path)
     xla.initialize(library=True)
     if model_path.is_published(path):
         config, model = load.load_classifier(os.fspath(path))

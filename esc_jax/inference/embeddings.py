@@ -40,8 +40,10 @@ def load_encoder(path: str, sample_rate: int | None = None) -> Model:
     Raises:
         EmbedError: `sample_rate` is given for a run, which has its own.
         CheckpointError, PretrainedError: the checkpoint cannot be used.
+        ModelPathError: nothing has this path, and published weights have a similar name.
     """
     if not model_path.is_run(path):
+        model_path.check_name(path)
         return load.load_published(path, sample_rate)
     if sample_rate is not None:
         raise EmbedError(f"sample_rate={sample_rate} is for published encoders: {path} is a run, which has its own")

@@ -1,5 +1,6 @@
 """What the path of a model names: a run of esc_jax, or published weights."""
 
+import difflib
 import os
 import pathlib
 import re
@@ -12,7 +13,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 class ModelPathError(UserError, ValueError):
-    """A path that names no trained run. The message is one sentence."""
+    """A path that names no trained run, or nothing at all. The message is one sentence."""
 
 
 def _is_checkpoint(path: pathlib.Path) -> bool:
@@ -36,6 +37,14 @@ def is_published(path: str | os.PathLike[str]) -> bool:
         return not is_run(folder) and any((folder / name).is_file() for name in _WEIGHTS)
     hub_id = _HUB_ID.fullmatch(os.fspath(path)) is not None and not folder.parent.exists()
     return folder.is_file() or hub_id
+
+
+def check_name(path: str | os.PathLike[str]) -> None:
+    """Raises ModelPathError if nothing has this path, and published weights have a similar name."""
+    name = os.fspath(path)
+    near = difflib.get_close_matches(name, catalog.CATALOG, 1)
+    if near and not catalog.find(name) and not os.path.exists(name):
+        raise ModelPathError(f"{name}: no such folder or published weights; did you mean {near[0]}?")
 
 
 def require_run(path: str | os.PathLike[str]) -> None:

@@ -13,8 +13,9 @@ if TYPE_CHECKING:  # numpy, which --help does not need
     from esc_jax.inference.timeline import Prediction, Timeline
 
 SEGMENTS = ("begin", "middle", "end")
+CSV_COLUMNS = ("file", "start_s", "end_s", "class", "probability", "level_db", "silent", "unfamiliar")
 SILENCE = "silence"
-UNFAMILIAR = "unlike anything in training"
+UNFAMILIAR = "unlike any class"
 NO_CLASS = "no class above its threshold"
 
 
@@ -104,26 +105,35 @@ def rows(timeline: "Timeline", k: int) -> list[dict[str, Any]]:
 
 
 def write_csv(path: pathlib.Path, timelines: Sequence[tuple[str, "Timeline"]], k: int) -> None:
-    """Writes the k most probable classes of every window as rows of `file`, `start_s`, `end_s`, `class`, `probability`.
+    """Writes the k most probable classes of every window as rows of a table.
 
-    A silent window is one row of class "silence" without a probability. Names of files and classes are written with
-    `escaping.escape_cell`.
+    The columns are CSV_COLUMNS, followed by `detected` if the model is multi-label: whether the class is above its
+    threshold. A silent window is one row of class "silence" without a probability. Digital silence has no level. Names
+    of files and classes are written with `escaping.escape_cell`.
 
     Args:
         path: the file to write.
-        timelines: (file name, timeline) of each recording.
+        timelines: (file name, timeline) of each recording, all of one model.
         k: classes per window.
     """
+    exclusive = all(timeline.task.exclusive for _, timeline in timelines)
     # File names are bytes on Linux and need not be valid UTF-8.
     with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
-        writer.writerow(["file", "start_s", "end_s", "class", "probability"])
+        writer.writerow(CSV_COLUMNS if exclusive else (*CSV_COLUMNS, "detected"))
         for name, timeline in timelines:
             for row in rows(timeline, k):
-                top = [(c["class"], c["probability"]) for c in row["top"]]
-                times = row["start_s"], row["end_s"]
+                level = "" if row["level_db"] is None else row["level_db"]
+                marks = level, _flag(row["silent"]), _flag(row["unfamiliar"])
+                top = [(one["class"], one["probability"]) for one in row["top"]]
                 for label, probability in top or [(SILENCE, "")]:
-                    writer.writerow([escape_cell(name), *times, escape_cell(label), probability])
+                    detected = () if exclusive else (_flag(label in row["detected"]),)
+                    cells = escape_cell(name), row["start_s"], row["end_s"], escape_cell(label), probability
+                    writer.writerow([*cells, *marks, *detected])
+
+
+def _flag(value: bool) -> str:
+    return "true" if value else "false"
 
 
 def write_json(

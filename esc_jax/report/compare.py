@@ -220,10 +220,10 @@ def _paired_rows(predictions: Sequence[Predictions], clips: set[str]) -> tuple[l
 
 
 def against_best(runs: Sequence[Run]) -> tuple[list[Comparison], list[str]]:
-    """Compares every run with the best run that was tested on some of its clips.
+    """Compares every run with the first run that was tested on some of its clips.
 
     Args:
-        runs: of one task and data set, the best first.
+        runs: of one task and data set, in the order of `runs.find`.
 
     Returns:
         The comparisons, and sentences on runs that cannot be compared.
@@ -234,13 +234,13 @@ def against_best(runs: Sequence[Run]) -> tuple[list[Comparison], list[str]]:
         if run.predictions is None:
             continue
         clips = set(run.predictions.clips)
-        reference = next((better for better, tested in previous if tested & clips), None)
+        reference = next((first for first, tested in previous if tested & clips), None)
         if reference:
             try:
                 comparisons.append(compare(reference, run))
             except ReportError as error:
                 problems.append(str(error))
         elif previous:
-            problems.append(f"{run.name} shares no test clip with a better run ({run.folds_text})")
+            problems.append(f"{run.name} shares no test clip with the runs above it ({run.folds_text})")
         previous.append((run, clips))
     return comparisons, problems

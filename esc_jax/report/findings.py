@@ -15,9 +15,9 @@ class Findings:
     """The content of a report.
 
     Attributes:
-        groups: comparable runs (same task, data and classes), the best first.
+        groups: comparable runs (same task, data and classes), in the order of `runs.find`.
         notes: sentences on runs that were skipped or are incomplete.
-        comparisons: of each run with the best one of its group.
+        comparisons: of each run with the first one of its group that was tested on some of its clips.
         incomparable: sentences on runs that cannot be compared.
         calibrations: of the runs with predictions.
         mistakes: for each group with predictions, its best run and the mistakes of that run.

@@ -35,6 +35,7 @@ class Run:
         task: what the labels mean.
         data: name of the data set.
         clips: number of clips in the data set.
+        background: number of clips of none of the classes that it was trained on as well.
         classes: class names by index.
         fingerprint: of the data.
         sample_rate: of the model's input, Hz.
@@ -63,6 +64,7 @@ class Run:
     task: Task
     data: str
     clips: int
+    background: int
     classes: tuple[str, ...]
     fingerprint: str
     sample_rate: int
@@ -92,7 +94,7 @@ class Run:
     @property
     def data_label(self) -> str:
         """Name and size of the data set. Subsets have the name of the whole set."""
-        return f"{self.data}, {self.clips:,} clips"
+        return f"{self.data}, {self.clips:,} clips" + (f" + {self.background:,} background" if self.background else "")
 
     @property
     def label(self) -> str:
@@ -234,6 +236,7 @@ def _parse(folder: pathlib.Path, name: str, results: dict[str, Any], strict: boo
         task=task,
         data=str(data["name"]),
         clips=int(data["clips"]),
+        background=int(data.get("background_clips", 0)),
         classes=tuple(str(name) for name in data["classes"]),
         fingerprint=str(data["fingerprint"]),
         sample_rate=int(data["sample_rate"]),
@@ -299,8 +302,8 @@ def find(runs_dir: pathlib.Path) -> tuple[list[Run], list[str]]:
     """Finds the runs in a folder and its subfolders. The folds of a cross-validation are part of their run.
 
     Returns:
-        The runs: larger data sets first, and for each data set the best run first; and sentences on runs that were
-        skipped or are incomplete.
+        The runs, and sentences on runs that were skipped or are incomplete. Larger data sets come first; for each data
+        set, runs that were tested on more folds; and among these, the best.
 
     Raises:
         ReportError: the folder does not exist.
@@ -324,7 +327,15 @@ def find(runs_dir: pathlib.Path) -> tuple[list[Run], list[str]]:
     if not runs:
         raise RunError("; ".join(notes[:3]) or f"{runs_dir} contains no run: there is no results.json in any subfolder")
     notes += dict.fromkeys(note for run in runs for note in run.notes)  # those on a data set once
-    runs.sort(key=lambda run: (-run.clips, run.data_key, -run.score.value if run.score else math.inf, run.name))
+    runs.sort(
+        key=lambda run: (
+            -run.clips,
+            run.data_key,
+            -len(run.folds),
+            -run.score.value if run.score else math.inf,
+            run.name,
+        )
+    )
     return runs, notes
 
 

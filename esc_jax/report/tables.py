@@ -8,10 +8,10 @@ from esc_jax.report.calibration import RunCalibration
 from esc_jax.report.runs import Run
 
 COMPARISON_NOTE = (
-    "Each run is compared with the best run that was tested on the same clips, without TTA. The difference is in"
-    " percentage points, with a paired bootstrap over source recordings. McNemar's exact test, for metrics that count"
-    " correct clips, treats clips as independent. Both account for the choice of clips, not for the random seed of the"
-    " training. Neither is corrected for multiple comparisons."
+    "Each run is compared, on the clips that both were tested on and without TTA, with the best of the runs that were"
+    " tested on the most folds. The difference is in percentage points, with a paired bootstrap over source recordings."
+    " McNemar's exact test, for metrics that count correct clips, treats clips as independent. Both account for the"
+    " choice of clips, not for the random seed of the training. Neither is corrected for multiple comparisons."
 )
 
 

@@ -79,7 +79,7 @@ def test_the_command_end_to_end(run, untrained, loaded, tmp_path):
     assert [f["file"] for f in document["files"]] == names and len(document["problems"]) == 2
     with open(tmp_path / "o.csv", newline="") as file:
         table = list(csv.reader(file))
-    assert table[0] == ["file", "start_s", "end_s", "class", "probability"]
+    assert ",".join(table[0]) == "file,start_s,end_s,class,probability,level_db,silent,unfamiliar"
     expected = []
     for entry in document["files"]:
         timeline = loaded.timeline(entry["file"], 2.0)
@@ -91,7 +91,10 @@ def test_the_command_end_to_end(run, untrained, loaded, tmp_path):
             probabilities = timeline.probabilities[row, order]
             assert [t["probability"] for t in window["top"]] == pytest.approx(probabilities, abs=2e-6)
             pairs = [(t["class"], t["probability"]) for t in window["top"]] or [("silence", "")]
-            expected += [[entry["file"], str(window["start_s"]), str(window["end_s"]), c, str(p)] for c, p in pairs]
+            level = "" if window["level_db"] is None else str(window["level_db"])
+            marks = [level, str(window["silent"]).lower(), str(window["unfamiliar"]).lower()]
+            times = [str(window["start_s"]), str(window["end_s"])]
+            expected += [[entry["file"], *times, c, str(p), *marks] for c, p in pairs]
     assert table[1:] == expected
     assert [w["silent"] for w in document["files"][3]["windows"]] == [True, True]
     assert document["files"][3]["windows"][0]["level_db"] is None

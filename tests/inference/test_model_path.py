@@ -2,7 +2,7 @@
 
 import pytest
 
-from esc_jax.inference.model_path import ModelPathError, is_published, is_run, require_run
+from esc_jax.inference.model_path import ModelPathError, check_name, is_published, is_run, require_run
 
 
 def test_a_run_is_named_by_its_workdir_its_checkpoints_or_one_of_them(untrained):
@@ -25,3 +25,13 @@ def test_published_weights_are_a_file_a_folder_or_a_hub_id(tmp_path, monkeypatch
     for path in ("none", "hub/none", tmp_path):  # errors of the checkpoint's reader
         assert not is_published(path)
         require_run(path)
+
+
+def test_a_name_that_is_almost_that_of_published_weights(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelPathError, match="^mn4_as: no such folder or published weights; did you mean mn04_as.$"):
+        check_name("mn4_as")
+    check_name("mn04_as")
+    check_name("runs/resnet34")
+    (tmp_path / "mn4_as").mkdir()
+    check_name("mn4_as")

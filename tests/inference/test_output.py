@@ -10,6 +10,8 @@ from esc_jax.evaluation.escaping import restore_cell
 from esc_jax.inference import output
 from tests.inference.factories import make_scene, make_timeline
 
+COLUMNS = ["file", "start_s", "end_s", "class", "probability", "level_db", "silent", "unfamiliar"]
+
 
 def test_the_table_has_a_row_for_each_passage():
     assert output.table("x.wav", make_timeline(unfamiliar=True, duration_s=3617.0), 2) == (
@@ -17,8 +19,8 @@ def test_the_table_has_a_row_for_each_passage():
         "            0:00.0 –   0:05.0   rain       80.0 %   sea_waves  10.0 %\n"
         "            0:05.0 –   0:09.0   sea_waves  80.0 %   rain       10.0 %\n"
         "            0:09.0 –   0:11.0   silence\n"
-        "            0:11.0 –   0:13.0   dog        80.0 %   rain       10.0 %   (unlike anything in training)\n"
-        "            0:13.0 –1:00:17.0   rain       80.0 %   sea_waves  10.0 %   (unlike anything in training)\n"
+        "            0:11.0 –   0:13.0   dog        80.0 %   rain       10.0 %   (unlike any class)\n"
+        "            0:13.0 –1:00:17.0   rain       80.0 %   sea_waves  10.0 %   (unlike any class)\n"
         "  whole     0:00.0 –1:00:17.0   rain       50.0 %   sea_waves  30.0 %\n"
     )
 
@@ -51,16 +53,24 @@ def test_json_has_the_detected_classes_of_a_multi_label_model(tmp_path):
     output.write_csv(tmp_path / "o.csv", [("x.wav", make_scene())], 2)
     with open(tmp_path / "o.csv", newline="") as file:
         table = list(csv.reader(file))
-    assert table[0] == ["file", "start_s", "end_s", "class", "probability"] and len(table) == 1 + 7 * 2 + 1
-    assert table[5] == ["x.wav", "4.0", "8.0", "rain", "0.8"]
+    assert table[0] == [*COLUMNS, "detected"] and len(table) == 1 + 7 * 2 + 1
+    assert [row[:5] + row[6:] for row in table[3:7]] == [
+        ["x.wav", "2.0", "6.0", "rain", "0.8", "false", "false", "true"],
+        ["x.wav", "2.0", "6.0", "sea_waves", "0.05", "false", "false", "false"],
+        ["x.wav", "4.0", "8.0", "rain", "0.8", "false", "false", "true"],
+        ["x.wav", "4.0", "8.0", "dog", "0.3", "false", "false", "true"],
+    ]
 
 
 def test_a_silent_window_is_one_row_without_a_probability(tmp_path):
-    output.write_csv(tmp_path / "o.csv", [("x.wav", make_timeline())], 2)
+    timeline = make_timeline(unfamiliar=True)
+    output.write_csv(tmp_path / "o.csv", [("x.wav", timeline)], 2)
     with open(tmp_path / "o.csv", newline="") as file:
         rows = list(csv.reader(file))
-    assert rows[0] == ["file", "start_s", "end_s", "class", "probability"] and len(rows) == 1 + 7 * 2 + 1
-    assert rows[9] == ["x.wav", "8.0", "12.0", "silence", ""]
+    assert rows[0] == COLUMNS and len(rows) == 1 + 7 * 2 + 1
+    assert rows[9][:5] == ["x.wav", "8.0", "12.0", "silence", ""] and rows[9][6:] == ["true", "false"]
+    assert [float(row[5]) for row in rows[1:9:2]] == pytest.approx(timeline.level_db[:4], abs=0.01)
+    assert [row[7] for row in rows[10:]] == ["true" if mark else "false" for mark in timeline.unfamiliar[5:] for _ in "12"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="file names are text on Windows")

@@ -1,5 +1,7 @@
 """Leaderboard, mistakes and calibration, against counts and closed forms."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,7 @@ from tests.report.factories import CLIPS_PER_FOLD, GOOD, fold_labels, fold_score
 
 def test_leaderboard_has_every_run_once(written_report):
     findings, out = written_report
-    assert [run.name for run in findings.runs] == ["oracle", "cv", "good", "deep/poor"]
+    assert [run.name for run in findings.runs] == ["cv", "oracle", "good", "deep/poor"]
     table = tables.leaderboard(findings.runs)
     rows = {row[0].text: dict(zip(table.columns, (cell.text for cell in row), strict=True)) for row in table.rows}
     assert rows["oracle †"]["protocol"] == "oracle †" and rows["oracle †"]["method"] == "method"
@@ -68,3 +70,9 @@ def test_temperatures_of_folds(clips, data_dir, tmp_path):
     after = 0.64 / (0.64 + 0.04 / 3)
     assert result.nll_after == pytest.approx(-(np.log(after) + np.log(0.8)) / 2, abs=1e-5)
     assert tables.calibration_table([result]).rows[0][3].text == "0.50–1.00"
+
+
+def test_background_clips_are_in_the_leaderboard(runs_dir):
+    run = dataclasses.replace(finished.read(runs_dir / "good"), background=1200)
+    (row,) = tables.leaderboard([run]).rows
+    assert row[2].text == "esc50, 48 clips + 1,200 background"

@@ -23,7 +23,7 @@ def sound(seconds):
 
 
 def strange_end():
-    """Eight windows of 4 s: rain, waves, silence, rain unlike anything in training."""
+    """Eight windows of 4 s: rain, waves, silence, rain unlike any class."""
     starts = np.array([0.0, 2, 4, 6, 8, 10, 12, 13])
     probabilities = np.full((8, 3), 0.1, np.float32)
     probabilities[np.arange(8), [0, 0, 1, 1, 1, 0, 0, 0]] = 0.8

@@ -60,8 +60,10 @@ class AudioFolderLayout(FileLayout):
         root = resolve(path)
         if not root.is_dir():
             raise DataError(f"data.dir: {root} is not a folder; an audiofolder is one with a {TABLE} or class folders")
-        if tables := _tables(root):
-            entries = _join([_read(root, table, options) for table in tables])
+        if paths := _tables(root):
+            tables = [Table(path) for path in paths]
+            _check_tables(root, tables)
+            entries = _join([_read(root, table, [t for t in tables if t is not table], options) for table in tables])
         else:
             tree = audio_tree(root)
             names = find_classes(root, tree)
@@ -72,13 +74,33 @@ class AudioFolderLayout(FileLayout):
         super().__init__(root, entries, options)
 
 
-def _read(root: pathlib.Path, path: pathlib.Path, options: Options) -> Entries:
-    """The files of a table. Names are relative to the root."""
-    table = Table(path)
+def _check_tables(root: pathlib.Path, tables: Sequence[Table]) -> None:
+    """Refuses tables with different columns, and split folders without a table."""
+    first = tables[0]
+    if first.path.parent == root:
+        return
+    for table in tables[1:]:
+        if set(table.columns) != set(first.columns):
+            raise DataError(
+                f"data.dir: {first.path} has the columns {', '.join(first.columns)}, and {table.path} has"
+                f" {', '.join(table.columns)}: the tables of all splits need the same columns"
+            )
+    described = {table.path.parent.name for table in tables}
+    for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
+        if entry.is_dir() and splits.all_splits([entry.name]) and entry.name not in described:
+            raise DataError(
+                f"data.dir: {entry.path} has no {TABLE}, and {first.path.parent} has one: add the table, or move the"
+                " folder out of the data set"
+            )
+
+
+def _read(root: pathlib.Path, table: Table, others: Sequence[Table], options: Options) -> Entries:
+    """The files of a table; `others` are the tables of the other splits. Names are relative to the root."""
+    path = table.path
     file = options.columns.get("file", "") or ("file_name" if "file_name" in table.columns else "")
     options = dataclasses.replace(options, columns={**options.columns, "file": file})
     if table.find("labels", options.columns.get("labels", "")):
-        entries = read_entries(table, options)
+        entries = read_entries(table, options, others=others)
     else:
         (column, *_) = table.require("file", file)
         lines, values = table.read([column])

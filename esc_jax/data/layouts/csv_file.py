@@ -8,6 +8,7 @@ The columns are found by their usual names (`table.USUAL`), or named by `data.co
 the folder of the csv, then in the folder `audio` beside the csv.
 """
 
+from collections.abc import Sequence
 import os
 import pathlib
 
@@ -51,13 +52,14 @@ def find_table(path: str | os.PathLike[str]) -> pathlib.Path:
     raise DataError(f"data.dir: {resolved} holds {listed}: give the path of one{hint}")
 
 
-def read_entries(table: Table, options: Options, subfolder: str = "") -> Entries:
+def read_entries(table: Table, options: Options, subfolder: str = "", others: Sequence[Table] = ()) -> Entries:
     """Reads a table that names files and labels.
 
     Args:
         table: the table.
         options: names of the columns, and separator of labels.
         subfolder: of the table's folder, in which names are looked up too.
+        others: further tables of the data set, with the same columns: the separator of labels is that of all tables.
 
     Raises:
         DataError: a column is missing, a file is missing or unusable, or a label or fold is invalid.
@@ -68,8 +70,15 @@ def read_entries(table: Table, options: Options, subfolder: str = "") -> Entries
     fold = table.find("fold", columns.get("fold", ""))[:1]
     group = table.find("group", columns.get("group", ""))[:1]
     lines, values = table.read([file, *labels, *fold, *group])
-    label = choose_column(labels, values)
-    cells, multi_label = split_labels(values[label], lines, options.label_separator, f"column {label} of {table.path}")
+    elsewhere = [other.read(labels)[1] for other in others]
+    label = choose_column(labels, {name: sum((part[name] for part in elsewhere), values[name]) for name in labels})
+    cells, multi_label = split_labels(
+        values[label],
+        lines,
+        options.label_separator,
+        f"column {label} of {table.path}",
+        {cell for part in elsewhere for cell in part[label]},
+    )
     names, paths = _find(values[file], lines, table.path, subfolder)
     entries = Entries(names, paths, cells, multi_label=multi_label)
     if fold:

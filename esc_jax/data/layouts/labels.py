@@ -1,6 +1,6 @@
 """Labels in the cells of a table: one, or several with a separator between them (`data.label_separator`)."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from absl import logging
 
@@ -32,7 +32,7 @@ def _separator(cells: set[str], given: str) -> str:
 
 
 def split_labels(
-    cells: Sequence[str], lines: Sequence[int], given: str, where: str
+    cells: Sequence[str], lines: Sequence[int], given: str, where: str, others: Collection[str] = ()
 ) -> tuple[list[tuple[str, ...]], bool]:
     """Splits cells into labels, and logs the separator.
 
@@ -43,6 +43,7 @@ def split_labels(
             this order, is in a cell; or at white space, if every word of every cell of several words is also the only
             label of another row.
         where: table and column, for messages.
+        others: cells of the same column in other tables of the data set, which have the same separator.
 
     Returns:
         The labels of every row, and whether the data set is multi-label: whether a cell has several labels. In a
@@ -51,7 +52,7 @@ def split_labels(
     Raises:
         DataError: no cell contains the given separator, all cells are empty, or, in a single-label set, one is.
     """
-    distinct = set(cells)
+    distinct = {*cells, *others}
     separator = _separator(distinct, given)
     if given not in (AUTO, "") and not any(separator in cell for cell in distinct):
         raise DataError(

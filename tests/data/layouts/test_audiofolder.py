@@ -119,3 +119,34 @@ def test_what_is_wrong_is_named(tmp_path):
     assert f"are not there (the first: line 3, b.wav); relative names are looked up in {table}/train" in message(table)
     (tmp_path / "e.zip").touch()
     assert "e.zip is not a folder; an audiofolder is one with a metadata.csv" in message(tmp_path / "e.zip")
+
+
+def test_labels_have_one_separator_in_all_splits(tmp_path):
+    """A comma separates labels in one table, so it does in the others; a sound of no class is one, too."""
+    tables = {
+        "train/metadata.csv": 'file_name,labels\na.wav,"dog,cat"\nb.wav,church bells\n',
+        "test/metadata.csv": "file_name,labels\nd.wav,\n",
+        "validation/metadata.csv": "file_name,labels\nc.wav,cat\n",
+    }
+    layout = AudioFolderLayout(tree(tmp_path, SPLIT_FILES, tables))
+    assert content(layout) == [
+        ("test/d.wav", [], 3),
+        ("train/a.wav", ["cat", "dog"], 2),
+        ("train/b.wav", ["church bells"], 2),
+        ("validation/c.wav", ["cat"], 1),
+    ]
+
+
+def test_tables_of_splits_with_different_columns(tmp_path):
+    tables = {
+        "train/metadata.csv": "file_name,label\na.wav,dog\nb.wav,cat\n",
+        "test/metadata.csv": "file_name,category\nd.wav,cat\n",
+    }
+    with pytest.raises(DataError, match="test/metadata.csv has the columns file_name, category, and .* the same columns"):
+        AudioFolderLayout(tree(tmp_path, ["train/a.wav", "train/b.wav", "test/d.wav"], tables))
+
+
+def test_a_split_without_a_table(tmp_path):
+    tables = {"train/metadata.csv": "file_name,label\na.wav,dog\nb.wav,cat\n"}
+    with pytest.raises(DataError, match=r"test has no metadata\.csv, and .*train has one"):
+        AudioFolderLayout(tree(tmp_path, ["train/a.wav", "train/b.wav", "test/d.wav"], tables))
