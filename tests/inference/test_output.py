@@ -70,7 +70,8 @@ def test_a_silent_window_is_one_row_without_a_probability(tmp_path):
     assert rows[0] == COLUMNS and len(rows) == 1 + 7 * 2 + 1
     assert rows[9][:5] == ["x.wav", "8.0", "12.0", "silence", ""] and rows[9][6:] == ["true", "false"]
     assert [float(row[5]) for row in rows[1:9:2]] == pytest.approx(timeline.level_db[:4], abs=0.01)
-    assert [row[7] for row in rows[10:]] == ["true" if mark else "false" for mark in timeline.unfamiliar[5:] for _ in "12"]
+    marks = [str(mark).lower() for mark in timeline.unfamiliar[5:].tolist() for _ in range(2)]
+    assert [row[7] for row in rows[10:]] == marks
 
 
 @pytest.mark.skipif(os.name == "nt", reason="file names are text on Windows")
