@@ -42,9 +42,9 @@ def is_published(path: str | os.PathLike[str]) -> bool:
 def check_name(path: str | os.PathLike[str]) -> None:
     """Raises ModelPathError if nothing has this path, and published weights have a similar name."""
     name = os.fspath(path)
-    near = difflib.get_close_matches(name, catalog.CATALOG, 1)
+    near = difflib.get_close_matches(name, catalog.CATALOG, 2)
     if near and not catalog.find(name) and not os.path.exists(name):
-        raise ModelPathError(f"{name}: no such folder or published weights; did you mean {near[0]}?")
+        raise ModelPathError(f"{name}: no such folder or published weights; did you mean {' or '.join(near)}?")
 
 
 def require_run(path: str | os.PathLike[str]) -> None:

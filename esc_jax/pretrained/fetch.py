@@ -7,6 +7,8 @@ download is kept beside the file, and later downloads must have the same.
 import hashlib
 import os
 import pathlib
+import zipfile
+import zlib
 
 from absl import logging
 
@@ -59,7 +61,6 @@ def resolve(name: str) -> str:
                 _download(weights, target)
             elif (problem := _mismatch(weights, target)) is not None:
                 logging.warning("%s: downloaded again", problem)
-                target.unlink()
                 _download(weights, target)
     except OSError as error:
         raise DownloadError(f"{name}: could not write {target} ({error.strerror or error})") from None
@@ -88,29 +89,60 @@ def _download(weights: Weights, target: pathlib.Path) -> None:
 
 
 def _record(target: pathlib.Path) -> pathlib.Path:
-    """The file with the SHA-256 of the first download."""
+    """The file with the SHA-256 of the first download, and a CRC-32 of it."""
     return target.with_name(f"{target.name}.sha256")
+
+
+def _write_record(target: pathlib.Path, digest: str) -> None:
+    with files.atomic_write(_record(target), "w") as file:
+        file.write(f"{digest} {zlib.crc32(digest.encode()):08x}\n")
+
+
+def _expected(weights: Weights, target: pathlib.Path) -> str:
+    """The SHA-256 that a file must have; empty where none is known."""
+    if weights.sha256:
+        return weights.sha256
+    try:
+        digest, checksum = _record(target).read_text(encoding="utf-8").split()
+    except (OSError, ValueError):
+        return ""
+    return digest if f"{zlib.crc32(digest.encode()):08x}" == checksum else ""
 
 
 def _check(weights: Weights, part: pathlib.Path, target: pathlib.Path) -> None:
     """Raises DownloadError where a complete download is not the expected file; keeps its hash if none is known."""
-    digest = _sha256(part)
-    record = _record(target)
-    expected = weights.sha256 or (record.read_text(encoding="utf-8").strip() if record.is_file() else "")
+    digest, expected = _sha256(part), _expected(weights, target)
     if expected and digest != expected:
         raise DownloadError(
             f"{weights.name}: what {weights.url} sent has the SHA-256 {digest[:12]}… and not {expected[:12]}…: the file"
             " is damaged or has been replaced"
         )
-    with files.atomic_write(record, "w") as file:
-        file.write(f"{digest}\n")
+    if not expected and not _is_whole(part):
+        raise DownloadError(f"{weights.name}: what {weights.url} sent is incomplete: run the same command again")
+    _write_record(target, digest)
+
+
+def _is_whole(path: pathlib.Path) -> bool:
+    """Whether the CRC-32 of every member of a zip file matches: torch writes such files. True for other files."""
+    with open(path, "rb") as file:
+        if file.read(2) != b"PK":
+            return True
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError):
+        return False
 
 
 def _mismatch(weights: Weights, target: pathlib.Path) -> str | None:
     """What is wrong with a downloaded file, in words; None if it is what was downloaded."""
-    record = _record(target)
-    expected = weights.sha256 or (record.read_text(encoding="utf-8").strip() if record.is_file() else "")
-    if not expected or _sha256(target) == expected:
+    expected = _expected(weights, target)
+    if not expected:  # the record is missing or damaged
+        if _is_whole(target):
+            _write_record(target, _sha256(target))
+            return None
+        return f"{target} is damaged"
+    if _sha256(target) == expected:
         return None
     return f"{target} is damaged: its SHA-256 is not that of the published file"
 

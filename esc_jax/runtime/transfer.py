@@ -31,9 +31,13 @@ def _fetch(url: str, part: pathlib.Path, title: str) -> bool:
     try:
         response = urllib.request.urlopen(request, timeout=_TIMEOUT_S)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing after `have`: the last attempt was interrupted after the last byte
+        if error.code != 416:
+            raise
+        # Nothing after `have`: the last attempt was interrupted after the last byte, or `part` is of another file.
+        if error.headers.get("Content-Range", "").rpartition("/")[2] == str(have):
             return True
-        raise
+        part.unlink()
+        return False
     with response:
         if response.status != 206:  # the server does not resume, and sends the file from its start
             have = 0

@@ -29,7 +29,9 @@ def test_published_weights_are_a_file_a_folder_or_a_hub_id(tmp_path, monkeypatch
 
 def test_a_name_that_is_almost_that_of_published_weights(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ModelPathError, match="^mn4_as: no such folder or published weights; did you mean mn04_as.$"):
+    with pytest.raises(
+        ModelPathError, match="^mn4_as: no such folder or published weights; did you mean mn40_as or mn04_as.$"
+    ):
         check_name("mn4_as")
     check_name("mn04_as")
     check_name("runs/resnet34")

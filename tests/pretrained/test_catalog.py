@@ -3,7 +3,9 @@
 import dataclasses
 import hashlib
 import http.server
+import io
 import threading
+import zipfile
 
 import numpy as np
 import pytest
@@ -18,13 +20,17 @@ CONTENT = bytes(range(256)) * 800
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves the server's content, from the requested byte on; at most `most` bytes at a time."""
+    """Serves the server's content from the requested byte on, at most `most` bytes at a time."""
 
     def do_GET(self):
         start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
         self.server.starts.append(start)
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(self.server.content) - start))
+        size = len(self.server.content)
+        self.send_response(416 if start >= size else 206 if start else 200)
+        if start >= size:
+            self.send_header("Content-Range", f"bytes */{size}")
+        elif self.server.announced:
+            self.send_header("Content-Length", str(size - start))
         self.end_headers()
         self.wfile.write(self.server.content[start:][: self.server.most])
 
@@ -39,7 +45,7 @@ def server(monkeypatch, tmp_path):
     monkeypatch.delenv(fetch.OFFLINE, raising=False)
     monkeypatch.setattr(transfer, "_PAUSE_S", 0.0)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.content, server.most, server.starts = CONTENT, None, []
+        server.content, server.most, server.starts, server.announced = CONTENT, None, [], True
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}"
         sha256 = hashlib.sha256(CONTENT).hexdigest()
@@ -85,6 +91,50 @@ def test_a_file_with_another_hash_is_refused(server, name):
     with pytest.raises(fetch.DownloadError, match="is damaged or has been replaced"):
         fetch.resolve(name)
     assert not path_of(name).exists() and not path_of(name).with_name(f"{path_of(name).name}.part").exists()
+
+
+@pytest.mark.parametrize("extra", [0, 1, 1000])
+def test_a_part_that_is_whole_or_too_long(server, extra):
+    """A whole one is kept; what is longer than the file is of another file."""
+    part = path_of("known").with_name(f"{path_of('known').name}.part")
+    part.parent.mkdir(parents=True)
+    part.write_bytes(CONTENT + bytes(extra))
+    fetch.resolve("known")
+    assert path_of("known").read_bytes() == CONTENT
+    assert server.starts == ([len(CONTENT)] if not extra else [len(CONTENT) + extra, 0])
+
+
+def test_a_first_download_that_is_cut_where_no_length_is_known(server):
+    """Weights of torch are zip files, which show it."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("data.pkl", CONTENT)
+    server.content, server.announced, server.most = archive.getvalue(), False, 100_000
+    with pytest.raises(fetch.DownloadError, match="is incomplete: run the same command again"):
+        fetch.resolve("unknown")
+    assert not path_of("unknown").exists()
+    server.most = None
+    fetch.resolve("unknown")
+    assert path_of("unknown").read_bytes() == server.content
+
+
+@pytest.mark.parametrize("record", ["", "abc", "0" * 64 + " 00000000", None])
+def test_a_damaged_record_of_the_hash_does_not_refuse_a_good_file(server, record):
+    fetch.resolve("unknown")
+    path = path_of("unknown").with_name(f"{path_of('unknown').name}.sha256")
+    good = path.read_text()
+    path.write_text(record) if record is not None else path.unlink()
+    fetch.resolve("unknown")
+    assert server.starts == [0] and path.read_text() == good
+
+
+def test_a_damaged_file_is_kept_until_it_can_be_replaced(server, monkeypatch):
+    fetch.resolve("known")
+    path_of("known").write_bytes(b"x")
+    monkeypatch.setenv(fetch.OFFLINE, "1")
+    with pytest.raises(fetch.DownloadError, match="nothing is downloaded offline"):
+        fetch.resolve("known")
+    assert path_of("known").read_bytes() == b"x"
 
 
 def test_without_a_network_there_is_a_sentence(server, monkeypatch, capsys):
