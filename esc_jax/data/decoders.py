@@ -128,11 +128,14 @@ class Section:
     def defect(self) -> str:
         """What is wrong with a section that has been read to its end, as the end of a sentence on it; or empty.
 
-        It ended in an error, or before the length that the header or the structure of the file promises; or the header
-        was never completed.
+        It ended in an error, or before the length that the header or the structure of the file promises; or a part
+        inside it is damaged; or the header was never completed.
         """
         announced_s, error = self.decoder.announced_s, self.decoder.error
-        if error or self._part.truncated or self.read_s < announced_s - _MISSING_S:
+        ended = error or self._part.truncated
+        if self._part.damage and not ended:
+            return f"{self.label} is damaged ({self._part.damage})".lstrip()
+        if ended or self.read_s < announced_s - _MISSING_S:
             cause = error or self._part.reason
             length, whole = f"{self.read_s:.1f}", f"{announced_s:.1f}"
             length += f" of {whole}" if announced_s > self.read_s and whole != length else ""
@@ -194,7 +197,8 @@ class Recording:
         if executable is None:
             raise AudioError(f"{self.name}: {format_name} needs ffmpeg, which is not installed")
         reasons = [part.reason for part in self._parts if part.truncated]
-        self._parts = [Part(truncated=bool(reasons), reason="".join(reasons[:1]))]
+        damage = next((part.damage for part in self._parts if part.damage), "")
+        self._parts = [Part(truncated=bool(reasons), reason="".join(reasons[:1]), damage=damage)]
         self._open = FfmpegDecoder(self._source, executable)
         check_rate(self._open.rate, self.name)
         return Section(self._open, self._parts[0], self.name)

@@ -202,6 +202,22 @@ def test_an_ogg_file_ends_with_the_last_page_of_its_stream():
     refused(b"".join(pages[:-1]), "the end of its stream is missing")
 
 
+@pytest.mark.parametrize("name", ["ogg", "opus"])
+def test_damaged_and_missing_pages_of_an_ogg_file(name):
+    pages = ogg_pages(noise_file(name, 6.0))
+    assert len(pages) > 5 and all(page == ogg_checksum(page) for page in pages)
+    assert read(b"".join(pages))[1] == ""
+    place = len(pages) // 2
+    flipped = bytearray(pages[place])
+    flipped[-20] ^= 4
+    damaged = b"".join([*pages[:place], flipped, *pages[place + 1 :]])
+    _, note = read(damaged)
+    assert note.startswith("x: is damaged (1 page of its stream)")
+    refused(damaged, r"is damaged \(1 page of its stream\)")
+    _, note = read(b"".join(pages[:place] + pages[place + 2 :]))
+    assert note.startswith("x: is damaged (2 pages of its stream)")
+
+
 PARTS = [(RATE, 1), (44_100, 2), (RATE, 2), (48_000, 1)]
 
 

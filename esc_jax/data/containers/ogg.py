@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import dataclasses
+import zlib
 
 from esc_jax.data.containers.flac import flac_parts
 from esc_jax.data.containers.part import WHOLE, Part
@@ -12,6 +13,7 @@ _BEGIN, _END = 2, 4  # flags of the first and of the last page of a stream
 _VORBIS, _OPUS, _FLAC, _SPEEX = b"\x01vorbis", b"OpusHead", b"\x7fFLAC", b"Speex   "
 _CODECS = (_VORBIS, _OPUS, _FLAC, _SPEEX)
 _NO_END = "the end of its stream is missing"
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def is_ogg(head: bytes) -> bool:
@@ -21,13 +23,18 @@ def is_ogg(head: bytes) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class _Page:
-    """A page: `start` to `stop` in the file, of which the first `header` bytes are its header."""
+    """A page: `start` to `stop` in the file, of which the first `header` bytes are its header.
+
+    `number` counts the pages of a stream. A page is damaged if its checksum does not match.
+    """
 
     start: int
     stop: int
     header: int
     flags: int
     serial: bytes
+    number: int
+    damaged: bool = False
 
 
 @dataclasses.dataclass
@@ -40,6 +47,7 @@ class _Link:
         codecs: serial number of a stream of audio → its codec.
         last: serial number → the last page of the stream.
         bodies: serial number → (start, stop) of the content of every page, of a stream of FLAC.
+        damaged: number of damaged and of missing pages.
     """
 
     start: int
@@ -48,11 +56,15 @@ class _Link:
     codecs: dict[bytes, bytes] = dataclasses.field(default_factory=dict)
     last: dict[bytes, _Page] = dataclasses.field(default_factory=dict)
     bodies: dict[bytes, list[tuple[int, int]]] = dataclasses.field(default_factory=dict)
+    damaged: int = 0
 
     def add(self, page: _Page) -> None:
         """Adds the next page."""
         if page.serial not in self.codecs:
             return
+        self.damaged += page.damaged
+        if previous := self.last.get(page.serial):
+            self.damaged += max(0, page.number - previous.number - 1)
         self.last[page.serial] = page
         if self.codecs[page.serial] == _FLAC:
             self.bodies.setdefault(page.serial, []).append((page.start + page.header, page.stop))
@@ -63,8 +75,15 @@ class _Link:
         return all(page.flags & _END and page.stop <= self.stop for page in self.last.values())
 
 
-def _pages(source: Bytes) -> Iterator[_Page]:
-    """The pages of a file. What is between them is skipped."""
+def _checksum(page: bytes) -> int:
+    """The CRC-32 of a page, with its own bytes as zeros. It is that of zlib with the order of all bits reversed."""
+    content = page[:22] + bytes(4) + page[26:]
+    value = zlib.crc32(content.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int.from_bytes(value.to_bytes(4, "big").translate(_REVERSED), "little")
+
+
+def _pages(source: Bytes, verify: bool = False) -> Iterator[_Page]:
+    """The pages of a file. What is between them is skipped. Checksums are compared with `verify`."""
     start = 0
     while start < source.size:
         head = source.read_at(start, 27 + 255)
@@ -74,19 +93,23 @@ def _pages(source: Bytes) -> Iterator[_Page]:
             start += 1 + (place if place >= 0 else max(1, len(block) - 3))
             continue
         if len(head) < 27 or len(head) < 27 + head[26]:  # cut within the header
-            yield _Page(start, source.size + 1, len(head), 0, head[14:18])
+            yield _Page(start, source.size + 1, len(head), 0, head[14:18], 0)
             return
         header = 27 + head[26]
         stop = start + header + sum(head[27:header])
-        yield _Page(start, stop, header, head[5], head[14:18])
+        damaged = False
+        if verify and stop <= source.size:  # a page that is cut is no damage: the end of its stream is missing
+            stored = int.from_bytes(head[22:26], "little")
+            damaged = _checksum(source.read_at(start, stop - start)) != stored
+        yield _Page(start, stop, header, head[5], head[14:18], int.from_bytes(head[18:22], "little"), damaged)
         start = stop
 
 
-def _links(source: Bytes) -> list[_Link]:
-    """The files that a chain consists of."""
+def _links(source: Bytes, verify: bool = False) -> list[_Link]:
+    """The files that a chain consists of. Damaged pages are counted with `verify`."""
     links: list[_Link] = []
     in_header = False
-    for page in _pages(source):
+    for page in _pages(source, verify):
         if page.flags & _BEGIN:
             if not in_header:
                 links.append(_Link(page.start))
@@ -120,19 +143,22 @@ def is_multiplexed(source: Bytes) -> bool:
 
 def ogg_parts(source: Bytes) -> list[Part]:
     """The parts of an Ogg file: one for each file of a chain."""
-    links = [link for link in _links(source) if link.codecs]
+    links = [link for link in _links(source, verify=True) if link.codecs]
     if not links:
         return [WHOLE]
     parts: list[Part] = []
     for link in links:
         truncated = not link.ended
         reason = _NO_END if truncated else ""
+        damage = f"{link.damaged} page{'s' * (link.damaged != 1)} of its stream" if link.damaged else ""
         if set(link.codecs.values()) == {_FLAC}:
-            parts += [dataclasses.replace(p, truncated=truncated, reason=reason) for p in _flac(source, link)]
+            parts += [
+                dataclasses.replace(p, truncated=truncated, reason=reason, damage=damage) for p in _flac(source, link)
+            ]
             continue
         whole = len(links) == 1 and link.start == 0
         view = None if whole else View(source, [(link.start, link.stop)])
-        parts.append(Part(view, truncated=truncated, reason=reason))
+        parts.append(Part(view, truncated=truncated, reason=reason, damage=damage))
     return parts
 
 

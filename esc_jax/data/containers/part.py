@@ -16,6 +16,7 @@ class Part:
         truncated: whether the part breaks off.
         reason: how that is known, in words; empty where the header promises more samples.
         unfinished: whether the header has sizes of 0, as that of a recorder that lost power.
+        damage: what is damaged inside the part, in words; empty where nothing is, or where the format cannot tell.
     """
 
     view: View | None = None
@@ -23,6 +24,7 @@ class Part:
     truncated: bool = False
     reason: str = ""
     unfinished: bool = False
+    damage: str = ""
 
 
 WHOLE = Part()
