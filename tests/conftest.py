@@ -4,6 +4,7 @@ Slow tests run with --slow or ESC_JAX_SLOW=1, or where ESC_JAX_SHARED names a fo
 """
 
 import atexit
+from collections.abc import Iterator
 import contextlib
 import ctypes
 import gc
@@ -139,8 +140,57 @@ def environment(cache) -> dict[str, str]:
     }
 
 
+class Commands:
+    """Runs commands in forks of a process that has imported everything (`command_server`), where the system has fork."""
+
+    def __init__(self, folder: pathlib.Path):
+        self._folder = folder
+        self._server: subprocess.Popen[str] | None = None
+
+    def _ask(self, request: dict) -> str:
+        """The answer to a request; empty where the server has ended meanwhile."""
+        if self._server is None or self._server.poll() is not None:
+            command = [sys.executable, str(ROOT / "tests/command_server.py")]
+            pipe = subprocess.PIPE
+            environment = os.environ | {"PYTHONPATH": str(ROOT)}
+            self._server = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=pipe, stdout=pipe, text=True)
+        assert self._server.stdin and self._server.stdout
+        try:
+            self._server.stdin.write(json.dumps(request) + "\n")
+            self._server.stdin.flush()
+        except BrokenPipeError:
+            return ""
+        return self._server.stdout.readline()
+
+    def run(self, module: str, arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        """As `subprocess.run([python, "-m", module, *arguments])` from the root of the repository."""
+        outputs = [self._folder / name for name in ("stdout", "stderr")]
+        request = {
+            "module": module, "arguments": arguments, "cwd": str(ROOT), "environment": environment,
+            "stdout": str(outputs[0]), "stderr": str(outputs[1]),
+        }  # fmt: skip
+        answer = self._ask(request) or self._ask(request)  # again, where it had just ended for lack of work
+        assert answer, "the command server has crashed"
+        texts = [path.read_text(encoding="utf-8") for path in outputs]
+        return subprocess.CompletedProcess([module, *arguments], int(answer), *texts)
+
+    def close(self) -> None:
+        """Ends the server."""
+        if self._server is not None:
+            self._server.kill()
+            self._server.wait()
+
+
 @pytest.fixture(scope="session")
-def run(environment):
+def commands(tmp_path_factory) -> Iterator[Commands]:
+    """Runs commands with little start-up time."""
+    commands = Commands(tmp_path_factory.mktemp("commands"))
+    yield commands
+    commands.close()
+
+
+@pytest.fixture(scope="session")
+def run(environment, commands):
     """Runs a command as a user does, from the root of the repository: `run("predict", "--model=…")` → CompletedProcess.
 
     "main" is `python -m esc_jax.main`; other names are commands of `python -m esc_jax`. Arguments: `devices`, their
@@ -149,11 +199,14 @@ def run(environment):
 
     def start(command: str, *arguments: str, devices: int = 1, check: int = 0, largest_file_kib: int | None = None):
         flags = {"XLA_FLAGS": f"{FLAGS} --xla_force_host_platform_device_count={devices}"}
-        module = ["esc_jax.main"] if command == "main" else ["esc_jax", command]
-        line = [sys.executable, "-m", *module, *arguments]
-        if largest_file_kib:
-            line = ["bash", "-c", f'ulimit -f {largest_file_kib}; exec "$@"', "limited", *line]
-        done = subprocess.run(line, cwd=ROOT, env=environment | flags, capture_output=True, text=True)
+        module, *line = ["esc_jax.main", *arguments] if command == "main" else ["esc_jax", command, *arguments]
+        if sys.platform == "linux" and not largest_file_kib:
+            done = commands.run(module, line, environment | flags)
+        else:
+            line = [sys.executable, "-m", module, *line]
+            if largest_file_kib:
+                line = ["bash", "-c", f'ulimit -f {largest_file_kib}; exec "$@"', "limited", *line]
+            done = subprocess.run(line, cwd=ROOT, env=environment | flags, capture_output=True, text=True)
         assert done.returncode == check, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr[-4000:]}"
         return done
 

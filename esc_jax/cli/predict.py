@@ -4,6 +4,7 @@
     esc-jax predict --model=mn04_as storm.ogg
     esc-jax predict --model=runs/resnet34 --segments=begin,middle,end storm.ogg
     esc-jax predict --model=runs/resnet34 --csv=OUT.csv --plot=OUT.png recordings/ "more/**/*.mp3"
+    esc-jax predict --model=mn04_as --out=RESULTS --formats=events,audacity recordings/
 
 A window slides over each recording. Windows start at 0, hop, 2 hop, … as long as they fit. If the last window ends
 before the recording does, one more window ends with the recording. A recording shorter than a window, and a window
@@ -16,10 +17,18 @@ FILE is a recording, a folder (searched recursively, by file extension), or a qu
 other formats are read with libsndfile, and M4A, WebM, WMA and others with ffmpeg, where it is installed. Files that
 cannot be read, or that break off, are reported at the end, and the exit status is 1. Memory does not grow with the
 length of a recording.
+
+With --out, each recording gets result files of its own, in a folder with the same tree as the recordings. They are
+written when the recording is finished. If the command is stopped (exit status 75), the same command continues. Several
+processes can share a folder.
 """
 
 import argparse
+from collections.abc import Callable
+import dataclasses
+import os
 import pathlib
+import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +38,8 @@ from esc_jax.errors import MultipleErrors, UserError, collect_errors
 from esc_jax.inference import output, recordings
 
 if TYPE_CHECKING:  # numpy and JAX, which --help does not need
+    from datetime import datetime
+
     import numpy as np
 
     from esc_jax.data.stream import AudioStream
@@ -37,6 +48,10 @@ if TYPE_CHECKING:  # numpy and JAX, which --help does not need
     from esc_jax.report.timeline_plot import Overview
 
 PICTURES = (".png", ".pdf", ".svg")
+# Keys of `inference.result_files.FORMATS`, which imports numpy.
+FORMAT_NAMES = ("csv", "json", "jsonl", "events", "audacity", "raven", "dcase", "textgrid")
+MAX_CLIP_S = 30.0
+STOPPED = 75  # exit status: the same command continues, as for training
 
 
 class PredictError(UserError, ValueError):
@@ -64,8 +79,31 @@ def _parser() -> arguments.Parser:
     add("--csv", metavar="OUT.csv", type=arguments.output(".csv"), help="file, start_s, end_s, class, probability")
     picture = "a picture; with several recordings one of each, OUT-NAME.png"
     add("--plot", metavar="OUT.png", type=arguments.output(*PICTURES), help=picture)
+    add("--names", metavar="NAMES.csv", type=pathlib.Path, help="other names of classes: two columns, class and name")
+    _add_archive_options(parser)
     add("files", metavar="FILE", nargs="+", help="recording, folder or quoted pattern")
     return parser
+
+
+def _add_archive_options(parser: arguments.Parser) -> None:
+    group = parser.add_argument_group("a result file for each recording")
+    add = group.add_argument
+    add("--out", metavar="RESULTS", type=pathlib.Path, help="folder of the results")
+    formats = arguments.choices(*FORMAT_NAMES)
+    text = f"comma-separated: {', '.join(FORMAT_NAMES)} (default: csv)"
+    add("--formats", metavar="NAMES", type=formats, default=("csv",), help=text)
+    share = arguments.number(0.0, 1.0)
+    text = "smallest probability of an event (default: the thresholds of the model)"
+    add("--min_confidence", metavar="P", type=share, help=text)
+    text = "smallest probability of some classes: two columns, class and probability"
+    add("--thresholds", metavar="T.csv", type=pathlib.Path, help=text)
+    span = arguments.seconds(0.0, 86_400.0)
+    add("--min_length_s", metavar="S", type=span, default=0.0, help="drop shorter events (default: 0)")
+    add("--max_gap_s", metavar="S", type=span, default=0.0, help="join events with a shorter gap (default: 0)")
+    text = "when a recording began: names, to read it in file names, or a time such as 2026-05-11T05:30+02:00"
+    add("--start", metavar="TIME", help=text)
+    add("--clips", metavar="DIR", type=pathlib.Path, help="folder for the best events of each class, as wav files")
+    add("--clips_per_class", metavar="N", type=arguments.integer(1, 10_000), default=10, help="(default: 10)")
 
 
 def _timeline(
@@ -149,10 +187,106 @@ def _settings(classifier: "SoundClassifier", options: argparse.Namespace) -> dic
     }
 
 
+def _start_of(options: argparse.Namespace) -> "Callable[[str], datetime | None]":
+    """The function that gives the time at which a recording began. Raises TimeError."""
+    from esc_jax.inference import times
+
+    if options.start is None:
+        return lambda file: None
+    start = times.parse_start(options.start)
+    return times.time_in_name if start is None else lambda file: start
+
+
+def _check_archive_options(parser: arguments.Parser, options: argparse.Namespace) -> None:
+    """Refuses options that do not belong together."""
+    needed = ("min_confidence", "thresholds", "min_length_s", "max_gap_s", "start", "clips")
+    if not options.out:
+        if given := [name for name in needed if getattr(options, name)]:
+            parser.error(f"--{given[0]} is for --out=RESULTS")
+        return
+    if given := [name for name in ("json", "csv", "plot", "segments") if getattr(options, name)]:
+        parser.error(f"--{given[0]} is for the output on the terminal; --out writes files, see --formats")
+
+
+def _archive(classifier: "SoundClassifier", files: list[str], options: argparse.Namespace, problems: list[str]) -> None:
+    """Classifies the files into the folder --out. Errors are appended to `problems`."""
+    import tqdm
+
+    from esc_jax.inference import archive, class_table, events, excerpts, result_files
+
+    thresholds = class_table.read_numbers(options.thresholds) if options.thresholds else {}
+    chosen = events.EventOptions(options.min_confidence, thresholds, options.min_length_s, options.max_gap_s)
+    for name in thresholds:
+        if name not in classifier.classes:
+            raise PredictError(f"{options.thresholds}: the model has no class {name!r}")
+    start_of = _start_of(options)
+    formats = dict.fromkeys([*options.formats, *(["events"] if options.clips else [])])
+    writers = [result_files.FORMATS[name] for name in formats]
+    settings = _settings(classifier, options)
+    recorded = settings | {
+        "formats": list(formats), "top_k": options.top_k, "start": options.start, "events": dataclasses.asdict(chosen)
+    }  # fmt: skip
+    root = archive.common_folder(options.files)
+    store = archive.Archive(options.out, root, recorded, [suffix for suffix, _ in writers])
+
+    def classify(file: str) -> tuple[float, str, list[str]]:
+        timeline = classifier.timeline(
+            file, options.window_s, options.hop_s, smooth_s=options.smooth_s, silence_db=options.silence_db
+        )
+        found = events.find_events(timeline, chosen)
+        result = result_files.Result(
+            store.name(file), timeline, found, start_of(file), classifier.sample_rate, options.top_k, settings
+        )
+        return timeline.duration_s, timeline.note, [write(result) for _, write in writers]
+
+    counts = dict.fromkeys(("done", "skipped", "claimed", "failed"), 0)
+    seconds = 0.0
+
+    def summary() -> str:
+        parts = [f"{counts['done']} recordings of {clock(seconds)} classified"]
+        parts += [f"{counts['skipped']} finished before"] if counts["skipped"] else []
+        parts += [f"{counts['claimed']} in work by other processes"] if counts["claimed"] else []
+        parts += [f"{counts['failed']} failed"] if counts["failed"] else []
+        return f"{options.out}: {', '.join(parts)}"
+
+    from esc_jax.inference.timeline import clock
+
+    def stop(number: int, frame: object) -> None:
+        # Not an exception: one that is raised while the garbage collector runs a callback is ignored. What is finished
+        # is on the disk, and the locks end with the process.
+        os.write(2, f"\nesc_jax: stopped: {summary()}; run the same command again to continue\n".encode())
+        os._exit(STOPPED)
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with tqdm.tqdm(desc=str(options.out), total=len(files), unit="file", disable=None) as bar:
+            for outcome in archive.process(store, files, classify):
+                counts[outcome.status] += 1
+                seconds += outcome.duration_s
+                if outcome.status == "failed" or outcome.note:
+                    problems.append(outcome.note)
+                bar.update()
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    sys.stdout.write(summary() + "\n")
+    if options.clips:
+        (suffix, _) = result_files.FORMATS["events"]
+        names = [file for file in files if store.is_finished(file)]
+        everything = (
+            found for file in names for found in excerpts.read_events(options.out / f"{store.name(file)}{suffix}")
+        )
+        best = excerpts.best_events(everything, options.clips_per_class)
+        written = excerpts.write_excerpts(best, root, options.clips, MAX_CLIP_S, problems)
+        sys.stdout.write(f"{options.clips}: {written} excerpts\n")
+
+
 @command
 def main(argv: list[str] | None = None) -> None:
     """The command."""
-    options = _parser().parse(argv)
+    parser = _parser()
+    options = parser.parse(argv)
+    _check_archive_options(parser, options)
     discard_native_output()
     files, problems = recordings.find_recordings(options.files)
     written = {path.resolve() for path in (options.json, options.csv, options.plot) if path}
@@ -163,6 +297,15 @@ def main(argv: list[str] | None = None) -> None:
 
     initialize_device()
     classifier = classifiers.load_classifier(options.model)
+    if options.names:
+        from esc_jax.inference import class_table
+
+        classifier.classes = class_table.renamed(classifier.classes, class_table.read_names(options.names))
+    if options.out:
+        _archive(classifier, files, options, problems)
+        if problems:
+            raise MultipleErrors(problems)
+        return
     timelines: list[tuple[str, Timeline]] = []
     try:
         _classify(classifier, files, options, timelines, problems)

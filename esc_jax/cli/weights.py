@@ -5,8 +5,8 @@
 
 A name can be given wherever weights are: esc-jax predict --model=mn04_as FILE, --config.model.pretrained=mn04_as, and
 esc_jax.load_classifier("mn04_as"). Files are kept in the cache and downloaded once. An interrupted download continues.
-SHA-256 "known" means that the expected hash is part of this table; "first download" that the hash of the first download
-is kept, and later files must have the same. The list says which files are in the cache.
+The last but one column of the list says which SHA-256 a file must have: the one that esc_jax knows, or that of the
+first download, which is kept. Files of the Hugging Face hub are checked and cached by huggingface_hub.
 """
 
 import sys
@@ -19,14 +19,13 @@ from esc_jax.pretrained import catalog
 def _table() -> str:
     from esc_jax.pretrained import fetch
 
-    rows = [("name", "model.name", "classes", "rate, Hz", "licence", "SHA-256", "in the cache")]
+    rows = [("name", "model.name", "classes", "rate, Hz", "licence", "size, MB", "checked by", "in the cache")]
     for weights in catalog.CATALOG.values():
-        checked = "known" if weights.sha256 else "first download" if weights.url else "by the hub"
-        present = "" if weights.hub_id else "yes" if fetch.local_file(weights) else "no"
-        rate = str(weights.sample_rate or "–")
-        rows.append(
-            (weights.name, weights.architecture, weights.labels or "none", rate, weights.licence, checked, present)
-        )
+        checked = "known SHA-256" if weights.sha256 else "first download" if weights.url else "huggingface_hub"
+        present = "–" if weights.hub_id else "yes" if fetch.local_file(weights) else "no"
+        size = f"{weights.size / 1e6:.1f}" if weights.size else "–"
+        rate, labels = str(weights.sample_rate or "–"), weights.labels or "none"
+        rows.append((weights.name, weights.architecture, labels, rate, weights.licence, size, checked, present))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
     return "\n".join(lines) + "\n"

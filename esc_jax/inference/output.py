@@ -5,11 +5,13 @@ import csv
 import json
 import math
 import pathlib
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from esc_jax.evaluation.escaping import escape_cell
 
 if TYPE_CHECKING:  # numpy, which --help does not need
+    from datetime import datetime
+
     from esc_jax.inference.timeline import Prediction, Timeline
 
 SEGMENTS = ("begin", "middle", "end")
@@ -104,32 +106,54 @@ def rows(timeline: "Timeline", k: int) -> list[dict[str, Any]]:
     return objects
 
 
-def write_csv(path: pathlib.Path, timelines: Sequence[tuple[str, "Timeline"]], k: int) -> None:
-    """Writes the k most probable classes of every window as rows of a table.
-
-    The columns are CSV_COLUMNS, followed by `detected` if the model is multi-label: whether the class is above its
-    threshold. A silent window is one row of class "silence" without a probability. Digital silence has no level. Names
-    of files and classes are written with `escaping.escape_cell`.
-
-    Args:
-        path: the file to write.
-        timelines: (file name, timeline) of each recording, all of one model.
-        k: classes per window.
-    """
-    exclusive = all(timeline.task.exclusive for _, timeline in timelines)
+def write_csv(
+    path: pathlib.Path,
+    timelines: Sequence[tuple[str, "Timeline"]],
+    k: int,
+    starts: "Sequence[datetime | None] | None" = None,
+) -> None:
+    """Writes `write_windows` to a file."""
     # File names are bytes on Linux and need not be valid UTF-8.
     with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
-        writer.writerow(CSV_COLUMNS if exclusive else (*CSV_COLUMNS, "detected"))
-        for name, timeline in timelines:
-            for row in rows(timeline, k):
-                level = "" if row["level_db"] is None else row["level_db"]
-                marks = level, _flag(row["silent"]), _flag(row["unfamiliar"])
-                top = [(one["class"], one["probability"]) for one in row["top"]]
-                for label, probability in top or [(SILENCE, "")]:
-                    detected = () if exclusive else (_flag(label in row["detected"]),)
-                    cells = escape_cell(name), row["start_s"], row["end_s"], escape_cell(label), probability
-                    writer.writerow([*cells, *marks, *detected])
+        write_windows(file, timelines, k, starts)
+
+
+def write_windows(
+    file: IO[str],
+    timelines: Sequence[tuple[str, "Timeline"]],
+    k: int,
+    starts: "Sequence[datetime | None] | None" = None,
+) -> None:
+    """Writes the k most probable classes of every window as rows of a table.
+
+    The columns are CSV_COLUMNS; `detected` if the model is multi-label: whether the class is above its threshold; and
+    `time` if it is known when a recording began: the start of the window in ISO 8601. A silent window is one row of
+    class "silence" without a probability. Digital silence has no level. Names of files and classes are written with
+    `escaping.escape_cell`.
+
+    Args:
+        file: is written to.
+        timelines: (file name, timeline) of each recording, all of one model.
+        k: classes per window.
+        starts: when each recording began, where this is known.
+    """
+    from esc_jax.inference import times
+
+    exclusive = all(timeline.task.exclusive for _, timeline in timelines)
+    starts = starts or [None] * len(timelines)
+    timed = any(starts)
+    writer = csv.writer(file)
+    writer.writerow([*CSV_COLUMNS, *([] if exclusive else ["detected"]), *(["time"] if timed else [])])
+    for (name, timeline), begin in zip(timelines, starts, strict=True):
+        for row in rows(timeline, k):
+            level = "" if row["level_db"] is None else row["level_db"]
+            marks = level, _flag(row["silent"]), _flag(row["unfamiliar"])
+            time = [times.at(begin, row["start_s"]) if begin else ""] if timed else []
+            top = [(one["class"], one["probability"]) for one in row["top"]]
+            for label, probability in top or [(SILENCE, "")]:
+                detected = [] if exclusive else [_flag(label in row["detected"])]
+                cells = escape_cell(name), row["start_s"], row["end_s"], escape_cell(label), probability
+                writer.writerow([*cells, *marks, *detected, *time])
 
 
 def _flag(value: bool) -> str:
@@ -155,13 +179,16 @@ def write_json(
     """
     document = {
         **settings,
-        "files": [
-            {"file": name, "duration_s": round(t.duration_s, 4), "note": t.note, "windows": rows(t, k)}
-            for name, t in timelines
-        ],
+        "files": [document_entry(name, timeline, k) for name, timeline in timelines],
         "problems": list(problems),
     }
     path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def document_entry(name: str, timeline: "Timeline", k: int) -> dict[str, Any]:
+    """A recording as a JSON object: `file`, `duration_s`, `note` and `windows` (`rows`)."""
+    duration = round(timeline.duration_s, 4)
+    return {"file": name, "duration_s": duration, "note": timeline.note, "windows": rows(timeline, k)}
 
 
 def plot_path(out: pathlib.Path, file: str, taken: Collection[pathlib.Path], single: bool) -> pathlib.Path:

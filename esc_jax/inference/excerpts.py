@@ -1,0 +1,132 @@
+"""Cuts the best events of each class out of recordings, as sound files."""
+
+from collections.abc import Iterable, Sequence
+import csv
+import dataclasses
+import heapq
+import pathlib
+import re
+
+import numpy as np
+import soundfile
+
+from esc_jax.data.stream import AudioStream
+from esc_jax.errors import collect_errors
+from esc_jax.evaluation.escaping import escape_cell, restore_cell
+from esc_jax.inference.events import Event
+
+TABLE = "excerpts.csv"
+_MARGIN_S = 1.0  # before and after an event
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Found:
+    """An event and the recording that it is in, below a common folder."""
+
+    score: float
+    file: str
+    event: Event = dataclasses.field(compare=False)
+
+
+def read_events(path: pathlib.Path) -> list[Found]:
+    """The events in a file of the format `events` (`result_files`)."""
+    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return [Found(float(row["score"]), restore_cell(row["file"]), _event(row)) for row in csv.DictReader(file)]
+
+
+def _event(row: dict[str, str]) -> Event:
+    label = restore_cell(row["class"])
+    return Event(float(row["onset_s"]), float(row["offset_s"]), label, float(row["score"]))
+
+
+def best_events(events: Iterable[Found], per_class: int) -> list[Found]:
+    """The events with the highest scores of each class, in the order of class and score."""
+    heaps: dict[str, list[Found]] = {}
+    for found in events:
+        heap = heaps.setdefault(found.event.label, [])
+        if len(heap) < per_class:
+            heapq.heappush(heap, found)
+        else:
+            heapq.heappushpop(heap, found)
+    return [found for label in sorted(heaps) for found in sorted(heaps[label], reverse=True)]
+
+
+def write_excerpts(
+    found: Sequence[Found], root: pathlib.Path, folder: pathlib.Path, max_s: float, problems: list[str]
+) -> int:
+    """Writes FOLDER/CLASS/NUMBER-RECORDING-ONSETs.wav for each event, and a table of them.
+
+    An excerpt has the sample rate of its recording, one channel and 16 bits, and a second more at both ends. Its WAV
+    header has the class as its title, and recording, times and score as its comment.
+
+    Args:
+        found: the events, the best of a class first.
+        root: folder that the recordings are in.
+        folder: is created.
+        max_s: a longer event is cut.
+        problems: a sentence is appended for each recording that cannot be read.
+
+    Returns:
+        The number of excerpts.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers: dict[str, int] = {}
+    targets: dict[str, list[tuple[Found, pathlib.Path]]] = {}
+    for one in found:
+        label = one.event.label
+        numbers[label] = numbers.get(label, 0) + 1
+        stem = _file_name(pathlib.PurePosixPath(one.file).stem)
+        name = f"{numbers[label]:03d}-{stem}-{one.event.onset_s:.1f}s.wav"
+        targets.setdefault(one.file, []).append((one, folder / _file_name(label) / name))
+    written: list[tuple[Found, pathlib.Path]] = []
+    for name, parts in targets.items():
+        with collect_errors(problems, root / name):
+            written += _cut(root / name, parts, max_s)
+    with open(folder / TABLE, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file)
+        writer.writerow(["excerpt", "class", "score", "file", "onset_s", "offset_s"])
+        for one, path in sorted(written, key=lambda pair: pair[1]):
+            event = one.event
+            cells = [path.relative_to(folder).as_posix(), event.label, f"{event.score:.6f}", one.file]
+            writer.writerow([*map(escape_cell, cells), f"{event.onset_s:.3f}", f"{event.offset_s:.3f}"])
+    return len(written)
+
+
+def _file_name(text: str) -> str:
+    """Text as a part of a file name: without separators and characters that some systems do not allow."""
+    return re.sub(r'[\x00-\x1f<>:"/\\|?*]+', "_", text).strip(" .")[:80] or "_"
+
+
+def _cut(
+    path: pathlib.Path, parts: Sequence[tuple[Found, pathlib.Path]], max_s: float
+) -> list[tuple[Found, pathlib.Path]]:
+    """Reads a recording once, and writes its excerpts."""
+    probe = AudioStream(path, 16_000)
+    rate = round(probe.rate)
+    probe.close()
+    spans = [
+        (
+            max(0, round((one.event.onset_s - _MARGIN_S) * rate)),
+            round((min(one.event.offset_s, one.event.onset_s + max_s) + _MARGIN_S) * rate),
+        )
+        for one, _ in parts
+    ]
+    pieces: list[list[np.ndarray]] = [[] for _ in parts]
+    begin, last = 0, max(stop for _, stop in spans)
+    stream = AudioStream(path, rate)
+    for block in stream:
+        for piece, (start, stop) in zip(pieces, spans, strict=True):
+            piece.append(block[max(0, start - begin) : max(0, stop - begin)])
+        begin += len(block)
+        if begin >= last:
+            stream.close()
+            break
+    for (one, target), piece in zip(parts, pieces, strict=True):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        event = one.event
+        with soundfile.SoundFile(target, "w", rate, 1, "PCM_16") as file:
+            file.title = event.label
+            file.comment = f"{one.file}, {event.onset_s:.1f} to {event.offset_s:.1f} s, score {event.score:.3f}"
+            file.software = "esc_jax"
+            file.write(np.concatenate(piece))
+    return list(parts)

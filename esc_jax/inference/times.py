@@ -1,0 +1,62 @@
+"""When a recording was made, from its name or as given."""
+
+from datetime import UTC, datetime, timedelta, timezone
+import os
+import re
+
+from esc_jax.errors import UserError
+
+FROM_NAMES = "names"
+# 20260511_053000, 2026-05-11T05:30:00, 20260511-053000+0200, 20260511T053000Z; as recorders and BirdNET-Pi write them.
+_TIME = re.compile(
+    r"(?<!\d)(\d{4})[-_.]?(\d{2})[-_.]?(\d{2})[-_T ]+(\d{2})[-_.:h]?(\d{2})(?:[-_.:m]?(\d{2})(?:\.(\d{1,6}))?)?s?"
+    r"(Z|[+-]\d{2}:?\d{2})?(?!\d)"
+)
+
+
+class TimeError(UserError, ValueError):
+    """A time that cannot be read. The message is one sentence."""
+
+
+def time_in_name(path: str | os.PathLike[str]) -> datetime | None:
+    """The time at which a recording begins, from its file name; None where there is none.
+
+    The time has a time zone if the name has one ("Z", "+0200"). A name with several times has that of the first.
+    """
+    for match in _TIME.finditer(os.path.basename(os.fspath(path))):
+        year, month, day, hour, minute = (int(part) for part in match.groups()[:5])
+        second, fraction = int(match[6] or 0), int((match[7] or "").ljust(6, "0") or 0)
+        try:
+            return datetime(year, month, day, hour, minute, second, fraction, _zone(match[8]))
+        except ValueError:  # a number that is no time
+            continue
+    return None
+
+
+def _zone(text: str | None) -> timezone | None:
+    if not text:
+        return None
+    if text == "Z":
+        return UTC
+    hours, minutes = int(text[1:3]), int(text[-2:])
+    offset = timedelta(hours=hours, minutes=minutes)
+    return timezone(-offset if text[0] == "-" else offset)
+
+
+def parse_start(text: str) -> datetime | None:
+    """The value of --start: a time in ISO 8601; None for "names".
+
+    Raises:
+        TimeError: it is neither.
+    """
+    if text == FROM_NAMES:
+        return None
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise TimeError(f"{text!r} is neither {FROM_NAMES} nor a time such as 2026-05-11T05:30:00+02:00") from None
+
+
+def at(start: datetime, seconds: float) -> str:
+    """A time in a recording that begins at `start`, in ISO 8601, to the millisecond, with the time zone of `start`."""
+    return (start + timedelta(seconds=seconds)).isoformat(timespec="milliseconds")

@@ -1,0 +1,43 @@
+"""Tables of names and thresholds of classes."""
+
+import pytest
+
+from esc_jax.inference import class_table
+from esc_jax.inference.class_table import ClassTableError
+
+
+def write(tmp_path, text):
+    path = tmp_path / "table.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_names_and_numbers(tmp_path, separator):
+    path = write(tmp_path, f"class{separator}name\nrain{separator}Regen\ndog{separator}Hund\n")
+    names = class_table.read_names(path)
+    assert names == {"rain": "Regen", "dog": "Hund"}
+    assert class_table.renamed(["dog", "sea_waves", "rain"], names) == ("Hund", "sea_waves", "Regen")
+    path = write(tmp_path, f"class{separator}threshold\nrain{separator}0.25\ndog{separator}1\n")
+    assert class_table.read_numbers(path) == {"rain": 0.25, "dog": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("class,name\nrain,Regen\nrain,Schauer\n", "line 3: the class rain has two lines"),
+        ("class,name\nrain,\n", "the class rain has no name"),
+        ("class,name\nowl,Eule\n", "the model has no class 'owl'"),
+        ("class,name\nrain,dog\n", "two classes would be called 'dog'"),
+        ("", "is empty"),
+    ],
+)
+def test_names_that_cannot_be_used(tmp_path, text, message):
+    with pytest.raises(ClassTableError, match=message):
+        class_table.renamed(["rain", "dog"], class_table.read_names(write(tmp_path, text)))
+
+
+@pytest.mark.parametrize("value", ["much", "nan", "1.5", "-0.1", "inf"])
+def test_thresholds_that_are_no_probabilities(tmp_path, value):
+    with pytest.raises(ClassTableError, match=f"the threshold of rain, '{value}', is not a number from 0 to 1"):
+        class_table.read_numbers(write(tmp_path, f"class,threshold\nrain,{value}\n"))

@@ -1,0 +1,76 @@
+"""The best events of each class, cut out of recordings."""
+
+import csv
+
+import numpy as np
+import pytest
+import soundfile
+
+from esc_jax.inference import excerpts
+from esc_jax.inference.events import Event
+from esc_jax.inference.excerpts import Found
+
+RATE = 22_050
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Two recordings: ramps, so that every sample tells its place."""
+    folder = tmp_path / "recordings"
+    (folder / "x").mkdir(parents=True)
+    for name in ("a.wav", "x/b.flac"):
+        soundfile.write(folder / name, np.arange(20 * RATE) / (20 * RATE), RATE, "PCM_16")
+    return folder
+
+
+def found(label, score, file, onset, offset):
+    return Found(score, file, Event(onset, offset, label, score))
+
+
+def test_the_best_of_each_class():
+    rng = np.random.default_rng(0)
+    everything = [
+        found(str(rng.integers(3)), float(score), f"{i}.wav", 0.0, 1.0) for i, score in enumerate(rng.random(60))
+    ]
+    best = excerpts.best_events(everything, 4)
+    for label in "012":
+        scores = sorted((one.score for one in everything if one.event.label == label), reverse=True)[:4]
+        assert [one.score for one in best if one.event.label == label] == scores
+    assert [one.event.label for one in best] == sorted(one.event.label for one in best)
+
+
+def test_excerpts_are_cut_with_a_second_at_both_ends(root, tmp_path):
+    best = [
+        found("dog", 0.9, "a.wav", 5.0, 7.5),
+        found("dog", 0.8, "x/b.flac", 0.2, 1.0),
+        found("sea/waves", 0.7, "a.wav", 18.0, 20.0),
+        found("sea/waves", 0.6, "a.wav", 2.0, 19.0),
+        found("sea/waves", 0.5, "gone.wav", 2.0, 3.0),
+    ]
+    problems = []
+    out = tmp_path / "clips"
+    assert excerpts.write_excerpts(best, root, out, 10.0, problems) == 4
+    assert len(problems) == 1 and "gone.wav" in problems[0]
+    spans = {
+        "dog/001-a-5.0s.wav": (4.0, 8.5),
+        "dog/002-b-0.2s.wav": (0.0, 2.0),
+        "sea_waves/001-a-18.0s.wav": (17.0, 20.0),
+        "sea_waves/002-a-2.0s.wav": (1.0, 13.0),  # at most 10 s, and the margins
+    }
+    with open(out / "excerpts.csv", newline="") as file:
+        table = {row["excerpt"]: row for row in csv.DictReader(file)}
+    assert set(table) == set(spans)
+    for name, (start, stop) in spans.items():
+        samples, rate = soundfile.read(out / name)
+        expected = np.arange(round(start * RATE), round(stop * RATE)) / (20 * RATE)
+        assert rate == RATE
+        np.testing.assert_allclose(samples, expected, atol=2 / 32768)  # both files are rounded to 16 bits
+    with soundfile.SoundFile(out / "dog/001-a-5.0s.wav") as file:
+        assert file.title == "dog" and file.comment == "a.wav, 5.0 to 7.5 s, score 0.900"
+    assert table["sea_waves/001-a-18.0s.wav"]["class"] == "sea/waves"
+
+
+def test_events_are_read_back(tmp_path):
+    path = tmp_path / "e.csv"
+    path.write_text("file,onset_s,offset_s,class,score\n'=a.wav,1.000,2.500,dog,0.5\n")
+    assert excerpts.read_events(path) == [found("dog", 0.5, "=a.wav", 1.0, 2.5)]

@@ -1,0 +1,41 @@
+"""Times in the names of recordings."""
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+
+from esc_jax.inference import times
+
+EAST = timezone(timedelta(hours=2))
+
+
+@pytest.mark.parametrize(
+    ("name", "time"),
+    [
+        ("20260511_053000.WAV", datetime(2026, 5, 11, 5, 30)),  # AudioMoth
+        ("S4A01234_20260511_053000.wav", datetime(2026, 5, 11, 5, 30)),  # Song Meter
+        ("2026-05-11T05:30:00.flac", datetime(2026, 5, 11, 5, 30)),
+        ("2026-05-11-birdnet-05:30:00.mp3", None),  # date and time are apart
+        ("site_20260511T053000Z.wav", datetime(2026, 5, 11, 5, 30, tzinfo=UTC)),
+        ("20260511_053000+0200.wav", datetime(2026, 5, 11, 5, 30, tzinfo=EAST)),
+        ("20260511_053000-03:30.wav", datetime(2026, 5, 11, 5, 30, tzinfo=timezone(-timedelta(hours=3, minutes=30)))),
+        ("2026-05-11 05.30.wav", datetime(2026, 5, 11, 5, 30)),
+        ("20260511_053000.250.wav", datetime(2026, 5, 11, 5, 30, 0, 250_000)),
+        ("20261341_053000.wav", None),  # no such month
+        ("99999999_20260511_053000.wav", datetime(2026, 5, 11, 5, 30)),
+        ("120260511_0530001.wav", None),
+        ("storm.ogg", None),
+    ],
+)
+def test_the_time_in_a_name(name, time):
+    assert times.time_in_name(f"/some/20200101_000000/{name}") == time
+
+
+def test_the_value_of_the_option():
+    assert times.parse_start("names") is None
+    start = times.parse_start("2026-05-11T05:30+02:00")
+    assert start == datetime(2026, 5, 11, 5, 30, tzinfo=EAST)
+    assert times.at(start, 90.5) == "2026-05-11T05:31:30.500+02:00"
+    assert times.at(datetime(2026, 12, 31, 23, 59), 60.0) == "2027-01-01T00:00:00.000"
+    with pytest.raises(times.TimeError, match="'dawn' is neither names nor a time such as"):
+        times.parse_start("dawn")
