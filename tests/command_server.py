@@ -1,9 +1,9 @@
 """Runs commands in forks of a process that has imported everything: an import of JAX and orbax takes three seconds.
 
-A request is a line of JSON on stdin: {"module", "arguments", "cwd", "environment", "stdout", "stderr"}, the last two the
-paths of files. The answer is a line with the exit status; a negative number is that of a signal. A command runs in a
-process of its own, which imports nothing else and has used no device before, and ends as any Python process does. The
-server ends with its stdin, or when it has had nothing to do for a while.
+A request is a line of JSON on stdin: module, arguments, cwd, environment, and the paths of files for stdout and stderr.
+The answer is a line with the exit status; a negative number is that of a signal. A command has a process of its own, in
+which no device was used before, and ends as any Python process does. The server ends with its stdin, or when it has had
+nothing to do for a while.
 """
 
 import importlib
@@ -33,7 +33,6 @@ def _become(request: dict) -> None:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, number)
         os.close(file)
-    # Unlike those of the server, these are of the terminal's kind: stderr is written at once.
     sys.argv = [request["module"], *request["arguments"]]
     sys.path[0] = request["cwd"]
 

@@ -1,6 +1,7 @@
 """Fixtures of all tests. Every test runs on four virtual CPU devices, with strict dtype and rank promotion.
 
-Slow tests run with --slow or ESC_JAX_SLOW=1, or where ESC_JAX_SHARED names a folder of real clips and weights.
+Slow tests run with --slow or ESC_JAX_SLOW=1, or where ESC_JAX_SHARED names a folder of real clips and weights. Tests
+that are marked `extended`, such as further variants of others and benchmarks, run with --slow or ESC_JAX_SLOW=1 only.
 """
 
 import atexit
@@ -57,8 +58,9 @@ def pytest_addoption(parser) -> None:
 
 
 def pytest_configure(config) -> None:
-    """The marker `slow`."""
+    """The markers `slow` and `extended`."""
     config.addinivalue_line("markers", "slow: takes long; runs with --slow, ESC_JAX_SLOW=1 or ESC_JAX_SHARED")
+    config.addinivalue_line("markers", "extended: as slow, but does not run with ESC_JAX_SHARED")
 
 
 def pytest_collection_modifyitems(config, items) -> None:
@@ -66,11 +68,12 @@ def pytest_collection_modifyitems(config, items) -> None:
 
     The longest tests are among these: started last, they would run while the other worker is idle.
     """
-    if not (config.getoption("--slow") or os.environ.get("ESC_JAX_SLOW") or os.environ.get("ESC_JAX_SHARED")):
-        skip = pytest.mark.skip(reason="slow: run with --slow, or set ESC_JAX_SLOW=1")
-        for item in items:
-            if item.get_closest_marker("slow"):
-                item.add_marker(skip)
+    asked = config.getoption("--slow") or os.environ.get("ESC_JAX_SLOW")
+    skipped = [] if asked else ["extended"] if os.environ.get("ESC_JAX_SHARED") else ["slow", "extended"]
+    skip = pytest.mark.skip(reason="slow: run with --slow, or set ESC_JAX_SLOW=1")
+    for item in items:
+        if any(item.get_closest_marker(name) for name in skipped):
+            item.add_marker(skip)
     items.sort(key=lambda item: item.path.parent != ROOT / "tests")
 
 
@@ -141,7 +144,7 @@ def environment(cache) -> dict[str, str]:
 
 
 class Commands:
-    """Runs commands in forks of a process that has imported everything (`command_server`), where the system has fork."""
+    """Runs commands in forks of a process that has imported everything (`command_server`)."""
 
     def __init__(self, folder: pathlib.Path):
         self._folder = folder

@@ -80,6 +80,7 @@ def test_predictions_agree_with_the_counts(done):
         assert results["data"]["classes"][int(np.argmax(shares))] == row["predicted"]
 
 
+@pytest.mark.slow
 def test_a_finished_run_started_again_prints_the_same(done, run):
     workdir, printed = done
     again = run("main", TINY, f"--workdir={workdir}")
@@ -173,7 +174,7 @@ def test_long_names_of_workdirs_are_cut_and_differ():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("protocol", ["oracle", "validation"])
+@pytest.mark.parametrize("protocol", [pytest.param("oracle", marks=pytest.mark.extended), "validation"])
 def test_protocols_with_selection_keep_the_best_and_the_latest_checkpoint(run, tmp_path, protocol):
     run("main", TINY, f"--workdir={tmp_path}", f"--config.protocol={protocol}", "--config.optim.lr=0.01")
     results = json.loads((tmp_path / "results.json").read_text())

@@ -224,8 +224,12 @@ def _archive(classifier: "SoundClassifier", files: list[str], options: argparse.
     writers = [result_files.FORMATS[name] for name in formats]
     settings = _settings(classifier, options)
     recorded = settings | {
-        "formats": list(formats), "top_k": options.top_k, "start": options.start, "events": dataclasses.asdict(chosen)
-    }  # fmt: skip
+        "weights": archive.weights_checksum(classifier.model.variables),
+        "formats": list(formats),
+        "top_k": options.top_k,
+        "start": options.start,
+        "events": dataclasses.asdict(chosen),
+    }
     root = archive.common_folder(options.files)
     store = archive.Archive(options.out, root, recorded, [suffix for suffix, _ in writers])
 
@@ -254,7 +258,9 @@ def _archive(classifier: "SoundClassifier", files: list[str], options: argparse.
     def stop(number: int, frame: object) -> None:
         # Not an exception: one that is raised while the garbage collector runs a callback is ignored. What is finished
         # is on the disk, and the locks end with the process.
-        os.write(2, f"\nesc_jax: stopped: {summary()}; run the same command again to continue\n".encode())
+        os.write(
+            sys.stderr.fileno(), f"\nesc_jax: stopped: {summary()}; run the same command again to continue\n".encode()
+        )
         os._exit(STOPPED)
 
     previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -21,6 +21,9 @@ import pathlib
 import time
 from typing import Any
 
+import jax
+import numpy as np
+
 from esc_jax import files
 from esc_jax.errors import UserError, describe_error
 from esc_jax.evaluation.escaping import escape_cell
@@ -67,6 +70,14 @@ def common_folder(arguments: Sequence[str]) -> pathlib.Path:
         fixed = list(itertools.takewhile(lambda part: not set(part) & set("*?["), path.parts[:-1]))
         parents.append(os.path.join(*fixed))
     return pathlib.Path(os.path.commonpath(parents))
+
+
+def weights_checksum(variables: Any) -> str:
+    """A hash of the weights of a model: another model in the same place gives other results."""
+    checksum = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        checksum.update(jax.tree_util.keystr(path).encode() + np.ascontiguousarray(leaf).tobytes())
+    return checksum.hexdigest()[:16]
 
 
 class Archive:

@@ -35,6 +35,7 @@ def benchmark(environment, tmp_path):
     return start
 
 
+@pytest.mark.extended
 def test_frontends_agree(benchmark):
     pytest.importorskip("torch")
     pytest.importorskip("kaldi_native_fbank")
@@ -64,7 +65,7 @@ def test_frontends_name_a_missing_package_at_the_start(environment, tmp_path):
     assert done.returncode == 1 and done.stderr.startswith(message) and done.stderr.count("\n") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_prediction_compares_equal_networks(monkeypatch):
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
@@ -120,6 +121,7 @@ def test_detectors_of_unknown_classes():
     assert measures["auroc"] == 6 / 8 and measures["marked"] == 50 and measures["false_marks"] == 25
 
 
+@pytest.mark.extended
 def test_hotspots_of_both_frameworks(benchmark):
     pytest.importorskip("torch")
     xla, torch = benchmark("hotspots", "--models=resnet34", "--what=train", rounds=())[0]["hotspots"]
@@ -164,14 +166,14 @@ def test_concurrent_operations_share_their_time(monkeypatch):
     assert seconds == pytest.approx({"a": (2 + 1 + 1) / hotspots.CALLS, "b": (1 + 4) / hotspots.CALLS})
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_waiting_is_part_of_the_step(benchmark):
     (row,) = benchmark("input_pipeline", "--what=waiting")[0]["waiting"]
     assert row["config"] == "tiny" and row["steps"] == 3
     assert 0 < row["ms of them in next"] < row["ms per step"] and 0 < row["percent"] < 100
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_startup(benchmark):
     rows = benchmark("startup")[0]["startup"]
     assert [row["start"] for row in rows] == ["--help", "tiny, empty cache", "tiny, filled cache"]
@@ -184,7 +186,7 @@ def test_preparation(benchmark):
     assert row["clips"] == 1 and row["Hz"] == "44100 to 16000" and row["seconds"] >= 0
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_scaling_of_clips_and_its_picture(benchmark, tmp_path):
     tables, output = benchmark("scaling", "--what", "audio", "clips")
     assert output.startswith("Prediction on long recordings is skipped") and list(tables) == ["clips"]
@@ -196,7 +198,7 @@ def test_scaling_of_clips_and_its_picture(benchmark, tmp_path):
     assert pixels.min() < 0.3 < 0.9 < pixels.max()  # not empty
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.parametrize("what, key, sizes", [("batch", "batch", [2, 4]), ("folds", "test folds", [1, 2])])
 def test_scaling_of_steps_and_probes(benchmark, tmp_path, what, key, sizes):
     rows = benchmark("scaling", f"--what={what}")[0][what]

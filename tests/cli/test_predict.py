@@ -3,6 +3,11 @@
 import csv
 import json
 import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
 
 import jax
 import numpy as np
@@ -14,6 +19,7 @@ from esc_jax.inference import classifier as classifiers
 from esc_jax.runtime import xla
 from esc_jax.training.restore import restore
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 RATE, CLASSES = 16_000, ["rain", "sea_waves", "dog"]
 
 
@@ -259,3 +265,114 @@ def test_a_folder_with_files_that_need_ffmpeg(command, tmp_path, monkeypatch):
     status, out, err = command(tmp_path)
     assert status == 1 and out.startswith(f"{tmp_path}/a.wav: 2.0 s")
     assert err == f"esc_jax: {tmp_path}: 1 file is not read: it needs ffmpeg, which is not installed (b.m4a)\n"
+
+
+def tree_of_sounds(root, count=6):
+    """Recordings of 1 to 3 s in subfolders, and one that is no audio."""
+    for number in range(count):
+        folder = root / ("a" if number % 2 else "b/c")
+        folder.mkdir(parents=True, exist_ok=True)
+        soundfile.write(folder / f"20260511_05{number:02}00.wav", sound(1.0 + number % 3, seed=number), RATE)
+    (root / "bad.wav").write_text("no audio")
+    return root
+
+
+def contents(folder):
+    """Name → content of the result files below a folder."""
+    names = (path for path in folder.rglob("*") if path.is_file() and path.suffix in (".csv", ".json", ".txt"))
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in names if path.name != "manifest.csv"}
+
+
+def test_a_folder_of_results(command, loaded, tmp_path):
+    root = tree_of_sounds(tmp_path / "sounds")
+    out = tmp_path / "out"
+    options = ("--window_s=1", "--formats=csv,json,audacity", "--start=names", f"--out={out}")
+    status, text, error = command(*options, root)
+    assert status == 1 and "bad.wav: not readable as audio" in error and error.count("\n") == 1
+    assert text == f"{out}: 6 recordings of 0:12 classified, 1 failed\n"
+    files = contents(out)
+    assert len(files) == 6 * 3 + 1
+    first = list(csv.DictReader(files["b/c/20260511_050000.wav.csv"].splitlines()))
+    assert (first[0]["file"], first[0]["time"]) == ("b/c/20260511_050000.wav", "2026-05-11T05:00:00.000")
+    timeline = loaded.timeline(root / "a/20260511_050100.wav", 1.0)
+    windows = json.loads(files["a/20260511_050100.wav.json"])["windows"]
+    found = [window["top"][0]["probability"] for window in windows]
+    np.testing.assert_allclose(found, timeline.probabilities.max(axis=1), atol=2e-6)
+    # Again: only what failed is tried, and nothing else changes.
+    status, text, _ = command(*options, root)
+    assert status == 1 and text == f"{out}: 0 recordings of 0:00 classified, 6 finished before, 1 failed\n"
+    assert contents(out) == files
+    (root / "bad.wav").unlink()
+    status, text, _ = command(*options, root)
+    assert (status, text) == (0, f"{out}: 0 recordings of 0:00 classified, 6 finished before\n")
+
+
+def test_excerpts_of_the_best_events(command, tmp_path):
+    root = tree_of_sounds(tmp_path / "sounds")
+    (root / "bad.wav").unlink()
+    options = ("--window_s=1", "--min_confidence=0", f"--out={tmp_path / 'out'}", f"--clips={tmp_path / 'clips'}")
+    status, text, _ = command(*options, "--clips_per_class=2", root)
+    with open(tmp_path / "clips/excerpts.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert status == 0 and text.endswith(f"{tmp_path / 'clips'}: {len(rows)} excerpts\n")
+    assert 0 < len(rows) <= 2 * len(CLASSES)
+    for row in rows:
+        samples, rate = soundfile.read(tmp_path / "clips" / row["excerpt"])
+        whole, _ = soundfile.read(root / row["file"])
+        start = max(0, round((float(row["onset_s"]) - 1) * rate))
+        np.testing.assert_allclose(samples, whole[start : start + len(samples)], atol=1 / 32768)
+
+
+def test_names_and_thresholds_of_classes(command, loaded, tmp_path, monkeypatch):
+    monkeypatch.setattr(loaded, "classes", loaded.classes)  # restored at the end
+    soundfile.write(tmp_path / "a.wav", sound(2.0), RATE)
+    (tmp_path / "names.csv").write_text("class,name\nrain,Regen\nsea_waves,Wellen\ndog,Hund\n")
+    status, text, _ = command(f"--names={tmp_path / 'names.csv'}", "--window_s=1", tmp_path / "a.wav")
+    assert status == 0 and any(name in text for name in ("Regen", "Wellen", "Hund"))
+    assert not any(name in text for name in CLASSES)
+    (tmp_path / "t.csv").write_text("class,threshold\nRegen,1.0\nWellen,1.0\nHund,1.0\n")
+    out = tmp_path / "out"
+    status, _, _ = command(f"--thresholds={tmp_path / 't.csv'}", f"--out={out}", "--formats=events", tmp_path / "a.wav")
+    assert status == 0 and (out / "a.wav.events.csv").read_text().count("\n") == 1  # no event
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--clips=x"], "--clips is for --out=RESULTS"),
+        (["--start=names"], "--start is for --out=RESULTS"),
+        (["--out=o", "--csv=o.csv"], "--csv is for the output on the terminal"),
+        (["--out=o", "--formats=csv,ravn"], "'ravn' is not one of .*; did you mean raven?"),
+        (["--out=o", "--start=dawn"], "'dawn' is neither names nor a time"),
+        (["--out=o", "--thresholds=none.csv"], "none.csv does not exist"),
+    ],
+)
+def test_options_of_result_files_that_do_not_fit(command, tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    soundfile.write("a.wav", sound(1.0), RATE)
+    status, _, error = command(*options, "a.wav")
+    assert status == 2 and re.search(message.replace("?", r"\?"), error), error
+    assert not (tmp_path / "o/a.wav.csv").exists()
+
+
+@pytest.mark.slow
+def test_a_stopped_archive_is_continued(run, untrained, environment, tmp_path):
+    """Stopped by SIGTERM and by SIGKILL; the results are those of a call that was not."""
+    root = tree_of_sounds(tmp_path / "sounds", 30)
+    (root / "bad.wav").unlink()
+    arguments = ["--window_s=1", "--hop_s=0.05", "--formats=csv,json", f"--model={untrained}", str(root)]
+    run("predict", *arguments, f"--out={tmp_path / 'whole'}")
+    out = tmp_path / "out"
+    line = [sys.executable, "-m", "esc_jax", "predict", *arguments, f"--out={out}"]
+    for how in (signal.SIGTERM, signal.SIGKILL):
+        before = len(contents(out)) if out.exists() else 0
+        with subprocess.Popen(line, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
+            while process.poll() is None and (len(contents(out)) if out.exists() else 0) < before + 6:
+                time.sleep(0.01)
+            process.send_signal(how)
+            _, error = process.communicate(timeout=60)
+        assert process.returncode == (75 if how == signal.SIGTERM else -9), error
+        assert how == signal.SIGKILL or "run the same command again to continue" in error
+    done = run("predict", *arguments, f"--out={out}").stdout
+    assert "finished before" in done and contents(out) == contents(tmp_path / "whole")
+    assert not list(out.rglob("*.partial"))

@@ -46,7 +46,7 @@ def largest(folder: pathlib.Path) -> pathlib.Path:
     return max(files_of(folder), key=lambda path: path.stat().st_size)
 
 
-@pytest.mark.parametrize("item", ["variables", "meta", pytest.param("optimizer", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("item", ["variables", "meta", pytest.param("optimizer", marks=pytest.mark.extended)])
 def test_a_resume_passes_over_a_damaged_checkpoint(finished, copy, run, item):
     """The result is that of the undamaged run."""
     flip(largest(copy / "checkpoints" / "18" / item), 0.5)

@@ -58,6 +58,7 @@ def test_a_probe_of_four_classes_of_esc50(run, shared, tmp_path):
     rows = known_clips(shared / "esc50/meta/esc50.csv", tmp_path / "known.csv", known)
     weights = shared / "weights/efficientat/mn04_as_mAP_432.pt"
     settings = (f"--config.model.pretrained={weights}", "--config.data.name=csv", "--config.data.test_fold=4")
+    settings += ("--config.eval.tta=0",)
     data = f"--config.data.dir={tmp_path / 'known.csv'}"
     run("main", "--config=efficientat_frozen", *settings, data, f"--workdir={tmp_path / 'run'}")
     classifier = SoundClassifier(restore(tmp_path / "run"))

@@ -59,6 +59,7 @@ def test_the_checkpoint_of_a_fold_gives_the_reported_predictions(probed, environ
     assert [model.classes[i] for i in logits.argmax(-1)] == [row["predicted"] for row in rows]
 
 
+@pytest.mark.slow
 def test_embeddings_of_a_data_set_and_of_a_file(probed, run, environment, tmp_path):
     workdir, _ = probed
     data = next(pathlib.Path(environment["ESC_JAX_CACHE"]).glob("synthetic-*"))
@@ -145,6 +146,7 @@ def test_balanced_heads_equal_heads_on_repeated_clips():
     assert np.abs(plain.kernel - balanced.kernel).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_a_probe_on_every_clip_quotes_its_cross_validation(probed, run, tmp_path):
     workdir, _ = probed
     settings = ["--config.method=probe", "--config.probe.seeds=2", "--config.protocol=all"]
@@ -164,6 +166,7 @@ def test_a_probe_on_every_clip_quotes_its_cross_validation(probed, run, tmp_path
     assert "needs --config.protocol=all" in refused.stderr
 
 
+@pytest.mark.slow
 def test_background_sounds_lower_the_probabilities_of_a_probe(run, environment, tmp_path):
     """Recordings of the same kind as the background get lower probabilities than without it."""
     rng = np.random.default_rng(3)

@@ -53,7 +53,7 @@ def test_held_out_training_clips_fit_the_calibration_of_a_single_run(run, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("balance", ["loss", "sampling"])
+@pytest.mark.parametrize("balance", ["loss", pytest.param("sampling", marks=pytest.mark.extended)])
 def test_a_run_with_balanced_classes(run, tmp_path, balance):
     run("main", TINY, "--config.train.epochs=1", f"--config.train.class_balance={balance}", f"--workdir={tmp_path}")
     assert read(tmp_path)["folds"][0]["total"] == 12

@@ -155,7 +155,7 @@ def test_the_target_network_is_the_moving_average_of_the_online_network(config, 
         np.testing.assert_allclose(ours, loop, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_any_number_of_devices_gives_the_same_run(config, noise_clips):
     # Adam's first steps are the sign of the gradient, so rounding grows with the learning rate.
     config.pretrain.optim.lr = 1e-4

@@ -215,7 +215,9 @@ def masked_objective(model, config):
     return Masked(config.pretrain, model, Targets(8), {}, Codebook(centroids, 0.0, 0.0, 6, 0), grid)
 
 
-@pytest.mark.parametrize("build", [simclr, pytest.param(visible, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "build", [pytest.param(simclr, marks=pytest.mark.slow), pytest.param(visible, marks=pytest.mark.extended)]
+)
 def test_self_supervised_steps_are_the_same_on_any_number_of_devices(noise_clips, build):
     config = small_config("simclr" if build is simclr else "masked")
     if build is visible:

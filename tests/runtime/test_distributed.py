@@ -63,7 +63,8 @@ class ProcessPair:
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one_after_stops_and_kills(run, environment, tmp_path):
+@pytest.mark.parametrize("kills", [((3, 0),), pytest.param(((3, 1), (5, 0)), marks=pytest.mark.extended)])
+def test_two_processes_equal_one_after_stops_and_kills(run, environment, tmp_path, kills):
     run("main", *TINY, f"--workdir={tmp_path / 'one'}", devices=4)
     workdir = tmp_path / "two"
     with ProcessPair(environment, workdir, *TINY) as both:
@@ -72,7 +73,7 @@ def test_two_processes_equal_one_after_stops_and_kills(run, environment, tmp_pat
         stopped = both.wait()
         assert [status for status, _, _ in stopped] == [75, 75], stopped
         assert all("run the same command again to continue" in error for _, _, error in stopped)
-    for epochs, killed in ((3, 1), (5, 0)):  # process 0 is the coordinator
+    for epochs, killed in kills:  # process 0 is the coordinator
         with ProcessPair(environment, workdir, *TINY) as both:
             both.wait_for_epochs(epochs)
             both.processes[killed].kill()
@@ -98,7 +99,11 @@ def test_two_processes_equal_one_after_stops_and_kills(run, environment, tmp_pat
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--mode=evaluate"], "--mode=evaluate runs in one process: leave --distributed out"),
+        pytest.param(
+            ["--mode=evaluate"],
+            "--mode=evaluate runs in one process: leave --distributed out",
+            marks=pytest.mark.extended,
+        ),
         (["--config.train.batch_size=6"], "train.batch_size=6 is not divisible by the 4 devices: take 4"),
     ],
 )

@@ -120,17 +120,17 @@ def test_parameters_are_unfrozen_after_their_epochs(noise_clips):
 
 
 @pytest.mark.slow
-def test_accumulated_gradients_are_those_of_the_whole_batch(noise_clips):
+@pytest.mark.parametrize(("parts", "count"), [(2, 2), pytest.param(4, 1, marks=pytest.mark.extended)])
+def test_accumulated_gradients_are_those_of_the_whole_batch(noise_clips, parts, count):
     config = helpers.hubert()  # its dropout is the same for an example in any part
     config.model.encoder.update(hidden_dropout=0.2, attention_dropout=0.1, activation_dropout=0.1, layerdrop=0.3)
     _, whole, losses = helpers.train(config, noise_clips, 3)
-    for parts, count in ((4, 1), (2, 2)):
-        config.train.accumulate = parts
-        _, state, accumulated = helpers.train(config, noise_clips, 3, count)
-        np.testing.assert_allclose(accumulated, losses, rtol=1e-5)  # sums in another order
-        # Adam divides by the root of a mean of squares, which is nearly 0 for some weights.
-        for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(state.params), strict=True):
-            np.testing.assert_allclose(a, b, atol=2e-5)
+    config.train.accumulate = parts
+    _, state, accumulated = helpers.train(config, noise_clips, 3, count)
+    np.testing.assert_allclose(accumulated, losses, rtol=1e-5)  # sums in another order
+    # Adam divides by the root of a mean of squares, which is nearly 0 for some weights.
+    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(state.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
 
 
 def test_a_batch_that_does_not_divide_into_its_parts_is_an_error():

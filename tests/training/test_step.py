@@ -40,7 +40,7 @@ def config():
     return config
 
 
-@pytest.mark.parametrize("mixup_on", ["waveform", pytest.param("spectrogram", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mixup_on", ["waveform", pytest.param("spectrogram", marks=pytest.mark.extended)])
 def test_any_number_of_devices_gives_the_same_run(config, noise_clips, mixup_on):
     config.augment.mixup_on = mixup_on
     _, state_one, one = helpers.train(config, noise_clips, 20)
@@ -155,6 +155,7 @@ def test_a_mixture_ends_with_the_longer_of_its_clips(hubert, noise_clips, mixup_
     assert 0 < mixed < 8
 
 
+@pytest.mark.slow
 def test_the_padding_mask_changes_training_and_the_number_of_devices_does_not(hubert, noise_clips):
     clips = shorten(noise_clips)
     _, _, one = helpers.train(hubert, clips, 6)

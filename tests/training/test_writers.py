@@ -51,7 +51,14 @@ def read_events(workdir):
     return {(tag, step): value for tag, step, value in json.loads(done.stdout)}
 
 
-@pytest.mark.parametrize("hidden", ["tensorflow", "tensorflow,tensorboard", pytest.param("", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        pytest.param("tensorflow", marks=pytest.mark.slow),
+        "tensorflow,tensorboard",
+        pytest.param("", marks=pytest.mark.extended),
+    ],
+)
 def test_events_with_what_is_installed(tmp_path, hidden):
     pytest.importorskip("tensorboard")
     if not hidden and not importlib.util.find_spec("tensorflow"):
@@ -79,6 +86,7 @@ def test_history_replaces_what_was_written_after_it(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
+@pytest.mark.slow
 def test_a_broken_tensorflow_does_not_stop_a_run(tmp_path, monkeypatch, caplog):
     pytest.importorskip("tensorboard")
 
