@@ -36,6 +36,12 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
+def shorten(value: object, length: int = 60) -> str:
+    """A value from a file or a command line for a message: one line, of at most `length` characters."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether XLA could not allocate memory."""
     return "RESOURCE_EXHAUSTED" in str(error)

@@ -20,7 +20,9 @@ from typing import Any, Self
 
 import numpy as np
 
+from esc_jax.errors import UserError
 from esc_jax.pretrained.audioset import AudioSetHead
+from esc_jax.training.checkpoint import CheckpointError
 from esc_jax.training.restore import Restored
 
 # Share of sounds of known classes that are marked as unfamiliar: of the held-out clips that the threshold is set on.
@@ -103,10 +105,25 @@ def members(labels: np.ndarray, classes: int) -> np.ndarray:
 
 
 def restore(restored: Restored) -> Novelty | None:
-    """The detector of a checkpoint; None where it has none."""
+    """The detector of a checkpoint; None where it has none.
+
+    Raises:
+        CheckpointError: its values do not belong together.
+    """
     if restored.novelty is None:
         return None
-    return Novelty.read(restored.meta["novelty"], restored.novelty)
+    try:
+        detector = Novelty.read(restored.meta["novelty"], restored.novelty)
+        score = detector.score(np.zeros((1, *detector.center.shape), np.float32))
+        valid = score.shape == (1,) and np.isfinite(score).all() and not np.isnan(detector.threshold)
+    except (AttributeError, KeyError, TypeError, ValueError, UserError):
+        valid = False
+    if not valid:
+        raise CheckpointError(
+            f"{restored.folder / str(restored.step)}: the values of its detector of unfamiliar sounds do not belong"
+            " together"
+        )
+    return detector
 
 
 def cross_fitted(

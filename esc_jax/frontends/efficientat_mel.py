@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from esc_jax.frontends.framing import frame
-from esc_jax.frontends.settings import FrontendError, check_settings
+from esc_jax.frontends.settings import FrontendError, check_settings, check_types
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +47,7 @@ class EfficientATMel:
     fmax_jitter: int = 2_000
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_settings(
             self.sample_rate,
             {"bins": self.bins, "hop": self.hop, "window": self.window, "fft": self.fft},

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from esc_jax.frontends.framing import frame
-from esc_jax.frontends.settings import FrontendError, check_settings
+from esc_jax.frontends.settings import FrontendError, check_settings, check_types
 
 _FLOOR = float(np.finfo(np.float32).eps)  # lower bound before the logarithm: silence is log(eps) = −15.94
 
@@ -63,6 +63,7 @@ class KaldiFbank:
     std: float = 6.55582
 
     def __post_init__(self) -> None:
+        check_types(self)
         length, hop = self._samples()
         check_settings(
             self.sample_rate,

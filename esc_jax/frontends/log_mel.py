@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from esc_jax.frontends.framing import frame
-from esc_jax.frontends.settings import FrontendError, check_settings
+from esc_jax.frontends.settings import FrontendError, check_settings, check_types
 
 
 def hz_to_mel(hz: np.ndarray | float, htk: bool = False) -> np.ndarray:
@@ -110,6 +110,7 @@ class LogMel:
     std: float = 4.0
 
     def __post_init__(self) -> None:
+        check_types(self)
         window = self.win_length or self.n_fft
         check_settings(
             self.sample_rate,

@@ -5,6 +5,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from esc_jax.frontends.settings import check_types
+
 _EPSILON = 1e-7
 
 
@@ -22,6 +24,9 @@ class Raw:
 
     sample_rate: int = 16000
     normalize: bool = True
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
     def __call__(self, waveform: jax.Array, padding: jax.Array | None = None) -> jax.Array:
         """Normalizes waveforms.

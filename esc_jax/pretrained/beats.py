@@ -16,10 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from esc_jax.errors import shorten
 from esc_jax.frontends.kaldi_fbank import KaldiFbank
 from esc_jax.models.beats import Beats
 from esc_jax.models.encoder import Classifier
 from esc_jax.models.heads import Linear
+from esc_jax.models.limits import MAX_CLASSES, is_integer
 from esc_jax.pretrained.published import PretrainedError, PublishedCheckpoint, check_options, is_state_dict
 from esc_jax.pretrained.torch_file import load_torch
 
@@ -92,13 +94,18 @@ def from_arrays(
     options = _options(cfg)
     classes = None
     if cfg.get("finetuned_model"):
-        classes = int(cfg.get("predictor_class", 527))
+        classes = cfg.get("predictor_class", 527)
+        if not is_integer(classes, 1) or classes > MAX_CLASSES:
+            raise PretrainedError(
+                f"the cfg has predictor_class={shorten(classes)}: it must be a whole number from 1 to {MAX_CLASSES}."
+            )
     elif "predictor.weight" in arrays:
         raise PretrainedError("the file has a predictor, but finetuned_model=False in its cfg: correct the cfg.")
     names = [*_encoder_names(options), *(_head_names() if classes else ())]
     head: dict[str, Any] = {"name": "linear"}
     if classes:
-        head |= {"classes": classes, "dropout": float(cfg.get("predictor_dropout", 0.1))}
+        head |= {"classes": classes, "dropout": cfg.get("predictor_dropout", 0.1)}
+        check_options(Linear, {"classes": classes, "dropout": head["dropout"]}, "the cfg")
     params = _to_flax(names, arrays, _shapes(options, classes), options)
     frontend = {"name": "kaldi_fbank", **dataclasses.asdict(KaldiFbank())}
     labels = _labels(label_dict, classes)

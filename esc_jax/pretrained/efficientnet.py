@@ -218,10 +218,12 @@ def _options(
             "symmetric_blocks": config.get("depthwise_padding", ()),
             "drop_connect_rate": config.get("drop_connect_rate", 0.2),
         }
+        dropout = config.get("dropout_rate", 0.5)
         check_options(efficientnet.EfficientNet, options, f"{origin}/{huggingface.CONFIG}")
+        check_options(heads.Linear, {"classes": 1, "dropout": dropout}, f"{origin}/{huggingface.CONFIG}")
         _check_residuals(options)
         options |= {"symmetric_blocks": tuple(options["symmetric_blocks"]), "in_channels": 1}
-        return options, config.get("dropout_rate", 0.5)
+        return options, dropout
     variant = _variant(arrays, source, origin)
     width, depth, dropout = efficientnet.VARIANTS[variant]
     options = {"width_coefficient": width, "depth_coefficient": depth, "symmetric_blocks": (), "drop_connect_rate": 0.2}

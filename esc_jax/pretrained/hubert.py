@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from esc_jax.frontends.raw import Raw
+from esc_jax.frontends.settings import FrontendError
 from esc_jax.models import heads, hubert
 from esc_jax.models.encoder import Classifier
 from esc_jax.pretrained import huggingface
@@ -109,7 +111,7 @@ def read(path_or_hub_id: str | os.PathLike) -> PublishedCheckpoint:
         options=options,
         variables=variables,
         head=head,
-        frontend=_frontend(huggingface.read_json(directory, huggingface.PREPROCESSOR)),
+        frontend=_frontend(huggingface.read_json(directory, huggingface.PREPROCESSOR), source),
         labels=None if classes is None else huggingface.read_labels(config, classes, source),
     )
 
@@ -199,13 +201,17 @@ def _shapes(options: dict[str, Any], head: dict[str, Any]) -> dict[str, Any]:
     return shapes if "classes" in head else {"params": {"encoder": shapes["params"]["encoder"]}}
 
 
-def _frontend(preprocessor: Mapping[str, Any]) -> dict[str, Any]:
+def _frontend(preprocessor: Mapping[str, Any], source: str) -> dict[str, Any]:
     """The frontend of a preprocessor_config.json, with the defaults of `Wav2Vec2FeatureExtractor`."""
-    return {
-        "name": "raw",
+    settings = {
         "sample_rate": preprocessor.get("sampling_rate", 16000),
         "normalize": preprocessor.get("do_normalize", True),
     }
+    try:
+        Raw(**settings)
+    except FrontendError as error:
+        raise PretrainedError(f"{source}/{huggingface.PREPROCESSOR} cannot be used: {error}.") from None
+    return {"name": "raw", **settings}
 
 
 def _plain(value: Any) -> Any:

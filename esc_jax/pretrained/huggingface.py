@@ -19,6 +19,7 @@ from esc_jax.pretrained.torch_file import load_torch
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+MAX_JSON_CHARACTERS = 16 << 20
 
 Path = tuple[str, ...]
 
@@ -69,16 +70,18 @@ def read_json(directory: pathlib.Path, name: str) -> dict[str, Any]:
     if name == PREPROCESSOR and not path.exists():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with open(path, encoding="utf-8") as file:
+            text = file.read(MAX_JSON_CHARACTERS + 1)
+        content = json.loads(text) if len(text) <= MAX_JSON_CHARACTERS else None
     except OSError as error:
         raise PretrainedError(
             f"{directory} contains no readable {name}: give a directory as Hugging Face publishes it, with {name} and "
             f"{WEIGHTS[0]}."
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PretrainedError(f"{path} is not valid JSON (a truncated download?): download it again.") from error
     if not isinstance(content, dict):
-        raise PretrainedError(f"{path} is not a JSON object: download it again.")
+        raise PretrainedError(f"{path} is not a JSON object of a published checkpoint: download it again.")
     return content
 
 
@@ -130,6 +133,10 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
 
     try:
         arrays = safetensors.numpy.load_file(path)
+    except (AttributeError, KeyError, TypeError) as error:  # numpy has no such type
+        raise PretrainedError(
+            f"{path} has arrays of a type that numpy does not have, such as 8-bit floats: use float32 or float16."
+        ) from error
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise PretrainedError(
             f"{path} is truncated or not a safetensors file: download it again and compare its size with that of "

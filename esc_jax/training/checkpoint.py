@@ -24,11 +24,12 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from esc_jax.data.clips import Clips
-from esc_jax.errors import Failure, UserError, first_line
+from esc_jax.errors import Failure, UserError, first_line, shorten
 from esc_jax.runtime import devices, processes
 from esc_jax.training.state import TrainState, step_of
 
 FORMAT = 3
+MAX_META_BYTES = 64 << 20
 
 
 class CheckpointError(Failure, RuntimeError):
@@ -310,16 +311,19 @@ def check_workdir(workdir: pathlib.Path, identity: str) -> None:
 
 def read_meta(folder: pathlib.Path, step: int) -> dict[str, Any]:
     """The JSON object of a checkpoint. Raises CheckpointError for one of another version of the format."""
+    path = folder / str(step) / "meta" / "metadata"
     try:
-        meta = json.loads((folder / str(step) / "meta" / "metadata").read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / str(step)}: its metadata cannot be read ({error})") from None
+        if path.stat().st_size > MAX_META_BYTES:
+            raise CheckpointError(f"{folder / str(step)}: its metadata are larger than {MAX_META_BYTES >> 20} MiB")
+        meta = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{folder / str(step)}: its metadata cannot be read ({first_line(error)})") from None
     if not isinstance(meta, dict):
         raise CheckpointError(f"{folder / str(step)}: its metadata cannot be read (not a JSON object)")
     if meta.get("format") != FORMAT:
         raise CheckpointError(
-            f"{folder / str(step)} has format {meta.get('format')}, but this version of esc_jax reads format {FORMAT}:"
-            " train again, or use the version that wrote it"
+            f"{folder / str(step)} has format {shorten(meta.get('format'))}, but this version of esc_jax reads format"
+            f" {FORMAT}: train again, or use the version that wrote it"
         )
     digest = meta.pop("crc32", None)
     if digest is None:

@@ -105,7 +105,7 @@ def test_a_bank_with_empty_filters_names_the_smallest_fft_that_works():
         ({"win_length": -1}, "win_length is -1, and must be at least 1"),
         ({"win_length": 1025}, "win_length is 1025, and must be at most n_fft, 1024"),
         ({"std": 0.0}, "std is 0, and must be above 0"),
-        ({"std": float("nan")}, "std is nan, and must be above 0"),
+        ({"std": float("nan")}, "std is nan, and must be a finite number"),
         ({"offset": 0.0}, "offset is 0, and must be above 0"),
     ],
 )

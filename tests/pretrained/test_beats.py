@@ -11,6 +11,7 @@ import pytest
 
 from esc_jax.pretrained import beats
 from esc_jax.pretrained.published import PretrainedError
+from tests.pretrained.hostile import refusals
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "goldens" / "beats.npz"
 SHARED_BIAS = "encoder.layers.{}.self_attn.relative_attention_bias.weight"
@@ -139,3 +140,16 @@ def test_code_in_a_file_never_runs(tmp_path):
         assert not trace.exists()
     pickle.loads(pickle.dumps(_Touch(trace)))
     assert trace.exists()  # the file would have shown
+
+
+def test_every_value_of_a_cfg_of_a_stranger(file):
+    """It is allowed, or not used, or refused in one sentence before anything is built."""
+    good, arrays, labels = file
+    cfg = {}
+
+    def change(key, value):
+        cfg.clear()
+        cfg.update(good | {key: value})
+
+    keys = [*good, "predictor_class", "predictor_dropout"]
+    assert refusals(lambda: beats.from_arrays(cfg, arrays, labels), change, keys) > 150

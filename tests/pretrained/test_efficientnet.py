@@ -14,6 +14,7 @@ from esc_jax.models import heads
 from esc_jax.models.encoder import Classifier
 from esc_jax.pretrained import efficientnet
 from esc_jax.pretrained.published import PretrainedError
+from tests.pretrained.hostile import refusals
 
 LABELS = ("dog", "rain", "sea waves")
 FRONTEND = {"name": "log_mel", "mels": 64}
@@ -300,3 +301,16 @@ def test_torch_padding_and_epsilon_under_the_other_names(b0, tmp_path):
     result = jax.jit(build(loaded.options, 1000).apply)(loaded.variables, spectrogram)
     # As above.
     np.testing.assert_allclose(result, torch_logits(model, spectrogram), atol=1e-4, rtol=0)
+
+
+@pytest.mark.extended
+def test_every_value_of_a_config_of_a_stranger(directory):
+    """It is allowed, or not used, or refused in one sentence before anything is built."""
+    path = directory / "config.json"
+    good = json.loads(path.read_text())
+    number = refusals(
+        lambda: efficientnet.read(directory),
+        lambda key, value: path.write_text(json.dumps(good | {key: value})),
+        [key for key in good if key not in efficientnet._FIXED],  # those have one value
+    )
+    assert number > 50

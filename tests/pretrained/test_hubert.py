@@ -17,6 +17,7 @@ from esc_jax.models.encoder import Classifier
 from esc_jax.models.hubert import Hubert
 from esc_jax.pretrained import hubert, load
 from esc_jax.pretrained.published import PretrainedError
+from tests.pretrained.hostile import refusals
 
 OPTIONS = {
     "hidden_size": 32,
@@ -294,3 +295,38 @@ def test_a_layer_sum_can_be_switched_on_for_a_checkpoint_without(tmp_path):
     config.model.overrides = ("encoder.weighted_layer_sum", "frontend.normalize")
     _, model = load.initialize(config, LABELS)
     assert model.frontend.normalize and model.variables["params"]["encoder"]["layer_weights"].shape == (3,)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "least"), [("config.json", 100), ("preprocessor_config.json", 15)])
+def test_every_value_of_a_config_of_a_stranger(directory, name, least):
+    """It is allowed, or not used, or refused in one sentence before anything is built."""
+    path = directory / name
+    good = json.loads(path.read_text())
+    number = refusals(
+        lambda: hubert.read(str(directory)),
+        lambda key, value: path.write_text(json.dumps(good | {key: value})),
+        [key for key in good if key not in hubert._FIXED],  # those have one value
+    )
+    assert number >= least
+
+
+def test_json_that_is_nested_or_large(directory):
+    path = directory / "config.json"
+    path.write_text("[" * 100_000 + "]" * 100_000)
+    with pytest.raises(PretrainedError, match="is not valid JSON"):
+        hubert.read(directory)
+    with path.open("wb") as file:
+        file.truncate((16 << 20) + 1)
+    with pytest.raises(PretrainedError, match="is not a JSON object of a published checkpoint"):
+        hubert.read(directory)
+
+
+def test_arrays_of_a_type_that_numpy_does_not_have(directory):
+    """A safetensors file by hand: header, and bytes of an eight-bit float."""
+    content = json.dumps({"hubert.encoder.layer_norm.bias": {"dtype": "F8_E4M3", "shape": [8], "data_offsets": [0, 8]}})
+    header = content.encode()
+    (directory / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    with pytest.raises(PretrainedError) as error:
+        hubert.read(directory)
+    assert "\n" not in str(error.value)
