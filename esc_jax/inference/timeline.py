@@ -24,7 +24,7 @@ class Prediction:
         labels: all classes, most probable first.
         probabilities: (classes,) in the order of `labels`.
         vector: (classes,) the same probabilities in the order of the classifier's `classes`.
-        unfamiliar: whether the sound is unlike the training data (`evaluation.calibration`). For several windows:
+        unfamiliar: whether the sound is unlike any class (`evaluation.calibration`). For several windows:
             whether most of them are.
         detected: the classes that the task decides for, most probable first.
         nearest: (class, probability, threshold) of the class that is closest to its threshold, by the difference of
@@ -112,7 +112,7 @@ class Timeline:
         level_db: (n,) RMS level of each window without its mean, in dB relative to full scale: −3 for a sine of full
             scale, −∞ for constant samples.
         silent: (n,) true where the level is below the silence threshold.
-        unfamiliar: (n,) true where the sound is unlike the training data (`evaluation.calibration`).
+        unfamiliar: (n,) true where the sound is unlike any class (`evaluation.calibration`).
         duration_s: length of the recording, s.
         task: decides for the classes of each window.
         note: a sentence on a file that breaks off, whose header was never completed, or whose channels cancel each

@@ -187,7 +187,7 @@ def recording(timeline: Timeline, overview: Overview, title: str, path: pathlib.
     note = "white 0 %, full colour 100 %"
     note += "" if timeline.task.exclusive else "; black bar: above the threshold of the class"
     note += "; grey: silence" if timeline.silent.any() else ""
-    note += "; hatched: unlike the training data" if timeline.unfamiliar.any() else ""
+    note += "; hatched: unlike any class" if timeline.unfamiliar.any() else ""
     if active > len(shown):
         note += f"; pale: {active - len(shown)} other classes"
     _draw_decisions(panels[2], timeline, shown)

@@ -23,6 +23,8 @@ MAX_CLIP_S = 3600.0
 MAX_SAMPLES = 1 << 27  # of a clip
 MAX_PARAMETERS = 2 << 30
 
+_OTHER_VERSION = "its config is not one of this version of esc_jax"
+
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
@@ -90,11 +92,11 @@ def check_meta(meta: Mapping[str, Any]) -> None:
         _require(valid, "checksums", saved, "an object of objects")
         _check_calibration(meta.get("calibration", {}), len(classes))
     except KeyError as error:
-        raise CheckpointError(f"its metadata have no {error}") from None
+        raise CheckpointError(f"{_OTHER_VERSION} (it has no {error})") from None
     except DataError as error:
         raise CheckpointError(str(error)) from None
     except (TypeError, AttributeError):
-        raise CheckpointError("its metadata have a value of another type than this version of esc_jax writes") from None
+        raise CheckpointError(f"{_OTHER_VERSION} (a value has another type)") from None
 
 
 def _check_calibration(calibration: Mapping[str, Any], classes: int) -> None:
@@ -123,9 +125,7 @@ def restore(path: str | pathlib.Path) -> Restored:
     except UserError as error:
         raise CheckpointError(f"{folder / str(step)}: {error}") from None
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{folder / str(step)}: its config is not one of this version of esc_jax ({first_line(error)})"
-        ) from error
+        raise CheckpointError(f"{folder / str(step)}: {_OTHER_VERSION} ({first_line(error)})") from error
     size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
     if size > MAX_PARAMETERS:
         raise CheckpointError(f"{folder / str(step)}: its config describes {size:.1e} parameters")

@@ -348,7 +348,7 @@ def test_a_checkpoint_is_sufficient(untrained, no_xla_setup):
     "change, sentence",
     [
         ({"format": 99}, "has format 99, but this version of esc_jax reads"),
-        ({"classes": None}, "its config is not one of this version of esc_jax"),
+        ({"classes": None}, "classes is None, and must be a list of names"),
         ({"config": {"seed": 1}}, "its config is not one of this version of esc_jax"),
         ({"classes": ["x", "y"]}, "do not match the model of its config"),
     ],
