@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install -q --no-compile
 
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: run test lint docs clean
+.PHONY: run test lint docs reliability clean
 
 run: $(VENV)/.installed
 	$(BIN)/python -m esc_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
@@ -24,6 +24,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 	$(if $(wildcard results/tables.py),$(BIN)/python results/tables.py)
 	$(if $(wildcard mkdocs.yml),$(BIN)/mkdocs build -q --strict)
+
+# What damage, kills and hostile files do: docs/reliability.md. `make reliability ARGS=--scale=full` takes hours.
+reliability: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.reliability $(ARGS)
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/mkdocs build --strict

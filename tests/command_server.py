@@ -1,9 +1,9 @@
 """Runs commands in forks of a process that has imported everything: an import of JAX and orbax takes three seconds.
 
-A request is a line of JSON on stdin: module, arguments, cwd, environment, and the paths of files for stdout and stderr.
-The answer is a line with the exit status; a negative number is that of a signal. A command has a process of its own, in
-which no device was used before, and ends as any Python process does. The server ends with its stdin, or when it has had
-nothing to do for a while.
+A request is a line of JSON on stdin: module, arguments, cwd, environment, the paths of files for stdout and stderr, and
+kill_after_s, seconds or null. The answer is a line with the exit status; a negative number is that of a signal. A
+command has a process of its own, in which no device was used before, and ends as any Python process does. The server
+ends with its stdin, or when it has had nothing to do for a while.
 """
 
 import importlib
@@ -11,7 +11,9 @@ import json
 import os
 import runpy
 import select
+import signal
 import sys
+import threading
 
 # What the commands import, except the modules that are run themselves.
 MODULES = (
@@ -58,6 +60,11 @@ def main() -> None:
             _become(request)
             runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
             return
+        alarm = threading.Timer(request["kill_after_s"] or 0.0, os.kill, (child, signal.SIGKILL))
+        if request["kill_after_s"] is not None:
+            alarm.start()
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # the number is not free for another process yet
+        alarm.cancel()
         _, status = os.waitpid(child, 0)
         answers.write(f"{os.waitstatus_to_exitcode(status)}\n")
         answers.flush()

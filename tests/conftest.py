@@ -5,7 +5,6 @@ that are marked `extended`, such as further variants of others and benchmarks, r
 """
 
 import atexit
-from collections.abc import Iterator
 import contextlib
 import ctypes
 import gc
@@ -143,50 +142,11 @@ def environment(cache) -> dict[str, str]:
     }
 
 
-class Commands:
-    """Runs commands in forks of a process that has imported everything (`command_server`)."""
-
-    def __init__(self, folder: pathlib.Path):
-        self._folder = folder
-        self._server: subprocess.Popen[str] | None = None
-
-    def _ask(self, request: dict) -> str:
-        """The answer to a request; empty where the server has ended meanwhile."""
-        if self._server is None or self._server.poll() is not None:
-            command = [sys.executable, str(ROOT / "tests/command_server.py")]
-            pipe = subprocess.PIPE
-            environment = os.environ | {"PYTHONPATH": str(ROOT)}
-            self._server = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=pipe, stdout=pipe, text=True)
-        assert self._server.stdin and self._server.stdout
-        try:
-            self._server.stdin.write(json.dumps(request) + "\n")
-            self._server.stdin.flush()
-        except BrokenPipeError:
-            return ""
-        return self._server.stdout.readline()
-
-    def run(self, module: str, arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-        """As `subprocess.run([python, "-m", module, *arguments])` from the root of the repository."""
-        outputs = [self._folder / name for name in ("stdout", "stderr")]
-        request = {
-            "module": module, "arguments": arguments, "cwd": str(ROOT), "environment": environment,
-            "stdout": str(outputs[0]), "stderr": str(outputs[1]),
-        }  # fmt: skip
-        answer = self._ask(request) or self._ask(request)  # again, where it had just ended for lack of work
-        assert answer, "the command server has crashed"
-        texts = [path.read_text(encoding="utf-8") for path in outputs]
-        return subprocess.CompletedProcess([module, *arguments], int(answer), *texts)
-
-    def close(self) -> None:
-        """Ends the server."""
-        if self._server is not None:
-            self._server.kill()
-            self._server.wait()
-
-
 @pytest.fixture(scope="session")
-def commands(tmp_path_factory) -> Iterator[Commands]:
+def commands(tmp_path_factory):
     """Runs commands with little start-up time."""
+    from tests.commands import Commands
+
     commands = Commands(tmp_path_factory.mktemp("commands"))
     yield commands
     commands.close()

@@ -215,7 +215,7 @@ MISTAKES = [
     (["--config.frontend.mels=400"], 2, "the smallest n_fft that works is"),
     (["--config.train.batch_size=49"], 2, "batch_size=49 is larger than the number of training clips, 48"),
     (["--config.optim.schedule=sgdr"], 2, "the schedules are one_cycle, linear, cosine, constant"),
-    (["--config.frontend.mean=inf"], 1, f"the loss is nan at step {NAN_AT}; there is no checkpoint yet"),
+    (["--config.frontend.std=1e-300"], 1, f"the loss is nan at step {NAN_AT}; there is no checkpoint yet"),
     (["--config.frontend.std=0.0"], 2, "frontend: std is 0, and must be above 0"),
     (["--config.optim.lr=1e30"], 2, "config.optim.lr=1e+30 is out of range: it must be between 0 and 100"),
     (["surplus"], 2, "surplus: unexpected argument"),

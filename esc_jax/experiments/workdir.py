@@ -9,7 +9,7 @@ from esc_jax import config as configs
 from esc_jax import files
 from esc_jax.errors import ConfigError
 from esc_jax.runtime import processes
-from esc_jax.training import writers
+from esc_jax.training import checkpoint, writers
 
 # Where the data are, and what does not change the result. These keys may differ when a run is resumed.
 LOCATION_KEYS = ("data.dir", "data.url", "data.cache_dir", "train.tensorboard", "train.checkpoint_epochs", "experiment")
@@ -44,6 +44,11 @@ def check_workdir(workdir: pathlib.Path, config: Any) -> None:
     """Raises ConfigError where a workdir belongs to a run of another config. Nothing is written."""
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"--workdir={workdir} is a file: choose a folder")
+    if not checkpoint.is_writable_name(workdir):
+        raise ConfigError(
+            f"--workdir={workdir}: checkpoints cannot be written below a folder with [, ] or \\ in its name; choose"
+            " another one"
+        )
     if not (workdir / "config.json").exists():
         return
     stored = read_config(workdir)

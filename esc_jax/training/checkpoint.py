@@ -12,7 +12,9 @@ from collections.abc import Callable
 import contextlib
 import io
 import json
+import os
 import pathlib
+import sys
 import time
 from typing import Any
 import zlib
@@ -40,6 +42,14 @@ class OtherDataError(UserError, ValueError):
     """A run that was started on other data. The message is one sentence."""
 
 
+def is_writable_name(folder: pathlib.Path) -> bool:
+    """Whether orbax can write below a folder: it takes brackets and backslashes in its path for a pattern.
+
+    It would write an empty checkpoint there, without an error.
+    """
+    return os.name == "nt" or not set("[]\\") & set(str(folder.resolve()))
+
+
 class Checkpoints:
     """The checkpoints of one run.
 
@@ -53,6 +63,10 @@ class Checkpoints:
 
     def __init__(self, directory: pathlib.Path, select: bool = False):
         self.directory = directory.resolve()  # orbax refuses relative paths
+        if not is_writable_name(directory):
+            raise CheckpointError(
+                f"{directory}: checkpoints cannot be written below a folder with [, ] or \\ in its name"
+            )
         # A policy that kept only the best would delete the newest.
         policies = [preservation_policy.LatestN(2)]
         if select:
@@ -136,6 +150,7 @@ class Checkpoints:
             with contextlib.redirect_stderr(io.StringIO()):  # tensorstore's threads would each print a traceback
                 arrays = self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:
+            _discard_late_errors()
             raise CheckpointError(
                 f"could not read the checkpoint of step {step} in {self.directory}: {first_line(error)}"
             ) from error
@@ -333,6 +348,20 @@ def read_meta(folder: pathlib.Path, step: int) -> dict[str, Any]:
     return meta
 
 
+def _discard_late_errors() -> None:
+    """Keeps errors of orbax's threads from being printed after a failed read.
+
+    They find the event loop of the read closed. Python prints such errors, which nobody can catch, with a traceback.
+    """
+    hook = sys.unraisablehook
+
+    def discard(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
+    sys.unraisablehook = discard
+
+
 def read_weights(folder: pathlib.Path, step: int, like: Any) -> Any:
     """Weights for prediction, in the structure of `like` (arrays or shapes): the moving average where there is one."""
     meta = read_meta(folder, step)
@@ -341,6 +370,7 @@ def read_weights(folder: pathlib.Path, step: int, like: Any) -> Any:
         with ocp.StandardCheckpointer() as reader:
             weights = reader.restore(folder / str(step) / item, jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
     except Exception as error:
+        _discard_late_errors()
         raise CheckpointError(
             f"{folder / str(step)}: its weights cannot be read, or do not match the model of its config"
             f" ({first_line(error)})"
@@ -358,6 +388,7 @@ def read_novelty(folder: pathlib.Path, step: int) -> Any | None:
         with ocp.StandardCheckpointer() as reader:
             tree = jax.tree.map(np.asarray, reader.restore(path / "novelty"))
     except Exception as error:
+        _discard_late_errors()
         raise CheckpointError(
             f"{path}: its detector of unfamiliar sounds cannot be read ({first_line(error)})"
         ) from error

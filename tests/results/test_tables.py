@@ -112,6 +112,8 @@ def test_ids_are_unique():
 
 def test_values_lie_inside_their_ranges():
     for name, row in _rows():
+        if name == "novelty":  # a mean, and quantiles of the draws
+            continue
         for key, low in row.items():
             base = key.removesuffix("_low")
             if base == key:

@@ -62,7 +62,7 @@ def test_silence_unfamiliar_sounds_and_unusable_files(classifier, tmp_path, monk
     means = np.zeros((1, width), np.float32)
     monkeypatch.setattr(classifier, "novelty", Novelty(means[0], means, threshold=1.0))
     result = demo.classify_upload(classifier, path, 60.0)
-    assert result.sentence.startswith("**Unlike anything in training**")
+    assert result.sentence.startswith("**Unlike any class**")
     assert all(row[2].endswith(" (unlike any class)") for row in result.rows)
     (tmp_path / "b.wav").write_text("no audio")
     result = demo.classify_upload(classifier, str(tmp_path / "b.wav"), 60.0)

@@ -1,0 +1,99 @@
+"""Every file of a run and its cache is damaged, in four ways; then the run is resumed, used, tested and reported."""
+
+from collections.abc import Callable, Iterator
+import pathlib
+import random
+import shutil
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from tests.reliability.base import TINY, Bench, Counts, Scale, classify, files_below, signature
+
+KINDS = ("halved", "emptied", "deleted", *("one bit flipped",) * 10)
+SETTINGS = (TINY, "--config.train.epochs=4", "--config.train.tensorboard=False", "--config.eval.tta=0")
+
+
+def damage(path: pathlib.Path, kind: str, rng: random.Random) -> None:
+    """Damages a file."""
+    content = bytearray(path.read_bytes())
+    if kind == "deleted":
+        path.unlink()
+        return
+    if kind == "halved":
+        del content[len(content) // 2 :]
+    elif kind == "emptied":
+        content.clear()
+    elif content:
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    path.write_bytes(content)
+
+
+def _text_of(folder: pathlib.Path, pattern: str) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.rglob(pattern)}
+
+
+def run(bench: Bench, scale: Scale, rng: random.Random) -> Iterator[tuple[str, Counts]]:
+    """Yields (command, counts of outcomes)."""
+    live, sound = bench.folder / "live", bench.folder / "sound.wav"
+    workdir, report, out = live / "runs/run", live / "report", live / "out.json"
+    soundfile.write(sound, 0.1 * np.random.default_rng(0).standard_normal(40_000), 16_000)
+    train = ("main", *SETTINGS, f"--workdir={workdir}")
+    assert bench.run(*train).returncode == 0
+    finished = signature(workdir)
+    shutil.copytree(live, bench.folder / "finished")
+    # The same run, killed after its second checkpoint.
+    shutil.rmtree(live)
+    kill_after_s = 3.0
+    while len(list((workdir / "checkpoints").glob("[0-9]*"))) < 2:
+        bench.run(*train, kill_after_s=kill_after_s)
+        if (workdir / "results.json").exists():
+            shutil.rmtree(live)
+            kill_after_s /= 2
+        kill_after_s += 0.3
+    assert not (workdir / "results.json").exists()
+    shutil.copytree(live, bench.folder / "stopped")
+    shutil.copytree(bench.cache, bench.folder / "cache_before", symlinks=True)
+    commands: dict[str, tuple[str, tuple[str, ...], Callable[[], Any]]] = {
+        "resume": ("stopped", train, lambda: signature(workdir)),
+        "evaluate": ("finished", (*train, "--mode=evaluate"), lambda: signature(workdir)),
+        "predict": ("finished", ("predict", f"--model={workdir}", f"--json={out}", str(sound)), out.read_text),
+        "report": ("finished", ("report", str(live / "runs"), f"--out={report}"), lambda: _text_of(report, "*.md")),
+    }
+    for name, (snapshot, command, result) in commands.items():
+        _restore(bench, live, snapshot)
+        done = bench.run(*command)
+        assert done.returncode == 0, done.stderr
+        expected = result()
+        assert name not in ("resume", "evaluate") or expected == finished
+        _restore(bench, live, snapshot)
+        roots = [live] if name in ("predict", "report") else [live, bench.cache]
+        paths = [path for root in roots for path in files_below(root)]
+        cases = [(path, kind) for path in paths for kind in KINDS]
+        counts: Counts = Counts()
+        for path, kind in rng.sample(cases, min(len(cases), scale.cases)):
+            _restore(bench, live, snapshot)
+            damage(path, kind, rng)
+            done = bench.run(*command)
+            try:
+                same = result() == expected
+            except (OSError, ValueError, KeyError):
+                same = False
+            outcome = classify(done, same)
+            counts[outcome] += 1
+            if outcome in ("traceback", "silently different", "no end"):
+                print(f"{name}: {path} {kind}: {outcome}\n{done.stderr[-1500:]}", flush=True)  # noqa: T201
+        yield f"a damaged file, then {name}", counts
+
+
+def _restore(bench: Bench, live: pathlib.Path, snapshot: str) -> None:
+    """Puts the work directory and the cache back as they were."""
+    shutil.rmtree(live, ignore_errors=True)
+    shutil.copytree(bench.folder / snapshot, live)
+    for path in bench.cache.iterdir():
+        if path.name != "compiled":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for path in (bench.folder / "cache_before").iterdir():
+        if path.name != "compiled":
+            shutil.copytree(path, bench.cache / path.name) if path.is_dir() else shutil.copy(path, bench.cache)
