@@ -36,19 +36,25 @@ class Commands:
         return self._server.stdout.readline()
 
     def run(
-        self, module: str, arguments: list[str], environment: dict[str, str], kill_after_s: float | None = None
+        self,
+        module: str,
+        arguments: list[str],
+        environment: dict[str, str],
+        kill_after_s: float | None = None,
+        cwd: pathlib.Path = ROOT,
     ) -> subprocess.CompletedProcess[str]:
-        """As `subprocess.run([python, "-m", module, *arguments])` from the root of the repository.
+        """As `subprocess.run([python, "-m", module, *arguments])`.
 
         Args:
             module: is run as `python -m` does.
             arguments: of the command.
             environment: of its process.
             kill_after_s: the process is killed (SIGKILL) if it has not ended by then; None: it is not.
+            cwd: folder that it starts in; the root of the repository by default.
         """
         outputs = [self._folder / name for name in ("stdout", "stderr")]
         request = {
-            "module": module, "arguments": arguments, "cwd": str(ROOT), "environment": environment,
+            "module": module, "arguments": arguments, "cwd": str(cwd), "environment": environment,
             "stdout": str(outputs[0]), "stderr": str(outputs[1]), "kill_after_s": kill_after_s,
         }  # fmt: skip
         answer = self._ask(request) or self._ask(request)  # again, where it had just ended for lack of work

@@ -106,7 +106,7 @@ def wait_for_epoch(workdir, epochs, process):
     raise AssertionError(f"no epoch {epochs} in {workdir}")
 
 
-@pytest.mark.parametrize("how", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
+@pytest.mark.parametrize("how", [pytest.param(signal.SIGTERM, marks=pytest.mark.extended), signal.SIGKILL])
 def test_a_killed_run_resumes_to_the_same_bits(done, run, environment, tmp_path, how):
     whole, _ = done
     workdir = tmp_path / "killed"

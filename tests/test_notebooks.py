@@ -45,7 +45,7 @@ def test_checkpoint(run, environment, tmp_path):
     assert pictures == 5  # patches, embeddings, attention, tokens, energies
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_ablation(environment, tmp_path):
     command = [
         sys.executable, "launch/ablate.py", f"--config={TINY}", "--sweep", "augment.roll=0,1", "--folds=1",

@@ -206,7 +206,7 @@ def test_scaling_of_steps_and_probes(benchmark, tmp_path, what, key, sizes):
     assert (tmp_path / "scaling.png").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_scaling_of_recordings(benchmark, tmp_path, untrained):
     rows = benchmark("scaling", "--what=audio", f"--model={untrained}")[0]["audio"]
     assert [row["audio, minutes"] for row in rows] == [1, 2]

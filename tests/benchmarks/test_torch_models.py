@@ -114,7 +114,7 @@ def test_variables_of_another_network_are_refused():
         torch_models.load(torch_models.build(config, 5), variables)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_command_prints_a_table_and_writes_it(environment, tmp_path):
     command = [sys.executable, BENCHMARKS / "models.py", "--models", "resnet34", "--tiny", "--rounds=1"]
     done = subprocess.run([*command, f"--out={tmp_path}"], env=environment, capture_output=True, text=True)

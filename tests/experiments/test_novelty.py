@@ -52,7 +52,7 @@ def test_a_probe_marks_sounds_of_other_classes(run, tmp_path):
     assert marked(classifier, parts[0]) < marked(classifier, parts[1])
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_probe_of_four_classes_of_esc50(run, shared, tmp_path):
     known = ("dog", "rain", "door_wood_knock", "siren")
     rows = known_clips(shared / "esc50/meta/esc50.csv", tmp_path / "known.csv", known)

@@ -181,7 +181,7 @@ def test_labels_and_test_clips_are_not_used(noise_clips, tmp_path, objective):
     jax.tree.map(np.testing.assert_array_equal, learned["params"]["head"], before["head"])
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_round_predicts_the_features_of_the_round_before(noise_clips, tmp_path):
     parts = small_stage(noise_clips, "masked", rounds=2, epochs=2)
     learned = learn(tmp_path, *parts)
@@ -196,7 +196,7 @@ def test_a_round_predicts_the_features_of_the_round_before(noise_clips, tmp_path
     assert again.history == learned.history and again.reports == learned.reports
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_run_can_be_the_teacher(noise_clips, untrained, tmp_path):
     config, *rest = small_stage(noise_clips, "masked", epochs=1, teacher=str(untrained), clip_loss_weight=1.0)
     learned = learn(tmp_path, config, *rest)

@@ -40,6 +40,7 @@ def weights(workdir):
     return restore(workdir).model.variables
 
 
+@pytest.mark.slow
 def test_a_vectorized_run_equals_a_run_alone(config, noise_clips, tmp_path, monkeypatch):
     runs = {}
     for name, fold, seed in (("first", 1, 0), ("other fold", 2, 0), ("other seed", 2, 5)):

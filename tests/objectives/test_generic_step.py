@@ -216,7 +216,7 @@ def masked_objective(model, config):
 
 
 @pytest.mark.parametrize(
-    "build", [pytest.param(simclr, marks=pytest.mark.slow), pytest.param(visible, marks=pytest.mark.extended)]
+    "build", [pytest.param(simclr, marks=pytest.mark.extended), pytest.param(visible, marks=pytest.mark.extended)]
 )
 def test_self_supervised_steps_are_the_same_on_any_number_of_devices(noise_clips, build):
     config = small_config("simclr" if build is simclr else "masked")

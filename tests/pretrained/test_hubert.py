@@ -298,7 +298,9 @@ def test_a_layer_sum_can_be_switched_on_for_a_checkpoint_without(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "least"), [("config.json", 100), ("preprocessor_config.json", 15)])
+@pytest.mark.parametrize(
+    ("name", "least"), [("config.json", 100), pytest.param("preprocessor_config.json", 15, marks=pytest.mark.extended)]
+)
 def test_every_value_of_a_config_of_a_stranger(directory, name, least):
     """It is allowed, or not used, or refused in one sentence before anything is built."""
     path = directory / name

@@ -40,7 +40,7 @@ class Scale:
     clients: int
 
 
-SCALES = {"short": Scale(3, 5.0, 4), "long": Scale(40, 60.0, 50), "full": Scale(1000, 60.0, 50)}
+SCALES = {"short": Scale(2, 5.0, 4), "long": Scale(40, 60.0, 50), "full": Scale(1000, 60.0, 50)}
 Counts = collections.Counter[str]
 
 

@@ -63,16 +63,19 @@ class ProcessPair:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kills", [((3, 0),), pytest.param(((3, 1), (5, 0)), marks=pytest.mark.extended)])
-def test_two_processes_equal_one_after_stops_and_kills(run, environment, tmp_path, kills):
+@pytest.mark.parametrize(
+    ("stops", "kills"), [(0, ((3, 0),)), pytest.param(1, ((3, 1), (5, 0)), marks=pytest.mark.extended)]
+)
+def test_two_processes_equal_one_after_stops_and_kills(run, environment, tmp_path, stops, kills):
     run("main", *TINY, f"--workdir={tmp_path / 'one'}", devices=4)
     workdir = tmp_path / "two"
-    with ProcessPair(environment, workdir, *TINY) as both:
-        both.wait_for_epochs(1)
-        both.processes[1].send_signal(signal.SIGTERM)  # both stop at the same step
-        stopped = both.wait()
-        assert [status for status, _, _ in stopped] == [75, 75], stopped
-        assert all("run the same command again to continue" in error for _, _, error in stopped)
+    for _ in range(stops):
+        with ProcessPair(environment, workdir, *TINY) as both:
+            both.wait_for_epochs(1)
+            both.processes[1].send_signal(signal.SIGTERM)  # both stop at the same step
+            stopped = both.wait()
+            assert [status for status, _, _ in stopped] == [75, 75], stopped
+            assert all("run the same command again to continue" in error for _, _, error in stopped)
     for epochs, killed in kills:  # process 0 is the coordinator
         with ProcessPair(environment, workdir, *TINY) as both:
             both.wait_for_epochs(epochs)

@@ -213,7 +213,7 @@ def test_a_proxy_is_not_used_and_sigterm_deletes_the_temporary_folder(untrained,
     assert not list(tmp_path.glob("esc_jax_demo_*"))
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_errors_are_one_sentence(run, untrained, tmp_path, environment):
     assert "nowhere: no such folder" in run("demo", "--model=nowhere", check=1).stderr
     done = run("demo", f"--model={untrained}", f"--examples={tmp_path}", check=1)

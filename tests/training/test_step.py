@@ -155,7 +155,7 @@ def test_a_mixture_ends_with_the_longer_of_its_clips(hubert, noise_clips, mixup_
     assert 0 < mixed < 8
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_the_padding_mask_changes_training_and_the_number_of_devices_does_not(hubert, noise_clips):
     clips = shorten(noise_clips)
     _, _, one = helpers.train(hubert, clips, 6)

@@ -86,7 +86,7 @@ def test_history_replaces_what_was_written_after_it(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_broken_tensorflow_does_not_stop_a_run(tmp_path, monkeypatch, caplog):
     pytest.importorskip("tensorboard")
 

@@ -310,7 +310,7 @@ def tfds_tree(tree, tmp_path_factory):
     return pathlib.Path(done.stdout.strip().splitlines()[-1])
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_what_tfds_prepared_is_the_same_data(tfds_tree, load, tmp_path):
     expected, clips = load(), load(dir=tfds_tree, cache_dir=tmp_path)
     np.testing.assert_array_equal(clips.read(range(len(clips))), expected.read(range(len(expected))))
