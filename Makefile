@@ -1,5 +1,6 @@
 # `make run` trains on synthesised sounds; `make test` runs the tests. Each installs what it needs the first time.
-# `make test ARGS=--slow` (or ESC_JAX_SLOW=1) runs the slow tests too, ESC_JAX_SHARED=DIR those on real clips and weights.
+# `make test ARGS=--slow` (or ESC_JAX_SLOW=1) runs every test. ESC_JAX_SHARED=DIR runs those on real clips and weights, and
+# the slow ones that are not marked `extended`.
 
 VENV ?= .venv
 PYTHON ?= python3

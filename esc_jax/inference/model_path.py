@@ -8,7 +8,11 @@ import re
 from esc_jax.errors import UserError
 from esc_jax.pretrained import catalog
 
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in a folder as Hugging Face publishes it
+_WEIGHTS = (
+    "model.safetensors",
+    "pytorch_model.bin",
+    "model.safetensors.index.json",
+)  # in a folder as Hugging Face publishes it
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 

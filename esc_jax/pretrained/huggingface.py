@@ -1,6 +1,7 @@
 """Reading and writing of Hugging Face directories, and conversion of arrays from and to torch's layout.
 
-A directory contains config.json, model.safetensors (or pytorch_model.bin) and preprocessor_config.json.
+A directory contains config.json, model.safetensors (or its shards with model.safetensors.index.json, or
+pytorch_model.bin) and preprocessor_config.json.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -13,12 +14,15 @@ from typing import Any
 from flax import traverse_util
 import numpy as np
 
+from esc_jax.errors import shorten
 from esc_jax.pretrained.published import PretrainedError, is_state_dict
 from esc_jax.pretrained.torch_file import load_torch
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+INDEX = "model.safetensors.index.json"  # of the shards of a large model
+_SHARDS = "model-*-of-*.safetensors"
 MAX_JSON_CHARACTERS = 16 << 20
 
 Path = tuple[str, ...]
@@ -47,7 +51,8 @@ def resolve(path_or_hub_id: str | os.PathLike) -> pathlib.Path:
     try:
         import huggingface_hub
 
-        return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=[CONFIG, PREPROCESSOR, *WEIGHTS]))
+        patterns = [CONFIG, PREPROCESSOR, *WEIGHTS, INDEX, _SHARDS]
+        return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
     except Exception as error:  # no network, no such repository, a licence to accept, no huggingface_hub
         raise PretrainedError(
             f"{name} is not a local path and could not be downloaded from the Hugging Face hub "
@@ -93,6 +98,8 @@ def load(path: pathlib.Path) -> Any:
     """
     if path.is_dir():
         files = [path / name for name in WEIGHTS if (path / name).exists()]
+        if not files and (path / INDEX).exists():
+            return _read_shards(path)
         if not files:
             raise PretrainedError(
                 f"{path} contains neither {WEIGHTS[0]} nor {WEIGHTS[1]}: download one of them into it."
@@ -116,6 +123,23 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
     if not is_state_dict(arrays):
         raise PretrainedError(f"{path} is not a state dict: save one with `torch.save(model.state_dict(), path)`.")
     return {name: a.astype(np.float32) if a.dtype.kind == "f" else a for name, a in arrays.items()}
+
+
+def _read_shards(directory: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of all shards that the index of a directory names."""
+    places = read_json(directory, INDEX).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise PretrainedError(f"{directory / INDEX} has no weight_map: download it again.")
+    arrays: dict[str, np.ndarray] = {}
+    for name in sorted(set(map(str, places.values()))):
+        if pathlib.PurePath(name).name != name:
+            raise PretrainedError(f"{directory / INDEX} names {shorten(name)}, which is outside of its folder.")
+        if not (directory / name).is_file():
+            raise PretrainedError(f"{directory} has no {shorten(name)}, a shard that its index names: download it.")
+        arrays |= _read_safetensors(directory / name)
+    if missing := sorted(set(places) - set(arrays)):
+        raise PretrainedError(f"{directory}: the shards lack {_list_names(missing)}: download them again.")
+    return arrays
 
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:

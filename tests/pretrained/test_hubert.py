@@ -12,6 +12,7 @@ import safetensors.numpy
 
 from esc_jax import config as configs
 from esc_jax.frontends.raw import Raw
+from esc_jax.inference import model_path
 from esc_jax.models import heads
 from esc_jax.models.encoder import Classifier
 from esc_jax.models.hubert import Hubert
@@ -332,3 +333,44 @@ def test_arrays_of_a_type_that_numpy_does_not_have(directory):
     with pytest.raises(PretrainedError) as error:
         hubert.read(directory)
     assert "\n" not in str(error.value)
+
+
+def shard(directory):
+    """Splits the weights of a directory in two files with an index."""
+    arrays = safetensors.numpy.load_file(directory / "model.safetensors")
+    names = sorted(arrays)
+    places = {name: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(names)}
+    for file in set(places.values()):
+        part = {name: arrays[name] for name in names if places[name] == file}
+        safetensors.numpy.save_file(part, directory / file, metadata={"format": "pt"})
+    index = directory / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    (directory / "model.safetensors").unlink()
+    return index, places
+
+
+def test_shards_are_the_same_checkpoint(directory):
+    whole = hubert.read(directory)
+    shard(directory)
+    assert model_path.is_published(directory)
+    assert_equal_trees(hubert.read(directory).variables, whole.variables)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda index, places: (index.parent / "model-00002-of-00002.safetensors").unlink(), "a shard that its index"),
+        (lambda index, places: index.write_text(json.dumps({"weight_map": places | {"a": "../b"}})), "outside of its"),
+        (lambda index, places: index.write_text("{}"), "has no weight_map"),
+        (
+            lambda index, places: index.write_text(
+                json.dumps({"weight_map": places | {"x": "model-00001-of-00002.safetensors"}})
+            ),
+            "the shards lack x",
+        ),
+    ],
+)
+def test_shards_that_are_not_complete(directory, change, message):
+    change(*shard(directory))
+    with pytest.raises(PretrainedError, match=message):
+        hubert.read(directory)
