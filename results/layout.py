@@ -333,7 +333,7 @@ TABLES = {
             column("noted or repaired", "noted_or_repaired"),
             column("refused", "refused"),
             column("traceback", "traceback"),
-            column("silently different", "silently_different"),
+            column("wrong result", "wrong_result"),
             column("no end", "no_end"),
         ),
     ),

@@ -4,8 +4,8 @@
     python -m tests.reliability --scale=full         ten times as many cases
     python -m tests.reliability damage kills --seed=1
 
-The cases are random; the seed chooses them. A traceback, a result that differs without a word, and a command that does
-not end are failures: the exit status is then 1.
+The cases are random; the seed chooses them. A traceback, a wrong result and a command that does not end are failures:
+the exit status is then 1.
 """
 
 import argparse
@@ -67,7 +67,8 @@ def main() -> int:
     for row in table:
         sys.stdout.write("  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)) + "\n")
     if options.out:
-        command = f"python -m tests.reliability --scale={options.scale} --seed={options.seed}"
+        names = " ".join(options.experiments)
+        command = f"python -m tests.reliability {names} --scale={options.scale} --seed={options.seed}"
         columns = [outcome.replace(" ", "_") for outcome in OUTCOMES]
         with open(options.out, "w", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")

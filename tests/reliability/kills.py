@@ -82,7 +82,7 @@ def run(bench: Bench, scale: Scale, rng: random.Random) -> Iterator[tuple[str, C
             for _ in range(rng.randint(1, 3)):
                 bench.run(*command, kill_after_s=rng.uniform(0.1, 1.0) * length_s)
             done = bench.run(*command)
-            outcome = classify(done, done.returncode == 0 and result() == expected)
+            outcome = classify(done, done.returncode == 0 and result() == expected, must_work=True)
             counts[outcome] += 1
             if outcome not in ("as before", "noted or repaired"):
                 print(f"{name}: {outcome}\n{done.stderr[-1500:]}", flush=True)  # noqa: T201

@@ -43,7 +43,7 @@ def run(bench: Bench, scale: Scale, rng: random.Random) -> Iterator[tuple[str, C
     counts: Counts = Counts()
     for command in works[: max(3, scale.cases)]:
         done = bench.run(*command)
-        counts[classify(done, True)] += 1
+        counts[classify(done, True, must_work=True)] += 1
         _show(command, done, done.returncode != 0)
     yield "unusual names", counts
     refused: list[tuple[str, ...]] = [
@@ -68,7 +68,7 @@ def run(bench: Bench, scale: Scale, rng: random.Random) -> Iterator[tuple[str, C
     homeless = {"HOME": "/proc/nothing", "XDG_CACHE_HOME": "", "ESC_JAX_CACHE": ""}
     for command in (works[1], works[3]):
         done = bench.run(*command, **homeless)
-        counts[classify(done, True)] += 1
+        counts[classify(done, True, must_work=True)] += 1
         _show(command, done, done.returncode != 0)
     yield "no home folder", counts
     counts = Counts()
