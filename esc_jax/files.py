@@ -20,6 +20,7 @@ from esc_jax.errors import Failure
 MANIFEST = "manifest.json"
 
 _BLOCK = 1 << 20
+_JSON_VALUES = 1_000_000
 _TASK, _TASKS = 16, 256  # files of a task for a thread, and tasks at a time: a future takes more than a small file
 # What ends a process from outside and can be handled. Windows has SIGBREAK (Ctrl-Break, a closed console) beside it.
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGBREAK") if hasattr(signal, name))
@@ -46,6 +47,30 @@ def atomic_write(path: pathlib.Path, mode: str = "wb", newline: str | None = Non
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def read_json(path: pathlib.Path, largest: int) -> Any:
+    """Reads a JSON file that can come from a stranger.
+
+    Args:
+        path: of the file.
+        largest: size of the file, bytes.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is too large, has too many values, is nested too deeply, or is no JSON.
+    """
+    with path.open("rb") as file:
+        content = file.read(largest + 1)
+    if len(content) > largest:
+        raise ValueError(f"it is larger than {largest >> 20} MiB")
+    # In memory, a value takes up to a hundred bytes; in the file, two.
+    if sum(content.count(mark) for mark in b",[{") > _JSON_VALUES:
+        raise ValueError(f"it has more than {_JSON_VALUES} values")
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def iter_checksums(paths: Iterable[str | os.PathLike[str]]) -> Iterator[tuple[int, int] | None]:

@@ -154,3 +154,24 @@ def test_what_is_no_manifest(folder, content):
     assert files.manifest_mismatch(folder) == "manifest.json is damaged"
     (folder / files.MANIFEST).unlink()
     assert files.manifest_mismatch(folder).startswith("manifest.json cannot be read (")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[" + b" " * (1 << 20) + b"]", "it is larger than 1 MiB"),
+        (b"[" * 60_000 + b"]" * 60_000, "nested too deeply"),
+        (b"{", "Expecting"),
+        (b"\xff", "decode"),
+    ],
+)
+def test_json_of_a_stranger(tmp_path, content, message):
+    path = tmp_path / "a.json"
+    path.write_bytes(b'{"a": [1, 2]}')
+    assert files.read_json(path, 1 << 20) == {"a": [1, 2]}
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        files.read_json(path, 1 << 20)
+    path.write_bytes(b"[" + b"0," * 1_000_001 + b"0]")
+    with pytest.raises(ValueError, match="more than 1000000 values"):
+        files.read_json(path, 4 << 20)

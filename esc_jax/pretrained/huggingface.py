@@ -14,7 +14,8 @@ from typing import Any
 from flax import traverse_util
 import numpy as np
 
-from esc_jax.errors import shorten
+from esc_jax import files
+from esc_jax.errors import first_line, shorten
 from esc_jax.pretrained.published import PretrainedError, is_state_dict
 from esc_jax.pretrained.torch_file import load_torch
 
@@ -23,7 +24,7 @@ PREPROCESSOR = "preprocessor_config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 INDEX = "model.safetensors.index.json"  # of the shards of a large model
 _SHARDS = "model-*-of-*.safetensors"
-MAX_JSON_CHARACTERS = 16 << 20
+MAX_JSON_BYTES = 16 << 20
 
 Path = tuple[str, ...]
 
@@ -75,16 +76,16 @@ def read_json(directory: pathlib.Path, name: str) -> dict[str, Any]:
     if name == PREPROCESSOR and not path.exists():
         return {}
     try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read(MAX_JSON_CHARACTERS + 1)
-        content = json.loads(text) if len(text) <= MAX_JSON_CHARACTERS else None
+        content = files.read_json(path, MAX_JSON_BYTES)
     except OSError as error:
         raise PretrainedError(
             f"{directory} contains no readable {name}: give a directory as Hugging Face publishes it, with {name} and "
             f"{WEIGHTS[0]}."
         ) from error
-    except (ValueError, RecursionError) as error:
-        raise PretrainedError(f"{path} is not valid JSON (a truncated download?): download it again.") from error
+    except ValueError as error:
+        raise PretrainedError(
+            f"{path} is not valid JSON ({first_line(error)}; a truncated download?): download it again."
+        ) from error
     if not isinstance(content, dict):
         raise PretrainedError(f"{path} is not a JSON object of a published checkpoint: download it again.")
     return content
@@ -97,14 +98,14 @@ def load(path: pathlib.Path) -> Any:
         PretrainedError: there is none, or it cannot be read.
     """
     if path.is_dir():
-        files = [path / name for name in WEIGHTS if (path / name).exists()]
-        if not files and (path / INDEX).exists():
+        present = [path / name for name in WEIGHTS if (path / name).exists()]
+        if not present and (path / INDEX).exists():
             return _read_shards(path)
-        if not files:
+        if not present:
             raise PretrainedError(
                 f"{path} contains neither {WEIGHTS[0]} nor {WEIGHTS[1]}: download one of them into it."
             )
-        path = files[0]
+        path = present[0]
     return _read_safetensors(path) if path.suffix == ".safetensors" else load_torch(path)
 
 

@@ -25,6 +25,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from esc_jax import files
 from esc_jax.data.clips import Clips
 from esc_jax.errors import Failure, UserError, first_line, shorten
 from esc_jax.runtime import devices, processes
@@ -328,10 +329,8 @@ def read_meta(folder: pathlib.Path, step: int) -> dict[str, Any]:
     """The JSON object of a checkpoint. Raises CheckpointError for one of another version of the format."""
     path = folder / str(step) / "meta" / "metadata"
     try:
-        if path.stat().st_size > MAX_META_BYTES:
-            raise CheckpointError(f"{folder / str(step)}: its metadata are larger than {MAX_META_BYTES >> 20} MiB")
-        meta = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
+        meta = files.read_json(path, MAX_META_BYTES)
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder / str(step)}: its metadata cannot be read ({first_line(error)})") from None
     if not isinstance(meta, dict):
         raise CheckpointError(f"{folder / str(step)}: its metadata cannot be read (not a JSON object)")

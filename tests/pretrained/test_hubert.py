@@ -321,7 +321,7 @@ def test_json_that_is_nested_or_large(directory):
         hubert.read(directory)
     with path.open("wb") as file:
         file.truncate((16 << 20) + 1)
-    with pytest.raises(PretrainedError, match="is not a JSON object of a published checkpoint"):
+    with pytest.raises(PretrainedError, match="it is larger than 16 MiB"):
         hubert.read(directory)
 
 
