@@ -5,6 +5,7 @@ Chang et al., "DistilHuBERT: Speech Representation Learning by Layer-wise Distil
 """
 
 from collections.abc import Iterator
+import math
 from typing import TypeVar
 
 from flax import linen as nn
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from esc_jax.models.encoder import Encoded
-from esc_jax.models.limits import Constraint
+from esc_jax.models.limits import MAX_KERNEL, MAX_SIZE, Constraint
 from esc_jax.ops.dropout import Dropout, layer_drop
 from esc_jax.ops.grouped_conv import grouped_conv1d
 from esc_jax.ops.transformer import TransformerLayer, dense, layer_norm, masked_mean
@@ -152,6 +153,8 @@ class Hubert(nn.Module):
         width, convolutions = self.hidden_size, len(self.conv_kernel)
         for name in ("num_attention_heads", "num_conv_pos_embedding_groups"):
             yield width % getattr(self, name) == 0, name, f"a divisor of the width, {width}"
+        yield max(self.conv_kernel) <= MAX_KERNEL, "conv_kernel", f"whole numbers of at most {MAX_KERNEL}"
+        yield math.prod(self.conv_stride) <= MAX_SIZE, "conv_stride", f"numbers with a product of at most {MAX_SIZE}"
         for name in ("conv_dim", "conv_stride"):
             yield len(getattr(self, name)) == convolutions, name, f"{convolutions} numbers, as many as conv_kernel has"
 

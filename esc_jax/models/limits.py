@@ -18,8 +18,10 @@ MAX_CLASSES = 10_000
 MAX_LAYERS = 256
 MAX_SIZE = 1 << 16  # of any other whole number, such as a width
 MAX_ITEMS = 64
+MAX_TABLE = 1 << 24  # numbers in a table of positions
+MAX_KERNEL = 1024  # of positional convolutions, whose transforms are matrices
 MAX_REAL = 1e6
-MAX_FACTOR = 16.0  # of the width or depth of an architecture
+MAX_FACTOR = 8.0  # of the width or depth of an architecture
 
 Constraint = tuple[bool, str, str]  # whether it is satisfied, name of the option, what the option must be
 
@@ -33,8 +35,8 @@ def check_options(module: nn.Module, prefix: str = "") -> None:
 
     The range of a single option follows from its name and the type of its default. Dropout rates are in [0, 1). Other
     floats are above 0, and at most MAX_FACTOR for factors of width and depth, or MAX_REAL. Whole numbers are at least
-    1, and at most MAX_LAYERS for numbers of layers, or MAX_SIZE. A module yields further constraints, such as those
-    between options, from a method `constraints()`.
+    1, and at most MAX_LAYERS for numbers of layers, MAX_KERNEL for positional convolutions, or MAX_SIZE. A module
+    yields further constraints, such as those between options, from a method `constraints()`.
 
     Args:
         module: an encoder or head.
@@ -60,7 +62,7 @@ def _constraints(module: nn.Module) -> Iterator[Constraint]:
             yield is_real(value) and 0 < value, name, "above 0"
             yield value <= high, name, f"at most {high:g}"
         elif isinstance(default, int):
-            high = MAX_LAYERS if "layers" in name else MAX_SIZE
+            high = MAX_LAYERS if "layers" in name else MAX_KERNEL if "conv_pos" in name else MAX_SIZE
             yield is_integer(value, 1), name, "a whole number of at least 1"
             yield value <= high, name, f"at most {high}"
         elif isinstance(default, tuple):

@@ -13,6 +13,7 @@ from esc_jax.models.encoder import Classifier
 from esc_jax.runtime.devices import AXIS
 
 Variables = dict[str, Any]
+_INIT_FRAMES = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +69,9 @@ def abstract(config: Mapping[str, Any], classes: Sequence[str]) -> tuple[Model, 
     samples = round((config["augment"]["crop_s"] or data["clip_s"]) * data["sample_rate"])
 
     def initialize(key: jax.Array) -> Variables:
-        variables = module.init(key, frontend(jnp.zeros((1, samples))))
+        # No shape of a variable depends on the length, and some constants grow with its square.
+        features = frontend(jnp.zeros((1, min(samples, int(data["sample_rate"])))))
+        variables = module.init(key, features[:, :_INIT_FRAMES] if features.ndim == 3 else features)
         return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
     model = Model(

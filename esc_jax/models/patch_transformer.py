@@ -5,6 +5,7 @@ patchout, and positions for shorter clips, from Koutini et al., "PaSST" (2022).
 """
 
 from collections.abc import Iterator
+import math
 
 from flax import linen as nn
 import jax
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from esc_jax.models.encoder import Encoded
-from esc_jax.models.limits import Constraint
+from esc_jax.models.limits import MAX_TABLE, Constraint
 from esc_jax.ops import patches
 from esc_jax.ops.dense import Dense
 from esc_jax.ops.dropout import Dropout, layer_drop
@@ -109,6 +110,8 @@ class PatchTransformer(nn.Module):
         yield self.width % 4 == 0, "width", "a multiple of 4, for positions along two axes"
         yield self.width % self.heads == 0, "heads", f"a divisor of the width, {self.width}"
         yield len(self.table) == 2, "table", "rows and columns"
+        size = math.prod(self.table) * self.width
+        yield size <= MAX_TABLE, "table", f"so small that rows · columns · width is at most {MAX_TABLE}"
 
     @nn.compact
     def __call__(

@@ -1,6 +1,6 @@
 """ResNet with basic blocks (He et al. 2016), for one-channel spectrograms."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import functools
 
 from flax import linen as nn
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from esc_jax.models.encoder import Encoded
+from esc_jax.models.limits import MAX_LAYERS, MAX_SIZE, Constraint
 from esc_jax.ops.batch_norm import BatchNorm
 from esc_jax.ops.convolution import Conv
 from esc_jax.ops.max_pool import max_pool
@@ -57,6 +58,12 @@ class ResNet(nn.Module):
     zero_init: bool = True
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
+
+    def constraints(self) -> Iterator[Constraint]:
+        """See `limits.check_options`."""
+        yield sum(self.stage_sizes) <= MAX_LAYERS, "stage_sizes", f"at most {MAX_LAYERS} blocks in total"
+        channels = self.width << (len(self.stage_sizes) - 1)
+        yield channels <= MAX_SIZE, "width", f"so small that the last stage has at most {MAX_SIZE} channels"
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False, padding: jax.Array | None = None) -> Encoded:

@@ -9,6 +9,7 @@ import csv
 import dataclasses
 import os
 import pathlib
+import re
 from typing import Any
 
 from flax import traverse_util
@@ -236,7 +237,7 @@ def _labels(label_dict: Mapping | None, classes: int | None) -> tuple[str, ...] 
     """Display names in the order of the logits."""
     if label_dict is None or classes is None:
         return None
-    by_index = {int(index): mid for index, mid in label_dict.items() if str(index).isdecimal()}
+    by_index = {int(index): str(mid) for index, mid in label_dict.items() if re.fullmatch(r"\d{1,6}", str(index))}
     if sorted(by_index) != list(range(classes)):
         raise PretrainedError(f"the label_dict has {len(by_index)} labels for {classes} outputs: the file is damaged.")
     names = _audioset_names()

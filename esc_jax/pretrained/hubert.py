@@ -99,6 +99,12 @@ def read(path_or_hub_id: str | os.PathLike) -> PublishedCheckpoint:
     options["weighted_layer_sum"] = "layer_weights" in arrays
     options["mask_embedding"] = "hubert.masked_spec_embed" in arrays
     check_options(hubert.Hubert, options, f"{source}/{huggingface.CONFIG}")
+    layers = len({match[1] for name in arrays if (match := re.match(r"hubert\.encoder\.layers\.(\d+)\.", name))})
+    if layers != options["num_hidden_layers"]:
+        raise PretrainedError(
+            f"{source} has weights of {layers} layers, and num_hidden_layers={options['num_hidden_layers']} in"
+            f" {huggingface.CONFIG}: take both files from one checkpoint."
+        )
     head = {"name": "projected", "width": config.get("classifier_proj_size", 256)}
     check_options(heads.Projected, {"classes": 1, "width": head["width"]}, f"{source}/{huggingface.CONFIG}")
     if classes is not None:

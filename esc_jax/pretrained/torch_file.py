@@ -39,6 +39,8 @@ def load_torch(path: str | os.PathLike) -> Any:
     try:
         if start.startswith(_ZIP):  # torch does not verify the checksums
             with zipfile.ZipFile(path) as file:
+                if sum(info.file_size for info in file.infolist()) > path.stat().st_size:
+                    raise zipfile.BadZipFile("compressed, which torch does not do: it could fill the memory")
                 if damaged := file.testzip():
                     raise zipfile.BadZipFile(damaged)
         return _to_numpy(torch.load(path, map_location="cpu", weights_only=True), torch)
@@ -76,6 +78,8 @@ def _to_numpy(value: Any, torch: Any) -> Any:
     """Replaces all tensors in nested containers. Dicts become plain dicts, in the same order."""
     if isinstance(value, torch.Tensor):
         value = value.detach()
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ValueError("a tensor that is larger than its storage")
         if value.is_floating_point() and value.element_size() < 4:
             value = value.float()
         return np.array(value.numpy())  # a copy: tensors may be views of the same storage

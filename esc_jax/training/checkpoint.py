@@ -12,6 +12,7 @@ from collections.abc import Callable
 import contextlib
 import io
 import json
+import logging as standard_logging
 import os
 import pathlib
 import sys
@@ -350,8 +351,10 @@ def read_meta(folder: pathlib.Path, step: int) -> dict[str, Any]:
 def _discard_late_errors() -> None:
     """Keeps errors of orbax's threads from being printed after a failed read.
 
-    They find the event loop of the read closed. Python prints such errors, which nobody can catch, with a traceback.
+    They find the event loop of the read closed, or belong to tasks whose result nobody asks for. Python prints such
+    errors, which nobody can catch, with a traceback.
     """
+    standard_logging.getLogger("asyncio").setLevel(standard_logging.CRITICAL)
     hook = sys.unraisablehook
 
     def discard(unraisable: Any) -> None:

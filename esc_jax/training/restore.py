@@ -19,7 +19,7 @@ from esc_jax.tasks import registry as tasks
 from esc_jax.training import checkpoint
 from esc_jax.training.checkpoint import CheckpointError
 
-MAX_CLIP_S = 3600.0
+MAX_CLIP_S = 600.0  # as the longest window of a prediction
 MAX_SAMPLES = 1 << 27  # of a clip
 MAX_PARAMETERS = 2 << 30
 

@@ -145,7 +145,7 @@ def test_missing_unknown_and_misshapen_arrays_are_all_named(directory):
     [
         ({"model_type": "wav2vec2"}, "is a model of type wav2vec2, not hubert"),
         ({"do_stable_layer_norm": True}, "do_stable_layer_norm=True"),
-        ({"num_hidden_layers": 3}, "missing hubert.encoder.layers.2"),
+        ({"num_hidden_layers": 3}, "has weights of 2 layers, and num_hidden_layers=3"),
         ({"num_attention_heads": 5}, "config.json has an invalid option num_attention_heads=5: it must be a divisor"),
         ({"conv_dim": [16] * 6}, "conv_dim=.* it must be 7 numbers"),
         ({"conv_kernel": 3}, "conv_kernel=3: it must be whole numbers"),
