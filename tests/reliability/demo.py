@@ -68,7 +68,7 @@ def run(bench: Bench, scale: Scale, rng: random.Random) -> Iterator[tuple[str, C
         def visit(seed: int) -> None:
             choose = random.Random(seed)
             client = gradio_client.Client(address, verbose=False)
-            endpoint = next(iter(client.view_api(return_format="dict")["named_endpoints"]))
+            endpoint = next(iter(client.view_api(print_info=False, return_format="dict")["named_endpoints"]))
             while time.monotonic() < stop:
                 path = choose.choice(paths)
                 try:
