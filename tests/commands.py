@@ -1,5 +1,6 @@
 """Runs commands of esc_jax in forks of one process (`command_server`)."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -28,12 +29,14 @@ class Commands:
             environment = os.environ | {"PYTHONPATH": str(ROOT)}
             self._server = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=pipe, stdout=pipe, text=True)
         assert self._server.stdin and self._server.stdout
-        try:
+        answer = ""
+        with contextlib.suppress(BrokenPipeError):
             self._server.stdin.write(json.dumps(request) + "\n")
             self._server.stdin.flush()
-        except BrokenPipeError:
-            return ""
-        return self._server.stdout.readline()
+            answer = self._server.stdout.readline()
+        if not answer:  # it has closed its end: it is ending
+            self._server.wait(60)
+        return answer
 
     def run(
         self,

@@ -31,7 +31,7 @@ def test_data(environment):
     assert "60 clips of 1 s at 16000 Hz, 12 classes" in text and "[1]" in text and pictures == 2
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_checkpoint(run, environment, tmp_path):
     shape = ["data.name=synthetic", "data.clips_per_fold=1", "data.sample_rate=16000", "data.clip_s=1.0"]
     shape += ["frontend.hop=256", "frontend.n_fft=512", "frontend.mels=32", "augment.crop_s=0.9"]

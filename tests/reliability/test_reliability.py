@@ -25,7 +25,7 @@ def test_mutated_files(name):
     assert not any(failures(name).values())
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.skipif(sys.platform != "linux", reason="commands run in forks")
 @pytest.mark.parametrize("name", [*COMMANDS, pytest.param("demo", marks=pytest.mark.extended)])
 def test_commands(name):
