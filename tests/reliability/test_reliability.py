@@ -27,7 +27,7 @@ def test_mutated_files(name):
 
 @pytest.mark.extended
 @pytest.mark.skipif(sys.platform != "linux", reason="commands run in forks")
-@pytest.mark.parametrize("name", [*COMMANDS, pytest.param("demo", marks=pytest.mark.extended)])
+@pytest.mark.parametrize("name", [*COMMANDS, "demo"])
 def test_commands(name):
     if name == "demo":
         pytest.importorskip("gradio_client")
