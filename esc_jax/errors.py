@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator
 import contextlib
 
+EX_TEMPFAIL = 75  # exit status of a command that was stopped, and that continues when it is run again
+
 
 class UserError(Exception):
     """An error that the user of a command can correct. The message is one sentence that says how.

@@ -1,6 +1,6 @@
 """Atomic writes, locks, temporary folders and checksums."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 import contextlib
 import itertools
@@ -204,11 +204,30 @@ def exclusive_lock(folder: pathlib.Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def exit_on_signal(number_to_status: Callable[[int], int], interrupt: bool = False) -> Iterator[None]:
+    """Ends the process at SIGTERM (on Windows: Ctrl-Break) with a status, after the function that returns it.
+
+    No exception is raised: one that is raised while the garbage collector runs a callback, as JAX installs, is ignored,
+    and the process would continue. Outside of the main thread, which alone may set handlers, nothing is changed.
+
+    Args:
+        number_to_status: is called with the number of the signal; cleans up, and returns the exit status.
+        interrupt: whether Ctrl-C (SIGINT) ends the process in this way, too.
+    """
+    previous = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (*_SIGNALS, *((signal.SIGINT,) if interrupt else ())):
+            previous[number] = signal.signal(number, lambda number, frame: os._exit(number_to_status(number)))
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+
+@contextlib.contextmanager
 def temporary_folder(prefix: str, parent: pathlib.Path | None = None) -> Iterator[pathlib.Path]:
     """Creates a folder that is removed at the end, also if SIGTERM (on Windows: Ctrl-Break) ends the process.
-
-    The signal handler removes the folder and exits. It does not raise an exception: one that is raised while the
-    garbage collector runs a callback, as JAX installs, is ignored, and the process would continue.
 
     Args:
         prefix: of its name.
@@ -216,15 +235,9 @@ def temporary_folder(prefix: str, parent: pathlib.Path | None = None) -> Iterato
     """
     with tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True) as name:
 
-        def remove_and_exit(number: int, frame: object) -> None:
+        def remove(number: int) -> int:
             shutil.rmtree(name, ignore_errors=True)
-            os._exit(128 + number)
+            return 128 + number
 
-        previous = {}
-        if threading.current_thread() is threading.main_thread():  # only the main thread may set handlers
-            previous = {number: signal.signal(number, remove_and_exit) for number in _SIGNALS}
-        try:
+        with exit_on_signal(remove):
             yield pathlib.Path(name)
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler or signal.SIG_DFL)

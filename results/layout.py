@@ -1,111 +1,26 @@
-"""What the tables of results/ contain: rows, columns, and how a cell is written."""
+"""What the tables of results/ contain: their rows and columns."""
 
-from collections.abc import Callable, Sequence
-import csv
+from collections.abc import Sequence
 import dataclasses
-import functools
-import pathlib
-import re
 
-DATA = pathlib.Path(__file__).resolve().parent
-SHORT_ID = re.compile(r"\d[\w.]*|[a-k]")  # the others are not shown
-EMPTY = "–"
-
-Row = dict[str, str]
-
-
-class TableError(Exception):
-    """A page or a csv file that cannot be used."""
-
-
-@functools.cache
-def read(name: str) -> tuple[Row, ...]:
-    """The rows of NAME.csv."""
-    with open(DATA / f"{name}.csv", newline="", encoding="utf-8") as file:
-        return tuple(csv.DictReader(file))
-
-
-def by_id(name: str, row_id: str) -> Row:
-    """The row of NAME.csv whose id is `row_id`."""
-    for row in read(name):
-        if row["id"] == row_id:
-            return row
-    raise TableError(f"{name}.csv has no row with the id {row_id}")
-
-
-# Cells ------------------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Column:
-    """A header, and the text of a row's cell, which may depend on the folder of the page (links)."""
-
-    header: str
-    cell: Callable[[Row], str]
-    link: str = ""  # page below docs/ that the cell links to
-
-
-def column(header: str, key: str) -> Column:
-    """A column of the csv file as it is."""
-    return Column(header, lambda row: row[key] or EMPTY)
-
-
-def spread(row: Row, key: str, signed: bool = False) -> str:
-    """`12.0 (11.5–13.1)`; `11.5–13.1` without a middle, `more than 60` without a maximum as well."""
-    value, low, high = (_number(row.get(name, ""), signed) for name in (key, f"{key}_low", f"{key}_high"))
-    joint = " to " if signed else "–"
-    if low and high:
-        return f"{value} ({low}{joint}{high})" if value else f"{low}{joint}{high}"
-    if high:
-        return f"{value} (at most {high})"
-    return value or (f"more than {low}" if low else EMPTY)
-
-
-def _number(text: str, signed: bool) -> str:
-    if signed and text and float(text) > 0:
-        return f"+{text}"
-    return text.replace("-", "−") if signed else text
-
-
-def span(header: str, key: str, signed: bool = False) -> Column:
-    """A value with its range."""
-    return Column(header, lambda row: spread(row, key, signed))
-
-
-def _label(row: Row) -> str:
-    return f"[{row['id']}] {row['experiment']}" if SHORT_ID.fullmatch(row["id"]) else row["experiment"]
-
-
-def _folds(row: Row) -> str:
-    return f"{row['trained_on']} → {row['tested_on']}"
-
-
-def _per_fold(prefix: str) -> Column:
-    def cell(row: Row) -> str:
-        values = [(fold, row[f"{prefix}_{fold}"]) for fold in range(1, 6) if row[f"{prefix}_{fold}"]]
-        text = ", ".join(value for _, value in values)
-        return f"{text} (folds {values[0][0]}–{values[-1][0]})" if len(values) > 1 else text or EMPTY
-
-    return Column("TTA per fold" if prefix == "tta" else "accuracy per fold", cell)
-
-
-def _deviation(row: Row) -> str:
-    return " / ".join(row[key] or EMPTY for key in ("accuracy_std", "tta_std")) if row["accuracy_std"] else EMPTY
-
-
-def _bracketed(header: str, key: str) -> Column:
-    return Column(header, lambda row: f"[{row[key]}]")
-
-
-def _measured(row: Row) -> str:
-    return by_id(row["file"], row["id"])[row["column"]]
-
-
-def _met(row: Row) -> str:
-    return "yes" if float(_measured(row)) >= float(row["target"]) else "no"
-
-
-# Tables -----------------------------------------------------------------------------------------------------------
+from results.columns import (
+    EMPTY,
+    SHORT_ID,
+    Column,
+    Row,
+    bracketed,
+    by_id,
+    column,
+    deviation_cell,
+    folds_cell,
+    label_cell,
+    measured_cell,
+    met_cell,
+    per_fold,
+    read,
+    span,
+    spread,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,8 +38,8 @@ class Table:
 
 
 NOTE = column("note", "note")
-EXPERIMENT = Column("experiment", _label)
-FOLDS = Column("trained on → tested on", _folds)
+EXPERIMENT = Column("experiment", label_cell)
+FOLDS = Column("trained on → tested on", folds_cell)
 ACCURACY = span("accuracy", "accuracy")
 TTA = span("TTA", "tta")
 ACCURACY_COLUMNS = (
@@ -139,13 +54,13 @@ ACCURACY_COLUMNS = (
 DETAIL_COLUMNS = (
     Column("run", lambda row: f"[{row['id']}]" if SHORT_ID.fullmatch(row["id"]) else row["experiment"]),
     column("epochs", "epochs"),
-    Column("standard deviation, accuracy / TTA", _deviation),
-    _per_fold("fold"),
-    _per_fold("tta"),
+    Column("standard deviation, accuracy / TTA", deviation_cell),
+    per_fold("fold"),
+    per_fold("tta"),
     column("minutes", "minutes"),
     NOTE,
 )
-FOLD_COLUMNS = (EXPERIMENT, ACCURACY, TTA, _per_fold("fold"), _per_fold("tta"))
+FOLD_COLUMNS = (EXPERIMENT, ACCURACY, TTA, per_fold("fold"), per_fold("tta"))
 SSL_COLUMNS = (
     Column("run", lambda row: f"[{row['id']}]"),
     Column("pretraining", lambda row: row["experiment"] if row["pretrain_epochs"] else "none"),
@@ -175,8 +90,8 @@ GOAL_COLUMNS = (
     column("goal", "goal"),
     column("condition", "condition"),
     column("target", "target"),
-    Column("measured", _measured),
-    Column("met", _met),
+    Column("measured", measured_cell),
+    Column("met", met_cell),
 )
 PUBLISHED_COLUMNS = (column("method", "method"), column("pretraining", "training"), column("ESC-50", "esc50"))
 SOURCE = column("source", "source")
@@ -214,7 +129,7 @@ PREDICTION_COLUMNS = (
 )
 RECIPE_COLUMNS = (column("setting", "setting"), FOLDS, ACCURACY)
 PRETRAINING_COLUMNS = (
-    _bracketed("run", "id"),
+    bracketed("run", "id"),
     column("quantity", "what"),
     column("after epochs", "epochs"),
     Column("value", lambda row: f"{row['value']} {row['unit']}"),

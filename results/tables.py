@@ -17,7 +17,8 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from results.layout import EMPTY, HEADLINE, SHORT_ID, TABLES, Column, Row, Table, TableError, rows_of  # noqa: E402
+from results.columns import EMPTY, SHORT_ID, Column, Row, TableError  # noqa: E402
+from results.layout import HEADLINE, TABLES, Table, rows_of  # noqa: E402
 
 BLOCK = re.compile(r"(<!-- results:([\w-]+) -->\n)(.*?)(<!-- /results -->)", re.DOTALL)
 WIDTH = 100

@@ -28,14 +28,14 @@ from collections.abc import Callable
 import dataclasses
 import os
 import pathlib
-import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
+from esc_jax import files
 from esc_jax.cli import parser as arguments
 from esc_jax.cli.command import command, discard_native_output, initialize_device
-from esc_jax.errors import MultipleErrors, UserError, collect_errors
-from esc_jax.inference import output, recordings
+from esc_jax.errors import EX_TEMPFAIL, MultipleErrors, UserError, collect_errors
+from esc_jax.inference import output, recordings, result_files
 
 if TYPE_CHECKING:  # numpy and JAX, which --help does not need
     from datetime import datetime
@@ -43,15 +43,13 @@ if TYPE_CHECKING:  # numpy and JAX, which --help does not need
     import numpy as np
 
     from esc_jax.data.stream import AudioStream
+    from esc_jax.inference.archive import Archive
     from esc_jax.inference.classifier import SoundClassifier
     from esc_jax.inference.timeline import Timeline
     from esc_jax.report.timeline_plot import Overview
 
 PICTURES = (".png", ".pdf", ".svg")
-# Keys of `inference.result_files.FORMATS`, which imports numpy.
-FORMAT_NAMES = ("csv", "json", "jsonl", "events", "audacity", "raven", "dcase", "textgrid")
 MAX_CLIP_S = 30.0
-STOPPED = 75  # exit status: the same command continues, as for training
 
 
 class PredictError(UserError, ValueError):
@@ -89,8 +87,8 @@ def _add_archive_options(parser: arguments.Parser) -> None:
     group = parser.add_argument_group("a result file for each recording")
     add = group.add_argument
     add("--out", metavar="RESULTS", type=pathlib.Path, help="folder of the results")
-    formats = arguments.choices(*FORMAT_NAMES)
-    text = f"comma-separated: {', '.join(FORMAT_NAMES)} (default: csv)"
+    formats = arguments.choices(*result_files.FORMATS)
+    text = f"comma-separated: {', '.join(result_files.FORMATS)} (default: csv)"
     add("--formats", metavar="NAMES", type=formats, default=("csv",), help=text)
     share = arguments.number(0.0, 1.0)
     text = "smallest probability of an event (default: the thresholds of the model)"
@@ -134,22 +132,22 @@ def _timeline(
 
 def _classify(
     classifier: "SoundClassifier",
-    files: list[str],
+    paths: list[str],
     options: argparse.Namespace,
     timelines: list[tuple[str, "Timeline"]],
     problems: list[str],
 ) -> None:
-    """Classifies the files, prints their tables and draws their pictures.
+    """Classifies recordings, prints their tables and draws their pictures.
 
     Args:
         classifier: the model.
-        files: the recordings.
+        paths: the recordings.
         options: the command line.
         timelines: (file, timeline) of each recording is appended.
         problems: errors are appended, one sentence each.
     """
     pictures: set[pathlib.Path] = set()
-    for file in files:
+    for file in paths:
         overview, timeline = None, None
         if options.plot:
             from esc_jax.report import timeline_plot  # imports matplotlib
@@ -167,7 +165,7 @@ def _classify(
         sys.stdout.write(output.table(file, timeline, options.top_k, options.segments))
         sys.stdout.flush()
         if overview:
-            picture = output.plot_path(options.plot, file, pictures, len(files) == 1)
+            picture = output.plot_path(options.plot, file, pictures, len(paths) == 1)
             pictures.add(picture)
             with collect_errors(problems, picture):
                 timeline_plot.recording(timeline, overview, pathlib.Path(file).name, picture)
@@ -208,30 +206,25 @@ def _check_archive_options(parser: arguments.Parser, options: argparse.Namespace
         parser.error(f"--{given[0]} is for the output on the terminal; --out writes files, see --formats")
 
 
-def _archive(classifier: "SoundClassifier", files: list[str], options: argparse.Namespace, problems: list[str]) -> None:
-    """Classifies the files into the folder --out. Errors are appended to `problems`."""
-    import tqdm
-
-    from esc_jax.inference import archive, class_table, events, excerpts, result_files
+def _archive(classifier: "SoundClassifier", paths: list[str], options: argparse.Namespace, problems: list[str]) -> None:
+    """Classifies recordings into the folder --out. Errors are appended to `problems`."""
+    from esc_jax.inference import archive, class_table, events
 
     thresholds = class_table.read_numbers(options.thresholds) if options.thresholds else {}
     chosen = events.EventOptions(options.min_confidence, thresholds, options.min_length_s, options.max_gap_s)
-    for name in thresholds:
-        if name not in classifier.classes:
-            raise PredictError(f"{options.thresholds}: the model has no class {name!r}")
-    start_of = _start_of(options)
-    formats = dict.fromkeys([*options.formats, *(["events"] if options.clips else [])])
-    writers = [result_files.FORMATS[name] for name in formats]
-    settings = _settings(classifier, options)
-    recorded = settings | {
+    events.check_thresholds(chosen, classifier.classes)
+    start_of, settings = _start_of(options), _settings(classifier, options)
+    formats = list(dict.fromkeys([*options.formats, *(["events"] if options.clips else [])]))
+    recorded = {
         "weights": archive.weights_checksum(classifier.model.variables),
-        "formats": list(formats),
+        "formats": formats,
         "top_k": options.top_k,
         "start": options.start,
         "events": dataclasses.asdict(chosen),
     }
+    writers = [result_files.FORMATS[name] for name in formats]
     root = archive.common_folder(options.files)
-    store = archive.Archive(options.out, root, recorded, [suffix for suffix, _ in writers])
+    store = archive.Archive(options.out, root, settings | recorded, [suffix for suffix, _ in writers])
 
     def classify(file: str) -> tuple[float, str, list[str]]:
         timeline = classifier.timeline(
@@ -243,48 +236,62 @@ def _archive(classifier: "SoundClassifier", files: list[str], options: argparse.
         )
         return timeline.duration_s, timeline.note, [write(result) for _, write in writers]
 
-    counts = dict.fromkeys(("done", "skipped", "claimed", "failed"), 0)
+    _process(store, paths, classify, problems)
+    if options.clips:
+        _write_excerpts(store, paths, options, problems)
+
+
+def _process(
+    store: "Archive",
+    paths: list[str],
+    classify: "Callable[[str], tuple[float, str, list[str]]]",
+    problems: list[str],
+) -> None:
+    """Classifies recordings into an archive under a progress bar, and prints how many; see `archive.process`."""
+    import tqdm
+
+    from esc_jax.inference import archive
+    from esc_jax.inference.timeline import clock
+
+    counts = dict.fromkeys(("done", "skipped", "locked", "failed"), 0)
     seconds = 0.0
 
     def summary() -> str:
         parts = [f"{counts['done']} recordings of {clock(seconds)} classified"]
         parts += [f"{counts['skipped']} finished before"] if counts["skipped"] else []
-        parts += [f"{counts['claimed']} in work by other processes"] if counts["claimed"] else []
+        parts += [f"{counts['locked']} in work by other processes"] if counts["locked"] else []
         parts += [f"{counts['failed']} failed"] if counts["failed"] else []
-        return f"{options.out}: {', '.join(parts)}"
+        return f"{store.folder}: {', '.join(parts)}"
 
-    from esc_jax.inference.timeline import clock
+    def stop(number: int) -> int:  # what is finished is on the disk, and the locks end with the process
+        sentence = f"\nesc_jax: stopped: {summary()}; run the same command again to continue\n"
+        os.write(sys.stderr.fileno(), sentence.encode())
+        return EX_TEMPFAIL
 
-    def stop(number: int, frame: object) -> None:
-        # Not an exception: one that is raised while the garbage collector runs a callback is ignored. What is finished
-        # is on the disk, and the locks end with the process.
-        os.write(
-            sys.stderr.fileno(), f"\nesc_jax: stopped: {summary()}; run the same command again to continue\n".encode()
-        )
-        os._exit(STOPPED)
-
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        with tqdm.tqdm(desc=str(options.out), total=len(files), unit="file", disable=None) as bar:
-            for outcome in archive.process(store, files, classify):
-                counts[outcome.status] += 1
-                seconds += outcome.duration_s
-                if outcome.status == "failed" or outcome.note:
-                    problems.append(outcome.note)
-                bar.update()
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    with (
+        files.exit_on_signal(stop, interrupt=True),
+        tqdm.tqdm(desc=str(store.folder), total=len(paths), unit="file", disable=None) as bar,
+    ):
+        for outcome in archive.process(store, paths, classify):
+            counts[outcome.status] += 1
+            seconds += outcome.duration_s
+            if outcome.status == "failed" or outcome.note:
+                problems.append(outcome.note)
+            bar.update()
     sys.stdout.write(summary() + "\n")
-    if options.clips:
-        (suffix, _) = result_files.FORMATS["events"]
-        names = [file for file in files if store.is_finished(file)]
-        everything = (
-            found for file in names for found in excerpts.read_events(options.out / f"{store.name(file)}{suffix}")
-        )
-        best = excerpts.best_events(everything, options.clips_per_class)
-        written = excerpts.write_excerpts(best, root, options.clips, MAX_CLIP_S, problems)
-        sys.stdout.write(f"{options.clips}: {written} excerpts\n")
+
+
+def _write_excerpts(store: "Archive", paths: list[str], options: argparse.Namespace, problems: list[str]) -> None:
+    """Writes the best events of all recordings that are finished, whichever call finished them."""
+    from esc_jax.inference import excerpts
+
+    suffix, _ = result_files.FORMATS["events"]
+    tables = [store.folder / f"{store.name(path)}{suffix}" for path in paths if store.is_finished(path)]
+    best = excerpts.best_events(
+        (detection for table in tables for detection in excerpts.read_events(table)), options.clips_per_class
+    )
+    written = excerpts.write_excerpts(best, store.root, options.clips, MAX_CLIP_S, problems)
+    sys.stdout.write(f"{options.clips}: {written} excerpts\n")
 
 
 @command
@@ -294,9 +301,9 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse(argv)
     _check_archive_options(parser, options)
     discard_native_output()
-    files, problems = recordings.find_recordings(options.files)
+    paths, problems = recordings.find_recordings(options.files)
     written = {path.resolve() for path in (options.json, options.csv, options.plot) if path}
-    for file in files:
+    for file in paths:
         if pathlib.Path(file).resolve() in written:
             raise PredictError(f"{file} is both read and written: give another name for the results")
     from esc_jax.inference import classifier as classifiers
@@ -308,15 +315,15 @@ def main(argv: list[str] | None = None) -> None:
 
         classifier.classes = class_table.renamed(classifier.classes, class_table.read_names(options.names))
     if options.out:
-        _archive(classifier, files, options, problems)
+        _archive(classifier, paths, options, problems)
         if problems:
             raise MultipleErrors(problems)
         return
     timelines: list[tuple[str, Timeline]] = []
     try:
-        _classify(classifier, files, options, timelines, problems)
+        _classify(classifier, paths, options, timelines, problems)
     except KeyboardInterrupt:
-        problems.append(f"interrupted after {len(timelines)} of {len(files)} files")
+        problems.append(f"interrupted after {len(timelines)} of {len(paths)} files")
     finally:  # whatever happened, the finished files are written
         if options.csv:
             with collect_errors(problems, options.csv):

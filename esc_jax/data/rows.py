@@ -7,6 +7,8 @@ from typing import Protocol
 
 from esc_jax.errors import UserError
 
+MAX_CLASSES = 10_000  # a model with as many outputs would hardly fit into memory
+
 
 class DataError(UserError, ValueError):
     """The data set cannot be used. The message is one sentence for the user."""

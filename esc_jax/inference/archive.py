@@ -5,7 +5,7 @@
     RESULTS/2026/dawn.wav.csv  the results, in the tree of the recordings
 
 A second call skips what is finished, and classifies again what has failed, or has changed since. Several processes can
-share the folder: a recording is claimed by one of them.
+share the folder: each recording is locked by one of them.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,14 +21,12 @@ import pathlib
 import time
 from typing import Any
 
-import jax
-import numpy as np
-
 from esc_jax import files
 from esc_jax.errors import UserError, describe_error
 from esc_jax.evaluation.escaping import escape_cell
+from esc_jax.models.model import update_hash
 
-SETTINGS, MANIFEST, CLAIMS = "settings.json", "manifest.csv", ".claims"
+SETTINGS, MANIFEST, LOCKS = "settings.json", "manifest.csv", ".locks"
 COLUMNS = ("file", "status", "duration_s", "seconds", "finished", "note")
 _AHEAD = 2  # recordings in work at once: one is decoded while the device computes the other
 
@@ -43,7 +41,7 @@ class Outcome:
 
     Attributes:
         file: path below the common folder.
-        status: "done", "skipped" (finished before), "claimed" (by another process) or "failed".
+        status: "done", "skipped" (finished before), "locked" (by another process) or "failed".
         duration_s: length of the recording.
         seconds: that it took.
         note: a sentence on what is wrong with it.
@@ -75,8 +73,7 @@ def common_folder(arguments: Sequence[str]) -> pathlib.Path:
 def weights_checksum(variables: Any) -> str:
     """A hash of the weights of a model: another model in the same place gives other results."""
     checksum = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-        checksum.update(jax.tree_util.keystr(path).encode() + np.ascontiguousarray(leaf).tobytes())
+    update_hash(checksum, variables)
     return checksum.hexdigest()[:16]
 
 
@@ -95,15 +92,16 @@ class Archive:
 
     def __init__(self, folder: pathlib.Path, root: pathlib.Path, settings: Mapping[str, Any], suffixes: Sequence[str]):
         self.folder, self.root, self._suffixes = folder, root, tuple(suffixes)
-        path = folder / SETTINGS
+        path, text = folder / SETTINGS, json.dumps(dict(settings), indent=1)
         if path.is_file():
             try:
                 known = json.loads(path.read_text(encoding="utf-8"))
             except ValueError:
                 raise ArchiveError(f"{path} is damaged: give another folder") from None
-            if known != json.loads(json.dumps(dict(settings))):
+            wanted = json.loads(text)  # a tuple is a list after it was on disk
+            if known != wanted:
                 known = known if isinstance(known, dict) else {}
-                differing = [name for name in settings if known.get(name) != _json(settings[name])]
+                differing = [name for name, value in wanted.items() if known.get(name) != value]
                 raise ArchiveError(
                     f"{folder} has results with another {' and '.join(differing) or 'setting'}: give another folder, or"
                     " the same options"
@@ -113,7 +111,7 @@ class Archive:
         else:
             folder.mkdir(parents=True, exist_ok=True)
             with files.atomic_write(path, "w") as file:
-                json.dump(dict(settings), file, indent=1)
+                file.write(text)
 
     def name(self, recording: str) -> str:
         """Path of a recording below the common folder, with "/"."""
@@ -133,12 +131,12 @@ class Archive:
             return False
 
     @contextlib.contextmanager
-    def claim(self, recording: str) -> Iterator[bool]:
-        """Whether this process works on a recording; while it does, no other process can."""
+    def locked(self, recording: str) -> Iterator[bool]:
+        """Yields whether a recording is locked for this process; while it is, no other process can work on it."""
         import filelock
 
         digest = hashlib.sha256(os.fsencode(self.name(recording))).hexdigest()[:32]
-        lock = self.folder / CLAIMS / digest
+        lock = self.folder / LOCKS / digest
         try:
             with files.file_lock(lock, blocking=False):
                 yield True
@@ -156,7 +154,7 @@ class Archive:
     def record(self, outcome: Outcome) -> None:
         """Appends a row to the manifest."""
         path = self.folder / MANIFEST
-        with files.file_lock(self.folder / CLAIMS / "manifest"):
+        with files.file_lock(self.folder / LOCKS / "manifest"):
             new = not path.exists()
             with open(path, "a", newline="", encoding="utf-8", errors="surrogateescape") as file:
                 writer = csv.writer(file)
@@ -166,10 +164,6 @@ class Archive:
                 duration, seconds = f"{outcome.duration_s:.2f}", f"{outcome.seconds:.2f}"
                 note = escape_cell(outcome.note)
                 writer.writerow([escape_cell(outcome.file), outcome.status, duration, seconds, finished, note])
-
-
-def _json(value: Any) -> Any:
-    return json.loads(json.dumps(value))
 
 
 def process(
@@ -191,9 +185,9 @@ def process(
         name = archive.name(recording)
         if archive.is_finished(recording):
             return Outcome(name, "skipped")
-        with archive.claim(recording) as claimed:
-            if not claimed:
-                return Outcome(name, "claimed")
+        with archive.locked(recording) as locked:
+            if not locked:
+                return Outcome(name, "locked")
             if archive.is_finished(recording):  # by another process meanwhile
                 return Outcome(name, "skipped")
             started = time.monotonic()

@@ -27,14 +27,12 @@ from esc_jax.inference.timeline import Prediction, Timeline
 from esc_jax.pretrained import load
 from esc_jax.runtime import devices, xla
 from esc_jax.tasks import registry as tasks
-from esc_jax.training.checkpoint import CheckpointError
-from esc_jax.training.restore import Restored, restore
+from esc_jax.training.restore import MAX_CLIP_S, Restored, restore
 from esc_jax.training.step import outputs_step
 
 # Windows with a lower RMS level, without their constant offset, are silent. The quietest of 800 clips of ESC-50 (a
 # keyboard) has −56 dB.
 SILENCE_DB = -60.0
-MAX_WINDOW_S = 600.0
 # A filter that resamples rings where a constant offset begins and ends.
 _EDGE_S = 0.01
 
@@ -166,8 +164,8 @@ class SoundClassifier:
         return timeline.smoothed(smooth_s) if smooth_s else timeline
 
     def _samples(self, name: str, seconds: float) -> int:
-        if not 0 < seconds <= MAX_WINDOW_S:  # False for NaN
-            raise ValueError(f"{name}={seconds:g}: must be above 0 and at most {MAX_WINDOW_S:g} seconds")
+        if not 0 < seconds <= MAX_CLIP_S:  # False for NaN
+            raise ValueError(f"{name}={seconds:g}: must be above 0 and at most {MAX_CLIP_S:g} seconds")
         return max(1, round(seconds * self.sample_rate))
 
     def _classify(
@@ -280,7 +278,4 @@ def load_classifier(path: str | os.PathLike[str]) -> SoundClassifier:
     if model_path.is_published(path):
         config, model = load.load_classifier(os.fspath(path))
         return SoundClassifier(Restored(model, config, pathlib.Path(path), 0, {}), published=True)
-    try:
-        return SoundClassifier(restore(pathlib.Path(path)))
-    except (AttributeError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: its config is not one of this version of esc_jax ({error})") from error
+    return SoundClassifier(restore(pathlib.Path(path)))

@@ -16,7 +16,7 @@ from esc_jax.data.audio import AudioError
 from esc_jax.data.clips import Clips
 from esc_jax.errors import UserError, first_line
 from esc_jax.inference import model_path
-from esc_jax.models.model import Model
+from esc_jax.models.model import Model, update_hash
 from esc_jax.pretrained import load
 from esc_jax.runtime import devices
 from esc_jax.training import restore
@@ -60,8 +60,7 @@ def digest(model: Model, clips: Clips, views: int) -> str:
     parts += ("masked",) if clips.masked else ()
     checksum = hashlib.sha256(repr(parts).encode())
     weights = {name: tree.get("encoder", {}) for name, tree in model.variables.items()}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(weights):
-        checksum.update(jax.tree_util.keystr(path).encode() + np.ascontiguousarray(leaf).tobytes())
+    update_hash(checksum, weights)
     return checksum.hexdigest()[:16]
 
 

@@ -1,6 +1,6 @@
 """Events: when each class begins and ends in a recording."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 
 import numpy as np
@@ -47,6 +47,12 @@ class EventOptions:
     max_gap_s: float = 0.0
 
 
+def check_thresholds(options: EventOptions, classes: Sequence[str]) -> None:
+    """Raises EventError where a threshold is for a class that the model does not have."""
+    if unknown := [name for name in options.thresholds if name not in classes]:
+        raise EventError(f"the model has no class {unknown[0]!r}, for which there is a threshold")
+
+
 def find_events(timeline: Timeline, options: EventOptions = EventOptions()) -> list[Event]:
     """The events of a recording, in the order of their onsets.
 
@@ -61,8 +67,7 @@ def find_events(timeline: Timeline, options: EventOptions = EventOptions()) -> l
     Raises:
         EventError: a threshold is for a class that the model does not have.
     """
-    if unknown := [name for name in options.thresholds if name not in timeline.classes]:
-        raise EventError(f"the model has no class {unknown[0]!r}, for which there is a threshold")
+    check_thresholds(options, timeline.classes)
     active, edges = _active(timeline, options), timeline.edges
     events = []
     for index in np.flatnonzero(active.any(axis=0)).tolist():

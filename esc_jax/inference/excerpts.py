@@ -20,7 +20,7 @@ _MARGIN_S = 1.0  # before and after an event
 
 
 @dataclasses.dataclass(frozen=True, order=True)
-class Found:
+class Detection:
     """An event and the recording that it is in, below a common folder."""
 
     score: float
@@ -28,10 +28,10 @@ class Found:
     event: Event = dataclasses.field(compare=False)
 
 
-def read_events(path: pathlib.Path) -> list[Found]:
+def read_events(path: pathlib.Path) -> list[Detection]:
     """The events in a file of the format `events` (`result_files`)."""
     with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return [Found(float(row["score"]), restore_cell(row["file"]), _event(row)) for row in csv.DictReader(file)]
+        return [Detection(float(row["score"]), restore_cell(row["file"]), _event(row)) for row in csv.DictReader(file)]
 
 
 def _event(row: dict[str, str]) -> Event:
@@ -39,20 +39,20 @@ def _event(row: dict[str, str]) -> Event:
     return Event(float(row["onset_s"]), float(row["offset_s"]), label, float(row["score"]))
 
 
-def best_events(events: Iterable[Found], per_class: int) -> list[Found]:
+def best_events(events: Iterable[Detection], per_class: int) -> list[Detection]:
     """The events with the highest scores of each class, in the order of class and score."""
-    heaps: dict[str, list[Found]] = {}
-    for found in events:
-        heap = heaps.setdefault(found.event.label, [])
+    heaps: dict[str, list[Detection]] = {}
+    for detection in events:
+        heap = heaps.setdefault(detection.event.label, [])
         if len(heap) < per_class:
-            heapq.heappush(heap, found)
+            heapq.heappush(heap, detection)
         else:
-            heapq.heappushpop(heap, found)
-    return [found for label in sorted(heaps) for found in sorted(heaps[label], reverse=True)]
+            heapq.heappushpop(heap, detection)
+    return [detection for label in sorted(heaps) for detection in sorted(heaps[label], reverse=True)]
 
 
 def write_excerpts(
-    found: Sequence[Found], root: pathlib.Path, folder: pathlib.Path, max_s: float, problems: list[str]
+    detections: Sequence[Detection], root: pathlib.Path, folder: pathlib.Path, max_s: float, problems: list[str]
 ) -> int:
     """Writes FOLDER/CLASS/NUMBER-RECORDING-ONSETs.wav for each event, and a table of them.
 
@@ -60,7 +60,7 @@ def write_excerpts(
     header has the class as its title, and recording, times and score as its comment.
 
     Args:
-        found: the events, the best of a class first.
+        detections: the events, the best of a class first.
         root: folder that the recordings are in.
         folder: is created.
         max_s: a longer event is cut.
@@ -71,14 +71,14 @@ def write_excerpts(
     """
     folder.mkdir(parents=True, exist_ok=True)
     numbers: dict[str, int] = {}
-    targets: dict[str, list[tuple[Found, pathlib.Path]]] = {}
-    for one in found:
+    targets: dict[str, list[tuple[Detection, pathlib.Path]]] = {}
+    for one in detections:
         label = one.event.label
         numbers[label] = numbers.get(label, 0) + 1
         stem = _file_name(pathlib.PurePosixPath(one.file).stem)
         name = f"{numbers[label]:03d}-{stem}-{one.event.onset_s:.1f}s.wav"
         targets.setdefault(one.file, []).append((one, folder / _file_name(label) / name))
-    written: list[tuple[Found, pathlib.Path]] = []
+    written: list[tuple[Detection, pathlib.Path]] = []
     for name, parts in targets.items():
         with collect_errors(problems, root / name):
             written += _cut(root / name, parts, max_s)
@@ -98,8 +98,8 @@ def _file_name(text: str) -> str:
 
 
 def _cut(
-    path: pathlib.Path, parts: Sequence[tuple[Found, pathlib.Path]], max_s: float
-) -> list[tuple[Found, pathlib.Path]]:
+    path: pathlib.Path, parts: Sequence[tuple[Detection, pathlib.Path]], max_s: float
+) -> list[tuple[Detection, pathlib.Path]]:
     """Reads a recording once, and writes its excerpts."""
     probe = AudioStream(path, 16_000)
     rate = round(probe.rate)

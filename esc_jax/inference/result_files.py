@@ -17,13 +17,16 @@ from datetime import datetime
 import io
 import json
 import pathlib
-from typing import Any
+import tempfile
+from typing import TYPE_CHECKING, Any
 
 from esc_jax.errors import Failure
 from esc_jax.evaluation.escaping import escape_cell
 from esc_jax.inference import output, times
-from esc_jax.inference.events import Event
-from esc_jax.inference.timeline import Timeline
+
+if TYPE_CHECKING:  # numpy, which --help of the command does not need
+    from esc_jax.inference.events import Event
+    from esc_jax.inference.timeline import Timeline
 
 
 class FormatError(Failure):
@@ -45,8 +48,8 @@ class Result:
     """
 
     file: str
-    timeline: Timeline
-    events: Sequence[Event]
+    timeline: "Timeline"
+    events: "Sequence[Event]"
     start: datetime | None
     sample_rate: int
     top_k: int
@@ -81,7 +84,7 @@ def _json(result: Result) -> str:
     return json.dumps({**result.settings, **entry, "events": events}, indent=1, allow_nan=False) + "\n"
 
 
-def _event_times(result: Result, event: Event) -> dict[str, str]:
+def _event_times(result: Result, event: "Event") -> dict[str, str]:
     if result.start is None:
         return {}
     return {
@@ -170,8 +173,6 @@ def _textgrid(result: Result) -> str:
 
 def _save_grid(grid: Any) -> str:
     """The text of a TextGrid, which praatio writes to files only."""
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "events.TextGrid"
         grid.save(str(path), format="long_textgrid", includeBlankSpaces=True)

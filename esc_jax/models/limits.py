@@ -14,7 +14,6 @@ from flax import linen as nn
 
 from esc_jax.errors import UserError, shorten
 
-MAX_CLASSES = 10_000
 MAX_LAYERS = 256
 MAX_SIZE = 1 << 16  # of any other whole number, such as a width
 MAX_ITEMS = 64

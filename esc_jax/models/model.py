@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import hashlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from esc_jax.frontends import registry as frontends
 from esc_jax.models import registry
@@ -51,6 +53,12 @@ class Model:
     def with_variables(self, variables: Variables) -> "Model":
         """The same model with other weights."""
         return dataclasses.replace(self, variables=variables)
+
+
+def update_hash(checksum: "hashlib._Hash", variables: Variables) -> None:
+    """Adds the paths and values of all arrays to a hash of `hashlib`."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        checksum.update(jax.tree_util.keystr(path).encode() + np.ascontiguousarray(leaf).tobytes())
 
 
 def abstract(config: Mapping[str, Any], classes: Sequence[str]) -> tuple[Model, Callable[[jax.Array], Variables]]:

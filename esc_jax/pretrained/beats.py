@@ -17,12 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from esc_jax.data.rows import MAX_CLASSES
 from esc_jax.errors import shorten
 from esc_jax.frontends.kaldi_fbank import KaldiFbank
 from esc_jax.models.beats import Beats
 from esc_jax.models.encoder import Classifier
 from esc_jax.models.heads import Linear
-from esc_jax.models.limits import MAX_CLASSES, is_integer
+from esc_jax.models.limits import is_integer
 from esc_jax.pretrained.published import PretrainedError, PublishedCheckpoint, check_options, is_state_dict
 from esc_jax.pretrained.torch_file import load_torch
 

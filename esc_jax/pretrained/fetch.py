@@ -18,6 +18,7 @@ from esc_jax.errors import Failure
 from esc_jax.pretrained import catalog, huggingface
 from esc_jax.pretrained.catalog import Weights
 from esc_jax.pretrained.published import PretrainedError
+from esc_jax.pretrained.torch_file import check_zip
 from esc_jax.runtime import transfer
 
 OFFLINE = "ESC_JAX_OFFLINE"  # environment variable: nothing is downloaded where it is set
@@ -128,12 +129,10 @@ def _is_whole(path: pathlib.Path) -> bool:
         if file.read(2) != b"PK":
             return True
     try:
-        with zipfile.ZipFile(path) as archive:
-            # torch compresses nothing: what unpacks to more than the file is something else.
-            stored = sum(info.file_size for info in archive.infolist()) <= path.stat().st_size
-            return stored and archive.testzip() is None
+        check_zip(path)
     except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError):
         return False
+    return True
 
 
 def _mismatch(weights: Weights, target: pathlib.Path) -> str | None:

@@ -38,11 +38,7 @@ def load_torch(path: str | os.PathLike) -> Any:
         raise PretrainedError(f'Reading {path} needs torch: pip install "esc-jax[torch]".') from error
     try:
         if start.startswith(_ZIP):  # torch does not verify the checksums
-            with zipfile.ZipFile(path) as file:
-                if sum(info.file_size for info in file.infolist()) > path.stat().st_size:
-                    raise zipfile.BadZipFile("compressed, which torch does not do: it could fill the memory")
-                if damaged := file.testzip():
-                    raise zipfile.BadZipFile(damaged)
+            check_zip(path)
         return _to_numpy(torch.load(path, map_location="cpu", weights_only=True), torch)
     except Exception as error:  # a truncated or damaged file can cause any exception
         if "GLOBAL " in str(error):  # precedes the name of a class that torch refuses to load
@@ -54,6 +50,20 @@ def load_torch(path: str | os.PathLike) -> Any:
             f"{path} is damaged, truncated or not a torch checkpoint: download it again and compare its size with "
             "that of the source."
         ) from error
+
+
+def check_zip(path: pathlib.Path) -> None:
+    """Verifies the checksums of a zip file as torch writes it.
+
+    Raises:
+        zipfile.BadZipFile, or what zipfile raises for damaged files: it is damaged, or compressed. torch compresses
+            nothing; such a file could fill the memory.
+    """
+    with zipfile.ZipFile(path) as file:
+        if sum(info.file_size for info in file.infolist()) > path.stat().st_size:
+            raise zipfile.BadZipFile("compressed")
+        if damaged := file.testzip():
+            raise zipfile.BadZipFile(damaged)
 
 
 def _first_bytes(path: pathlib.Path) -> bytes:

@@ -10,6 +10,7 @@ the data, metrics so far. Prediction needs `meta`, `novelty` and one set of weig
 
 from collections.abc import Callable
 import contextlib
+import functools
 import io
 import json
 import logging as standard_logging
@@ -348,6 +349,7 @@ def read_meta(folder: pathlib.Path, step: int) -> dict[str, Any]:
     return meta
 
 
+@functools.cache  # once is enough
 def _discard_late_errors() -> None:
     """Keeps errors of orbax's threads from being printed after a failed read.
 

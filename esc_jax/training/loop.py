@@ -13,14 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from esc_jax.errors import Failure
+from esc_jax.errors import EX_TEMPFAIL, Failure
 from esc_jax.runtime import devices, processes
 from esc_jax.training import checkpoint, writers
 from esc_jax.training import state as states
 from esc_jax.training.schedules import Schedule
 from esc_jax.training.state import TrainState
 
-EX_TEMPFAIL = 75  # exit status of a run that was interrupted and saved its state
 _AGREEMENT_STEPS = 16  # between two questions to the other processes, which take as long as a small step
 
 

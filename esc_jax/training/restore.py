@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import ml_collections
 
-from esc_jax.data.rows import DataError, check_classes
+from esc_jax.data.rows import MAX_CLASSES, DataError, check_classes
 from esc_jax.errors import UserError, first_line, shorten
 from esc_jax.frontends.settings import SAMPLE_RATES
 from esc_jax.models import model as models
-from esc_jax.models.limits import MAX_CLASSES, is_real
+from esc_jax.models.limits import is_real
 from esc_jax.models.model import Model
 from esc_jax.tasks import registry as tasks
 from esc_jax.training import checkpoint

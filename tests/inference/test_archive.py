@@ -90,7 +90,7 @@ def test_other_settings_and_other_folders_are_refused(tmp_path, recordings):
 
 
 def test_a_recording_is_classified_by_one_of_several_processes(tmp_path, recordings):
-    """A claim is held by a file descriptor, so that threads are like processes."""
+    """A lock is held by a file descriptor, so that threads are like processes."""
     entered, leave = threading.Event(), threading.Event()
     first, second = open_archive(tmp_path), open_archive(tmp_path)
 
@@ -106,7 +106,7 @@ def test_a_recording_is_classified_by_one_of_several_processes(tmp_path, recordi
     other = statuses(archive.process(second, recordings, classify))
     leave.set()
     thread.join()
-    assert other == {"a.wav": "claimed", "2026/a.wav": "done", "2026/may/b.wav": "done"}
+    assert other == {"a.wav": "locked", "2026/a.wav": "done", "2026/may/b.wav": "done"}
     assert statuses(results) == {"a.wav": "done"}
 
 

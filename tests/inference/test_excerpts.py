@@ -8,7 +8,7 @@ import soundfile
 
 from esc_jax.inference import excerpts
 from esc_jax.inference.events import Event
-from esc_jax.inference.excerpts import Found
+from esc_jax.inference.excerpts import Detection
 
 RATE = 22_050
 
@@ -23,14 +23,14 @@ def root(tmp_path):
     return folder
 
 
-def found(label, score, file, onset, offset):
-    return Found(score, file, Event(onset, offset, label, score))
+def detection(label, score, file, onset, offset):
+    return Detection(score, file, Event(onset, offset, label, score))
 
 
 def test_the_best_of_each_class():
     rng = np.random.default_rng(0)
     everything = [
-        found(str(rng.integers(3)), float(score), f"{i}.wav", 0.0, 1.0) for i, score in enumerate(rng.random(60))
+        detection(str(rng.integers(3)), float(score), f"{i}.wav", 0.0, 1.0) for i, score in enumerate(rng.random(60))
     ]
     best = excerpts.best_events(everything, 4)
     for label in "012":
@@ -41,11 +41,11 @@ def test_the_best_of_each_class():
 
 def test_excerpts_are_cut_with_a_second_at_both_ends(root, tmp_path):
     best = [
-        found("dog", 0.9, "a.wav", 5.0, 7.5),
-        found("dog", 0.8, "x/b.flac", 0.2, 1.0),
-        found("sea/waves", 0.7, "a.wav", 18.0, 20.0),
-        found("sea/waves", 0.6, "a.wav", 2.0, 19.0),
-        found("sea/waves", 0.5, "gone.wav", 2.0, 3.0),
+        detection("dog", 0.9, "a.wav", 5.0, 7.5),
+        detection("dog", 0.8, "x/b.flac", 0.2, 1.0),
+        detection("sea/waves", 0.7, "a.wav", 18.0, 20.0),
+        detection("sea/waves", 0.6, "a.wav", 2.0, 19.0),
+        detection("sea/waves", 0.5, "gone.wav", 2.0, 3.0),
     ]
     problems = []
     out = tmp_path / "clips"
@@ -73,4 +73,4 @@ def test_excerpts_are_cut_with_a_second_at_both_ends(root, tmp_path):
 def test_events_are_read_back(tmp_path):
     path = tmp_path / "e.csv"
     path.write_text("file,onset_s,offset_s,class,score\n'=a.wav,1.000,2.500,dog,0.5\n")
-    assert excerpts.read_events(path) == [found("dog", 0.5, "=a.wav", 1.0, 2.5)]
+    assert excerpts.read_events(path) == [detection("dog", 0.5, "=a.wav", 1.0, 2.5)]

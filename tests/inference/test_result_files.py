@@ -27,7 +27,10 @@ def write(name, result):
 
 
 def test_the_command_has_all_formats():
-    assert tuple(result_files.FORMATS) == predict.FORMAT_NAMES
+    names = ("csv", "json", "jsonl", "events", "audacity", "raven", "dcase", "textgrid")
+    assert tuple(result_files.FORMATS) == names
+    line = ["--model=m", "--out=o", f"--formats={','.join(names)}", "a.wav"]
+    assert predict._parser().parse(line).formats == names
 
 
 def test_audacity_labels():

@@ -6,16 +6,16 @@ import shutil
 
 import pytest
 
-from results import layout, tables
+from results import columns, layout, tables
 
-FILES = sorted(path.stem for path in layout.DATA.glob("*.csv"))
+FILES = sorted(path.stem for path in columns.DATA.glob("*.csv"))
 # Rows of these files refer to other rows, or to papers.
 WITHOUT_COMMAND = {"goals", "published"}
 Z = 1.959964
 
 
 def _rows():
-    return [(name, row) for name in FILES for row in layout.read(name)]
+    return [(name, row) for name in FILES for row in columns.read(name)]
 
 
 def _float(text):
@@ -101,12 +101,12 @@ def test_every_row_has_command_machine_and_date():
     for name, row in _rows():
         if name not in WITHOUT_COMMAND:
             assert row["command"] and row["machine"] and row["date"], (name, row)
-    assert all(row["source"] and row["kind"] == "published" for row in layout.read("published"))
+    assert all(row["source"] and row["kind"] == "published" for row in columns.read("published"))
 
 
 def test_ids_are_unique():
     for name in ("accuracy", "models"):
-        ids = [row["id"] for row in layout.read(name) if row["id"]]
+        ids = [row["id"] for row in columns.read(name) if row["id"]]
         assert len(ids) == len(set(ids))
 
 
@@ -124,7 +124,7 @@ def test_values_lie_inside_their_ranges():
 
 
 def test_accuracies_are_counts_of_clips():
-    for row in layout.read("accuracy"):
+    for row in columns.read("accuracy"):
         assert row["accuracy"] and row["protocol"] == "holdout"
         if not row["total"]:
             assert row["data"] == "synthetic"
@@ -136,7 +136,7 @@ def test_accuracies_are_counts_of_clips():
 
 
 def test_accuracies_are_means_of_their_folds():
-    for row in layout.read("accuracy"):
+    for row in columns.read("accuracy"):
         clips = 80 if row["data"] == "ESC-10" else 400
         for key, prefix in (("accuracy", "fold"), ("tta", "tta")):
             folds = [_float(row[f"{prefix}_{fold}"]) for fold in range(1, 6) if row[f"{prefix}_{fold}"]]
@@ -155,13 +155,13 @@ def test_accuracies_are_means_of_their_folds():
 def test_seeds_add_up():
     for name, seeds in (("3", ("3.0", "3.1", "3.2")), ("3b", ("3b.0", "3b.1", "3b.2"))):
         for key in ("correct", "tta_correct", "total"):
-            parts = sum(int(layout.by_id("accuracy", seed)[key]) for seed in seeds)
-            assert int(layout.by_id("accuracy", name)[key]) == parts
+            parts = sum(int(columns.by_id("accuracy", seed)[key]) for seed in seeds)
+            assert int(columns.by_id("accuracy", name)[key]) == parts
 
 
 def test_wilson_intervals_follow_from_the_counts():
     intervals = 0
-    for row in layout.read("accuracy"):
+    for row in columns.read("accuracy"):
         if row["interval"] != "Wilson":
             continue
         for key, count in (("accuracy", "correct"), ("tta", "tta_correct")):
@@ -173,14 +173,14 @@ def test_wilson_intervals_follow_from_the_counts():
 
 
 def test_differences_follow_from_the_accuracies():
-    for row in layout.read("comparisons"):
-        a, b = (_float(layout.by_id("accuracy", row[key])[row["metric"]]) for key in "ab")
+    for row in columns.read("comparisons"):
+        a, b = (_float(columns.by_id("accuracy", row[key])[row["metric"]]) for key in "ab")
         # Both accuracies and the difference are rounded.
         assert _float(row["points"]) == pytest.approx(a - b, abs=0.0601), row
 
 
 def test_ratios_follow_from_the_times():
-    for row in layout.read("models"):
+    for row in columns.read("models"):
         if row["ratio"] and row["esc_jax_ms"]:
             ratio = _float(row["pytorch_ms"]) / _float(row["esc_jax_ms"])
             # Times are rounded to three or four digits.
@@ -188,18 +188,18 @@ def test_ratios_follow_from_the_times():
 
 
 def test_goals_refer_to_measurements():
-    for row in layout.read("goals"):
-        assert layout.by_id(row["file"], row["id"])[row["column"]]
+    for row in columns.read("goals"):
+        assert columns.by_id(row["file"], row["id"])[row["column"]]
     text = tables.render("goals-accuracy")
     assert "| 94.38 | no |" in text and "| 94.52 | yes |" in text
 
 
 def test_cells():
     row = {"x": "1", "x_low": "", "x_high": ""}
-    assert layout.spread(row, "x") == "1"
-    assert layout.spread(row | {"x_low": "-1", "x_high": "2"}, "x", signed=True) == "+1 (−1 to +2)"
-    assert layout.spread(row | {"x_low": "0.5", "x_high": "2"}, "x") == "1 (0.5–2)"
-    assert layout.spread(row | {"x": "", "x_low": "0.5", "x_high": "2"}, "x") == "0.5–2"
-    assert layout.spread(row | {"x": "", "x_low": "60"}, "x") == "more than 60"
-    assert layout.spread(row | {"x_high": "2"}, "x") == "1 (at most 2)"
-    assert layout.spread(row | {"x": ""}, "x") == layout.EMPTY
+    assert columns.spread(row, "x") == "1"
+    assert columns.spread(row | {"x_low": "-1", "x_high": "2"}, "x", signed=True) == "+1 (−1 to +2)"
+    assert columns.spread(row | {"x_low": "0.5", "x_high": "2"}, "x") == "1 (0.5–2)"
+    assert columns.spread(row | {"x": "", "x_low": "0.5", "x_high": "2"}, "x") == "0.5–2"
+    assert columns.spread(row | {"x": "", "x_low": "60"}, "x") == "more than 60"
+    assert columns.spread(row | {"x_high": "2"}, "x") == "1 (at most 2)"
+    assert columns.spread(row | {"x": ""}, "x") == columns.EMPTY

@@ -14,11 +14,10 @@ from esc_jax import files
 from esc_jax.data.folds import assign_folds
 from esc_jax.data.layouts.grouping import group_by_name
 from esc_jax.data.layouts.options import Options
-from esc_jax.data.rows import About, DataError, Grouping, Row, check_classes
+from esc_jax.data.rows import MAX_CLASSES, About, DataError, Grouping, Row, check_classes
 from esc_jax.data.source import read_file
 
 RECORDINGS = About(description="Recordings of your own.", citation="")
-MAX_CLASSES = 10_000  # more are the wrong column; a model with as many outputs would hardly fit into memory
 _SHOWN = 10  # classes named in a warning
 
 
