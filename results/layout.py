@@ -250,7 +250,6 @@ TABLES = {
             column("traceback", "traceback"),
             column("wrong result", "wrong_result"),
             column("no end", "no_end"),
-            NOTE,
         ),
         commands=False,
     ),
