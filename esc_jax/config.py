@@ -15,12 +15,13 @@ from typing import Any
 
 import ml_collections
 
-from esc_jax.augment import compose
+from esc_jax.augment import compose, mix
 from esc_jax.data import folds
 from esc_jax.data.download import URL
 from esc_jax.errors import ConfigError, first_line
 from esc_jax.frontends import registry as frontends
 from esc_jax.models import registry as models
+from esc_jax.objectives import distillation
 from esc_jax.objectives import registry as objectives
 from esc_jax.objectives.supervised import Supervised
 from esc_jax.tasks import registry as tasks
@@ -86,6 +87,7 @@ def defaults(model: str, head: str = "linear", frontend: str = "log_mel") -> ml_
                 "tensorboard": True,
                 **Supervised.defaults(),
             },
+            "distill": distillation.defaults(),
             "probe": {
                 "seeds": 1,  # starting points of the solver
             },
@@ -218,7 +220,9 @@ _RANGES: dict[str, tuple[float, float]] = {
     "crossval.seeds": (1, 1000),
     "eval.batch_size": (1, 1 << 20),
     "eval.tta": (0, 1000),
-} | {f"train.{key}": limits for key, limits in Supervised.ranges.items()}
+}
+_RANGES |= {f"train.{key}": limits for key, limits in Supervised.ranges.items()}
+_RANGES |= {f"distill.{key}": limits for key, limits in distillation.RANGES.items()}
 _PRETRAIN_RANGES: dict[str, tuple[float, float]] = {
     "pretrain.epochs": (1, 1 << 20),
     "pretrain.batch_size": (2, 1 << 20),
@@ -234,6 +238,7 @@ _AUGMENT_RANGES: dict[str, tuple[float, float]] = {
     "augment.noise": (0, 10),
     "augment.mixup_alpha": (0, 100),
     "augment.mixup_probability": (0, 1),
+    "augment.mixup_start_epoch": (0, 1 << 20),
     "augment.frequency_warp": (0, 0.5),
     "augment.time_mask": (0, 10_000),
     "augment.freq_mask": (0, 10_000),
@@ -247,6 +252,9 @@ _CHOICES: dict[str, Sequence[str]] = {
     "pretrain.objective": ("", *objectives.PRETRAINING),
     "data.on_bad_clip": ("error", "skip"),
     "augment.mixup_on": ("waveform", "spectrogram"),
+    "augment.mixup_draw": ("batch", "example"),
+    "augment.mixup_targets": ("share", "union"),
+    "train.loss": Supervised.choices["loss"],
     "model.dtype": ("float32", "bfloat16"),
 }
 
@@ -388,6 +396,7 @@ def _check_method(config: Any, flat: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"config.augment.mel_jitter=True requires frontend.name=efficientat_mel, not {config.frontend.name}"
         )
+    _check_mixup(config)
     if config.augment.mixup_alpha and config.train.batch_size < 2:
         raise ConfigError("config.augment.mixup_alpha mixes pairs: config.train.batch_size must be at least 2")
     for key, pattern in (
@@ -398,3 +407,19 @@ def _check_method(config: Any, flat: Mapping[str, Any]) -> None:
             re.compile(pattern)
         except re.error as error:
             raise ConfigError(f"config.{key}={pattern} is not a regular expression ({error})") from None
+
+
+def _check_mixup(config: Any) -> None:
+    """Raises ConfigError for ways of mixing that exclude one another."""
+    augment = config.augment
+    for kind in augment.mixup_kinds:
+        _check_name("config.augment.mixup_kinds", kind, mix.WAVEFORM_MIXES)
+    if not augment.mixup_kinds:
+        raise ConfigError("config.augment.mixup_kinds is empty: name one way of mixing, or set mixup_alpha to 0")
+    on_spectrogram = augment.mixup_alpha and augment.mixup_on == "spectrogram"
+    if on_spectrogram and tuple(augment.mixup_kinds) != ("loudness",):
+        raise ConfigError("config.augment.mixup_kinds mixes waveforms: set config.augment.mixup_on to waveform")
+    if on_spectrogram and config.distill.teacher:
+        raise ConfigError("config.distill.teacher gets mixed waveforms: set config.augment.mixup_on to waveform")
+    if augment.mixup_targets == "union" and config.task == "single_label" and config.train.loss != "binary":
+        raise ConfigError("config.augment.mixup_targets=union gives several classes: set config.train.loss to binary")

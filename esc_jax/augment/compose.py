@@ -5,6 +5,7 @@ same run draws the same numbers on any number of devices.
 """
 
 from collections.abc import Callable
+import functools
 from typing import Any
 
 import jax
@@ -25,6 +26,10 @@ def defaults() -> dict[str, Any]:
         "mixup_alpha": 0.0,  # mixes pairs of examples and their targets
         "mixup_probability": 1.0,
         "mixup_on": "waveform",  # or "spectrogram"
+        "mixup_kinds": ("loudness",),  # keys of `mix.WAVEFORM_MIXES`, one of which is drawn
+        "mixup_draw": "batch",  # draw a kind for each "batch" or "example"
+        "mixup_start_epoch": 0,  # epochs without mixup at the start
+        "mixup_targets": "share",  # or "union": all classes of both clips
         "mel_jitter": False,  # random edges of the mel bank in each step; for frontend efficientat_mel
         "frequency_warp": 0.0,  # stretches and shifts the frequency axis
         "time_mask": 0,  # SpecAugment: widest mask, frames
@@ -130,6 +135,37 @@ def mixup_pairs(config: Any, key: jax.Array, positions: jax.Array, batch_size: i
     return weights, random_partners(order_key, batch_size)[positions]
 
 
+def mix_waveforms(
+    config: Any, key: jax.Array, positions: jax.Array, share: jax.Array, audio: jax.Array, other: jax.Array, rate: int
+) -> jax.Array:
+    """Mixes waveforms in one of the ways of `mixup_kinds`, which is drawn for the batch or for each example.
+
+    Args:
+        config: `augment` of a config.
+        key: PRNG key.
+        positions: (B,) positions of the examples in the global batch.
+        share: (B,) of the examples; where it is 1, an example is not changed.
+        audio, other: (B, time) the examples and their partners.
+        rate: Hz.
+
+    Returns:
+        (B, time).
+    """
+    kind_key, coin_key = jax.random.split(key)
+    coins = jax.vmap(jax.random.bernoulli)(keys_at(coin_key, positions))
+    ways = [jax.vmap(functools.partial(mix.WAVEFORM_MIXES[kind], sample_rate=rate)) for kind in config.mixup_kinds]
+    if len(ways) == 1:
+        mixed = ways[0](share, audio, other, coins)
+    elif config.mixup_draw == "batch":
+        mixed = jax.lax.switch(jax.random.randint(kind_key, (), 0, len(ways)), ways, share, audio, other, coins)
+    else:
+        kinds = jax.vmap(lambda k: jax.random.randint(k, (), 0, len(ways)))(keys_at(kind_key, positions))
+        mixed = jnp.select(
+            [kinds[:, None] == n for n in range(len(ways))], [w(share, audio, other, coins) for w in ways]
+        )
+    return jnp.where(share[:, None] < 1.0, mixed, audio)
+
+
 def random_partners(key: jax.Array, batch_size: int) -> jax.Array:
     """(batch_size,) a partner for each position of the global batch.
 
@@ -163,6 +199,9 @@ def augmentation_examples(
         "crop": waveform.crop(key, clip, half, tries=2),
         "crop, speed": waveform.crop(key, clip, half, octaves=0.5, tries=2),
         "mixup, waveform": mix.mix_waveforms(jnp.float32(0.6), clip, other),
+        "cut-mix, time": mix.cut_time(jnp.float32(0.6), clip, other, jnp.bool_(False)),
+        "cut-mix, frequency": mix.cut_frequency(jnp.float32(0.7), clip, other, jnp.bool_(True)),
+        "phase mix": mix.mix_phases(jnp.float32(0.75), clip, other),
         "mixup, spectrogram": mix.mix_linear(jnp.float32(0.6), features, frontend(other)),
         "frequency warp": spectrogram.frequency_warp(key, features, 0.3),
         "time mask": spectrogram.mask(key, features, 0, features.shape[0] // 5, 2),

@@ -98,6 +98,8 @@ def summary(results: dict[str, Any]) -> str:
             f"  pretraining ({stage['objective']}): {pretext}; {task.metric_label} of a linear probe on the pretrained"
             f" encoder {stage['probe_score']:.4g}"
         )
+    if teacher := results.get("teacher"):
+        lines.append(f"  distilled from the teacher {teacher}")
     seconds = results["seconds"] if "seconds" in results else sum(fold["seconds"] for fold in results["folds"])
     lines.append(
         f"  {results['parameters']:,} parameters, {seconds / 60:.1f} minutes of training on {results['device']}"

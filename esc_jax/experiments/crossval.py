@@ -8,6 +8,7 @@ With --config.crossval.vectorized=True all runs are trained at once (`experiment
 pooled results: results.json, predictions.csv, report.md, confusion_matrix.png.
 """
 
+from collections.abc import Iterable
 import copy
 import pathlib
 from typing import Any
@@ -16,7 +17,7 @@ from absl import logging
 
 from esc_jax import config as configs
 from esc_jax.data.clips import Clips
-from esc_jax.data.rows import DataError
+from esc_jax.data.rows import DataError, Layout
 from esc_jax.errors import ConfigError, Failure
 from esc_jax.evaluation import calibration, results
 from esc_jax.evaluation.calibration import Calibration
@@ -45,8 +46,8 @@ def _runs(config: Any, folds: list[int]) -> dict[str, Any]:
     return runs
 
 
-def _test_folds(config: Any, clips: Clips) -> list[int]:
-    available = sorted(set(clips.folds))
+def _test_folds(config: Any, available: Iterable[int]) -> list[int]:
+    available = sorted(set(available))
     folds = list(config.crossval.folds) or available
     if len(set(folds)) < len(folds):
         raise ConfigError(f"config.crossval.folds={tuple(folds)}: name each fold once")
@@ -70,8 +71,14 @@ def cross_validate(config: Any, folder: pathlib.Path) -> dict[str, Any]:
     if (folder / "checkpoints").is_dir():
         raise ConfigError(f"{folder} contains the run of one fold: choose another --workdir")
     workdir.check_workdir(folder, config)
-    resolved, task, clips = dataset.load(config)
-    folds = _test_folds(config, clips)
+
+    def check(source: Layout, background: Layout | None) -> None:
+        of_files = _test_folds(config, (row.fold for row in source.rows))
+        for name in [".", *_runs(config, of_files)]:
+            checkpoint.check_files(folder / name, source, background)
+
+    resolved, task, clips = dataset.load(config, check)
+    folds = _test_folds(config, clips.folds)
     if config.method == "probe":
         outcome = probe.probe_and_evaluate(config, folder, folds)
         (folder / "report.md").write_text(markdown(outcome))
@@ -83,13 +90,14 @@ def cross_validate(config: Any, folder: pathlib.Path) -> dict[str, Any]:
     runs = _runs(config, folds)
     if config.crossval.vectorized:
         vectorized.train(runs, folder)  # the loop below then finds every run finished
-    parts, failed, calibrations, parameters = [], {}, {}, 0
+    parts, failed, calibrations, parameters, teacher = [], {}, {}, 0, {}
     for number, (name, run_config) in enumerate(runs.items(), start=1):
         try:
             with workdir.locked(folder / name):
                 outcome = _finish_run(run_config, folder / name, clips, f"{name} ({number} of {len(runs)})")
             calibrations[run_config.data.test_fold] = Calibration.read(outcome)
             parameters = outcome["parameters"]
+            teacher = {key: outcome[key] for key in ("teacher",) if key in outcome}
             parts.append(results.read_predictions(folder / name / "predictions.csv", clips))
         except (TrainError, CheckpointError) as error:  # of this run; a mistake in the config stops all of them
             logging.error("%s failed: %s", name, error)
@@ -97,7 +105,8 @@ def cross_validate(config: Any, folder: pathlib.Path) -> dict[str, Any]:
     if not parts:
         raise CrossvalError(f"every fold failed; {next(iter(failed))}: {next(iter(failed.values()))}")
     split = f"{len(folds)} test fold{'s' if len(folds) > 1 else ''}, each tested after training on the other folds"
-    outcome = results.results(resolved, task, clips, parts, split, parameters=parameters) | {"failed": failed}
+    outcome = results.results(resolved, task, clips, parts, split, parameters=parameters)
+    outcome |= {"failed": failed} | teacher
     if config.crossval.seeds == 1:  # with several seeds, a fold has several temperatures
         outcome |= calibration.for_results(calibrations) or _cross_fitted(task, clips, parts)
     write_artifacts(folder, outcome, clips, parts)

@@ -1,6 +1,7 @@
 """The data set of a run, and the task that its labels are for."""
 
 import copy
+import pathlib
 from typing import Any
 
 from absl import logging
@@ -8,18 +9,21 @@ from absl import logging
 from esc_jax.data import folds
 from esc_jax.data.clips import Clips
 from esc_jax.data.datasets import registry as datasets
-from esc_jax.data.rows import DataError
+from esc_jax.data.datasets.registry import Check
+from esc_jax.data.rows import DataError, Layout
 from esc_jax.errors import ConfigError
 from esc_jax.runtime import processes
 from esc_jax.tasks import registry as tasks
 from esc_jax.tasks.base import Task
+from esc_jax.training import checkpoint
 
 
-def load(config: Any) -> tuple[Any, Task, Clips]:
+def load(config: Any, check: Check | None = None) -> tuple[Any, Task, Clips]:
     """Loads the data of a config, with labels in the form of its task.
 
     Args:
         config: of the run; not modified.
+        check: of the files, before they are prepared.
 
     Returns:
         The config with the name of the task in the place of "auto", the task, and the data set.
@@ -28,7 +32,7 @@ def load(config: Any) -> tuple[Any, Task, Clips]:
         DataError: the data cannot be loaded. ConfigError: the task cannot be that of these labels.
     """
     with processes.main_process_first("data preparation"):
-        clips = datasets.load(config.data)
+        clips = datasets.load(config.data, check)
     config = copy.deepcopy(config)
     if config.task == "auto":
         config.task = clips.task
@@ -40,6 +44,24 @@ def load(config: Any) -> tuple[Any, Task, Clips]:
     if config.task != clips.task:
         clips = clips.as_multi_label()
     return config, tasks.get(config.task), clips
+
+
+def check_files(
+    protocol: str, test_fold: int, workdir: pathlib.Path, source: Layout, background: Layout | None
+) -> None:
+    """Checks the files of a data set before they are prepared.
+
+    Args:
+        protocol, test_fold: of the run.
+        workdir: of the run.
+        source: the data set.
+        background: sounds of none of the classes.
+
+    Raises:
+        DataError: there is no such test fold. OtherDataError: a run in the workdir was trained on other data.
+    """
+    checkpoint.check_files(workdir, source, background)
+    folds.split([row.fold for row in source.rows], [row.src_file for row in source.rows], protocol, test_fold)
 
 
 def log_split(task: Task, clips: Clips, split: folds.Split) -> None:

@@ -23,7 +23,7 @@ from esc_jax.data import cache
 from esc_jax.data import folds as protocols
 from esc_jax.data.clips import Clips
 from esc_jax.data.folds import Split
-from esc_jax.data.rows import DataError
+from esc_jax.data.rows import DataError, Layout
 from esc_jax.evaluation import calibration, results
 from esc_jax.evaluation.calibration import Calibration
 from esc_jax.evaluation.novelty import Novelty
@@ -237,10 +237,18 @@ def probe_and_evaluate(
     processes.require_single_process("a probe")
     started = time.monotonic()
     original = config
-    config, task, clips = dataset.load(config)
+    tested = [protocols.NO_FOLD] if config.protocol == "all" else test_folds or [config.data.test_fold]
+    places = {fold: folder if test_folds is None else folder / f"fold{fold}" for fold in tested}
+
+    def check(source: Layout, background: Layout | None) -> None:
+        for fold, place in places.items():
+            dataset.check_files(config.protocol, fold, place, source, background)
+
+    config, task, clips = dataset.load(config, check)
     if quote:
         quote.check_data(clips)
-    tested = [protocols.NO_FOLD] if config.protocol == "all" else test_folds or [config.data.test_fold]
+    for place in places.values():
+        checkpoint.check_workdir(place, clips.identity)
     splits = {
         fold: protocols.split(clips.folds, clips.sources, config.protocol, fold, config.data.drop_leaky_sources)
         for fold in tested
@@ -251,9 +259,6 @@ def probe_and_evaluate(
     tagger = audioset.head(config)
     logging.info("embedding %d clips on %s", len(clips), devices.device_name())
     workdir.bind_workdir(folder, original)
-    places = {fold: folder if test_folds is None else folder / f"fold{fold}" for fold in splits}
-    for place in places.values():  # before the embedding pass, which takes long
-        checkpoint.check_workdir(place, clips.identity)
     embeddings = cache.cache_root(config.data.cache_dir) / "embeddings"
     x = embed_with_progress(model, clips.with_background(), embeddings, max(1, config.eval.tta))
     seconds_embedding = time.monotonic() - started
@@ -321,8 +326,8 @@ def fit_split(task: Task, x: np.ndarray, clips: Clips, split: Split) -> ProbeRes
     return head
 
 
-def with_head(config: Any, task: Task, clips: Clips, split: Split, model: Model) -> Variables:
-    """Variables of a model with the head of a linear probe on the training clips.
+def with_head(config: Any, task: Task, clips: Clips, split: Split, model: Model) -> tuple[Variables, Calibration]:
+    """Variables of a model with the head of a linear probe on the training clips, and the calibration of that head.
 
     Fine-tuning from a random head distorts the encoder (Kumar et al., "Fine-tuning can distort pretrained features",
     ICLR 2022).
@@ -330,7 +335,7 @@ def with_head(config: Any, task: Task, clips: Clips, split: Split, model: Model)
     embeddings = cache.cache_root(config.data.cache_dir) / "embeddings"
     head = fit_split(task, embed_with_progress(model, clips, embeddings), clips, split)
     logging.info("linear probe for the head: %s %.4f inside the training folds", task.metric_label, head.validation)
-    return _with_head(model, head)
+    return _with_head(model, head), head.calibration
 
 
 def _with_head(model: Model, head: ProbeResult) -> Variables:

@@ -20,9 +20,11 @@ from esc_jax.evaluation import calibration, results
 from esc_jax.evaluation.calibration import Calibration
 from esc_jax.evaluation.predict import predict_clips
 from esc_jax.experiments import calibrate, crossval_quote, dataset, pretrain, probe, workdir
+from esc_jax.experiments import teacher as teachers
 from esc_jax.experiments.artifacts import write_artifacts
 from esc_jax.experiments.calibrate import Fitted
 from esc_jax.models.model import Model, Variables
+from esc_jax.objectives.distillation import Distillation, Teacher
 from esc_jax.objectives.supervised import Supervised
 from esc_jax.pretrained import audioset, load
 from esc_jax.pretrained.audioset import AudioSetHead
@@ -44,6 +46,7 @@ class Run:
         clips, split: the data set, and which clips train and test.
         model: with the weights to start from, or to test.
         head: AudioSet head of the published checkpoint; None without one.
+        teacher: of a distillation; None without one.
     """
 
     config: Any
@@ -52,12 +55,18 @@ class Run:
     split: folds.Split
     model: Model
     head: AudioSetHead | None = None
+    teacher: Teacher | None = None
 
     @property
     def train_indices(self) -> tuple[int, ...]:
         """Of the training clips, those of the background included, in `clips.with_background()`."""
         background = len(self.clips.background) if self.clips.background else 0
         return (*self.split.train, *range(len(self.clips), len(self.clips) + background))
+
+    @property
+    def teacher_description(self) -> str:
+        """Name of the teacher; empty without."""
+        return self.teacher.description if self.teacher else ""
 
     @property
     def per_epoch(self) -> int:
@@ -74,7 +83,8 @@ class Run:
         weights = None
         if self.config.train.class_balance == "loss":
             weights = self.task.class_weights(self.clips.labels[list(self.split.train)], len(self.clips.classes))
-        return Supervised(self.config, self.model, self.task, weights)
+        arguments = (self.config, self.model, self.task, weights, self.per_epoch)
+        return Distillation(*arguments, teacher=self.teacher) if self.teacher else Supervised(*arguments)
 
     def train_batches(self, **options: Any) -> Any:
         """Batches of the training; `options` are those of `pipeline.train_batches`."""
@@ -88,11 +98,11 @@ class Run:
         """Of the training."""
         return optim.build(self.config.optim, self.model.variables["params"], self.total, self.per_epoch)
 
-    def train_step(self, optimizer: optax.GradientTransformation) -> steps.TrainStep:
+    def train_step(self, objective: Supervised, optimizer: optax.GradientTransformation) -> steps.TrainStep:
         """The step of the training."""
         train = self.config.train
         return steps.train_step(
-            self.objective(),
+            objective,
             optimizer,
             self.config.optim,
             ema=train.ema,
@@ -126,14 +136,20 @@ def split_clips(config: Any, clips: Clips) -> folds.Split:
     return folds.hold_out(split, clips.sources, clips.targets, config.train.calibration_share)
 
 
-def prepare(config: Any) -> Run:
+def prepare(config: Any, folder: pathlib.Path) -> Run:
     """The run of a checked config before its first step. Nothing is written into the workdir.
+
+    Args:
+        config: of the run.
+        folder: workdir, which may have a run on the same data.
 
     Raises:
         ConfigError, DataError, FrontendError, ModelError, PretrainedError: the config, the data or the weights cannot
-            be used.
+            be used. OtherDataError: the run in the workdir was trained on other data.
     """
-    config, task, clips = dataset.load(config)
+    check = functools.partial(dataset.check_files, config.protocol, config.data.test_fold, folder)
+    config, task, clips = dataset.load(config, check)
+    checkpoint.check_workdir(folder, clips.identity)
     split = split_clips(config, clips)
     logging.info("training on %s", devices.device_name())
     dataset.log_split(task, clips, split)
@@ -145,14 +161,14 @@ def prepare(config: Any) -> Run:
     config, model = load.initialize(config, clips.classes)
     if config.pretrain.objective:
         pretrain.check(config, clips, split, model)
-    return Run(config, task, clips, split, model, audioset.head(config))
+    return Run(config, task, clips, split, model, audioset.head(config), teachers.load(config, task, clips, split))
 
 
 def initial_variables(run: Run, variables: Variables) -> tuple[Variables, Callable[[Any], Any] | None]:
     """Variables that training starts from, and `Plan.finish`: `train.head_from_probe` and `train.wise_ft_alpha`."""
     if run.config.train.head_from_probe:
         model = run.model.with_variables(variables)
-        variables = probe.with_head(run.config, run.task, run.clips, run.split, model)
+        variables, _ = probe.with_head(run.config, run.task, run.clips, run.split, model)
     if run.config.train.wise_ft_alpha == 1:
         return variables, None
     start = jax.tree.map(np.array, variables)  # a copy, since the state of the training is donated
@@ -198,7 +214,7 @@ def make_plan(run: Run, folder: pathlib.Path, **options: Any) -> loop.Plan:
         "workdir": folder,
         "tensorboard": config.train.tensorboard,
         "checkpoint_epochs": config.train.checkpoint_epochs,
-        "meta": functools.partial(checkpoint.meta, config, run.clips),
+        "meta": functools.partial(checkpoint.meta, config, run.clips, teacher=run.teacher_description),
     }
     return loop.Plan(**(defaults | options))
 
@@ -224,10 +240,9 @@ def train_and_evaluate(config: Any, folder: pathlib.Path, quote: crossval_quote.
     devices.check_batch_size("train.batch_size", config.train.batch_size, config.train.accumulate)
     if config.pretrain.objective:
         devices.check_batch_size("pretrain.batch_size", config.pretrain.batch_size)
-    run = prepare(config)
+    run = prepare(config, folder)
     if quote:
         quote.check_data(run.clips)
-    checkpoint.check_workdir(folder, run.clips.identity)
     optimizer = run.optimizer()
     # Every mistake in the config has been reported by now. Nothing was written before this line.
     workdir.bind_workdir(folder, config)
@@ -246,14 +261,17 @@ def train_and_evaluate(config: Any, folder: pathlib.Path, quote: crossval_quote.
     state = states.create(variables, optimizer, ema=config.train.ema > 0, seed=config.seed)
     batches = run.train_batches(process_index=jax.process_index(), process_count=jax.process_count())
     plan = make_plan(run, folder, evaluate=_evaluator(run, quote), finish=finish)
-    step = devices.pmap_step(run.train_step(optimizer))
+    objective = run.objective()
+    step = devices.pmap_step(run.train_step(objective, optimizer), constants=objective.constants)
     state, progress = loop.run(plan, step, state, batches, checkpoints)
 
     best = checkpoints.best() if selects else None
     tested_step = run.total if best is None else best
     if tested_step != run.total:
         state = checkpoints.restore(tested_step, state)
-    extra = {"crossval": quote.to_dict()} if quote else {}
+    extra: dict[str, Any] = {"crossval": quote.to_dict()} if quote else {}
+    if run.teacher:
+        extra["teacher"] = run.teacher_description
     if learned and run.split.test:
         extra["pretrain"] = pretrain.downstream(folder / "pretrain", run.task, run.clips, run.split, run.model, learned)
     record = TrainingRecord(
@@ -362,7 +380,7 @@ def evaluate_again(config: Any, folder: pathlib.Path) -> dict[str, Any]:
     path = folder / "results.json"
     if path.exists():  # a run that was never tested has no results
         stored = results.read_results(path)
-        kept = ("calibration", "probe", "seconds_embedding", "pretrain", "crossval")
+        kept = ("calibration", "probe", "seconds_embedding", "pretrain", "crossval", "teacher")
         extra = {key: stored[key] for key in kept if key in stored}
         seconds = stored["folds"][0]["seconds"] if stored["folds"] else stored["seconds"]
     if "pretrain" in extra:

@@ -24,6 +24,8 @@ def check(config: Any) -> None:
     """Raises ConfigError for options that vectorized runs do not support."""
     if config.pretrain.objective:
         raise ConfigError("config.crossval.vectorized does not support pretraining: set it to False")
+    if config.distill.teacher:
+        raise ConfigError("config.crossval.vectorized does not support config.distill.teacher: set it to False")
     if config.train.batch_size % config.train.accumulate:
         raise ConfigError(
             f"config.train.batch_size={config.train.batch_size} is not divisible by"
@@ -84,7 +86,7 @@ def train(runs: Mapping[str, Any], folder: pathlib.Path) -> None:
     """
     if all((folder / name / "results.json").exists() for name in runs):
         return
-    prepared = [single.prepare(config) for config in runs.values()]
+    prepared = [single.prepare(config, folder / name) for name, config in runs.items()]
     if len({run.per_epoch for run in prepared}) > 1:
         raise ConfigError("config.crossval.vectorized needs folds with the same number of training batches")
     layout = devices.run_layout(len(prepared))
@@ -120,7 +122,7 @@ def _train(prepared: Sequence[single.Run], folder: pathlib.Path) -> tuple[states
     folder.mkdir(parents=True, exist_ok=True)
     checkpoints = checkpoint.Checkpoints(folder / "checkpoints")
     batches = StackedBatches([run.train_batches(prefetch=2) for run in prepared])
-    program = devices.pmap_runs(first.train_step(optimizer), len(prepared))
+    program = devices.pmap_runs(first.train_step(first.objective(), optimizer), len(prepared))
 
     def step(state: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
         state, metrics = program(state, batch)

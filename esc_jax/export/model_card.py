@@ -115,7 +115,7 @@ def _card(restored: Restored, use: str, calibrated: bool) -> str:
         f"# {escape_markdown(model_name(restored))}",
         f"{_purpose(restored)}, clips of {model.clip_s:g} s, mono, {model.sample_rate} Hz."
         f" Architecture: {config.model.name}, {model.parameter_count:,} parameters. Trained with esc_jax on {data},"
-        f" {start}.",
+        f" {start}.{_describe_teacher(restored)}",
         "## Use",
         use,
         "## Evaluation",
@@ -124,7 +124,7 @@ def _card(restored: Restored, use: str, calibrated: bool) -> str:
         "## Classes",
         f"{', '.join(map(escape_markdown, model.classes))}.",
         "## Licence",
-        _describe_licences(data_licence, _weights_licence(config) if pretrained else ""),
+        _describe_licences(data_licence, _weights_licence(config) if pretrained else "", _teacher_licence(restored)),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -210,6 +210,16 @@ def _public_name(pretrained: str) -> str:
     """A hub id as it is; of a path only the last part, because the others are private."""
     name = pretrained if re.fullmatch(r"[\w-]+/[\w.-]+", pretrained) else pathlib.PurePath(pretrained).name
     return name.replace("`", "'")  # it is set in backticks
+
+
+def _describe_teacher(restored: Restored) -> str:
+    teacher = restored.meta.get("teacher")
+    return f" The outputs of the teacher {escape_markdown(str(teacher))} were further targets." if teacher else ""
+
+
+def _teacher_licence(restored: Restored) -> str:
+    teacher = restored.meta.get("teacher")
+    return f"The teacher {escape_markdown(str(teacher))}: the licence of its weights" if teacher else ""
 
 
 def _weights_licence(config: Any) -> str:

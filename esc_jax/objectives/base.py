@@ -132,7 +132,13 @@ class Objective(abc.ABC):
 
     @abc.abstractmethod
     def inputs(self, constants: Any, key: jax.Array, batch: Batch) -> Any:
-        """Tree of arrays (B, …) that the loss is computed from: augmented features, targets. No gradient flows here."""
+        """Tree of arrays (B, …) that the loss is computed from: augmented features, targets. No gradient flows here.
+
+        Args:
+            constants: of the objective.
+            key: PRNG key of the step.
+            batch: this device's rows of a batch, and "step", the number of the steps before this one.
+        """
 
     @abc.abstractmethod
     def loss(self, variables: Variables, carry: Any, constants: Any, inputs: Any, keys: Keys) -> LossOutput:

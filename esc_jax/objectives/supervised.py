@@ -11,6 +11,7 @@ from esc_jax.augment import compose, mix
 from esc_jax.models.model import Model, Variables
 from esc_jax.objectives.base import Batch, Context, Keys, LossOutput, Objective, padding_mask, to_float
 from esc_jax.runtime import devices
+from esc_jax.tasks import registry as tasks
 from esc_jax.tasks.base import Task
 
 
@@ -30,12 +31,16 @@ class Supervised(Objective):
         model: classifier and frontend.
         task: targets, loss and metrics.
         class_weights: (classes,) of the loss; None weights all classes alike.
+        steps_per_epoch: for augmentations that start after some epochs.
     """
 
     name = "supervised"
     ranges = {"label_smoothing": (0, 0.99)}
+    choices = {"loss": ("task", "binary")}
 
-    def __init__(self, config: Any, model: Model, task: Task, class_weights: np.ndarray | None = None):
+    def __init__(
+        self, config: Any, model: Model, task: Task, class_weights: np.ndarray | None = None, steps_per_epoch: int = 1
+    ):
         self.module = model.module
         self._augment = config.augment
         self._batch_size = config.train.batch_size
@@ -43,19 +48,29 @@ class Supervised(Objective):
         self._model = model
         self._task = task
         self._class_weights = class_weights
+        self._steps_per_epoch = steps_per_epoch
+        self._loss = tasks.get("multi_label" if config.train.loss == "binary" else task.name).loss
 
     @staticmethod
     def defaults() -> dict[str, Any]:
-        """`label_smoothing`: share of the target that is spread over all classes."""
-        return {"label_smoothing": 0.0}
+        """Keys of `train`.
+
+        `label_smoothing`: share of the target that is spread over all classes. `loss`: "task", or "binary" for the sum
+        of the binary cross-entropies of all classes, whatever the task is.
+        """
+        return {"label_smoothing": 0.0, "loss": "task"}
 
     @classmethod
     def create(cls, context: Context) -> Self:
         """From the config, the model and the task of a context."""
         return cls(context.config, context.model, context.task)
 
-    def inputs(self, constants: Any, key: jax.Array, batch: Batch) -> Examples:
-        """Augmented and mixed examples of this device's rows {"audio", "label"[, "samples"]}."""
+    def inputs(self, constants: Any, key: jax.Array, batch: Batch) -> Any:
+        """Augmented and mixed examples of this device's rows {"audio", "label"[, "samples"], "step"}."""
+        return self._examples(key, batch)[0]
+
+    def _examples(self, key: jax.Array, batch: Batch) -> tuple[Examples, jax.Array]:
+        """Examples, and the augmented waveforms (rows, time) before the frontend."""
         augment, frontend = self._augment, self._model.frontend
         wave_key, mix_key, spec_key, mel_key = jax.random.split(key, 4)
         if augment.mel_jitter:  # one mel bank for the whole global batch
@@ -68,24 +83,28 @@ class Supervised(Objective):
         padding = padding_mask(samples, audio.shape[-1])
         if not augment.mixup_alpha:
             features = compose.augment_spectrograms(augment, spec_key, positions, frontend(audio, padding))
-            return Examples(features, targets, padding)
+            return Examples(features, targets, padding), audio
         share, partner = compose.mixup_pairs(augment, mix_key, positions, self._batch_size)
-        blend = jax.vmap(mix.mix_linear)
+        if augment.mixup_start_epoch:
+            share = jnp.where(batch["step"] < augment.mixup_start_epoch * self._steps_per_epoch, 1.0, share)
         mixed_padding = padding
         if samples is not None:  # a mixture ends with the longer of the two clips
             longer = jnp.maximum(samples, devices.all_gather(samples)[partner])
             mixed_padding = padding_mask(jnp.where(share < 1.0, longer, samples), audio.shape[-1])
         if augment.mixup_on == "waveform":
-            mixed = jax.vmap(mix.mix_waveforms)(share, audio, devices.all_gather(audio)[partner])
-            features = frontend(mixed, mixed_padding)
+            other = devices.all_gather(audio)[partner]
+            audio = compose.mix_waveforms(augment, mix_key, positions, share, audio, other, rate)
+            features = frontend(audio, mixed_padding)
         else:
             features = frontend(audio, padding)
-            features = blend(share, features, devices.all_gather(features)[partner])
-        targets = blend(share, targets, devices.all_gather(targets)[partner])
-        return Examples(compose.augment_spectrograms(augment, spec_key, positions, features), targets, mixed_padding)
+            features = jax.vmap(mix.mix_linear)(share, features, devices.all_gather(features)[partner])
+        mix_targets = mix.union_of_targets if augment.mixup_targets == "union" else mix.mix_linear
+        targets = jax.vmap(mix_targets)(share, targets, devices.all_gather(targets)[partner])
+        features = compose.augment_spectrograms(augment, spec_key, positions, features)
+        return Examples(features, targets, mixed_padding), audio
 
-    def loss(self, variables: Variables, carry: Any, constants: Any, inputs: Examples, keys: Keys) -> LossOutput:
-        """The task's loss and metrics."""
+    def _forward(self, variables: Variables, inputs: Examples, keys: Keys) -> tuple[jax.Array, Any]:
+        """Logits, and the running statistics after the forward pass."""
         logits, updates = self.module.apply(
             variables,
             inputs.features,
@@ -94,7 +113,14 @@ class Supervised(Objective):
             mutable=["batch_stats"],
             rngs=keys.rngs(),
         )
-        metrics = self._task.step_metrics(logits, inputs.targets)
+        return logits, updates.get("batch_stats", {})
+
+    def _label_loss(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
         weights = None if self._class_weights is None else jnp.asarray(self._class_weights)
-        loss = self._task.loss(logits, inputs.targets, weights)
-        return LossOutput(loss, metrics, updates.get("batch_stats", {}))
+        return self._loss(logits, targets, weights)
+
+    def loss(self, variables: Variables, carry: Any, constants: Any, inputs: Any, keys: Keys) -> LossOutput:
+        """The task's loss and metrics."""
+        logits, batch_stats = self._forward(variables, inputs, keys)
+        metrics = self._task.step_metrics(logits, inputs.targets)
+        return LossOutput(self._label_loss(logits, inputs.targets), metrics, batch_stats)

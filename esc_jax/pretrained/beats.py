@@ -108,7 +108,9 @@ def from_arrays(
     if classes:
         head |= {"classes": classes, "dropout": cfg.get("predictor_dropout", 0.1)}
         check_options(Linear, {"classes": classes, "dropout": head["dropout"]}, "the cfg")
-    params = _to_flax(names, arrays, _shapes(options, classes), options)
+    # The shapes of a model with many layers take seconds: a cfg that does not belong to the file is refused before.
+    _check_names(names, arrays, options["encoder_layers"])
+    params = _to_flax(names, arrays, _shapes(options, classes))
     frontend = {"name": "kaldi_fbank", **dataclasses.asdict(KaldiFbank())}
     labels = _labels(label_dict, classes)
     return PublishedCheckpoint("beats", options, {"params": params}, head, frontend, labels, "multi_label")
@@ -162,32 +164,43 @@ def _encoder_names(options: Mapping[str, Any]) -> Iterator[Name]:
         yield from norm(f"{published}.final_layer_norm", *path, "output_norm")
 
 
-def _to_flax(
-    names: list[Name], arrays: Mapping[str, np.ndarray], shapes: Mapping[tuple, tuple], options: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Converts published arrays to a tree of float32 parameters. All names and shapes must match.
+def _check_names(names: list[Name], arrays: Mapping[str, np.ndarray], layers: int) -> None:
+    """Raises PretrainedError unless a file has exactly these arrays.
 
     Args:
         names: of all arrays that the file must contain.
         arrays: of the file.
-        shapes: {path: shape} of all parameters of the model.
-        options: of the encoder. Its layers share one position bias, of which the file may contain one copy per layer.
+        layers: of the encoder. They share one position bias, of which the file may contain one copy per layer.
     """
     expected, first = {name for name, _, _ in names}, _SHARED_BIAS.format(0)
-    copies = {_SHARED_BIAS.format(i) for i in range(1, options["encoder_layers"] if first in expected else 1)}
-    missing = sorted(expected - set(arrays)) + sorted("/".join(p) for p in set(shapes) - {path for _, path, _ in names})
-    unused = sorted(set(arrays) - expected - copies)
+    copies = {_SHARED_BIAS.format(i) for i in range(1, layers if first in expected else 1)}
+    missing, unused = sorted(expected - set(arrays)), sorted(set(arrays) - expected - copies)
     if missing or unused:
         raise PretrainedError(
             "the arrays do not match the cfg, so the file is damaged or of another architecture; "
-            f"missing: {', '.join(missing) or 'none'}; not used: {', '.join(unused) or 'none'}."
+            f"missing: {_some(missing)}; not used: {_some(unused)}."
         )
     differing = [name for name in sorted(copies & set(arrays)) if not np.array_equal(arrays[name], arrays[first])]
     if differing:
         raise PretrainedError(
-            f"{', '.join(differing)} differ from that of layer 0, which the layers of BEATs share: this is not a "
-            "released model."
+            f"{_some(differing)} differ from that of layer 0, which the layers of BEATs share: this is not a released"
+            " model."
         )
+
+
+def _some(names: list[str], count: int = 40) -> str:
+    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "") or "none"
+
+
+def _to_flax(names: list[Name], arrays: Mapping[str, np.ndarray], shapes: Mapping[tuple, tuple]) -> dict[str, Any]:
+    """Converts published arrays to a tree of float32 parameters.
+
+    Args:
+        names: of all arrays.
+        arrays: of the file.
+        shapes: {path: shape} of all parameters of the model.
+    """
+    assert set(shapes) == {path for _, path, _ in names}
     flat, mismatched = {}, []
     for name, path, layout in names:
         array = np.asarray(arrays[name], np.float32)

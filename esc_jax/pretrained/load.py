@@ -42,13 +42,16 @@ def initialize(config: Any, classes: Sequence[str]) -> tuple[Any, Model]:
     return config, model.with_variables(merge.merge(model.variables, checkpoint, classes))
 
 
-def load_published(path: str, sample_rate: int | None = None, clip_s: float = 5.0) -> Model:
+def load_published(
+    path: str, sample_rate: int | None = None, clip_s: float = 5.0, classes: Sequence[str] = ("",)
+) -> Model:
     """The encoder of a published checkpoint. `load_classifier` loads its head as well.
 
     Args:
         path: its name in the catalog, file, folder or hub id.
         sample_rate: Hz, for an encoder that was not trained at one.
         clip_s: length of the windows that it is called on, s.
+        classes: class names of a linear head with random weights.
 
     Raises:
         PretrainedError: the checkpoint is of no known kind, or was trained at another sample rate.
@@ -67,7 +70,7 @@ def load_published(path: str, sample_rate: int | None = None, clip_s: float = 5.
         }
     )
     config = merge.with_checkpoint_options(config, checkpoint)
-    model = models.create(config, ("",))
+    model = models.create(config, classes)
     return model.with_variables(merge.merge(model.variables, checkpoint))
 
 

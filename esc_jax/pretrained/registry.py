@@ -13,3 +13,10 @@ READERS: dict[str, Callable[[str], PublishedCheckpoint]] = {
 }
 FILE_ONLY = ("beats", "efficientat")  # published as files, never as directories
 DIRECTORY_ONLY = ("hubert",)
+# Data of the published checkpoints.
+TRAINED_ON = {
+    "beats": "AudioSet",
+    "efficientat": "AudioSet",
+    "efficientnet": "ImageNet",
+    "hubert": "LibriSpeech",
+}

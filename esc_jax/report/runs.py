@@ -32,6 +32,7 @@ class Run:
         name: unique within a report: the path relative to the folder of all runs.
         folder: work directory.
         method: name of the config.
+        teacher: of a distillation; empty without.
         task: what the labels mean.
         data: name of the data set.
         clips: number of clips in the data set.
@@ -61,6 +62,7 @@ class Run:
     name: str
     folder: pathlib.Path
     method: str
+    teacher: str
     task: Task
     data: str
     clips: int
@@ -98,8 +100,9 @@ class Run:
 
     @property
     def label(self) -> str:
-        """The name, with † where the epoch was selected on the test fold."""
-        return self.name + (" †" if self.test_selected else "")
+        """The name, with † where the epoch was selected on the test fold, and with the teacher of a distillation."""
+        teacher = f", teacher: {self.teacher}" if self.teacher else ""
+        return self.name + (" †" if self.test_selected else "") + teacher
 
     @property
     def folds_text(self) -> str:
@@ -233,6 +236,7 @@ def _parse(folder: pathlib.Path, name: str, results: dict[str, Any], strict: boo
         name=name,
         folder=folder,
         method=str(results["config_name"]),
+        teacher=str(results.get("teacher", "")),
         task=task,
         data=str(data["name"]),
         clips=int(data["clips"]),

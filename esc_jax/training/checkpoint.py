@@ -14,6 +14,7 @@ import functools
 import io
 import json
 import logging as standard_logging
+import math
 import os
 import pathlib
 import sys
@@ -29,12 +30,14 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from esc_jax import files
 from esc_jax.data.clips import Clips
+from esc_jax.data.rows import Layout
 from esc_jax.errors import Failure, UserError, first_line, shorten
 from esc_jax.runtime import devices, processes
 from esc_jax.training.state import TrainState, step_of
 
 FORMAT = 3
 MAX_META_BYTES = 64 << 20
+MAX_NOVELTY_VALUES = 1 << 25
 
 
 class CheckpointError(Failure, RuntimeError):
@@ -248,7 +251,7 @@ def _verify(tree: Any, item: str, meta: dict[str, Any], folder: pathlib.Path) ->
             raise CheckpointError(f"{folder} is damaged: the checksum of {item}{path} does not match")
 
 
-def meta(config: Any, clips: Clips, progress: dict[str, Any], batches: Any = None) -> dict[str, Any]:
+def meta(config: Any, clips: Clips, progress: dict[str, Any], batches: Any = None, teacher: str = "") -> dict[str, Any]:
     """The JSON object of a checkpoint: what prediction and resume need beside the arrays.
 
     Args:
@@ -256,6 +259,7 @@ def meta(config: Any, clips: Clips, progress: dict[str, Any], batches: Any = Non
         clips: the data set.
         progress: history, sums of the current epoch, seconds so far.
         batches: state of the training iterator.
+        teacher: description of the teacher of a distillation.
     """
     return {
         "config": config.to_dict(),
@@ -264,6 +268,7 @@ def meta(config: Any, clips: Clips, progress: dict[str, Any], batches: Any = Non
         "data": clips.identity,
         "batches": batches,
         "progress": progress,
+        "teacher": teacher,
     }
 
 
@@ -320,11 +325,26 @@ def check_data(trained_on: str, identity: str, workdir: pathlib.Path) -> None:
 
 def check_workdir(workdir: pathlib.Path, identity: str) -> None:
     """`check_data` for the run in a workdir, where there is one."""
+    if (trained_on := _trained_on(workdir)) is not None:
+        check_data(trained_on, identity, workdir)
+
+
+def check_files(workdir: pathlib.Path, data: Layout, background: Layout | None) -> None:
+    """As `check_workdir`, for files that have not been prepared yet."""
+    if (trained_on := _trained_on(workdir)) is not None:
+        fingerprints = [layout.fingerprint for layout in (data, background) if layout]
+        # `Clips.identity` adds to a fingerprint how the clips were made from the files.
+        parts = [part.split("-")[0] for part in trained_on.split("+")]
+        check_data("+".join(parts), "+".join(fingerprints), workdir)
+
+
+def _trained_on(workdir: pathlib.Path) -> str | None:
+    """`Clips.identity` of the run in a workdir; None where there is none."""
     folder = workdir / "checkpoints"
     for step in sorted(_steps(folder) if folder.is_dir() else [], reverse=True):
         with contextlib.suppress(CheckpointError):  # a damaged one, which a resume passes over
-            check_data(read_meta(folder, step)["data"], identity, workdir)
-            return
+            return read_meta(folder, step)["data"]
+    return None
 
 
 def read_meta(folder: pathlib.Path, step: int) -> dict[str, Any]:
@@ -390,7 +410,13 @@ def read_novelty(folder: pathlib.Path, step: int) -> Any | None:
         return None
     try:
         with ocp.StandardCheckpointer() as reader:
+            saved = jax.tree.leaves(reader.metadata(path / "novelty").item_metadata.tree)
+            values = sum(math.prod(leaf.shape) for leaf in saved)
+            if values > MAX_NOVELTY_VALUES:
+                raise CheckpointError(f"{path}: its detector of unfamiliar sounds has {values:.1e} values")
             tree = jax.tree.map(np.asarray, reader.restore(path / "novelty"))
+    except CheckpointError:
+        raise
     except Exception as error:
         _discard_late_errors()
         raise CheckpointError(

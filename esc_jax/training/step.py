@@ -51,7 +51,7 @@ def train_step(
 
     def step(state: states.TrainState, batch: dict[str, jax.Array], constants: Any = None) -> Any:
         input_key, model_key = jax.random.split(jax.random.fold_in(jax.random.key(state.seed), state.step))
-        inputs = objective.inputs(constants, input_key, batch)
+        inputs = objective.inputs(constants, input_key, {**batch, "step": state.step})
         frozen, modules = optim.frozen(optim_config, state.params), optim.frozen_modules(optim_config, state.params)
 
         def mean_loss(params: Any, batch_stats: Any, inputs: Any, key: jax.Array) -> tuple[jax.Array, Any]:

@@ -34,7 +34,7 @@ def runs(noise_clips, monkeypatch):
         artifacts.write_artifacts(folder, outcome, noise_clips, [part])
         return outcome
 
-    monkeypatch.setattr(datasets, "load", lambda config: noise_clips)
+    monkeypatch.setattr(datasets, "load", lambda config, check=None: noise_clips)
     monkeypatch.setattr(single, "train_and_evaluate", run)
     config = configs.defaults("resnet")
     config.experiment = "guess"

@@ -4,10 +4,14 @@ import dataclasses
 
 import numpy as np
 import pytest
+import soundfile
 
+from esc_jax import config as configs
 from esc_jax.data import folds
-from esc_jax.experiments import dataset
+from esc_jax.data.rows import DataError
+from esc_jax.experiments import crossval, dataset, probe, single
 from esc_jax.tasks import registry as tasks
+from esc_jax.training.checkpoint import OtherDataError
 
 
 @pytest.mark.parametrize(("missing", "named"), [([], ""), ([0], "a"), ([0, 2], "a, c")])
@@ -21,3 +25,64 @@ def test_classes_that_are_tested_and_not_trained_are_named(noise_clips, caplog, 
     with caplog.at_level("WARNING"):
         dataset.log_split(tasks.get("single_label"), clips, split)
     assert caplog.messages == ([f"no training clip has one of the test classes {named}"] if missing else [])
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Of a network without hidden blocks, on files in class folders."""
+    config = configs.defaults("resnet")
+    config.data.update(
+        name="folder", dir=str(tmp_path / "sounds"), sample_rate=16_000, clip_s=0.5, folds=3, test_fold=1
+    )
+    config.data.cache_dir = str(tmp_path / "cache")
+    config.frontend.update(n_fft=512, hop=256, mels=16)
+    config.model.encoder.update(stage_sizes=(1,), width=8)
+    config.train.update(batch_size=4, epochs=1, tensorboard=False)
+    config.eval.update(batch_size=4, tta=0)
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        path = tmp_path / f"sounds/{'ab'[number % 2]}/{number}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, 0.1 * rng.standard_normal(8000), 16_000)
+    return config
+
+
+def prepared(tmp_path):
+    return set((tmp_path / "cache/prepared").rglob("index.json"))
+
+
+@pytest.mark.parametrize("entry", [single.train_and_evaluate, probe.probe_and_evaluate, crossval.cross_validate])
+def test_other_data_are_refused_before_they_are_prepared(config, tmp_path, entry):
+    if entry is probe.probe_and_evaluate:
+        config.method = "probe"
+    entry(config, tmp_path / "run")
+    before = prepared(tmp_path)
+    results = (tmp_path / "run/results.json").read_text()
+    soundfile.write(tmp_path / "sounds/a/new.wav", np.full(8000, 0.1), 16_000)
+    with pytest.raises(OtherDataError, match="run was trained on other data than data.dir contains|fold1 was trained"):
+        entry(config, tmp_path / "run")
+    assert prepared(tmp_path) == before and (tmp_path / "run/results.json").read_text() == results
+
+
+def test_another_background_is_refused_before_it_is_prepared(config, tmp_path):
+    config.data.background = str(tmp_path / "background")
+    (tmp_path / "background").mkdir()
+    soundfile.write(tmp_path / "background/x.wav", np.full(8000, 0.1), 16_000)
+    single.train_and_evaluate(config, tmp_path / "run")
+    before = prepared(tmp_path)
+    soundfile.write(tmp_path / "background/y.wav", np.full(8000, 0.2), 16_000)
+    with pytest.raises(OtherDataError, match="was trained on other data than data.background contains"):
+        single.train_and_evaluate(config, tmp_path / "run")
+    assert prepared(tmp_path) == before
+
+
+@pytest.mark.parametrize("method", ["train", "probe"])
+def test_a_test_fold_that_does_not_exist_is_refused_before_the_preparation(config, tmp_path, method):
+    config.method, config.data.test_fold = method, 7
+    entry = probe.probe_and_evaluate if method == "probe" else single.train_and_evaluate
+    with pytest.raises(DataError, match="data.test_fold=7: this data set has folds 1, 2 and 3; choose one of them"):
+        entry(config, tmp_path / "run")
+    config.crossval.folds = (7,)
+    with pytest.raises(DataError, match="this data set has no fold 7"):
+        crossval.cross_validate(config, tmp_path / "run")
+    assert not prepared(tmp_path) and not (tmp_path / "run").exists()

@@ -20,7 +20,7 @@ from esc_jax.training.restore import restore
 @pytest.fixture
 def config(noise_clips, monkeypatch):
     """Three folds of noise, and a network of two blocks."""
-    monkeypatch.setattr(datasets, "load", lambda config: noise_clips)
+    monkeypatch.setattr(datasets, "load", lambda config, check=None: noise_clips)
     config = configs.defaults("resnet")
     config.experiment = "noise"
     config.data.update(sample_rate=noise_clips.sample_rate, clip_s=0.5)
@@ -90,7 +90,9 @@ def test_interrupted_runs_resume_to_the_same_bits(config, noise_clips, tmp_path,
         with pytest.raises(loop.Interrupted):
             crossval.cross_validate(config, tmp_path / "cut")
     with monkeypatch.context() as patch:
-        patch.setattr(datasets, "load", lambda config: dataclasses.replace(noise_clips, fingerprint="other"))
+        patch.setattr(
+            datasets, "load", lambda config, check=None: dataclasses.replace(noise_clips, fingerprint="other")
+        )
         with pytest.raises(checkpoint.OtherDataError, match="was trained on other data than data.dir contains"):
             crossval.cross_validate(config, tmp_path / "cut")
     crossval.cross_validate(config, tmp_path / "cut")
@@ -112,19 +114,21 @@ def test_only_a_finished_run_is_tested_again_and_only_on_its_data(config, noise_
     with pytest.raises(ConfigError, match="contains the run of one fold"):
         crossval.cross_validate(config, tmp_path)
     before = (tmp_path / "results.json").read_text()
-    monkeypatch.setattr(datasets, "load", lambda config: dataclasses.replace(noise_clips, fingerprint="other"))
+    monkeypatch.setattr(
+        datasets, "load", lambda config, check=None: dataclasses.replace(noise_clips, fingerprint="other")
+    )
     with pytest.raises(checkpoint.OtherDataError, match="was trained on other data than data.dir contains"):
         single.evaluate_again(config, tmp_path)
     assert (tmp_path / "results.json").read_text() == before
 
 
-def test_a_warning_names_classes_without_training_clips(config, noise_clips, monkeypatch, caplog):
+def test_a_warning_names_classes_without_training_clips(config, noise_clips, tmp_path, monkeypatch, caplog):
     config.data.test_fold = 1
-    single.prepare(config)
+    single.prepare(config, tmp_path)
     assert "no training clip" not in caplog.text
     labels = np.where(np.array(noise_clips.folds) == 1, 0, 1)  # the first class is in the test fold only
-    monkeypatch.setattr(datasets, "load", lambda config: dataclasses.replace(noise_clips, labels=labels))
-    single.prepare(config)
+    monkeypatch.setattr(datasets, "load", lambda config, check=None: dataclasses.replace(noise_clips, labels=labels))
+    single.prepare(config, tmp_path)
     assert f"no training clip has one of the test classes {noise_clips.classes[0]}" in caplog.text
 
 
@@ -133,7 +137,9 @@ def test_a_probe_of_other_data_is_an_error(config, noise_clips, tmp_path, monkey
     config.data.cache_dir = str(tmp_path / "cache")
     probe.probe_and_evaluate(config, tmp_path / "run")
     before = (tmp_path / "run/results.json").read_text()
-    monkeypatch.setattr(datasets, "load", lambda config: dataclasses.replace(noise_clips, fingerprint="other"))
+    monkeypatch.setattr(
+        datasets, "load", lambda config, check=None: dataclasses.replace(noise_clips, fingerprint="other")
+    )
     with pytest.raises(checkpoint.OtherDataError, match="was trained on other data than data.dir contains"):
         probe.probe_and_evaluate(config, tmp_path / "run")
     assert (tmp_path / "run/results.json").read_text() == before

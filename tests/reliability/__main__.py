@@ -1,7 +1,7 @@
 """Runs experiments on damage, and prints a table of what became of each case.
 
     python -m tests.reliability                      all experiments, about 20 minutes
-    python -m tests.reliability --scale=full         ten times as many cases
+    python -m tests.reliability --scale=full         seven times as many cases
     python -m tests.reliability damage kills --seed=1
 
 The cases are random; the seed chooses them. A traceback, a wrong result and a command that does not end are failures:

@@ -40,7 +40,7 @@ class Scale:
     clients: int
 
 
-SCALES = {"short": Scale(2, 5.0, 4), "long": Scale(24, 120.0, 50), "full": Scale(1000, 120.0, 50)}
+SCALES = {"short": Scale(2, 5.0, 4), "long": Scale(24, 120.0, 50), "full": Scale(170, 120.0, 50)}
 Counts = collections.Counter[str]
 
 

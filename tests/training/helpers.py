@@ -39,6 +39,13 @@ def train(config, clips, count, devices=1):
     return before, state, [line["loss"] for line in lines]
 
 
+def train_objective(config, objective, model, clips, count, devices=1):
+    """(state after, metrics of each step) of `count` steps of an objective, from the weights of a model."""
+    optimizer = optim.build(config.optim, model.variables["params"], total=count, per_epoch=2)
+    state = states.create(jax.tree.map(np.array, model.variables), optimizer, ema=False)
+    return run_steps(objective, optimizer, config.optim, state, clips, count, devices)
+
+
 def run_steps(objective, optimizer, optim_config, state, clips, count, devices=1, batch_size=8, **options):
     """(state after, metrics of each step) of `count` steps of an objective, on the first devices."""
     step = steps.train_step(objective, optimizer, optim_config, **options)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from esc_jax.data import download, prepare, prepared
+from esc_jax.data import download
 from esc_jax.data.cache import cache_root
 from esc_jax.data.clips import Clips
 from esc_jax.data.layouts.esc50 import Esc50Layout
@@ -12,22 +12,11 @@ from esc_jax.data.rows import Layout
 ESC10_TARGETS = (0, 1, 10, 11, 12, 20, 21, 38, 40, 41)
 
 
-def open_clips(source: Layout, config: Any) -> Clips:
-    """Prepares and opens a data set; files of at least one and a half clips are cut into windows.
-
-    Args:
-        source: the data set on disk.
-        config: `config.data`.
-    """
-    folder = prepare.prepared_dir(source, config.sample_rate, config.cache_dir, config.on_bad_clip)
-    return prepared.open_prepared(folder, round(config.clip_s * config.sample_rate), source).windows()
+def open_layout(config: Any) -> Layout:
+    """data.dir, or the official archive, which is downloaded first."""
+    return Esc50Layout(config.dir or download.download(cache_root(config.cache_dir), config.url))
 
 
-def load(config: Any) -> Clips:
-    """Loads data.dir, or the official archive, which is downloaded first."""
-    return open_clips(Esc50Layout(config.dir or download.download(cache_root(config.cache_dir), config.url)), config)
-
-
-def load_esc10(config: Any) -> Clips:
-    """Loads the ten classes of ESC-10 from ESC-50."""
-    return load(config).subset(ESC10_TARGETS, "esc10")
+def esc10_clips(clips: Clips) -> Clips:
+    """The ten classes of ESC-10 from ESC-50."""
+    return clips.windows().subset(ESC10_TARGETS, "esc10")

@@ -2,10 +2,8 @@
 
 from typing import Any
 
-from esc_jax.data.clips import Clips
-from esc_jax.data.datasets.esc50 import open_clips
 from esc_jax.data.layouts.registry import open_source
-from esc_jax.data.rows import DataError
+from esc_jax.data.rows import DataError, Layout
 
 # data.name → what data.dir is.
 PLACES = {
@@ -19,8 +17,8 @@ PLACES = {
 }
 
 
-def load(config: Any) -> Clips:
-    """Loads data.dir in the layout data.name. Files of at least one and a half clips are cut into windows."""
+def open_layout(config: Any) -> Layout:
+    """data.dir in the layout data.name."""
     if not config.dir:
         raise DataError(f"data.name={config.name}: give --config.data.dir=PATH, {PLACES[config.name]}")
-    return open_clips(open_source(config.dir, config), config)
+    return open_source(config.dir, config)

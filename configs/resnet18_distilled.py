@@ -1,0 +1,27 @@
+"""ResNet-18 of a quarter of the width, distilled from a teacher: the classifier that is part of the package.
+
+    python -m esc_jax.main --config=configs/resnet18_distilled.py --config.data.dir=ESC-50-master --mode=crossval
+    python -m esc_jax.main --config=configs/resnet18_distilled.py --config.distill.teacher=TEACHER …
+
+The teacher is EfficientAT mn04, pretrained on AudioSet, with a linear probe on the training clips of each fold.
+TEACHER is another published encoder, a run, or a cross-validation of runs. The student starts from random weights.
+Results: docs/results.
+"""
+
+from esc_jax import config as base
+
+
+def get_config():
+    """The config of the experiment."""
+    config = base.load("resnet34_cpu")
+    config.model.encoder.stage_sizes = (2, 2, 2, 2)
+    config.model.encoder.width = 16
+    config.model.head.dropout = 0.0
+    config.distill.teacher = "mn04_as"
+    config.augment.mixup_alpha = 1.0
+    config.augment.time_mask = 0
+    config.augment.freq_mask = 0
+    config.augment.frequency_warp = 0.0
+    config.train.label_smoothing = 0.0
+    config.train.epochs = 400
+    return config

@@ -1,0 +1,118 @@
+"""The teacher of a distillation: which runs and encoders can be one, and what is said about it."""
+
+import json
+
+import numpy as np
+import pytest
+
+from esc_jax import config as configs
+from esc_jax.data.datasets import registry as datasets
+from esc_jax.errors import ConfigError
+from esc_jax.experiments import crossval, probe, single, teacher
+from esc_jax.export import formats
+from esc_jax.models import model as models
+from esc_jax.pretrained import hubert
+from esc_jax.report import runs
+from esc_jax.tasks import registry as tasks
+from esc_jax.training.checkpoint import OtherDataError
+from tests.training import helpers
+
+TASK = tasks.get("single_label")
+
+
+@pytest.fixture
+def config(noise_clips, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "load", lambda config, check=None: noise_clips)
+    config = configs.defaults("resnet")
+    config.experiment = "student"
+    config.data.update(sample_rate=16_000, clip_s=0.5, cache_dir=str(tmp_path / "cache"), test_fold=1)
+    config.frontend.update(n_fft=512, hop=256, mels=16)
+    config.model.encoder.update(stage_sizes=(1, 1), width=8)
+    config.augment.mixup_alpha = 0.5
+    config.train.update(batch_size=4, epochs=2, tensorboard=False)
+    config.eval.update(batch_size=4, tta=2)
+    return config
+
+
+@pytest.fixture
+def published(tmp_path, noise_clips):
+    """Folder of a small encoder as Hugging Face publishes it."""
+    config = helpers.hubert("projected")
+    model = models.create(config, noise_clips.classes)
+    frontend = {"name": "raw", "sample_rate": 16_000, **config.frontend}
+    hubert.write(tmp_path / "published", model.variables, config.model.encoder, noise_clips.classes, frontend)
+    return tmp_path / "published"
+
+
+def test_a_cross_validation_with_the_runs_of_another_as_teachers(config, tmp_path):
+    """Each fold has the teacher with its test fold. The results, the report and the model card name the teacher."""
+    config.experiment = "big"
+    crossval.cross_validate(config, tmp_path / "runs/teachers")
+    config.experiment, config.distill.teacher = "student", str(tmp_path / "runs/teachers")
+    outcome = crossval.cross_validate(config, tmp_path / "runs/students")
+    assert outcome["teacher"] == "big"
+    assert json.loads((tmp_path / "runs/students/fold2/results.json").read_text())["teacher"] == "big"
+    found, _ = runs.find(tmp_path / "runs")
+    assert sorted(run.label for run in found) == ["students, teacher: big", "teachers"]
+    card = formats.export(tmp_path / "runs/students/fold2", "stablehlo", tmp_path / "export") / "README.md"
+    assert "The outputs of the teacher big were further targets." in card.read_text()
+    # A test of the finished run keeps the mark.
+    config.data.test_fold = 2
+    single.evaluate_again(config, tmp_path / "runs/students/fold2")
+    assert json.loads((tmp_path / "runs/students/fold2/results.json").read_text())["teacher"] == "big"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data.test_fold": 2}, "was trained on all folds but 1, with clips of the test fold 2 among them"),
+        ({"data.sample_rate": 8000}, "has the sample rate 16000 Hz: set config.data.sample_rate to it"),
+    ],
+)
+def test_a_teacher_that_does_not_fit_is_refused(config, tmp_path, noise_clips, change, message):
+    single.train_and_evaluate(config, tmp_path / "run")
+    config.distill.teacher = str(tmp_path / "run")
+    config.update_from_flattened_dict(change)
+    with pytest.raises(ConfigError, match=message):
+        teacher.load(config, TASK, noise_clips, single.split_clips(config, noise_clips))
+
+
+def test_a_teacher_of_every_clip_teaches_no_run_that_is_tested(config, tmp_path, noise_clips, monkeypatch):
+    config.protocol = "all"
+    single.train_and_evaluate(config, tmp_path / "run")
+    config.distill.teacher = str(tmp_path / "run")
+    split = single.split_clips(config, noise_clips)
+    assert teacher.load(config, TASK, noise_clips, split).model.classes == noise_clips.classes
+    config.protocol = "holdout"
+    with pytest.raises(ConfigError, match="was trained on every clip, with clips of the test fold 1 among them"):
+        teacher.load(config, TASK, noise_clips, split)
+    other = noise_clips.subset([0, 1], "two")
+    with pytest.raises(ConfigError, match="has other classes than the data"):
+        teacher.load(config, TASK, other, split)
+    monkeypatch.setattr(type(noise_clips), "identity", "other")
+    with pytest.raises(OtherDataError, match="was trained on other data"):
+        teacher.load(config, TASK, noise_clips, split)
+
+
+def test_a_published_encoder_gets_a_probe_on_the_training_clips(config, published, noise_clips, tmp_path):
+    config.distill.teacher = str(published)
+    split = single.split_clips(config, noise_clips)
+    taught = teacher.load(config, TASK, noise_clips, split)
+    assert taught.description == "published (LibriSpeech)"
+    audio = noise_clips.read(range(12)).astype(np.float32) / 32768
+    features = taught.model.frontend(audio)
+    x = np.asarray(taught.model.module.apply(taught.model.variables, features, method="encode").embedding)
+    head = probe.fit_split(TASK, x[None], noise_clips, split)
+    logits = taught.model.module.apply(taught.model.variables, features)
+    np.testing.assert_allclose(logits, x @ head.kernel + head.bias, atol=1e-4)
+    assert taught.temperature == pytest.approx(head.calibration.temperature, rel=1e-3)
+
+
+def test_ways_that_exclude_a_teacher_are_refused(config, tmp_path):
+    config.distill.teacher = "somewhere"
+    config.augment.mixup_on = "spectrogram"
+    with pytest.raises(ConfigError, match="distill.teacher gets mixed waveforms: set config.augment.mixup_on"):
+        configs.check(config)
+    config.augment.mixup_on, config.crossval.vectorized = "waveform", True
+    with pytest.raises(ConfigError, match="crossval.vectorized does not support config.distill.teacher"):
+        crossval.cross_validate(config, tmp_path / "run")
