@@ -5,8 +5,8 @@
 
 A name can be given wherever weights are: esc-jax predict --model=mn04_as FILE, --config.model.pretrained=mn04_as, and
 esc_jax.load_classifier("mn04_as"). Files are kept in the cache and downloaded once. An interrupted download continues.
-The last but one column of the list says which SHA-256 a file must have: the one that esc_jax knows, or that of the
-first download, which is kept. Files of the Hugging Face hub are checked and cached by huggingface_hub.
+The column "checked by" says which SHA-256 a file must have: the one that esc_jax knows, or that of the first download,
+which is kept. Files of the Hugging Face hub are checked and cached by huggingface_hub.
 """
 
 import sys
@@ -19,13 +19,17 @@ from esc_jax.pretrained import catalog
 def _table() -> str:
     from esc_jax.pretrained import fetch
 
-    rows = [("name", "model.name", "classes", "rate, Hz", "licence", "size, MB", "checked by", "in the cache")]
+    rows = [
+        ("name", "model.name", "classes", "rate, Hz", "licence", "size, MB", "checked by", "in the cache", "source")
+    ]
     for weights in catalog.CATALOG.values():
         checked = "known SHA-256" if weights.sha256 else "first download" if weights.url else "huggingface_hub"
         present = "–" if weights.hub_id else "yes" if fetch.local_file(weights) else "no"
         size = f"{weights.size / 1e6:.1f}" if weights.size else "–"
         rate, labels = str(weights.sample_rate or "–"), weights.labels or "none"
-        rows.append((weights.name, weights.architecture, labels, rate, weights.licence, size, checked, present))
+        rows.append(
+            (weights.name, weights.architecture, labels, rate, weights.licence, size, checked, present, weights.source)
+        )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
     return "\n".join(lines) + "\n"

@@ -11,6 +11,12 @@ import os
 import pathlib
 import urllib.parse
 
+_BEATS = "https://valle.blob.core.windows.net/share/BEATs/"
+# The public read access of microsoft/unilm, beats/README.md. It ends in 2033.
+_BEATS_ACCESS = (
+    "?sv=2020-08-04&st=2023-03-01T07%3A51%3A05Z&se=2033-03-02T07%3A51%3A00Z&sr=c&sp=rl"
+    "&sig=QJXmSJG9DbMKf48UDIU1MfzIro8HQOf3sqlNXiflY1I%3D"
+)
 _EFFICIENTAT = "https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1/"
 
 
@@ -41,9 +47,14 @@ class Weights:
     size: int = 0
 
     @property
+    def source(self) -> str:
+        """The address without its query, or the hub id."""
+        return self.url.partition("?")[0] or f"https://huggingface.co/{self.hub_id}"
+
+    @property
     def filename(self) -> str:
         """Name of the file in the cache. Readers take options from it."""
-        return urllib.parse.unquote(self.url.rpartition("/")[2])
+        return urllib.parse.unquote(urllib.parse.urlsplit(self.url).path.rpartition("/")[2])
 
 
 def _efficientat(name: str, score: str, sha256: str = "", size: int = 0) -> Weights:
@@ -56,6 +67,19 @@ def _efficientat(name: str, score: str, sha256: str = "", size: int = 0) -> Weig
         sample_rate=32_000,
         sha256=sha256,
         size=size,
+    )
+
+
+def _beats(iteration: str) -> tuple[Weights, ...]:
+    """The encoder of an iteration, and two fine-tuned classifiers of AudioSet."""
+    name = f"beats_{iteration.removesuffix('_AS2M')}"
+    files = {name: f"BEATs_{iteration}.pt"}
+    files |= {f"{name}_ft{k}": f"BEATs_{iteration}_finetuned_on_AS2M_cpt{k}.pt" for k in (1, 2)}
+    return tuple(
+        Weights(
+            key, "beats", f"{_BEATS}{file}{_BEATS_ACCESS}", "", "" if key == name else "AudioSet, 527", "MIT", 16_000
+        )
+        for key, file in files.items()
     )
 
 
@@ -80,6 +104,10 @@ _ALL = (
     _efficientat("mn10_as_mels_40", "453"),
     _efficientat("mn10_as_mels_64", "461"),
     _efficientat("mn10_as_mels_256", "474"),
+    *_beats("iter1"),
+    *_beats("iter2"),
+    *_beats("iter3"),
+    *_beats("iter3_plus_AS2M"),
     _hub("distilhubert", "hubert", "ntu-spml/distilhubert", "", 16_000),
     _hub("distilhubert_gtzan", "hubert", "sanchit-gandhi/distilhubert-finetuned-gtzan", "GTZAN, 10", 16_000),
     _hub("hubert_base", "hubert", "facebook/hubert-base-ls960", "", 16_000),

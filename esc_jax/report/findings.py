@@ -1,9 +1,10 @@
 """The content of a report, independent of its format."""
 
+from collections.abc import Sequence
 import dataclasses
 import pathlib
 
-from esc_jax.report import compare, write_ups
+from esc_jax.report import compare, ensemble, write_ups
 from esc_jax.report import runs as finished
 from esc_jax.report.calibration import RunCalibration, run_calibration
 from esc_jax.report.mistakes import MistakeGroup, mistake_groups
@@ -56,9 +57,20 @@ class Findings:
         return any((run.task.name, run.data) == (write_ups.TASK.name, write_ups.DATA) for run in self.runs)
 
 
-def collect(runs_dir: pathlib.Path) -> Findings:
-    """Reads the runs in a folder, compares them and computes their calibration. Raises RunError, ReportError."""
+def collect(runs_dir: pathlib.Path, members: Sequence[str] = (), average: str = "probabilities") -> Findings:
+    """Reads the runs in a folder, compares them and computes their calibration.
+
+    Args:
+        runs_dir: folder of the runs.
+        members: names of runs whose ensemble is one run more.
+        average: of the ensemble, see `ensemble.ensemble`.
+
+    Raises:
+        RunError, ReportError: there is no run, or the members have no ensemble.
+    """
     runs, notes = finished.find(runs_dir)
+    if members:
+        runs = finished.ordered([*runs, ensemble.ensemble(ensemble.choose(runs, members), average)])
     groups = finished.group_by_data(runs)
     findings = Findings(groups, notes, [], [], [], [])
     for group in groups:

@@ -331,16 +331,16 @@ def find(runs_dir: pathlib.Path) -> tuple[list[Run], list[str]]:
     if not runs:
         raise RunError("; ".join(notes[:3]) or f"{runs_dir} contains no run: there is no results.json in any subfolder")
     notes += dict.fromkeys(note for run in runs for note in run.notes)  # those on a data set once
-    runs.sort(
-        key=lambda run: (
-            -run.clips,
-            run.data_key,
-            -len(run.folds),
-            -run.score.value if run.score else math.inf,
-            run.name,
-        )
-    )
-    return runs, notes
+    return ordered(runs), notes
+
+
+def ordered(runs: Sequence[Run]) -> list[Run]:
+    """The runs in the order of `find`."""
+
+    def place(run: Run) -> Any:
+        return -run.clips, run.data_key, -len(run.folds), -run.score.value if run.score else math.inf, run.name
+
+    return sorted(runs, key=place)
 
 
 def group_by_data(runs: Sequence[Run]) -> list[list[Run]]:

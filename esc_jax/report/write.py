@@ -1,5 +1,6 @@
 """Writing a report, and comparing two runs."""
 
+from collections.abc import Sequence
 import pathlib
 
 from esc_jax.report import compare, plots, tables, write_ups
@@ -37,12 +38,15 @@ def draw(findings: Findings, out: pathlib.Path) -> None:
         plots.reliability(diagrams, out / "reliability.png")
 
 
-def write_report(runs_dir: pathlib.Path, out: pathlib.Path) -> Findings:
+def write_report(
+    runs_dir: pathlib.Path, out: pathlib.Path, members: Sequence[str] = (), average: str = "probabilities"
+) -> Findings:
     """Writes report.md, report.html and their pictures.
 
     Args:
         runs_dir: folder of the runs.
         out: folder of the report. It is created if it does not exist.
+        members, average: of an ensemble that is reported beside the runs, see `findings.collect`.
 
     Returns:
         The content of the report.
@@ -50,7 +54,7 @@ def write_report(runs_dir: pathlib.Path, out: pathlib.Path) -> Findings:
     Raises:
         RunError, ReportError: there is no run to report on. OSError: the report cannot be written.
     """
-    findings = collect(runs_dir)
+    findings = collect(runs_dir, members, average)
     out.mkdir(parents=True, exist_ok=True)
     draw(findings, out)
     (out / "report.md").write_text(markdown(findings), encoding="utf-8")

@@ -14,8 +14,26 @@ import os
 import sys
 
 # Constants of <malloc.h> and <sys/mman.h>.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 _MADV_HUGEPAGE = 14
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """The C library of this process; None without glibc."""
+    if sys.platform != "linux":
+        return None
+    library = ctypes.CDLL(None)
+    return library if hasattr(library, "gnu_get_libc_version") else None  # musl has none
+
+
+def share_heap() -> None:
+    """Makes all threads that start later allocate from one heap. No effect without glibc.
+
+    Each thread of a server would otherwise keep a heap as large as its largest request. To be called before the threads
+    start.
+    """
+    if libc := _glibc():
+        libc.mallopt(_M_ARENA_MAX, 1)
 
 
 def keep_heap() -> None:
@@ -23,10 +41,8 @@ def keep_heap() -> None:
 
     The process then occupies its peak memory until it ends.
     """
-    if sys.platform != "linux":
-        return
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "gnu_get_libc_version"):  # musl
+    libc = _glibc()
+    if libc is None:
         return
     for option, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1)):  # no separate mappings, no trimming
         libc.mallopt(option, value)

@@ -19,6 +19,7 @@ from esc_jax.inference.classifier import SoundClassifier, load_classifier
 from esc_jax.inference.output import NO_CLASS, SILENCE, UNFAMILIAR
 from esc_jax.inference.timeline import Prediction, Timeline, clock
 from esc_jax.report import timeline_plot
+from esc_jax.runtime import memory
 from esc_jax.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -242,6 +243,7 @@ def serve(
     """
     with files.temporary_folder("esc_jax_demo_") as folder:
         _configure_gradio(host, folder)
+        memory.share_heap()  # Gradio has forty threads, whose heaps would grow for minutes
         import gradio
 
         classifier = load_classifier(model)

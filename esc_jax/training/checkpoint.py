@@ -409,11 +409,12 @@ def read_novelty(folder: pathlib.Path, step: int) -> Any | None:
     if "novelty" not in meta["checksums"]:
         return None
     try:
+        with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:  # StandardCheckpointer logs a warning
+            saved = jax.tree.leaves(handler.metadata(path / "novelty").tree)
+        values = sum(math.prod(leaf.shape) for leaf in saved)
+        if values > MAX_NOVELTY_VALUES:
+            raise CheckpointError(f"{path}: its detector of unfamiliar sounds has {values:.1e} values")
         with ocp.StandardCheckpointer() as reader:
-            saved = jax.tree.leaves(reader.metadata(path / "novelty").item_metadata.tree)
-            values = sum(math.prod(leaf.shape) for leaf in saved)
-            if values > MAX_NOVELTY_VALUES:
-                raise CheckpointError(f"{path}: its detector of unfamiliar sounds has {values:.1e} values")
             tree = jax.tree.map(np.asarray, reader.restore(path / "novelty"))
     except CheckpointError:
         raise

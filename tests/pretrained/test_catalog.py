@@ -153,7 +153,7 @@ def test_the_command_lists_and_downloads(server, capsys):
     assert capsys.readouterr().out == f"known: {path_of('known')}\n"
     assert command.main(["list"]) == 0
     header, *lines = capsys.readouterr().out.splitlines()
-    assert header.split()[0] == "name" and lines[0].split()[-1] == "yes" and lines[1].split()[-1] == "no"
+    assert header.split()[0] == "name" and lines[0].split()[-2] == "yes" and lines[1].split()[-2] == "no"
     with pytest.raises(SystemExit) as stopped:
         command.main(["get", "knwon"])
     assert stopped.value.code == 2 and "did you mean known?" in capsys.readouterr().err
@@ -168,6 +168,9 @@ def test_the_table_is_complete():
     for name, weights in catalog.CATALOG.items():
         assert weights.name == name and bool(weights.url) != bool(weights.hub_id) and weights.licence
         assert not weights.sha256 or len(weights.sha256) == 64
+    names = [weights.filename for weights in catalog.CATALOG.values() if weights.url]
+    assert len(set(names)) == len(names) and not any(set(name) & set("?&%=") for name in names)
+    assert catalog.CATALOG["beats_iter3_plus_ft1"].filename == "BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt1.pt"
 
 
 def test_published_tags_equal_those_of_the_published_code(shared):

@@ -89,3 +89,16 @@ def test_changed_metadata_is_refused(tmp_path):
     meta.write_text(meta.read_text().replace('"a"', '"c"'))
     with pytest.raises(checkpoint.CheckpointError, match="2 is damaged: the checksum of its metadata"):
         checkpoint.read_meta(folder, step)
+
+
+def test_a_detector_with_too_many_values_is_refused_before_it_is_read(tmp_path, monkeypatch, caplog):
+    checkpoints = checkpoint.Checkpoints(tmp_path / "c")
+    arrays = {"means": np.ones((4, 5), np.float32), "center": np.ones(5, np.float32)}
+    checkpoints.save(state_at(1), {}, novelty=arrays)
+    with caplog.at_level("WARNING"):
+        read = checkpoint.read_novelty(tmp_path / "c", 1)
+    assert not caplog.messages and read["means"].tolist() == arrays["means"].tolist()
+    monkeypatch.setattr(checkpoint, "MAX_NOVELTY_VALUES", 24)
+    monkeypatch.setattr(checkpoint.ocp.StandardCheckpointer, "restore", None)  # not reached
+    with pytest.raises(checkpoint.CheckpointError, match="its detector of unfamiliar sounds has 2.5e"):
+        checkpoint.read_novelty(tmp_path / "c", 1)

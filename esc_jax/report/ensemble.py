@@ -1,0 +1,118 @@
+"""Ensembles of finished runs: their predictions of each clip are averaged."""
+
+from collections.abc import Sequence
+import dataclasses
+
+import numpy as np
+
+from esc_jax.evaluation import results
+from esc_jax.evaluation.confidence import ConfidenceInterval
+from esc_jax.report.errors import ReportError
+from esc_jax.report.predictions import Predictions
+from esc_jax.report.runs import Run
+from esc_jax.tasks.base import Task
+
+AVERAGES = ("probabilities", "logits")
+
+
+def choose(runs: Sequence[Run], names: Sequence[str]) -> list[Run]:
+    """The runs with these names, which are their paths below the folder of all runs. Raises ReportError."""
+    by_name = {run.name: run for run in runs}
+    if unknown := [name for name in names if name.rstrip("/") not in by_name]:
+        raise ReportError(f"--ensemble: there is no run {unknown[0]}; the runs are {', '.join(by_name)}")
+    return [by_name[name.rstrip("/")] for name in dict.fromkeys(names)]
+
+
+def ensemble(runs: Sequence[Run], average: str = "probabilities") -> Run:
+    """The ensemble of runs that were tested on the same clips. The seeds of a run are members like the runs themselves.
+
+    Args:
+        runs: one run with several seeds, or several runs.
+        average: "probabilities", or "logits" for the normalized geometric mean of the probabilities.
+
+    Raises:
+        ReportError: the runs were tested on different data, clips or folds, or have no predictions.
+    """
+    first = runs[0]
+    for run in runs:
+        if run.predictions is None:
+            raise ReportError(f"--ensemble: {run.name} has no predictions")
+        if run.data_key != first.data_key or _keys(run) != _keys(first):
+            raise ReportError(f"--ensemble: {run.name} and {first.name} were not tested on the same clips and folds")
+    members = sum(run.seeds for run in runs)
+    if members < 2:
+        raise ReportError(f"--ensemble: {first.name} is one model: name several runs, or a run with several seeds")
+    predictions = _averaged(first.task, [run.predictions for run in runs if run.predictions], average)
+    score, std = _score(first.task, predictions, predictions.scores)
+    views = predictions.scores_tta
+    return dataclasses.replace(
+        first,
+        name=f"ensemble of {members} ({', '.join(run.name for run in runs)}), mean of {average}",
+        method="",
+        teacher=", ".join(dict.fromkeys(run.teacher for run in runs if run.teacher)),
+        seeds=1,
+        tested=len(predictions),
+        test_selected=any(run.test_selected for run in runs),
+        score=score,
+        score_tta=None if views is None else _score(first.task, predictions, views)[0],
+        other_metrics={},
+        std=std,
+        tta_views=0 if views is None else first.tta_views,
+        parameters=sum(run.parameters * run.seeds for run in runs),
+        seconds=sum(run.seconds for run in runs),
+        temperatures={},
+        fitted_on="",
+        predictions=predictions,
+        notes=(),
+        config={},
+    )
+
+
+def _keys(run: Run) -> set[tuple[str, int]]:
+    """(clip, fold) of all tests of a run."""
+    assert run.predictions is not None
+    return set(zip(run.predictions.clips, run.predictions.folds.tolist(), strict=True))
+
+
+def _averaged(task: Task, parts: Sequence[Predictions], average: str) -> Predictions:
+    """One row for each clip and fold, in the order of the first part: the mean over all rows of all parts."""
+    first = parts[0]
+    keys = list(dict.fromkeys(zip(first.clips, first.folds.tolist(), strict=True)))
+    position = {key: number for number, key in enumerate(keys)}
+    rows = np.concatenate(
+        [[position[key] for key in zip(part.clips, part.folds.tolist(), strict=True)] for part in parts]
+    ).astype(np.int64)
+    leading = np.array([first.clips.index(clip) for clip, _ in keys])
+
+    def mean(values: Sequence[np.ndarray]) -> np.ndarray:
+        if average == "logits":
+            return task.probabilities(_mean_rows(list(map(task.logits, values)), rows, len(keys)))
+        return _mean_rows(values, rows, len(keys))
+
+    views = [part.scores_tta for part in parts if part.scores_tta is not None]
+    limits = [part.thresholds for part in parts if part.thresholds is not None]
+    return Predictions(
+        clips=tuple(clip for clip, _ in keys),
+        recordings=tuple(first.recordings[row] for row in leading),
+        folds=np.array([fold for _, fold in keys]),
+        seeds=np.zeros(len(keys), np.int64),
+        labels=first.labels[leading],
+        scores=mean([part.scores for part in parts]),
+        scores_tta=mean(views) if len(views) == len(parts) else None,
+        thresholds=_mean_rows(limits, rows, len(keys)) if len(limits) == len(parts) else None,
+    )
+
+
+def _mean_rows(values: Sequence[np.ndarray], rows: np.ndarray, count: int) -> np.ndarray:
+    sums = np.zeros((count, values[0].shape[1]))
+    np.add.at(sums, rows, np.concatenate(values))
+    return sums / np.bincount(rows, minlength=count)[:, None]
+
+
+def _score(task: Task, predictions: Predictions, scores: np.ndarray) -> tuple[ConfidenceInterval, float | None]:
+    """Mean over the folds with its interval, and the standard deviation over the folds."""
+    folds = [np.flatnonzero(predictions.folds == fold) for fold in sorted(set(predictions.folds.tolist()))]
+    recordings = [[predictions.recordings[row] for row in rows] for rows in folds]
+    entry = results.over_runs(task, [(predictions.labels[rows], scores[rows]) for rows in folds], recordings)
+    low, high = entry["ci95"]
+    return ConfidenceInterval(entry["mean"], low, high, len(set(predictions.recordings))), entry["std"]
