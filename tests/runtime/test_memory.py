@@ -33,3 +33,38 @@ def test_a_command_keeps_its_memory_and_a_library_does_not():
         faults[process] = int(done.stdout)
     # A buffer of 128 MB has 32,768 pages, and the call has several.
     assert faults["command"] < 1000 and faults["library"] > 30_000, faults
+
+
+COUNT_HEAPS = """
+import ctypes, sys, threading
+from esc_jax.runtime import memory
+if sys.argv[1] == "shared":
+    memory.share_heap()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, (ctypes.c_size_t,)
+together = threading.Barrier(4)
+def work():
+    together.wait()
+    libc.malloc(100_000)
+threads = [threading.Thread(target=work) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+libc.fopen.restype = ctypes.c_void_p
+file = libc.fopen(sys.argv[2].encode(), b"w")
+libc.malloc_info(0, ctypes.c_void_p(file))
+libc.fclose(ctypes.c_void_p(file))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_threads_share_one_heap(tmp_path):
+    """The heaps in the report of glibc itself."""
+    heaps = {}
+    for name in ("shared", "default"):
+        subprocess.run(
+            [sys.executable, "-c", COUNT_HEAPS, name, str(tmp_path / name)],
+            env=os.environ | {"GLIBC_TUNABLES": ""},
+            check=True,
+        )
+        heaps[name] = (tmp_path / name).read_text().count("<heap nr=")
+    assert heaps["shared"] == 1 and heaps["default"] > 1
