@@ -1,0 +1,28 @@
+"""EfficientNet-Lite0, pretrained on ImageNet, fine-tuned on ESC-50 on two CPU cores.
+
+python -m esc_jax.main --config=configs/efficientnet_lite0.py --config.data.dir=ESC-50-master
+
+"""
+
+from esc_jax import config as base
+
+
+def get_config():
+    """The config of the experiment."""
+    config = base.defaults(model="efficientnet", head="linear")
+    config.model.pretrained = "efficientnet_lite0"
+    config.model.head.dropout = 0.2
+    config.frontend.n_fft = 2048
+    config.frontend.hop = 640
+    config.augment.roll = 1.0
+    config.augment.gain_db = 6.0
+    config.augment.mixup_alpha = 0.3
+    config.augment.time_mask = 30
+    config.augment.freq_mask = 16
+    config.optim.lr = 2e-3
+    config.optim.groups = (("encoder/.*", 0.25),)
+    config.optim.clip_norm = 5.0
+    config.train.epochs = 20
+    config.train.label_smoothing = 0.1
+    config.train.ema = 0.99
+    return config
