@@ -156,11 +156,7 @@ def write(
             this width.
     """
     options = {f.name: options.get(f.name, f.default) for f in dataclasses.fields(efficientnet.EfficientNet) if f.init}
-    if not (options["squeeze_excitation"] and options["activation"] == "silu" and options["scale_stem_and_top"]):
-        raise PretrainedError(
-            "transformers has no EfficientNet-Lite, and its EfficientNet would give other logits: export with"
-            " --format=stablehlo."
-        )
+    check_blocks(options)
     _check_residuals(options)
     head = variables["params"].get("head")
     if options["same_padding"] == "torch":
@@ -206,6 +202,16 @@ def write(
     counters = {n.replace("running_mean", "num_batches_tracked") for n in arrays if n.endswith("running_mean")}
     arrays |= {name: np.zeros((), np.int64) for name in counters}
     huggingface.write(directory, config, arrays, {})
+
+
+def check_blocks(options: Mapping[str, Any]) -> None:
+    """Raises PretrainedError for the options of an EfficientNet-Lite, which transformers does not have."""
+    published = {"squeeze_excitation": True, "activation": "silu", "scale_stem_and_top": True}
+    if any(options.get(name, value) != value for name, value in published.items()):
+        raise PretrainedError(
+            "transformers has no EfficientNet-Lite, and its EfficientNet would give other logits: export with"
+            " --format=stablehlo."
+        )
 
 
 def _options(
