@@ -24,7 +24,7 @@ def to_huggingface(restored: Restored, directory: pathlib.Path) -> None:
 
     Raises:
         ExportError: transformers has no class for the architecture, or pads its input differently.
-        PretrainedError: the class does not have this head, frontend or padding.
+        PretrainedError: the class does not have these blocks, or this head, frontend or padding.
     """
     from esc_jax.export import model_card
     from esc_jax.export.thresholds import read_thresholds
@@ -36,6 +36,7 @@ def to_huggingface(restored: Restored, directory: pathlib.Path) -> None:
     if config.name == "hubert":
         hubert.write(directory, model.variables, options, model.classes, frontend)
     elif config.name == "efficientnet":
+        efficientnet.check_blocks(options)
         _check_padding(restored)
         efficientnet.write(directory, model.variables, options, model.classes, frontend, config.head.dropout)
     else:

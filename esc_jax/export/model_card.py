@@ -56,7 +56,7 @@ _IDENTITY = {
 _WEIGHTS = {
     "beats": "MIT for the BEATs checkpoints of microsoft/unilm",
     "efficientat": "MIT for the checkpoints of fschmid56/EfficientAT",
-    "efficientnet": "Apache 2.0 for google/efficientnet-b0 and timm, BSD for torchvision",
+    "efficientnet": "Apache 2.0 for google/efficientnet-b0, timm and EfficientNet-Lite, BSD for torchvision",
     "hubert": "Apache 2.0 for ntu-spml/distilhubert and facebook's HuBERT",
 }
 

@@ -1,6 +1,8 @@
-"""EfficientNet-B0 to B7 on one-channel spectrograms.
+"""EfficientNet-B0 to B7 and EfficientNet-Lite0 to Lite4 on one-channel spectrograms.
 
-M. Tan, Q. Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML 2019, table 1.
+M. Tan, Q. Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML 2019, table 1. Lite has
+no squeeze-and-excitation, ReLU6 instead of SiLU, and a stem and a last convolution of the same size in all variants:
+github.com/tensorflow/tpu, models/official/efficientnet/lite.
 """
 
 from collections.abc import Callable, Iterator
@@ -44,12 +46,16 @@ VARIANTS = (
     (2.0, 3.1, 0.5),
 )
 
+# The same of Lite0 to Lite4.
+LITE_VARIANTS = (*VARIANTS[:4], (1.4, 1.8, 0.3))
+
 PADDINGS = ("tf", "torch", "transformers")
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"silu": nn.silu, "relu6": nn.relu6}
 
 
 @dataclasses.dataclass(frozen=True)
 class BlockSpec:
-    """One MBConv block: 1×1 expansion → depthwise → squeeze-and-excitation → 1×1 projection."""
+    """One MBConv block: 1×1 expansion → depthwise → squeeze-and-excitation (not in Lite) → 1×1 projection."""
 
     stage: int
     position: int  # within the stage
@@ -65,21 +71,31 @@ class BlockSpec:
         return self.stride == 1 and self.inputs == self.outputs
 
 
-def layout(width_coefficient: float, depth_coefficient: float) -> tuple[BlockSpec, ...]:
-    """The blocks of a variant. The stem has as many channels as the first block's input."""
+def layout(
+    width_coefficient: float, depth_coefficient: float, scale_stem_and_top: bool = True
+) -> tuple[BlockSpec, ...]:
+    """The blocks of a variant. The stem has as many channels as the first block's input.
+
+    Args:
+        width_coefficient: factor on channel counts.
+        depth_coefficient: factor on the number of blocks of every stage.
+        scale_stem_and_top: False: neither the stem's channels nor the number of blocks of the first and last stage.
+    """
     blocks = []
     for stage, (kernel, stride, expansion, inputs, outputs, repeats) in enumerate(_STAGES):
-        inputs, outputs = round_channels(inputs * width_coefficient), round_channels(outputs * width_coefficient)
-        for position in range(math.ceil(repeats * depth_coefficient)):
+        scaled = scale_stem_and_top or 0 < stage < len(_STAGES) - 1
+        inputs = inputs if stage == 0 and not scaled else round_channels(inputs * width_coefficient)
+        outputs = round_channels(outputs * width_coefficient)
+        for position in range(math.ceil(repeats * (depth_coefficient if scaled else 1.0))):
             first = position == 0
             block = (kernel, stride if first else 1, inputs if first else outputs, expansion, outputs)
             blocks.append(BlockSpec(stage, position, *block))
     return tuple(blocks)
 
 
-def top_width(width_coefficient: float) -> int:
+def top_width(width_coefficient: float, scale_stem_and_top: bool = True) -> int:
     """Channels of the last convolution: the size of the embedding."""
-    return round_channels(1280 * width_coefficient)
+    return round_channels(1280 * width_coefficient) if scale_stem_and_top else 1280
 
 
 def conv_pads(rule: str, size: Pair, kernel: int, stride: int) -> Pads:
@@ -108,10 +124,12 @@ class Settings:
     momentum: float
     dtype: jnp.dtype
     axis_name: str | None
+    activation: Callable[[jax.Array], jax.Array] = nn.silu
+    squeeze_excitation: bool = True
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias → batch normalization → activation; (B, H, W, C) → (B, H', W', channels)."""
+    """Convolution without bias → batch normalization (→ activation); (B, H, W, C) → (B, H', W', channels)."""
 
     channels: int
     settings: Settings
@@ -119,7 +137,7 @@ class ConvNorm(nn.Module):
     stride: int = 1
     padding: str = "tf"
     depthwise: bool = False
-    activation: Callable[[jax.Array], jax.Array] | None = nn.silu
+    activate: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -136,7 +154,7 @@ class ConvNorm(nn.Module):
             )(x)  # fmt: skip
         settings = self.settings
         x = BatchNorm(settings.momentum, settings.epsilon, dtype, settings.axis_name, name="norm")(x, train)
-        return x if self.activation is None else self.activation(x)
+        return settings.activation(x) if self.activate else x
 
 
 class Depthwise(nn.Module):
@@ -200,9 +218,10 @@ class MBConv(nn.Module):
             expanded, self.settings, spec.kernel, spec.stride, self.padding, depthwise=True, name="depthwise"
         )
         y = depthwise(y, train=train)
-        # A quarter of the block's inputs, not of the expanded channels.
-        y = SqueezeExcitation(max(1, spec.inputs // 4), self.settings.dtype, name="se")(y)
-        y = ConvNorm(spec.outputs, self.settings, activation=None, name="project")(y, train=train)
+        if self.settings.squeeze_excitation:
+            # A quarter of the block's inputs, not of the expanded channels.
+            y = SqueezeExcitation(max(1, spec.inputs // 4), self.settings.dtype, name="se")(y)
+        y = ConvNorm(spec.outputs, self.settings, activate=False, name="project")(y, train=train)
         if not spec.residual:
             return y
         if train and self.drop_rate > 0:
@@ -216,11 +235,15 @@ class EfficientNet(nn.Module):
     """Spectrogram (B, frames, bins) → embedding (B, top_width), the mean of the feature map of the last convolution.
 
     The spectrogram is an image whose height is time. The defaults are TensorFlow's B0. google/efficientnet-b0,
-    torchvision and timm differ in padding and epsilon, which the readers of their checkpoints set.
+    torchvision and timm differ in padding and epsilon, which the readers of their checkpoints set. Lite0 is B0 with
+    squeeze_excitation=False, activation="relu6" and scale_stem_and_top=False.
 
     Attributes:
-        width_coefficient: factor on every channel count (`VARIANTS`).
+        width_coefficient: factor on channel counts (`VARIANTS`, `LITE_VARIANTS`).
         depth_coefficient: factor on the number of blocks of every stage.
+        squeeze_excitation: whether blocks have it.
+        activation: silu or relu6.
+        scale_stem_and_top: see `layout`. False also leaves the embedding at 1280.
         in_channels: of the stem; the spectrogram is repeated along them.
         bn_epsilon: of batch normalization.
         bn_momentum: weight of the old average in the running statistics.
@@ -234,6 +257,9 @@ class EfficientNet(nn.Module):
 
     width_coefficient: float = 1.0
     depth_coefficient: float = 1.0
+    squeeze_excitation: bool = True
+    activation: str = "silu"
+    scale_stem_and_top: bool = True
     in_channels: int = 1
     bn_epsilon: float = 1e-3
     bn_momentum: float = 0.99
@@ -246,6 +272,7 @@ class EfficientNet(nn.Module):
     @nn.nowrap
     def constraints(self) -> Iterator[Constraint]:
         """See `limits.check_options`."""
+        yield self.activation in ACTIVATIONS, "activation", f"one of {', '.join(ACTIVATIONS)}"
         yield self.same_padding in PADDINGS, "same_padding", f"one of {', '.join(PADDINGS)}"
         yield self.bn_momentum <= 1, "bn_momentum", "at most 1"
 
@@ -253,13 +280,21 @@ class EfficientNet(nn.Module):
     def __call__(self, features: jax.Array, *, train: bool = False, padding: jax.Array | None = None) -> Encoded:
         """Encodes (B, frames, bins). `padding` is ignored: to the published network, padding is silence."""
         del padding
-        settings = Settings(self.bn_epsilon, self.bn_momentum, self.dtype, self.axis_name)
-        blocks = layout(self.width_coefficient, self.depth_coefficient)
+        settings = Settings(
+            self.bn_epsilon,
+            self.bn_momentum,
+            self.dtype,
+            self.axis_name,
+            ACTIVATIONS[self.activation],
+            self.squeeze_excitation,
+        )
+        blocks = layout(self.width_coefficient, self.depth_coefficient, self.scale_stem_and_top)
         x = jnp.broadcast_to(features[..., None], (*features.shape, self.in_channels)).astype(self.dtype)
         x = ConvNorm(blocks[0].inputs, settings, 3, 2, self.same_padding, name="stem")(x, train=train)
         for number, spec in enumerate(blocks):
             rule = "torch" if number in self.symmetric_blocks else self.same_padding
             rate = self.drop_connect_rate * number / len(blocks)
             x = MBConv(spec, settings, rule, rate, name=f"block_{number}")(x, train=train)
-        x = ConvNorm(top_width(self.width_coefficient), settings, name="top")(x, train=train)
+        width = top_width(self.width_coefficient, self.scale_stem_and_top)
+        x = ConvNorm(width, settings, name="top")(x, train=train)
         return Encoded(embedding=x.astype(jnp.float32).mean((1, 2)), features=x)

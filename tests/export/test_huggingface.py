@@ -140,3 +140,12 @@ def test_a_spectrogram_that_transformers_pads_differently_is_refused(restored, t
     with pytest.raises(base.ExportError, match=r"spectrograms of 38 × 32 .* --format=stablehlo"):
         formats.write(with_model(run, clip_s=0.6), "huggingface", tmp_path / "refused")
     assert not (tmp_path / "refused").exists()
+
+
+def test_lite_is_refused_before_its_padding_is(restored, tmp_path):
+    config = tiny_config("efficientnet")
+    config.model.encoder.update(same_padding="tf", activation="relu6")
+    run = dataclasses.replace(with_model(restored("efficientnet"), clip_s=0.6), config=config)
+    with pytest.raises(PretrainedError, match="transformers has no EfficientNet-Lite"):
+        formats.write(run, "huggingface", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

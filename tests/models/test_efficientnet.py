@@ -11,6 +11,8 @@ from esc_jax.models.encoder import Classifier
 
 # torchvision's documentation of its EfficientNet_B…_Weights, `num_params`.
 PUBLISHED = (5_288_548, 7_794_184, 9_109_994, 12_233_232, 19_341_616, 30_389_784, 43_040_704, 66_347_960)
+# Of the networks that efficientnet-lite-pytorch 0.1.0 builds.
+PUBLISHED_LITE = (4_652_008, 5_416_680, 6_092_072, 8_197_096, 13_006_568)
 
 
 @pytest.mark.parametrize("variant", [0, 2])
@@ -23,6 +25,26 @@ def test_published_number_of_parameters(variant):
         # One channel spares the stem two kernels of 3×3 for each output channel.
         stem = efficientnet.round_channels(32 * width)
         assert count == PUBLISHED[variant] - (3 - channels) * 9 * stem
+
+
+@pytest.mark.parametrize("variant", range(5))
+def test_published_number_of_parameters_of_lite(variant):
+    width, depth, _ = efficientnet.LITE_VARIANTS[variant]
+    lite = {"squeeze_excitation": False, "activation": "relu6", "scale_stem_and_top": False}
+    model = Classifier(EfficientNet(width, depth, in_channels=3, **lite), heads.Linear(1000))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 64, 64), jnp.float32))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == PUBLISHED_LITE[variant]
+
+
+def test_lite_clips_activations_at_six():
+    model = EfficientNet(0.25, 0.3, squeeze_excitation=False, activation="relu6", scale_stem_and_top=False)
+    x = jax.random.normal(jax.random.key(1), (2, 33, 40))
+    variables = jax.eval_shape(model.init, jax.random.key(0), x)
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(lambda s: rng.uniform(-1, 1, s.shape).astype(np.float32) ** 2, variables)
+    out = jax.jit(model.apply)(variables, x)
+    assert out.embedding.shape == (2, 1280)
+    assert out.features.min() >= 0 and out.features.max() == 6
 
 
 @pytest.mark.parametrize(

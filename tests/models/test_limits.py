@@ -23,6 +23,8 @@ from esc_jax.models.limits import ModelError
         ("resnet", "stage_sizes", (), "whole numbers of at least 1"),
         ("efficientat", "width_mult", 0.0, "above 0"),
         ("efficientnet", "same_padding", "valid", "one of tf, torch, transformers"),
+        ("efficientnet", "activation", "gelu", "one of silu, relu6"),
+        ("efficientnet", "squeeze_excitation", 0, "true or false"),
         ("efficientnet", "in_channels", 0, "a whole number of at least 1"),
         ("efficientnet", "symmetric_blocks", (0, -2), "whole numbers of at least 0"),
         ("efficientnet", "bn_momentum", 1.5, "at most 1"),

