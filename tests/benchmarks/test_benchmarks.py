@@ -211,3 +211,17 @@ def test_scaling_of_recordings(benchmark, tmp_path, untrained):
     rows = benchmark("scaling", "--what=audio", f"--model={untrained}")[0]["audio"]
     assert [row["audio, minutes"] for row in rows] == [1, 2]
     assert (tmp_path / "scaling.png").exists()
+
+
+@pytest.mark.extended
+@pytest.mark.skipif(sys.platform != "linux", reason="reads its memory in /proc")
+def test_archive(environment, untrained):
+    """All recordings are classified, and the numbers are possible ones."""
+    command = [sys.executable, "benchmarks/archive.py", f"--model={untrained}", "--files=25", "--seconds=1.5"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    summary, header, _, row = done.stdout.strip().splitlines()
+    assert "25 recordings of 0:37.5 classified" in summary
+    values = dict(zip(header.strip("| ").split(" | "), map(float, row.strip("| ").split(" | ")), strict=True))
+    assert values["files"] == 25 and 0 <= values["device waits, %"] <= 100
+    assert values["memory at the end, MiB"] > 50
