@@ -13,6 +13,7 @@ from concurrent import futures
 import contextlib
 import csv
 import dataclasses
+import glob
 import hashlib
 import itertools
 import json
@@ -137,12 +138,21 @@ class Archive:
 
         digest = hashlib.sha256(os.fsencode(self.name(recording))).hexdigest()[:32]
         lock = self.folder / LOCKS / digest
+        killed = lock.exists()  # if no process has it
         try:
             with files.file_lock(lock, blocking=False):
+                if killed:
+                    self._remove_partial(recording)
                 yield True
                 lock.unlink(missing_ok=True)
         except filelock.Timeout:
             yield False
+
+    def _remove_partial(self, recording: str) -> None:
+        """Removes what a killed process has written of the result files (`files.atomic_write`)."""
+        for path in self.paths(recording):
+            for partial in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
+                partial.unlink(missing_ok=True)
 
     def write(self, recording: str, contents: Sequence[str]) -> None:
         """Writes the result files, each in one rename."""

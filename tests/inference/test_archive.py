@@ -2,6 +2,8 @@
 
 import csv
 import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -125,3 +127,23 @@ def test_the_common_folder_depends_on_the_arguments_alone(tmp_path, monkeypatch)
         ([str(tmp_path / "x/y/a.wav"), "x/z"], "x"),
     ):
         assert archive.common_folder(arguments) == tmp_path / folder, arguments
+
+
+KILLED = """
+import os, sys
+from esc_jax.inference.archive import Archive
+archive = Archive(*map(__import__("pathlib").Path, sys.argv[1:3]), {"hop_s": 1.0}, [".csv", ".json"])
+os.replace = lambda old, new: os._exit(9)
+with archive.locked(sys.argv[3]):
+    archive.write(sys.argv[3], ["half", "half"])
+"""
+
+
+def test_what_a_killed_process_was_writing_is_removed(tmp_path, recordings):
+    open_archive(tmp_path)
+    command = [sys.executable, "-c", KILLED, tmp_path / "out", tmp_path / "recordings", recordings[1]]
+    assert subprocess.run(command).returncode == 9
+    assert len(list((tmp_path / "out").rglob("*.partial"))) == 1
+    assert statuses(archive.process(open_archive(tmp_path), recordings, classify)) == dict.fromkeys(NAMES, "done")
+    assert not list((tmp_path / "out").rglob("*.partial"))
+    assert (tmp_path / "out/2026/a.wav.csv").read_text() == f"csv of {recordings[1]}"
