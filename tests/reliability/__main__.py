@@ -1,6 +1,6 @@
 """Runs experiments on damage, and prints a table of what became of each case.
 
-    python -m tests.reliability                      all experiments, about 20 minutes
+    python -m tests.reliability                      all experiments, about an hour
     python -m tests.reliability --scale=full         seven times as many cases
     python -m tests.reliability damage kills --seed=1
 

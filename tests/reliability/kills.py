@@ -77,7 +77,7 @@ def run(bench: Bench, scale: Scale, rng: random.Random) -> Iterator[tuple[str, C
             raise AssertionError(f"{name}: {done.stderr[-2000:]}")
         length_s, expected = time.monotonic() - started, result()
         counts: Counts = Counts()
-        for _ in range(max(1, scale.cases // 8)):
+        for _ in range(max(1, scale.cases // 3)):
             shutil.rmtree(live)
             for _ in range(rng.randint(1, 3)):
                 bench.run(*command, kill_after_s=rng.uniform(0.1, 1.0) * length_s)
