@@ -1,0 +1,1 @@
+"""Export as ONNX files, from waveform or features to probabilities."""
