@@ -45,16 +45,8 @@ class Tensor:
         return tuple(self.shape[axis] for axis in self.order)
 
 
-@dataclasses.dataclass(frozen=True)
-class Complex:
-    """A complex tensor, or constant."""
-
-    real: Any
-    imag: Any
-
-
 # A value of the traced function. Arrays are constants.
-Value = Tensor | Complex | np.ndarray
+Value = Tensor | np.ndarray
 Operator = Callable[["Graph", Any, Sequence[Any]], Value]
 
 
@@ -110,8 +102,6 @@ class Graph:
         """The value as a tensor of the graph."""
         if isinstance(value, np.ndarray):
             return Tensor(self.constant(value), value.shape, tuple(range(value.ndim)))
-        if isinstance(value, Complex):
-            raise ExportError("an operation on complex numbers has no ONNX operator: use --format=stablehlo")
         return value
 
     def arranged(self, value: Value, axes: Sequence[int]) -> Tensor:

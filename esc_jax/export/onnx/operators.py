@@ -6,12 +6,11 @@ from collections.abc import Sequence
 import math
 from typing import Any
 
-import jax
 import numpy as np
 from onnx import helper
 
 from esc_jax.export.base import ExportError
-from esc_jax.export.onnx.graph import Complex, Graph, Operator, Tensor, Value, inverse, is_symbolic
+from esc_jax.export.onnx.graph import Graph, Operator, Tensor, Value, inverse, is_symbolic
 
 _UNARY = {
     "abs": "Abs", "ceil": "Ceil", "cos": "Cos", "erf": "Erf", "exp": "Exp", "floor": "Floor", "log": "Log",
@@ -214,33 +213,6 @@ def _pad(graph: Graph, equation: Any, operands: Sequence[Any]) -> Value:
     return Tensor(name, tuple(size + int(low + high) for size, (low, high, _) in sizes), tensor.order)
 
 
-def _gather(graph: Graph, equation: Any, operands: Sequence[Any]) -> Value:
-    """Constant indices along one axis: overlapping frames, or a slice."""
-    value, indices = operands
-    numbers, sizes, shape = (
-        equation.params["dimension_numbers"],
-        equation.params["slice_sizes"],
-        equation.invars[0].aval.shape,
-    )
-    if not isinstance(indices, np.ndarray) or len(numbers.start_index_map) != 1 or numbers.operand_batching_dims:
-        raise _unsupported("a gather along several axes, or with indices that are computed")
-    (axis,), first = numbers.start_index_map, indices[..., 0]
-    whole = all(sizes[other] == shape[other] for other in range(len(shape)) if other != axis)
-    if not whole or indices.min() < 0 or indices.max() + sizes[axis] > shape[axis]:
-        raise _unsupported("a gather of blocks")
-    if not numbers.collapsed_slice_dims and first.ndim == 0:
-        ranges = [(0, size, 1) for size in shape]
-        ranges[axis] = (int(first), int(first) + sizes[axis], 1)
-        return _sliced(graph, value, shape, ranges)
-    before = tuple(range(axis))
-    after = tuple(range(axis + first.ndim, first.ndim + len(shape) - 1))
-    if numbers.collapsed_slice_dims != (axis,) or numbers.offset_dims != before + after:
-        raise _unsupported("a gather with axes in another order")
-    name = graph.node("Gather", [graph.plain(value, shape).name, graph.constant(first.astype(np.int64))], axis=axis)
-    result = tuple(equation.outvars[0].aval.shape)
-    return Tensor(name, result, tuple(range(len(result))))
-
-
 # Sums of products.
 
 
@@ -288,39 +260,46 @@ def _max_pool(graph: Graph, equation: Any, operands: Sequence[Any]) -> Value:
 
 
 def _dot_general(graph: Graph, equation: Any, operands: Sequence[Any]) -> Value:
-    (contract, batch) = equation.params["dimension_numbers"]
+    contracted, batch = equation.params["dimension_numbers"]
     shapes = [variable.aval.shape for variable in equation.invars]
     free = [
         [axis for axis in range(len(shape)) if axis not in (*used, *kept)]
-        for shape, used, kept in zip(shapes, contract, batch, strict=True)
+        for shape, used, kept in zip(shapes, contracted, batch, strict=True)
     ]
-    left, right = (graph.expanded(operand, shape) for operand, shape in zip(operands, shapes, strict=True))
     result = tuple(equation.outvars[0].aval.shape)
-    plain = tuple(range(len(result)))
-    # A product with a matrix needs no reshaping.
-    if not batch[0] and len(contract[0]) == 1 and len(shapes[1]) == 2:
-        if isinstance(left, Tensor) and isinstance(right, np.ndarray) and _is_channels_first(left, contract[0][0]):
-            return _pointwise(graph, left, right.transpose([*contract[1], *free[1]]), contract[0][0])
-        x = graph.arranged(left, [*free[0], *contract[0]])
-        matrix = graph.arranged(right, [*contract[1], *free[1]])
-        return Tensor(graph.node("MatMul", [x.name, matrix.name]), result, plain)
-    sizes = [[[shape[axis] for axis in axes] for axes in group] for shape, group in zip(shapes, zip(batch, free, contract, strict=True), strict=True)]
-    factors = []
-    for value, order, shape in (
-        (left, (batch[0], free[0], contract[0]), (*sizes[0][0], math.prod(sizes[0][1]), math.prod(sizes[0][2]))),
-        (right, (batch[1], contract[1], free[1]), (*sizes[1][0], math.prod(sizes[1][2]), math.prod(sizes[1][1]))),
-    ):
-        axes = [axis for group in order for axis in group]
-        stored = graph.arranged(value, axes)
-        flat = Tensor(stored.name, stored.shape, tuple(range(len(axes))))
-        factors.append(graph.tensor(graph.reshaped(flat, flat.shape, shape)).name)
-    product = (*sizes[0][0], math.prod(sizes[0][1]), math.prod(sizes[1][1]))
-    tensor = Tensor(graph.node("MatMul", factors), product, tuple(range(len(product))))
+    left, right = operands
+    if not batch[0] and len(contracted[0]) == 1 and len(shapes[1]) == 2:  # a matrix: nothing is reshaped
+        (channels,), axes = contracted[0], [*contracted[1], *free[1]]
+        if _is_channels_first(left, channels) and isinstance(right, np.ndarray):
+            return _pointwise(graph, left, right.transpose(axes), channels)
+        x = graph.arranged(graph.expanded(left, shapes[0]), [*free[0], channels])
+        matrix = graph.arranged(graph.expanded(right, shapes[1]), axes)
+        return Tensor(graph.node("MatMul", [x.name, matrix.name]), result, tuple(range(len(result))))
+    first = _factor(graph, left, shapes[0], (batch[0], free[0], contracted[0]))
+    second = _factor(graph, right, shapes[1], (batch[1], contracted[1], free[1]))
+    product = (*(shapes[0][axis] for axis in batch[0]), first.shape[-2], second.shape[-1])
+    tensor = Tensor(graph.node("MatMul", [first.name, second.name]), product, tuple(range(len(product))))
     return graph.reshaped(tensor, product, result)
 
 
-def _is_channels_first(tensor: Tensor, channels: int) -> bool:
-    return len(tensor.shape) == 4 and tensor.order[channels] == 1
+def _factor(graph: Graph, value: Value, shape: Sequence[Any], groups: Sequence[Sequence[int]]) -> Tensor:
+    """A factor as a stack of matrices: its batch axes, then one axis for each of the other two groups.
+
+    Batch axes of size 1 may stand for more: MatMul broadcasts them.
+    """
+    kept, *others = groups
+    sizes = value.shape if isinstance(value, np.ndarray) else graph.tensor(value).logical
+    target = [sizes[axis] if axis in kept else size for axis, size in enumerate(shape)]
+    stored = graph.arranged(graph.expanded(value, target), [axis for group in groups for axis in group])
+    flat = Tensor(stored.name, stored.shape, tuple(range(len(shape))))
+    new = [target[axis] for axis in kept] + [math.prod(target[axis] for axis in group) for group in others]
+    return graph.tensor(graph.reshaped(flat, flat.shape, new))
+
+
+def _is_channels_first(value: Value, channels: int) -> bool:
+    """Whether these channels of an image are stored before its height and width."""
+    tensor = value
+    return isinstance(tensor, Tensor) and len(tensor.shape) == 4 and tensor.order[channels] == 1
 
 
 def _pointwise(graph: Graph, x: Tensor, matrix: np.ndarray, channels: int) -> Tensor:
@@ -329,32 +308,6 @@ def _pointwise(graph: Graph, x: Tensor, matrix: np.ndarray, channels: int) -> Te
     name = graph.node("Conv", [x.name, kernel], kernel_shape=[1, 1])
     order = tuple(position for axis, position in enumerate(x.order) if axis != channels)
     return Tensor(name, (x.shape[0], matrix.shape[1], *x.shape[2:]), (*order, 1))
-
-
-# Spectra.
-
-
-def _fft(graph: Graph, equation: Any, operands: Sequence[Any]) -> Value:
-    """The spectrum of real frames as two matrix products: the FFT of ONNX Runtime is slow on CPUs."""
-    if equation.params["fft_type"] != jax.lax.FftType.RFFT:
-        raise _unsupported("a Fourier transform of complex numbers")
-    (length,) = equation.params["fft_lengths"]
-    angle = 2 * np.pi / length * (np.outer(np.arange(length), np.arange(length // 2 + 1)) % length)
-    shape = tuple(equation.outvars[0].aval.shape)
-    frames = graph.plain(operands[0], equation.invars[0].aval.shape).name
-    parts = (
-        Tensor(graph.node("MatMul", [frames, graph.constant(matrix.astype(np.float32))]), shape, tuple(range(len(shape))))
-        for matrix in (np.cos(angle), -np.sin(angle))
-    )
-    return Complex(*parts)
-
-
-def _real(graph: Graph, equation: Any, operands: Sequence[Any]) -> Value:
-    return operands[0].real
-
-
-def _imag(graph: Graph, equation: Any, operands: Sequence[Any]) -> Value:
-    return operands[0].imag
 
 
 OPERATORS: dict[str, Operator] = {
@@ -370,12 +323,8 @@ OPERATORS: dict[str, Operator] = {
     "dot_general": _dot_general,
     "erfc": _erfc,
     "expand_dims": _reshape,
-    "fft": _fft,
-    "gather": _gather,
-    "imag": _imag,
     "integer_pow": _integer_pow,
     "pad": _pad,
-    "real": _real,
     "reduce_window_max": _max_pool,
     "reshape": _reshape,
     "rev": _reverse,
