@@ -203,7 +203,9 @@ class Graph:
             branch = params["branches"][int(operands[0])]
             return self._walk(branch.jaxpr, branch.consts, operands[1:])
         inner = params.get("jaxpr", params.get("call_jaxpr"))
-        if inner is not None:
+        if name == "jit" and f"jit {params['name']}" in self.operators:
+            name = f"jit {params['name']}"
+        elif inner is not None:
             closed = hasattr(inner, "consts")
             return self._walk(inner.jaxpr if closed else inner, inner.consts if closed else (), operands)
         if all(isinstance(operand, np.ndarray) for operand in operands) and not _has_symbolic_shape(equation):

@@ -18,7 +18,7 @@ _UNARY = {
 }  # fmt: skip
 _BINARY = {
     "add": "Add", "and": "And", "div": "Div", "eq": "Equal", "ge": "GreaterOrEqual", "gt": "Greater",
-    "le": "LessOrEqual", "lt": "Less", "max": "Max", "min": "Min", "mul": "Mul", "or": "Or", "pow": "Pow", "sub": "Sub",
+    "le": "LessOrEqual", "lt": "Less", "min": "Min", "mul": "Mul", "or": "Or", "pow": "Pow", "sub": "Sub",
 }  # fmt: skip
 _REDUCTIONS = {"reduce_max": "ReduceMax", "reduce_min": "ReduceMin", "reduce_sum": "ReduceSum"}
 
@@ -100,6 +100,13 @@ def _integer_pow(graph: Graph, equation: Any, operands: Sequence[Any]) -> Value:
     if equation.params["y"] == 2:
         return _square(graph, equation, operands)
     return _elementwise(graph, "Pow", [operands[0], np.array(equation.params["y"], np.float32)])
+
+
+def _max(graph: Graph, equation: Any, operands: Sequence[Any]) -> Value:
+    x, other = operands
+    if isinstance(x, Tensor) and isinstance(other, np.ndarray) and not other.any():
+        return _unary("Relu")(graph, equation, [x])  # which runtimes compute together with a convolution
+    return _elementwise(graph, "Max", operands)
 
 
 def _rsqrt(graph: Graph, equation: Any, operands: Sequence[Any]) -> Value:
@@ -298,8 +305,7 @@ def _factor(graph: Graph, value: Value, shape: Sequence[Any], groups: Sequence[S
 
 def _is_channels_first(value: Value, channels: int) -> bool:
     """Whether these channels of an image are stored before its height and width."""
-    tensor = value
-    return isinstance(tensor, Tensor) and len(tensor.shape) == 4 and tensor.order[channels] == 1
+    return isinstance(value, Tensor) and len(value.shape) == 4 and value.order[channels] == 1
 
 
 def _pointwise(graph: Graph, x: Tensor, matrix: np.ndarray, channels: int) -> Tensor:
@@ -323,7 +329,9 @@ OPERATORS: dict[str, Operator] = {
     "dot_general": _dot_general,
     "erfc": _erfc,
     "expand_dims": _reshape,
+    "jit hard_silu": _unary("HardSwish"),  # a function of jax.nn, which runtimes compute at once
     "integer_pow": _integer_pow,
+    "max": _max,
     "pad": _pad,
     "reduce_window_max": _max_pool,
     "reshape": _reshape,
