@@ -10,6 +10,7 @@ from esc_jax.export.base import ExportError
 if TYPE_CHECKING:  # imports JAX, which the help text of the command does not need
     from esc_jax.training.restore import Restored
 
+
 def to_onnx(restored: Restored, directory: pathlib.Path) -> None:
     """Writes model.onnx, features.onnx, model_int8.onnx, model.json, example.py and README.md.
 

@@ -61,7 +61,10 @@ def _of_data(restored: Restored) -> Clips | None:
     calibration, _ = _read(restored, layout, _spread(others or tested, CALIBRATED))
     fold = f"fold {data['test_fold']}" if tested else "all folds"
     labels = [_label(restored, _names(layout, row)) for row in kept]
-    return Clips(checked, np.array(labels), calibration, f"{len(kept)} clips of {data['name']}, {fold}")
+    source = f"{len(kept)} clips of {data['name']}, {fold}"
+    if restored.config.get("protocol") == "all":
+        source += ", which trained the model"
+    return Clips(checked, np.array(labels), calibration, source)
 
 
 def _is_esc50(data: dict[str, Any]) -> bool:

@@ -45,6 +45,16 @@ class Tensor:
         return tuple(self.shape[axis] for axis in self.order)
 
 
+# Operations on constants, which need not be compiled.
+_NUMPY: dict[str, Callable[..., np.ndarray]] = {
+    "add": np.add,
+    "mul": np.multiply,
+    "neg": np.negative,
+    "rsqrt": lambda x: np.reciprocal(np.sqrt(x)),
+    "sub": np.subtract,
+}
+_WITHOUT_NODES = ("broadcast_in_dim", "reshape", "squeeze")  # if their operands are constants
+
 # A value of the traced function. Arrays are constants.
 Value = Tensor | np.ndarray
 Operator = Callable[["Graph", Any, Sequence[Any]], Value]
@@ -209,6 +219,10 @@ class Graph:
             closed = hasattr(inner, "consts")
             return self._walk(inner.jaxpr if closed else inner, inner.consts if closed else (), operands)
         if all(isinstance(operand, np.ndarray) for operand in operands) and not _has_symbolic_shape(equation):
+            if name in _NUMPY:
+                return [np.asarray(_NUMPY[name](*operands))]
+            if name in _WITHOUT_NODES:
+                return [self.operators[name](self, equation, operands)]
             shapes = [variable.aval.shape for variable in equation.invars]
             arrays = [jnp.asarray(self.expanded(x, shape)) for x, shape in zip(operands, shapes, strict=True)]
             results = equation.primitive.bind(*arrays, **params)
@@ -262,4 +276,3 @@ def _is_unused(variable: Any, known: dict[Any, Value]) -> bool:
 
 def _has_symbolic_shape(equation: Any) -> bool:
     return any(is_symbolic(size) for v in (*equation.invars, *equation.outvars) for size in v.aval.shape)
-

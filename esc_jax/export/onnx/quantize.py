@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+import contextlib
+import logging
 import pathlib
 import tempfile
 from typing import Any
@@ -38,7 +41,7 @@ def quantize(source: pathlib.Path, target: pathlib.Path, clips: np.ndarray) -> s
     Returns:
         "static" or "dynamic".
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _without_warnings():
         simplified = pathlib.Path(folder) / "model.onnx"
         _simplify(source, simplified)
         graph = onnx.load(simplified).graph
@@ -60,6 +63,17 @@ def quantize(source: pathlib.Path, target: pathlib.Path, clips: np.ndarray) -> s
             return "static"
         quantization.quantize_dynamic(simplified, target, op_types_to_quantize=["Gemm", "MatMul"], **options)
     return "dynamic"
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Discards warnings of onnxruntime.quantization, which recommend what `_simplify` does."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(level)
 
 
 def _simplify(source: pathlib.Path, target: pathlib.Path) -> None:

@@ -44,12 +44,13 @@ def write(restored: Restored, directory: pathlib.Path) -> None:
         raise ExportError(f"{model.parameter_count:,} parameters do not fit into an ONNX file: use --format=stablehlo")
     clips = check_clips.find(restored)
     classify = _classifier(restored, model)
-    waveforms, samples = clips.checked, model.clip_samples
-    features = np.concatenate([np.asarray(model.frontend(batch)) for batch in _batches(waveforms)])
-    expected = np.concatenate([np.asarray(jax.jit(classify)(batch)) for batch in _batches(features)])
+    waveforms = clips.checked
+    features = _map(model.frontend, waveforms)
+    expected = _map(classify, features)
 
-    graph = Graph(OPERATORS, "waveform", samples)
-    _save(restored, graph, graph.call("model", classify, graph.call("frontend", as_products(model.frontend), graph.input)), directory / MODEL)
+    graph = Graph(OPERATORS, "waveform", model.clip_samples)
+    inside = graph.call("frontend", as_products(model.frontend), graph.input)
+    _save(restored, graph, graph.call("model", classify, inside), directory / MODEL)
     differences = {MODEL: compare(directory / MODEL, waveforms, expected)}
     if features.ndim == 3:  # a waveform has no features
         graph = Graph(OPERATORS, "features", *features.shape[1:])
@@ -61,7 +62,9 @@ def write(restored: Restored, directory: pathlib.Path) -> None:
     content = _describe(restored, features.shape[1:], differences, int8, clips)
     (directory / DESCRIPTION).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (directory / EXAMPLE).write_text(usage.ONNX, encoding="utf-8")
-    (directory / CARD).write_text(model_card.onnx_card(restored, content["files"], content["checked"]), encoding="utf-8")
+    (directory / CARD).write_text(
+        model_card.onnx_card(restored, content["files"], content["checked"]), encoding="utf-8"
+    )
 
 
 def in_float32(restored: Restored) -> Model:
@@ -97,6 +100,7 @@ def run(path: pathlib.Path, inputs: np.ndarray, batch: int = _BATCH) -> np.ndarr
     """The outputs of a file in ONNX Runtime, (N, classes)."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # slow where other programs run
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return np.concatenate([session.run(None, {name: part})[0] for part in _batches(inputs, batch)])
@@ -115,6 +119,13 @@ def compare(path: pathlib.Path, inputs: np.ndarray, expected: np.ndarray) -> flo
             f" {TOLERANCE:g}: use --format=stablehlo, and report the config of the run"
         )
     return largest
+
+
+def _map(function: Callable[[jax.Array], jax.Array], inputs: np.ndarray) -> np.ndarray:
+    """The results of a function of JAX, in batches of one size, so that it is compiled once."""
+    compiled, count = jax.jit(function), len(inputs)
+    padded = np.concatenate([inputs, np.repeat(inputs[-1:], -count % _BATCH, axis=0)])
+    return np.concatenate([np.asarray(compiled(batch)) for batch in _batches(padded)])[:count]
 
 
 def _batches(array: np.ndarray, size: int = _BATCH) -> list[np.ndarray]:
