@@ -12,6 +12,7 @@ multiplications of the DFT as one matrix. The bins stay in the order (p, q); the
 from __future__ import annotations
 
 from collections.abc import Callable
+import functools
 import math
 from typing import Any
 
@@ -33,10 +34,13 @@ def as_products(frontend: Any) -> Frontend:
     Args:
         frontend: of `esc_jax.frontends`. One that has no Fourier transform, such as `Raw`, is returned as it is.
     """
-    for kind, function in ((LogMel, _log_mel), (EfficientATMel, _efficientat_mel), (KaldiFbank, _kaldi_fbank)):
-        if isinstance(frontend, kind):
-            return lambda waveform: function(frontend, waveform)
-    return frontend
+    functions: dict[type, Callable[[Any, jax.Array], jax.Array]] = {
+        LogMel: _log_mel,
+        EfficientATMel: _efficientat_mel,
+        KaldiFbank: _kaldi_fbank,
+    }
+    function = functions.get(type(frontend))
+    return frontend if function is None else functools.partial(function, frontend)
 
 
 def _log_mel(frontend: LogMel, waveform: jax.Array) -> jax.Array:

@@ -96,8 +96,7 @@ def _is_in_model(node: Any) -> bool:
 
 
 def _is_convolutional(graph: Any) -> bool:
-    """Whether most weights are those of convolutions."""
-    sizes = {tensor.name: int(np.prod(tensor.dims)) for tensor in graph.initializer}
-    nodes = [node for node in graph.node if _is_in_model(node) and node.op_type in _WEIGHTED]
-    weights = [(node.op_type, sizes.get(node.input[1], 0)) for node in nodes]
-    return 2 * sum(size for kind, size in weights if kind == "Conv") >= sum(size for _, size in weights)
+    """Whether most of the layers with weights are convolutions."""
+    weights = {tensor.name for tensor in graph.initializer}
+    kinds = [node.op_type for node in graph.node if _is_in_model(node) and weights.intersection(node.input[1:2])]
+    return kinds.count("Conv") > kinds.count("Gemm") + kinds.count("MatMul")
