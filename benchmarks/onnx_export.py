@@ -2,8 +2,9 @@
 
     taskset -c 0 python benchmarks/onnx_export.py runs/NAME exports/NAME-onnx
 
-The export is the one of the run. Every clip is computed alone. The shortest and the median time of 100 calls are
-printed, which alternate, so that all of them meet the same load of the machine.
+The export is the one of the run. Every clip is computed alone. The shortest and the median processor time of 100 calls
+are printed. On one core it is the elapsed time of a machine that runs nothing else. The calls alternate, so that all
+programs meet the same load.
 """
 
 import os
@@ -42,10 +43,10 @@ def main() -> None:
     times = {name: [] for name in programs}
     for call in range(CALLS + 5):
         for name, program in programs.items():
-            start = time.perf_counter()
+            start = time.process_time()
             program()
             if call >= 5:  # the first calls compile and allocate
-                times[name].append(1000 * (time.perf_counter() - start))
+                times[name].append(1000 * (time.process_time() - start))
     for name, values in times.items():
         sys.stdout.write(f"{name:20s} {min(values):8.2f} ms, median {np.median(values):8.2f} ms\n")
 
