@@ -62,9 +62,9 @@ def test_products_equal_the_frontend(name, samples):
     expected = np.asarray(frontend(waveforms))
     actual = np.asarray(jax.jit(as_products(frontend))(waveforms))
     assert actual.shape == expected.shape
-    # The sums of 1000 products round differently. In quiet bands the logarithm enlarges this; features have a standard
-    # deviation of about 1.
-    np.testing.assert_allclose(actual, expected, atol=2e-3, rtol=0)
+    # The sums round differently. The logarithm enlarges this in bands that are nearly silent beside a loud one, as in
+    # the sweep. The features have a standard deviation of about 1.
+    np.testing.assert_allclose(actual, expected, atol=5e-3, rtol=0)
     assert np.abs(actual - expected).mean() < 2e-5
 
 
@@ -86,7 +86,7 @@ OPERATIONS = {
     "error function": lambda x: jax.nn.gelu(x, approximate=False),
     "choice": lambda x: jnp.where((x > 0) & (x < 0.5), x, -1.0) + jnp.clip(x, -0.5, 0.25),
     "hard swish": jax.nn.hard_swish,
-    "reverse and slice": lambda x: lax.rev(x, (1, 2))[:, 1:5:2],
+    "reverse and slice": lambda x: lax.slice_in_dim(lax.rev(x, (1, 2)), 1, 5, 2, axis=1),
     "attention": lambda x: jnp.einsum("bqhc,bkhc->bhqk", x, 2 * x),
     "two axes contracted": lambda x: jnp.einsum("bhwc,whd->bdc", x, np.ones((5, 6, 2), np.float32)),
     "edges": lambda x: jnp.pad(x, [(0, 0), (0, 0), (2, 1), (0, 0)], mode="edge"),
@@ -193,7 +193,7 @@ def test_a_model_in_bfloat16_is_computed_in_float32(restored):
     run.config.model.dtype = "bfloat16"
     try:
         model = write.in_float32(run)
-        assert model.module.dtype == jnp.float32 and run.config.model.dtype == "bfloat16"
+        assert model.module.encoder.dtype == jnp.float32 and run.config.model.dtype == "bfloat16"
     finally:
         run.config.model.dtype = "float32"
 
@@ -202,7 +202,8 @@ def test_different_outputs_fail_and_leave_nothing(restored, tmp_path, monkeypatc
     relu = operators.OPERATORS["max"]
 
     def wrong(graph, equation, operands):
-        return relu(graph, equation, [operands[0], np.full((), 0.01, np.float32)])
+        is_relu = isinstance(operands[1], np.ndarray)
+        return relu(graph, equation, [operands[0], np.full((), 0.01, np.float32)] if is_relu else operands)
 
     monkeypatch.setitem(operators.OPERATORS, "max", wrong)
     with pytest.raises(ExportError, match=r"model.onnx in onnxruntime differ by .* more than 0.0001: use --format"):
@@ -217,8 +218,10 @@ def test_changed_weights_are_noticed(exported, tmp_path, value):
     expected = write.run(out / "model.onnx", waveforms)
     assert write.compare(out / "model.onnx", waveforms, expected) < 1e-6
     model = onnx.load(out / "model.onnx")
-    weights = next(t for t in model.graph.initializer if list(t.dims) == [7])
-    weights.CopyFrom(onnx.numpy_helper.from_array(np.arange(7, dtype=np.float32) * value, weights.name))
+    weights = next(t for t in model.graph.initializer if np.prod(t.dims) == 7)
+    weights.CopyFrom(
+        onnx.numpy_helper.from_array(np.arange(7, dtype=np.float32).reshape(weights.dims) * value, weights.name)
+    )
     onnx.save(model, tmp_path / "changed.onnx")
     with pytest.raises(ExportError, match="changed.onnx in onnxruntime differ by"):
         write.compare(tmp_path / "changed.onnx", waveforms, expected)
