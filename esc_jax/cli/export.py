@@ -1,11 +1,13 @@
-"""Exports the model of a run for use without esc_jax: with transformers, or with JAX alone.
+"""Exports the model of a run for use without esc_jax: with transformers, ONNX Runtime, or JAX alone.
 
     esc-jax export --model=runs/NAME --format=stablehlo --out=exports/NAME
+    esc-jax export --model=runs/NAME --format=onnx --out=exports/NAME
     esc-jax export --model=runs/NAME --format=huggingface --out=exports/NAME
 
 huggingface: a folder that transformers loads with its own classes (hubert, efficientnet). stablehlo: one program from
-waveform to probabilities, including frontend and weights, for any batch size on CPU, CUDA and TPU. Both contain a
-README.md, the model card, which says how to use them.
+waveform to probabilities, including frontend and weights, for any batch size on CPU, CUDA and TPU. onnx: the same as
+files for ONNX Runtime, in float32 and int8, which are compared with JAX on clips (needs pip install 'esc-jax[onnx]').
+Each contains a README.md, the model card, which says how to use it.
 """
 
 import sys

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from esc_jax import files
 from esc_jax.export.base import ExportError
 from esc_jax.export.huggingface import to_huggingface
+from esc_jax.export.onnx import to_onnx
 from esc_jax.export.stablehlo import to_stablehlo
 
 if TYPE_CHECKING:  # imports JAX, which the help text of the command does not need
@@ -17,6 +18,7 @@ if TYPE_CHECKING:  # imports JAX, which the help text of the command does not ne
 # Name → function that writes a model into an empty folder.
 FORMATS: dict[str, Callable[[Restored, pathlib.Path], None]] = {
     "huggingface": to_huggingface,
+    "onnx": to_onnx,
     "stablehlo": to_stablehlo,
 }
 

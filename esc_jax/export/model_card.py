@@ -106,6 +106,37 @@ def stablehlo_card(restored: Restored) -> str:
     return _card(restored, use, calibrated=True)
 
 
+def onnx_card(restored: Restored, files: dict[str, Any], checked: str) -> str:
+    """README.md of an ONNX export; the arguments are those entries of its model.json."""
+    task = tasks.get(restored.config.task)
+    rows = [f"| `{name}` | {about['input']} | {_describe_file(task, about)} |" for name, about in files.items()]
+    table = "\n".join(["| File | Input | Compared with JAX |", "|---|---|---|", *rows])
+    use = (
+        "In this folder, with onnxruntime and numpy only:\n\n"
+        f"```python\n{usage.ONNX}```\n\n"
+        "It is `example.py`: `python example.py clip.wav`. `waveform` is (batch, samples), with any batch size. Pad"
+        " shorter clips with zeros at the end, and cut longer recordings into windows. The frontend is inside, as"
+        " matrix products. model.json has the labels, the shapes and the operator set.\n\n"
+        f"{table}\n\nThe outputs were compared on {checked}."
+    )
+    if restored.config.model.dtype != "float32":
+        use += (
+            f" The model was trained and measured in {restored.config.model.dtype}, and the files compute in float32:"
+            " the probabilities differ by the rounding."
+        )
+    return _card(restored, use, calibrated=True)
+
+
+def _describe_file(task: Any, about: dict[str, Any]) -> str:
+    if "kind" not in about:
+        return f"probabilities equal to {about['largest_difference']:.1g}"
+    text = f"the same first class for {100 * about['top1_agreement']:.1f} % of the clips"
+    if task.metric in about:
+        score, float32 = (100 * about[f"{task.metric}{suffix}"] for suffix in ("", "_float32"))
+        text += f"; {task.metric_label} {score:.1f} %, float32 {float32:.1f} %"
+    return text
+
+
 def _card(restored: Restored, use: str, calibrated: bool) -> str:
     config, model = restored.config, restored.model
     data, data_licence = _describe_data(restored)

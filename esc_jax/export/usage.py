@@ -16,6 +16,32 @@ waveforms = np.zeros((1, model["samples"]), np.float32)  # your clips: mono, {ra
 probabilities = np.asarray(classify(waveforms))
 {classes}"""
 
+# example.py of an ONNX export, which is the same for every model.
+ONNX = """\
+import sys
+import wave
+
+import numpy as np
+import onnxruntime
+
+model = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
+about = model.get_modelmeta().custom_metadata_map
+labels, rate, samples = about["labels"].split("\\n"), int(about["sample_rate"]), int(about["samples"])
+
+with wave.open(sys.argv[1] if len(sys.argv) > 1 else "clip.wav") as file:
+    if (file.getframerate(), file.getsampwidth()) != (rate, 2):
+        sys.exit(f"the file must have 16 bits and {rate} Hz")
+    channels = np.frombuffer(file.readframes(file.getnframes()), np.int16).reshape(-1, file.getnchannels())
+
+windows = max(1, -(-len(channels) // samples))
+waveform = np.zeros(windows * samples, np.float32)  # the last window is padded with zeros
+waveform[: len(channels)] = channels.mean(1) / 32768
+probabilities = model.run(None, {"waveform": waveform.reshape(windows, samples)})[0]
+for number, row in enumerate(probabilities):
+    best = ", ".join(f"{labels[i]} {row[i]:.3f}" for i in row.argsort()[::-1][:3])
+    print(f"{number * samples / rate:.1f} s: {best}")
+"""
+
 # The classes of a clip: by whether every decision is exactly one class.
 _STABLEHLO_CLASSES = {
     True: """\

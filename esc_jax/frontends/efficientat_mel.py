@@ -74,7 +74,7 @@ class EfficientATMel:
             waveform = jnp.where(padding, 0.0, waveform)
         power = self._power(waveform[..., 1:] - 0.97 * waveform[..., :-1])
         if key is None:
-            bank = jnp.asarray(_mel_bank(self.fmin, self.fmax, self.bins, self.fft, self.sample_rate, np), jnp.float32)
+            bank = jnp.asarray(self.bank)
         else:
             bank = jnp.asarray(_mel_bank(*self._random_edges(key), self.bins, self.fft, self.sample_rate, jnp))
         # By default, accelerators round to 10 or 7 bits, which is visible after the logarithm.
@@ -85,6 +85,12 @@ class EfficientATMel:
     def log_scale(self) -> float:
         """Divisor of the natural logarithm in the features."""
         return 5.0
+
+    @property
+    def bank(self) -> np.ndarray:
+        """The mel bank without jitter, (fft // 2, bins)."""
+        bank = _mel_bank(self.fmin, self.fmax, self.bins, self.fft, self.sample_rate, np)
+        return np.asarray(bank, np.float32)
 
     def _power(self, signal: jax.Array) -> jax.Array:
         """Power spectra (…, frames, fft // 2) of a signal (…, time), without the Nyquist bin."""

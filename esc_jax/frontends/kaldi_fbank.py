@@ -11,7 +11,7 @@ import numpy as np
 from esc_jax.frontends.framing import frame
 from esc_jax.frontends.settings import FrontendError, check_settings, check_types
 
-_FLOOR = float(np.finfo(np.float32).eps)  # lower bound before the logarithm: silence is log(eps) = −15.94
+FLOOR = float(np.finfo(np.float32).eps)  # lower bound before the logarithm: silence is log(eps) = −15.94
 
 # Symmetric windows, as functions of the cosine of one period.
 _WINDOWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -64,7 +64,7 @@ class KaldiFbank:
 
     def __post_init__(self) -> None:
         check_types(self)
-        length, hop = self._samples()
+        length, hop = self.samples
         check_settings(
             self.sample_rate,
             {"bins": self.bins, "frame_ms in samples": length, "hop_ms in samples": hop},
@@ -79,9 +79,20 @@ class KaldiFbank:
         """Divisor of the natural logarithm in the features."""
         return 2 * self.std
 
-    def _samples(self) -> tuple[int, int]:
+    @property
+    def samples(self) -> tuple[int, int]:
         """Length and distance of the frames in samples."""
         return int(self.sample_rate * 1e-3 * self.frame_ms), int(self.sample_rate * 1e-3 * self.hop_ms)
+
+    @property
+    def fft(self) -> int:
+        """Length of the DFT: a power of two."""
+        return 1 << (self.samples[0] - 1).bit_length()
+
+    @property
+    def bank(self) -> np.ndarray:
+        """The mel bank, (fft / 2, bins)."""
+        return _mel_bank(self.sample_rate, self.fft, self.bins, self.low_hz, self._high_hz())
 
     def _high_hz(self) -> float:
         return self.high_hz if self.high_hz > 0 else self.sample_rate / 2 + self.high_hz
@@ -103,19 +114,22 @@ class KaldiFbank:
         previous = jnp.concatenate([frames[..., :1], frames[..., :-1]], axis=-1)
         frames = frames - jnp.float32(self.preemphasis) * previous
         length = frames.shape[-1]
-        size = 1 << (length - 1).bit_length()
-        spectrum = jnp.fft.rfft(jnp.einsum("...n,n->...n", frames, _window(self.window, length)), n=size)
+        size = self.fft
+        spectrum = jnp.fft.rfft(jnp.einsum("...n,n->...n", frames, symmetric_window(self.window, length)), n=size)
         energy = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
         if not self.power:
             energy = jnp.sqrt(energy)
-        bank = _mel_bank(self.sample_rate, size, self.bins, self.low_hz, self._high_hz())
         # By default, accelerators lose three digits of the product, which is visible after the logarithm.
-        mel = jnp.einsum("...f,fm->...m", energy[..., : size // 2], bank, precision=jax.lax.Precision.HIGHEST)
-        return (jnp.log(jnp.maximum(mel, _FLOOR)) - self.mean) / (2 * self.std)
+        mel = jnp.einsum("...f,fm->...m", energy[..., : size // 2], self.bank, precision=jax.lax.Precision.HIGHEST)
+        return (jnp.log(jnp.maximum(mel, FLOOR)) - self.mean) / (2 * self.std)
 
     def _frames(self, waveform: jax.Array) -> jax.Array:
         """(…, time) → overlapping frames (…, frames, length)."""
-        length, hop = self._samples()
+        return frame(self.pad(waveform), *self.samples)
+
+    def pad(self, waveform: jax.Array) -> jax.Array:
+        """(…, time) → what the frames contain: padded at its ends, or cut after the last frame."""
+        length, hop = self.samples
         leading = [(0, 0)] * (waveform.ndim - 1)
         waveform = jnp.pad(waveform, [*leading, (0, max(0, length - waveform.shape[-1]))])
         time = waveform.shape[-1]
@@ -124,11 +138,12 @@ class KaldiFbank:
         else:
             count, before = (time + hop // 2) // hop, length // 2 - hop // 2
         after = max(0, (count - 1) * hop + length - before - time)
-        waveform = jnp.pad(waveform, [*leading, (max(0, before), after)], mode="symmetric")[..., max(0, -before) :]
-        return frame(waveform[..., : (count - 1) * hop + length], length, hop)
+        waveform = jnp.pad(waveform, [*leading, (max(0, before), after)], mode="symmetric")
+        start = max(0, -before)
+        return jax.lax.slice_in_dim(waveform, start, start + (count - 1) * hop + length, axis=-1)
 
 
-def _window(name: str, length: int) -> np.ndarray:
+def symmetric_window(name: str, length: int) -> np.ndarray:
     """A symmetric window (length,)."""
     return _WINDOWS[name](np.cos(2 * np.pi * np.arange(length) / max(1, length - 1))).astype(np.float32)
 

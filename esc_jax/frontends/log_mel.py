@@ -126,6 +126,11 @@ class LogMel:
         """Divisor of the natural logarithm in the features."""
         return self.std
 
+    @property
+    def bank(self) -> np.ndarray:
+        """The mel bank, (n_fft // 2 + 1, mels)."""
+        return mel_bank(self.sample_rate, self.n_fft, self.mels, self.fmin, self.fmax or self.sample_rate / 2, self.htk)
+
     def mel_power(self, waveform: jax.Array) -> jax.Array:
         """Mel power spectrogram, before the logarithm: (…, time) → (…, frames, mels)."""
         size = self.win_length or self.n_fft
@@ -141,9 +146,8 @@ class LogMel:
         frames = frames * jnp.broadcast_to(jnp.asarray(window), frames.shape)
         spectrum = jnp.fft.rfft(frames)
         power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
-        bank = mel_bank(self.sample_rate, self.n_fft, self.mels, self.fmin, self.fmax or self.sample_rate / 2, self.htk)
         # By default, accelerators round the power to bfloat16 or TF32, which is visible after the logarithm.
-        return jnp.matmul(power, jnp.asarray(bank), precision=jax.lax.Precision.HIGHEST)
+        return jnp.matmul(power, jnp.asarray(self.bank), precision=jax.lax.Precision.HIGHEST)
 
     def __call__(self, waveform: jax.Array, padding: jax.Array | None = None) -> jax.Array:
         """Features of waveforms.

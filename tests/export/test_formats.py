@@ -35,7 +35,7 @@ def wrong_calls(resnet_workdir, tmp_path_factory):
         "no checkpoint": (call(folder / "empty", out), 1, "no checkpoint"),
         "version": (call(old, out), 1, "format 99"),
         "results": (call(bad, out), 1, "was not written by a run"),
-        "format": (call(resnet, out, "onnx"), 2, "'onnx' is not one of"),
+        "format": (call(resnet, out, "tflite"), 2, "'tflite' is not one of"),
         "missing": (["--format=stablehlo", f"--out={out}"], 2, "required: --model"),
         "class": (call(resnet, out, "huggingface"), 2, "transformers has no class for model.name=resnet"),
         "full": (call(resnet, folder / "full"), 2, "is not an empty folder"),
@@ -90,4 +90,4 @@ def test_help_does_not_import_jax():
     root = pathlib.Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "huggingface or stablehlo" in done.stdout
+    assert "huggingface or onnx or stablehlo" in done.stdout
