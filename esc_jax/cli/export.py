@@ -1,8 +1,9 @@
-"""Exports the model of a run for use without esc_jax: with transformers, ONNX Runtime, or JAX alone.
+"""Exports a classifier for use without esc_jax: with transformers, ONNX Runtime, or JAX alone.
 
     esc-jax export --model=runs/NAME --format=stablehlo --out=exports/NAME
     esc-jax export --model=runs/NAME --format=onnx --out=exports/NAME
     esc-jax export --model=runs/NAME --format=huggingface --out=exports/NAME
+    esc-jax export --model=mn04_as --format=onnx --out=exports/tagger
 
 huggingface: a folder that transformers loads with its own classes (hubert, efficientnet). stablehlo: one program from
 waveform to probabilities, including frontend and weights, for any batch size on CPU, CUDA and TPU. onnx: the same as
@@ -15,12 +16,11 @@ import sys
 from esc_jax.cli import parser as arguments
 from esc_jax.cli.command import command
 from esc_jax.export import formats
-from esc_jax.inference import model_path
 
 
 def _parser() -> arguments.Parser:
     parser = arguments.Parser("export", __doc__)
-    arguments.add_model(parser, "workdir of a run, or a checkpoint folder in it")
+    arguments.add_model(parser, "workdir of a run, a checkpoint folder in it, or a published classifier")
     names = tuple(formats.FORMATS)
     add = parser.add_argument
     add("--format", metavar="FORMAT", required=True, type=arguments.choice(*names), help=f"{' or '.join(names)}")
@@ -32,7 +32,6 @@ def _parser() -> arguments.Parser:
 def main(argv: list[str] | None = None) -> None:
     """The command."""
     options = _parser().parse(argv)
-    model_path.require_run(options.model)
     out = formats.export(options.model, options.format, options.out)
     written = (f"{path.name} ({path.stat().st_size / 1000:,.0f} kB)" for path in sorted(out.iterdir()))
     sys.stdout.write(f"{out}: {', '.join(written)}\n")

@@ -24,10 +24,11 @@ FORMATS: dict[str, Callable[[Restored, pathlib.Path], None]] = {
 
 
 def export(path: str | pathlib.Path, form: str, out: str | pathlib.Path) -> pathlib.Path:
-    """Exports the model of a run. The output folder is written completely, or not at all.
+    """Exports a classifier. The output folder is written completely, or not at all.
 
     Args:
-        path: work directory of the run, its `checkpoints` folder or one step in it.
+        path: work directory of a run, its `checkpoints` folder or one step in it; or a published classifier by its name
+            in the catalog, file, folder or hub id.
         form: key of FORMATS.
         out: folder to create. It may exist if it is empty.
 
@@ -36,12 +37,12 @@ def export(path: str | pathlib.Path, form: str, out: str | pathlib.Path) -> path
 
     Raises:
         ExportError, PretrainedError: the model cannot be written in this format.
-        CheckpointError: there is no checkpoint, or it cannot be read.
+        CheckpointError, ModelPathError: there is no checkpoint, or it cannot be read.
     """
     _check_out(out)
-    from esc_jax.training import restore  # imports JAX
+    from esc_jax.inference import classifier  # imports JAX
 
-    return write(restore.restore(path), form, out)
+    return write(classifier.restore_any(path), form, out)
 
 
 def write(restored: Restored, form: str, out: str | pathlib.Path) -> pathlib.Path:

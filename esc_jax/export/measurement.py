@@ -82,6 +82,8 @@ def read_measurement(restored: Restored) -> Measurement | str:
     """
     path = _results_path(restored)
     metric = tasks.get(restored.config.task).metric
+    if restored.published:
+        return "esc_jax has not measured these published weights"
     if not path.exists():
         return "the run has no results"
     try:
@@ -116,7 +118,7 @@ def read_cross_validation(restored: Restored) -> CrossValidation | None:
     """
     path = _results_path(restored)
     metric = tasks.get(restored.config.task).metric
-    if not path.exists():
+    if restored.published or not path.exists():
         return None
     try:
         quoted = json.loads(path.read_text(encoding="utf-8")).get("crossval")

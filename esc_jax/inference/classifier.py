@@ -61,7 +61,7 @@ class SoundClassifier:
         novelty: what marks unfamiliar sounds, if the checkpoint has it.
     """
 
-    def __init__(self, restored: Restored, published: bool = False):
+    def __init__(self, restored: Restored):
         self.config = restored.config
         self.model = restored.model
         self.task = tasks.get(restored.config.task)
@@ -71,8 +71,8 @@ class SoundClassifier:
         self.calibration = Calibration.read(restored.meta)
         self.novelty = novelty.restore(restored)
         self._outputs = outputs_step(restored.model)
-        self._published = published
-        self._pad_to = self.sample_rate if published else restored.model.clip_samples
+        self._published = restored.published
+        self._pad_to = self.sample_rate if self._published else restored.model.clip_samples
 
     @property
     def thresholds(self) -> np.ndarray | None:
@@ -258,6 +258,22 @@ def _as_float(waveform: np.ndarray) -> np.ndarray:
     return waveform.astype(np.float32)
 
 
+def restore_any(path: str | os.PathLike[str]) -> Restored:
+    """A finished run, or a published classifier.
+
+    Args:
+        path: as of `load_classifier`.
+
+    Raises:
+        CheckpointError, PretrainedError, ModelPathError: as `load_classifier`.
+    """
+    model_path.check_name(path)
+    if not model_path.is_published(path):
+        return restore(pathlib.Path(path))
+    config, model = load.load_classifier(os.fspath(path))
+    return Restored(model, config, pathlib.Path(path), 0, {})
+
+
 def load_classifier(path: str | os.PathLike[str]) -> SoundClassifier:
     """Loads the classifier of a finished run, or a published one.
 
@@ -273,9 +289,5 @@ def load_classifier(path: str | os.PathLike[str]) -> SoundClassifier:
         PretrainedError: the published weights cannot be used, or have no classes of their own.
         ModelPathError: nothing has this path, and published weights have a similar name.
     """
-    model_path.check_name(path)
     xla.initialize(library=True)
-    if model_path.is_published(path):
-        config, model = load.load_classifier(os.fspath(path))
-        return SoundClassifier(Restored(model, config, pathlib.Path(path), 0, {}), published=True)
-    return SoundClassifier(restore(pathlib.Path(path)))
+    return SoundClassifier(restore_any(path))

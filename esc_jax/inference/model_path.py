@@ -49,16 +49,3 @@ def check_name(path: str | os.PathLike[str]) -> None:
     near = difflib.get_close_matches(name, catalog.CATALOG, 2)
     if near and not catalog.find(name) and not os.path.exists(name):
         raise ModelPathError(f"{name}: no such folder or published weights; did you mean {' or '.join(near)}?")
-
-
-def require_run(path: str | os.PathLike[str]) -> None:
-    """Raises ModelPathError if the path is published weights, which do not classify the user's classes."""
-    if not is_published(path):
-        return
-    name = os.fspath(path)
-    remedy = (
-        f"must first be trained or probed on a data set: esc-jax train --config=NAME --config.model.pretrained={name}"
-    )
-    if not pathlib.Path(path).expanduser().exists() and not catalog.find(path):
-        raise ModelPathError(f"{name}: no such folder (published weights of a hub id {remedy})")
-    raise ModelPathError(f"{name} is not a trained run (published weights {remedy})")

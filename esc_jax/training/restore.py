@@ -28,13 +28,13 @@ _OTHER_VERSION = "its config is not one of this version of esc_jax"
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """A checkpoint that was read.
+    """A checkpoint that was read, or a published classifier (`inference.classifier.restore_any`).
 
     Attributes:
         model: with the weights to predict with: their moving average where the run kept one.
         config: of the run.
         folder, step: where the checkpoint is.
-        meta: everything that it says about itself (`training.checkpoint`).
+        meta: everything that it says about itself (`training.checkpoint`); empty for a published classifier.
         novelty: arrays of `evaluation.novelty`; None where there are none.
     """
 
@@ -44,6 +44,11 @@ class Restored:
     step: int
     meta: dict[str, Any]
     novelty: Any | None = None
+
+    @property
+    def published(self) -> bool:
+        """Whether these are the weights of a published classifier, and not of a run."""
+        return not self.meta
 
 
 def _require(satisfied: bool, name: str, value: object, requirement: str) -> None:

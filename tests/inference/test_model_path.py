@@ -2,13 +2,12 @@
 
 import pytest
 
-from esc_jax.inference.model_path import ModelPathError, check_name, is_published, is_run, require_run
+from esc_jax.inference.model_path import ModelPathError, check_name, is_published, is_run
 
 
 def test_a_run_is_named_by_its_workdir_its_checkpoints_or_one_of_them(untrained):
     for path in (untrained, untrained / "checkpoints", untrained / "checkpoints/0"):
         assert is_run(path) and not is_published(path)
-        require_run(path)
     assert not is_run(untrained / "none") and not is_run(untrained / "checkpoints/0/meta")
 
 
@@ -19,12 +18,8 @@ def test_published_weights_are_a_file_a_folder_or_a_hub_id(tmp_path, monkeypatch
     (tmp_path / "hub/model.safetensors").write_bytes(b"")
     for path in ("w.pt", tmp_path / "hub", "facebook/hubert-base-ls960"):
         assert is_published(path) and not is_run(path)
-        with pytest.raises(ModelPathError, match="must first be trained or probed on a data set") as error:
-            require_run(path)
-        assert "\n" not in str(error.value)
     for path in ("none", "hub/none", tmp_path):  # errors of the checkpoint's reader
         assert not is_published(path)
-        require_run(path)
 
 
 def test_a_name_that_is_almost_that_of_published_weights(tmp_path, monkeypatch):
