@@ -1,11 +1,11 @@
-"""ResNet-18 of a quarter of the width, distilled from a teacher: the classifier that is part of the package.
+"""ResNet-18 of a quarter of the width, distilled from a teacher, reduced for two CPU cores.
 
     python -m esc_jax.main --config=configs/resnet18_distilled.py --config.data.dir=ESC-50-master --mode=crossval
     python -m esc_jax.main --config=configs/resnet18_distilled.py --config.distill.teacher=TEACHER …
 
 The teacher is EfficientAT mn04, pretrained on AudioSet, with a linear probe on the training clips of each fold.
-TEACHER is another published encoder, a run, or a cross-validation of runs. The student starts from random weights.
-Results: docs/results.
+TEACHER is another published encoder, a run, or a cross-validation of runs. The student starts from random weights. The
+config has not been run to its end; docs/results/ablations.md has shorter runs.
 """
 
 from esc_jax import config as base

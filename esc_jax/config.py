@@ -376,6 +376,7 @@ def _check_method(config: Any, flat: Mapping[str, Any]) -> None:
             ("protocol", ("holdout", "all")),
             ("pretrain.objective", ("",)),
             ("crossval.seeds", (1,)),
+            ("distill.teacher", ("",)),
             ("train.calibration_share", (0,)),  # a probe is calibrated inside its training folds
         ):
             if flat[key] not in allowed:
@@ -412,10 +413,12 @@ def _check_method(config: Any, flat: Mapping[str, Any]) -> None:
 def _check_mixup(config: Any) -> None:
     """Raises ConfigError for ways of mixing that exclude one another."""
     augment = config.augment
+    if not augment.mixup_kinds or not all(isinstance(kind, str) for kind in augment.mixup_kinds):
+        raise ConfigError(
+            f"config.augment.mixup_kinds={augment.mixup_kinds} must name some of {', '.join(mix.WAVEFORM_MIXES)}"
+        )
     for kind in augment.mixup_kinds:
-        _check_name("config.augment.mixup_kinds", kind, mix.WAVEFORM_MIXES)
-    if not augment.mixup_kinds:
-        raise ConfigError("config.augment.mixup_kinds is empty: name one way of mixing, or set mixup_alpha to 0")
+        _check_name("way of mixing", kind, mix.WAVEFORM_MIXES)
     on_spectrogram = augment.mixup_alpha and augment.mixup_on == "spectrogram"
     if on_spectrogram and tuple(augment.mixup_kinds) != ("loudness",):
         raise ConfigError("config.augment.mixup_kinds mixes waveforms: set config.augment.mixup_on to waveform")

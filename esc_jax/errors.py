@@ -30,7 +30,7 @@ class MultipleErrors(Failure):
     """One or more failures. The message has a line for each."""
 
     def __init__(self, problems: Iterable[str]):
-        super().__init__("\nesc_jax: ".join(problems))
+        super().__init__("\nesc_jax: ".join(map(printable, problems)))
 
 
 def first_line(error: BaseException) -> str:
@@ -41,6 +41,12 @@ def first_line(error: BaseException) -> str:
 def shorten(value: object, length: int = 60) -> str:
     """A value from a file or a command line for a message: one line, of at most `length` characters."""
     text = " ".join(str(value).split())
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def printable(message: str, length: int = 4000) -> str:
+    """A message on one line, without control characters, which names in files can contain, and of limited length."""
+    text = "".join(c if c.isprintable() else " " if c.isspace() else f"\\x{ord(c):02x}" for c in message)
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
@@ -56,8 +62,10 @@ def describe_error(error: BaseException, place: object = "") -> tuple[int, str] 
         error: the exception.
         place: file that was processed, for errors that name none.
     """
-    if isinstance(error, UserError):
+    if isinstance(error, MultipleErrors):
         return error.status, str(error)
+    if isinstance(error, UserError):
+        return error.status, printable(str(error))
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted"
     if isinstance(error, OSError):

@@ -44,3 +44,10 @@ def test_errors_of_files_are_collected():
     assert str(errors.MultipleErrors(problems)) == "first\nesc_jax: broken: b.wav"
     with pytest.raises(RuntimeError), errors.collect_errors(problems, "c.wav"):
         raise RuntimeError
+
+
+def test_names_in_messages_are_on_one_line_and_not_too_long():
+    status, message = errors.describe_error(errors.UserError("a\nb\x1b[31m ü $x$ " + "y" * 100_000))
+    assert status == 2 and message.startswith("a b\\x1b[31m ü $x$ yyy") and len(message) == 4000
+    several = errors.MultipleErrors(["one\ntwo", "three"])
+    assert errors.describe_error(several) == (1, "one two\nesc_jax: three")

@@ -21,7 +21,7 @@ from esc_jax.data.rows import DataError, Layout
 from esc_jax.errors import ConfigError, Failure
 from esc_jax.evaluation import calibration, results
 from esc_jax.evaluation.calibration import Calibration
-from esc_jax.experiments import dataset, probe, single, vectorized, workdir
+from esc_jax.experiments import dataset, probe, single, teacher, vectorized, workdir
 from esc_jax.experiments.artifacts import markdown, write_artifacts
 from esc_jax.runtime import processes
 from esc_jax.tasks.base import Task
@@ -73,31 +73,33 @@ def cross_validate(config: Any, folder: pathlib.Path) -> dict[str, Any]:
     workdir.check_workdir(folder, config)
 
     def check(source: Layout, background: Layout | None) -> None:
-        of_files = _test_folds(config, (row.fold for row in source.rows))
-        for name in [".", *_runs(config, of_files)]:
+        runs = _runs(config, _test_folds(config, (row.fold for row in source.rows)))
+        for name, run_config in {".": config, **runs}.items():
             checkpoint.check_files(folder / name, source, background)
+            if name in runs:
+                teacher.check(run_config)
 
+    if config.crossval.vectorized and config.method != "probe":
+        processes.require_single_process("config.crossval.vectorized")
+        vectorized.check(config)
     resolved, task, clips = dataset.load(config, check)
     folds = _test_folds(config, clips.folds)
     if config.method == "probe":
         outcome = probe.probe_and_evaluate(config, folder, folds)
         (folder / "report.md").write_text(markdown(outcome))
         return outcome
-    if config.crossval.vectorized:
-        processes.require_single_process("config.crossval.vectorized")
-        vectorized.check(config)
     workdir.bind_workdir(folder, config)
     runs = _runs(config, folds)
     if config.crossval.vectorized:
         vectorized.train(runs, folder)  # the loop below then finds every run finished
-    parts, failed, calibrations, parameters, teacher = [], {}, {}, 0, {}
+    parts, failed, calibrations, parameters, distilled = [], {}, {}, 0, {}
     for number, (name, run_config) in enumerate(runs.items(), start=1):
         try:
             with workdir.locked(folder / name):
                 outcome = _finish_run(run_config, folder / name, clips, f"{name} ({number} of {len(runs)})")
             calibrations[run_config.data.test_fold] = Calibration.read(outcome)
             parameters = outcome["parameters"]
-            teacher = {key: outcome[key] for key in ("teacher",) if key in outcome}
+            distilled = {key: outcome[key] for key in ("teacher",) if key in outcome}
             parts.append(results.read_predictions(folder / name / "predictions.csv", clips))
         except (TrainError, CheckpointError) as error:  # of this run; a mistake in the config stops all of them
             logging.error("%s failed: %s", name, error)
@@ -106,7 +108,7 @@ def cross_validate(config: Any, folder: pathlib.Path) -> dict[str, Any]:
         raise CrossvalError(f"every fold failed; {next(iter(failed))}: {next(iter(failed.values()))}")
     split = f"{len(folds)} test fold{'s' if len(folds) > 1 else ''}, each tested after training on the other folds"
     outcome = results.results(resolved, task, clips, parts, split, parameters=parameters)
-    outcome |= {"failed": failed} | teacher
+    outcome |= {"failed": failed} | distilled
     if config.crossval.seeds == 1:  # with several seeds, a fold has several temperatures
         outcome |= calibration.for_results(calibrations) or _cross_fitted(task, clips, parts)
     write_artifacts(folder, outcome, clips, parts)

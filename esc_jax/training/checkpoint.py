@@ -8,7 +8,7 @@ the data, metrics so far. Prediction needs `meta`, `novelty` and one set of weig
 `meta` also holds a CRC-32 of every array and of itself, which are verified whenever a checkpoint is read.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import contextlib
 import functools
 import io
@@ -251,7 +251,13 @@ def _verify(tree: Any, item: str, meta: dict[str, Any], folder: pathlib.Path) ->
             raise CheckpointError(f"{folder} is damaged: the checksum of {item}{path} does not match")
 
 
-def meta(config: Any, clips: Clips, progress: dict[str, Any], batches: Any = None, teacher: str = "") -> dict[str, Any]:
+def meta(
+    config: Any,
+    clips: Clips,
+    progress: dict[str, Any],
+    batches: Any = None,
+    teacher: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """The JSON object of a checkpoint: what prediction and resume need beside the arrays.
 
     Args:
@@ -259,7 +265,7 @@ def meta(config: Any, clips: Clips, progress: dict[str, Any], batches: Any = Non
         clips: the data set.
         progress: history, sums of the current epoch, seconds so far.
         batches: state of the training iterator.
-        teacher: description of the teacher of a distillation.
+        teacher: `name` and `checksum` of the teacher of a distillation.
     """
     return {
         "config": config.to_dict(),
@@ -268,7 +274,7 @@ def meta(config: Any, clips: Clips, progress: dict[str, Any], batches: Any = Non
         "data": clips.identity,
         "batches": batches,
         "progress": progress,
-        "teacher": teacher,
+        "teacher": dict(teacher or {}),
     }
 
 
@@ -338,12 +344,27 @@ def check_files(workdir: pathlib.Path, data: Layout, background: Layout | None) 
         check_data("+".join(parts), "+".join(fingerprints), workdir)
 
 
+def check_teacher(workdir: pathlib.Path, checksum: str) -> None:
+    """Raises OtherDataError where the run in a workdir has learned from a teacher with another checksum."""
+    meta = _newest_meta(workdir)
+    if meta and meta.get("teacher", {}).get("checksum", "") != checksum:
+        raise OtherDataError(
+            f"{workdir} was started with another distill.teacher, or its weights have changed: choose another --workdir"
+        )
+
+
 def _trained_on(workdir: pathlib.Path) -> str | None:
     """`Clips.identity` of the run in a workdir; None where there is none."""
+    meta = _newest_meta(workdir)
+    return meta["data"] if meta else None
+
+
+def _newest_meta(workdir: pathlib.Path) -> dict[str, Any] | None:
+    """The JSON object of the newest checkpoint of a run that is not damaged; None where there is none."""
     folder = workdir / "checkpoints"
     for step in sorted(_steps(folder) if folder.is_dir() else [], reverse=True):
         with contextlib.suppress(CheckpointError):  # a damaged one, which a resume passes over
-            return read_meta(folder, step)["data"]
+            return read_meta(folder, step)
     return None
 
 
@@ -386,13 +407,32 @@ def _discard_late_errors() -> None:
     sys.unraisablehook = discard
 
 
+def _check_chunks(path: pathlib.Path, item: str) -> int:
+    """The number of values of an item, before it is read.
+
+    Raises:
+        CheckpointError: an array is stored in chunks that are larger than itself. A whole chunk is decompressed,
+            however small the array and the file are.
+    """
+    with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:  # StandardCheckpointer logs a warning
+        saved = jax.tree.leaves(handler.metadata(path / item).tree)
+    for leaf in saved:
+        chunk = leaf.storage.chunk_shape if leaf.storage else None
+        if chunk and math.prod(chunk) > max(1, math.prod(leaf.shape)):
+            raise CheckpointError(f"{path} is damaged: {item} has chunks of {shorten(chunk)} for {shorten(leaf.shape)}")
+    return sum(math.prod(leaf.shape) for leaf in saved)
+
+
 def read_weights(folder: pathlib.Path, step: int, like: Any) -> Any:
     """Weights for prediction, in the structure of `like` (arrays or shapes): the moving average where there is one."""
     meta = read_meta(folder, step)
     item = "ema" if "ema" in meta["checksums"] else "variables"
     try:
+        _check_chunks(folder / str(step), item)
         with ocp.StandardCheckpointer() as reader:
             weights = reader.restore(folder / str(step) / item, jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
+    except CheckpointError:
+        raise
     except Exception as error:
         _discard_late_errors()
         raise CheckpointError(
@@ -409,9 +449,7 @@ def read_novelty(folder: pathlib.Path, step: int) -> Any | None:
     if "novelty" not in meta["checksums"]:
         return None
     try:
-        with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:  # StandardCheckpointer logs a warning
-            saved = jax.tree.leaves(handler.metadata(path / "novelty").tree)
-        values = sum(math.prod(leaf.shape) for leaf in saved)
+        values = _check_chunks(path, "novelty")
         if values > MAX_NOVELTY_VALUES:
             raise CheckpointError(f"{path}: its detector of unfamiliar sounds has {values:.1e} values")
         with ocp.StandardCheckpointer() as reader:

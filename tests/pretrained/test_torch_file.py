@@ -175,3 +175,22 @@ def test_no_file_a_folder_and_no_torch(tmp_path, monkeypatch):
     path.write_bytes(b"PK\x03\x04 and so on")
     with pytest.raises(PretrainedError, match="needs torch"):
         load_torch(path)
+
+
+def test_a_small_file_that_names_one_value_many_times_is_refused(tmp_path):
+    """Its result would have 2⁴⁰ lists, or 500 times the size of the file."""
+    torch = pytest.importorskip("torch")
+    nested = [torch.zeros(1)]
+    for _ in range(40):
+        nested = [nested, nested]
+    torch.save(nested, tmp_path / "lists.pt")
+    with pytest.raises(PretrainedError, match="is damaged, truncated or not a torch checkpoint") as error:
+        load_torch(tmp_path / "lists.pt")
+    assert str(error.value.__cause__) == "more than 1,000,000 values"
+    shared = torch.zeros(1 << 20)
+    torch.save({str(number): shared for number in range(500)}, tmp_path / "shared.pt")
+    with pytest.raises(PretrainedError, match="is damaged, truncated or not a torch checkpoint") as error:
+        load_torch(tmp_path / "shared.pt")
+    assert str(error.value.__cause__) == "tensors that are larger than the file"
+    torch.save({str(number): shared for number in range(4)}, tmp_path / "copies.pt")
+    assert sum(array.size for array in load_torch(tmp_path / "copies.pt").values()) == 4 << 20

@@ -71,6 +71,7 @@ def test_runs_that_have_no_ensemble_are_refused(found):
         ensemble.ensemble([found["a"], other])
     with pytest.raises(ReportError, match="there is no run c; the runs are"):
         ensemble.choose(list(found.values()), ["a", "c"])
+    assert ensemble.choose(list(found.values()), ["a", "a/"]) == [found["a"]]
 
 
 def test_the_report_shows_the_ensemble_beside_its_members(found, tmp_path, capsys):

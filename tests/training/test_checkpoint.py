@@ -102,3 +102,25 @@ def test_a_detector_with_too_many_values_is_refused_before_it_is_read(tmp_path, 
     monkeypatch.setattr(checkpoint.ocp.StandardCheckpointer, "restore", None)  # not reached
     with pytest.raises(checkpoint.CheckpointError, match="its detector of unfamiliar sounds has 2.5e"):
         checkpoint.read_novelty(tmp_path / "c", 1)
+
+
+@pytest.mark.parametrize("item", ["novelty", "ema"])
+def test_chunks_that_are_larger_than_their_array_are_refused_before_they_are_read(tmp_path, monkeypatch, item):
+    checkpoints = checkpoint.Checkpoints(tmp_path / "c")
+    state = state_at(1)
+    checkpoints.save(state, {}, novelty={"center": np.ones(5, np.float32)})
+    metadata = checkpoint.ocp.StandardCheckpointHandler.metadata
+
+    def enlarged(self, path):
+        result = metadata(self, path)
+        first = jax.tree.leaves(result.tree)[0]
+        object.__setattr__(first.storage, "chunk_shape", (1 << 40,))
+        return result
+
+    monkeypatch.setattr(checkpoint.ocp.StandardCheckpointHandler, "metadata", enlarged)
+    monkeypatch.setattr(checkpoint.ocp.StandardCheckpointer, "restore", None)  # not reached
+    with pytest.raises(checkpoint.CheckpointError, match=f"{item} has chunks of"):
+        if item == "novelty":
+            checkpoint.read_novelty(tmp_path / "c", 1)
+        else:
+            checkpoint.read_weights(tmp_path / "c", 1, state.ema)
