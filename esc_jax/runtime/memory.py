@@ -12,13 +12,14 @@ Programs should therefore run in the thread that calls them, see `xla.initialize
 import ctypes
 import os
 import sys
+from typing import Any
 
 # Constants of <malloc.h> and <sys/mman.h>.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 _MADV_HUGEPAGE = 14
 
 
-def _glibc() -> ctypes.CDLL | None:
+def _glibc() -> Any:
     """The C library of this process; None without glibc."""
     if sys.platform != "linux":
         return None

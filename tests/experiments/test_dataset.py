@@ -51,7 +51,14 @@ def prepared(tmp_path):
     return set((tmp_path / "cache/prepared").rglob("index.json"))
 
 
-@pytest.mark.parametrize("entry", [single.train_and_evaluate, probe.probe_and_evaluate, crossval.cross_validate])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        single.train_and_evaluate,
+        pytest.param(probe.probe_and_evaluate, marks=pytest.mark.slow),
+        pytest.param(crossval.cross_validate, marks=pytest.mark.slow),
+    ],
+)
 def test_other_data_are_refused_before_they_are_prepared(config, tmp_path, entry):
     if entry is probe.probe_and_evaluate:
         config.method = "probe"

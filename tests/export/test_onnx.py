@@ -140,7 +140,9 @@ def exported(restored, tmp_path_factory):
     return get
 
 
-@pytest.mark.parametrize("name", [*ENCODERS])
+@pytest.mark.parametrize(
+    "name", [name if name == "resnet" else pytest.param(name, marks=pytest.mark.slow) for name in ENCODERS]
+)
 def test_every_architecture_computes_the_same_probabilities(restored, exported, name):
     run, out, audio = restored(name), exported(name), noise(5)
     waveforms, task = audio.astype(np.float32) / 32768, tasks.get("single_label")

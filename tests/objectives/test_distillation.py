@@ -67,6 +67,7 @@ def test_the_loss_is_that_of_the_definition(config, noise_clips):
     np.testing.assert_allclose(loss.metrics["teacher_loss"], cross_entropy, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_without_weight_the_training_is_that_of_the_labels(config, noise_clips):
     config.distill.weight = 0.0
     distillation, supervised, student, _ = objectives(config, noise_clips.classes)
@@ -92,6 +93,7 @@ def test_the_student_learns_the_decisions_of_its_teacher(config, noise_clips):
     assert (decisions[0] == decisions[1]).mean() > 0.9
 
 
+@pytest.mark.slow
 def test_several_devices_give_the_same_run(config, noise_clips):
     results = []
     for devices in (1, 4):

@@ -35,11 +35,13 @@ FAILURES = OUTCOMES[3:]
 
 
 def measure(name: str, scale: Scale, seed: int, compiled: pathlib.Path | None = None) -> list[tuple[str, Counts]]:
-    """The rows of an experiment. Its folder is kept where something failed."""
+    """The rows of an experiment, which are also written to stderr one by one. Its folder is kept after a failure."""
     bench = make_bench(compiled)
     rows: list[tuple[str, Counts]] = []
     try:
-        rows += EXPERIMENTS[name](bench, scale, random.Random(f"{name} {seed}"))
+        for row in EXPERIMENTS[name](bench, scale, random.Random(f"{name} {seed}")):
+            sys.stderr.write(f"{row[0]}: {', '.join(f'{count} {outcome}' for outcome, count in row[1].items())}\n")
+            rows.append(row)
     finally:
         bench.close()
     if not any(counts[outcome] for _, counts in rows for outcome in FAILURES):

@@ -27,6 +27,7 @@ from esc_jax.runtime import devices, memory, processes, xla
 
 xla.initialize()
 memory.keep_heap()
+memory.share_heap()
 x = devices.to_device(np.arange(3.0, dtype=np.float32))
 assert processes.is_main_process() and not processes.any_process(False)
 with processes.main_process_first("test"):
