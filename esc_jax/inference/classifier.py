@@ -271,7 +271,7 @@ def restore_any(path: str | os.PathLike[str]) -> Restored:
     if not model_path.is_published(path):
         return restore(pathlib.Path(path))
     config, model = load.load_classifier(os.fspath(path))
-    return Restored(model, config, pathlib.Path(path), 0, {})
+    return Restored(model, config, pathlib.Path(path), 0, {}, published=True)
 
 
 def load_classifier(path: str | os.PathLike[str]) -> SoundClassifier:

@@ -36,6 +36,7 @@ class Restored:
         folder, step: where the checkpoint is.
         meta: everything that it says about itself (`training.checkpoint`); empty for a published classifier.
         novelty: arrays of `evaluation.novelty`; None where there are none.
+        published: whether these are the weights of a published classifier, and not of a run.
     """
 
     model: Model
@@ -44,11 +45,7 @@ class Restored:
     step: int
     meta: dict[str, Any]
     novelty: Any | None = None
-
-    @property
-    def published(self) -> bool:
-        """Whether these are the weights of a published classifier, and not of a run."""
-        return not self.meta
+    published: bool = False
 
 
 def _require(satisfied: bool, name: str, value: object, requirement: str) -> None:
