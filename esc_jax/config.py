@@ -424,5 +424,5 @@ def _check_mixup(config: Any) -> None:
         raise ConfigError("config.augment.mixup_kinds mixes waveforms: set config.augment.mixup_on to waveform")
     if on_spectrogram and config.distill.teacher:
         raise ConfigError("config.distill.teacher gets mixed waveforms: set config.augment.mixup_on to waveform")
-    if augment.mixup_targets == "union" and config.task == "single_label" and config.train.loss != "binary":
+    if augment.mixup_targets == "union" and config.task != "multi_label" and config.train.loss != "binary":
         raise ConfigError("config.augment.mixup_targets=union gives several classes: set config.train.loss to binary")

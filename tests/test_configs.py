@@ -74,6 +74,11 @@ def test_files_that_are_no_configs_are_an_error(tmp_path):
         ("augment.mixup_kinds", (), r"augment.mixup_kinds=\(\) must name some of loudness, loudness_a, time"),
         ("augment.mixup_kinds", (1, 2), r"augment.mixup_kinds=\(1, 2\) must name some of loudness, loudness_a, time"),
         ("augment.mixup_kinds", ("tiem",), "there is no way of mixing tiem; choose one of .*; did you mean time?"),
+        (
+            "augment.mixup_targets",
+            "union",
+            "mixup_targets=union gives several classes: set config.train.loss to binary",
+        ),
         ("augment.mixup_draw", "epoch", "augment.mixup_draw=epoch: choose one of batch, example"),
         ("distill.weight", 2.0, "distill.weight=2.0 is out of range"),
         ("augment.speed_octaves", 0.1, "speed_octaves needs a crop"),

@@ -142,7 +142,7 @@ def mix_waveforms(
 
     Args:
         config: `augment` of a config.
-        key: PRNG key.
+        key: PRNG key, which may be that of `mixup_pairs`.
         positions: (B,) positions of the examples in the global batch.
         share: (B,) of the examples; where it is 1, an example is not changed.
         audio, other: (B, time) the examples and their partners.
@@ -151,7 +151,7 @@ def mix_waveforms(
     Returns:
         (B, time).
     """
-    kind_key, coin_key = jax.random.split(key)
+    kind_key, coin_key = jax.random.split(jax.random.fold_in(key, 1))  # `mixup_pairs` splits the key itself
     coins = jax.vmap(jax.random.bernoulli)(keys_at(coin_key, positions))
     ways = [jax.vmap(functools.partial(mix.WAVEFORM_MIXES[kind], sample_rate=rate)) for kind in config.mixup_kinds]
     if len(ways) == 1:

@@ -193,36 +193,13 @@ def mix_phases(share: jax.Array, x: jax.Array, other: jax.Array) -> jax.Array:
     return _inverse_stft(jax.lax.complex(magnitude * jnp.cos(phase), magnitude * jnp.sin(phase)), len(x))
 
 
-def _loudness(share: jax.Array, x: jax.Array, other: jax.Array, last: jax.Array, sample_rate: int) -> jax.Array:
-    del last
-    return mix_waveforms(share, x, other, rms_level, sample_rate)
-
-
-def _loudness_a(share: jax.Array, x: jax.Array, other: jax.Array, last: jax.Array, sample_rate: int) -> jax.Array:
-    del last
-    return mix_waveforms(share, x, other, a_weighted_level, sample_rate)
-
-
-def _time(share: jax.Array, x: jax.Array, other: jax.Array, last: jax.Array, sample_rate: int) -> jax.Array:
-    del sample_rate
-    return cut_time(share, x, other, last)
-
-
-def _frequency(share: jax.Array, x: jax.Array, other: jax.Array, last: jax.Array, sample_rate: int) -> jax.Array:
-    del sample_rate
-    return cut_frequency(share, x, other, last)
-
-
-def _phase(share: jax.Array, x: jax.Array, other: jax.Array, last: jax.Array, sample_rate: int) -> jax.Array:
-    del last, sample_rate
-    return mix_phases(share, x, other)
-
-
-# Name in `augment.mixup_kinds` → function of (share, x, other, coin, sample rate) that returns the mixture.
+# Name in `augment.mixup_kinds` → function of (share, x, other, coin, sample_rate) that returns the mixture.
 WAVEFORM_MIXES: dict[str, Callable[..., jax.Array]] = {
-    "loudness": _loudness,
-    "loudness_a": _loudness_a,
-    "time": _time,
-    "frequency": _frequency,
-    "phase": _phase,
+    "loudness": lambda share, x, other, coin, sample_rate: mix_waveforms(share, x, other),
+    "loudness_a": lambda share, x, other, coin, sample_rate: mix_waveforms(
+        share, x, other, a_weighted_level, sample_rate
+    ),
+    "time": lambda share, x, other, coin, sample_rate: cut_time(share, x, other, coin),
+    "frequency": lambda share, x, other, coin, sample_rate: cut_frequency(share, x, other, coin),
+    "phase": lambda share, x, other, coin, sample_rate: mix_phases(share, x, other),
 }

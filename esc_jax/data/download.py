@@ -10,6 +10,7 @@ from esc_jax.runtime import transfer
 
 URL = "https://github.com/karolpiczak/ESC-50/archive/master.zip"
 CLIPS = 2000
+ARCHIVE = "ESC-50.zip"  # in the cache
 
 
 def _check(part: pathlib.Path, url: str, clips: int) -> None:
@@ -41,7 +42,7 @@ def download(
     Raises:
         DataError: the server cannot be reached, or the file it sends is not the archive.
     """
-    target = directory / "ESC-50.zip"
+    target = directory / ARCHIVE
     if target.exists():
         return target
     try:

@@ -73,11 +73,9 @@ def cross_validate(config: Any, folder: pathlib.Path) -> dict[str, Any]:
     workdir.check_workdir(folder, config)
 
     def check(source: Layout, background: Layout | None) -> None:
-        runs = _runs(config, _test_folds(config, (row.fold for row in source.rows)))
-        for name, run_config in {".": config, **runs}.items():
-            checkpoint.check_files(folder / name, source, background)
-            if name in runs:
-                teacher.check(run_config)
+        for name, run_config in _runs(config, _test_folds(config, (row.fold for row in source.rows))).items():
+            workdir.check_files(folder / name, source, background)
+            teacher.check(run_config)
 
     if config.crossval.vectorized and config.method != "probe":
         processes.require_single_process("config.crossval.vectorized")
@@ -92,14 +90,14 @@ def cross_validate(config: Any, folder: pathlib.Path) -> dict[str, Any]:
     runs = _runs(config, folds)
     if config.crossval.vectorized:
         vectorized.train(runs, folder)  # the loop below then finds every run finished
-    parts, failed, calibrations, parameters, distilled = [], {}, {}, 0, {}
+    parts, failed, calibrations, parameters, teacher_name = [], {}, {}, 0, ""
     for number, (name, run_config) in enumerate(runs.items(), start=1):
         try:
             with workdir.locked(folder / name):
                 outcome = _finish_run(run_config, folder / name, clips, f"{name} ({number} of {len(runs)})")
             calibrations[run_config.data.test_fold] = Calibration.read(outcome)
             parameters = outcome["parameters"]
-            distilled = {key: outcome[key] for key in ("teacher",) if key in outcome}
+            teacher_name = outcome.get("teacher", "")
             parts.append(results.read_predictions(folder / name / "predictions.csv", clips))
         except (TrainError, CheckpointError) as error:  # of this run; a mistake in the config stops all of them
             logging.error("%s failed: %s", name, error)
@@ -108,7 +106,7 @@ def cross_validate(config: Any, folder: pathlib.Path) -> dict[str, Any]:
         raise CrossvalError(f"every fold failed; {next(iter(failed))}: {next(iter(failed.values()))}")
     split = f"{len(folds)} test fold{'s' if len(folds) > 1 else ''}, each tested after training on the other folds"
     outcome = results.results(resolved, task, clips, parts, split, parameters=parameters)
-    outcome |= {"failed": failed} | distilled
+    outcome |= {"failed": failed} | ({"teacher": teacher_name} if teacher_name else {})
     if config.crossval.seeds == 1:  # with several seeds, a fold has several temperatures
         outcome |= calibration.for_results(calibrations) or _cross_fitted(task, clips, parts)
     write_artifacts(folder, outcome, clips, parts)

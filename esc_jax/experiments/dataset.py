@@ -12,10 +12,10 @@ from esc_jax.data.datasets import registry as datasets
 from esc_jax.data.datasets.registry import Check
 from esc_jax.data.rows import DataError, Layout
 from esc_jax.errors import ConfigError
+from esc_jax.experiments import workdir as workdirs
 from esc_jax.runtime import processes
 from esc_jax.tasks import registry as tasks
 from esc_jax.tasks.base import Task
-from esc_jax.training import checkpoint
 
 
 def load(config: Any, check: Check | None = None) -> tuple[Any, Task, Clips]:
@@ -60,8 +60,18 @@ def check_files(
     Raises:
         DataError: there is no such test fold. OtherDataError: a run in the workdir was trained on other data.
     """
-    checkpoint.check_files(workdir, source, background)
+    workdirs.check_files(workdir, source, background)
     folds.split([row.fold for row in source.rows], [row.src_file for row in source.rows], protocol, test_fold)
+
+
+def split_clips(config: Any, clips: Clips) -> folds.Split:
+    """The split of a config. Raises DataError."""
+    split = folds.split(
+        clips.folds, clips.sources, config.protocol, config.data.test_fold, config.data.drop_leaky_sources
+    )
+    if not config.train.calibration_share:
+        return split
+    return folds.hold_out(split, clips.sources, clips.targets, config.train.calibration_share)
 
 
 def log_split(task: Task, clips: Clips, split: folds.Split) -> None:

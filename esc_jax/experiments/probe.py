@@ -248,7 +248,7 @@ def probe_and_evaluate(
     if quote:
         quote.check_data(clips)
     for place in places.values():
-        checkpoint.check_workdir(place, clips.identity)
+        workdir.check_clips(place, clips)
     splits = {
         fold: protocols.split(clips.folds, clips.sources, config.protocol, fold, config.data.drop_leaky_sources)
         for fold in tested

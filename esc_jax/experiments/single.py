@@ -126,16 +126,6 @@ class Run:
         return calibrate.fit(self.task, self.clips, self.split, outputs, self.head)
 
 
-def split_clips(config: Any, clips: Clips) -> folds.Split:
-    """The split of a config. Raises DataError."""
-    split = folds.split(
-        clips.folds, clips.sources, config.protocol, config.data.test_fold, config.data.drop_leaky_sources
-    )
-    if not config.train.calibration_share:
-        return split
-    return folds.hold_out(split, clips.sources, clips.targets, config.train.calibration_share)
-
-
 def prepare(config: Any, folder: pathlib.Path) -> Run:
     """The run of a checked config before its first step. Nothing is written into the workdir.
 
@@ -150,8 +140,8 @@ def prepare(config: Any, folder: pathlib.Path) -> Run:
     teachers.check(config)
     check = functools.partial(dataset.check_files, config.protocol, config.data.test_fold, folder)
     config, task, clips = dataset.load(config, check)
-    checkpoint.check_workdir(folder, clips.identity)
-    split = split_clips(config, clips)
+    workdir.check_clips(folder, clips)
+    split = dataset.split_clips(config, clips)
     logging.info("training on %s", devices.device_name())
     dataset.log_split(task, clips, split)
     if len(split.train) < config.train.batch_size:
@@ -244,7 +234,7 @@ def train_and_evaluate(config: Any, folder: pathlib.Path, quote: crossval_quote.
     run = prepare(config, folder)
     if quote:
         quote.check_data(run.clips)
-    checkpoint.check_teacher(folder, run.teacher_identity.get("checksum", ""))
+    workdir.check_teacher(folder, run.teacher_identity.get("checksum", ""))
     optimizer = run.optimizer()
     # Every mistake in the config has been reported by now. Nothing was written before this line.
     workdir.bind_workdir(folder, config)
@@ -273,7 +263,7 @@ def train_and_evaluate(config: Any, folder: pathlib.Path, quote: crossval_quote.
         state = checkpoints.restore(tested_step, state)
     extra: dict[str, Any] = {"crossval": quote.to_dict()} if quote else {}
     if run.teacher:
-        extra["teacher"] = run.teacher_identity["name"]
+        extra["teacher"] = run.teacher.name
     if learned and run.split.test:
         extra["pretrain"] = pretrain.downstream(folder / "pretrain", run.task, run.clips, run.split, run.model, learned)
     record = TrainingRecord(
@@ -373,7 +363,7 @@ def evaluate_again(config: Any, folder: pathlib.Path) -> dict[str, Any]:
         restored.config.data, restored.config.eval = config.data, config.eval
     _, task, clips = dataset.load(config)
     checkpoint.check_data(restored.meta["data"], clips.identity, folder)
-    run = Run(restored.config, task, clips, split_clips(config, clips), restored.model)
+    run = Run(restored.config, task, clips, dataset.split_clips(config, clips), restored.model)
     last = checkpoint.newest(restored.folder)  # a protocol may have selected an earlier step
     if config.method == "train" and last < run.total:
         raise ConfigError(f"{folder} stopped at step {last} of {run.total}: finish the run first")

@@ -9,7 +9,7 @@ from esc_jax.data import folds
 from esc_jax.data.clips import Clips
 from esc_jax.errors import ConfigError
 from esc_jax.evaluation.calibration import Calibration
-from esc_jax.experiments import probe
+from esc_jax.experiments import dataset, probe
 from esc_jax.inference import model_path
 from esc_jax.objectives.distillation import Teacher
 from esc_jax.pretrained import load as pretrained
@@ -98,12 +98,7 @@ def _of_run(task: Task, clips: Clips, split: folds.Split, folder: pathlib.Path) 
     if trained.task != task.name:
         raise ConfigError(f"{key} is of the task {trained.task}, and the run of the task {task.name}")
     checkpoint.check_data(restored.meta["data"], clips.identity, folder)
-    of_teacher = folds.split(
-        clips.folds, clips.sources, trained.protocol, trained.data.test_fold, trained.data.drop_leaky_sources
-    )
-    if trained.train.calibration_share:
-        of_teacher = folds.hold_out(of_teacher, clips.sources, clips.targets, trained.train.calibration_share)
-    if other := set(of_teacher.train) - set(split.train):
+    if other := set(dataset.split_clips(trained, clips).train) - set(split.train):
         raise ConfigError(
             f"{key} was trained on {len(other)} clips that this run holds out: train the teacher with the same"
             " protocol, data.drop_leaky_sources and train.calibration_share"

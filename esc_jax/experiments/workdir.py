@@ -1,4 +1,4 @@
-"""The folder of a run, and which config it belongs to."""
+"""The folder of a run: which config, data and teacher it belongs to."""
 
 import contextlib
 import json
@@ -7,6 +7,8 @@ from typing import Any
 
 from esc_jax import config as configs
 from esc_jax import files
+from esc_jax.data.clips import Clips
+from esc_jax.data.rows import Layout
 from esc_jax.errors import ConfigError
 from esc_jax.runtime import processes
 from esc_jax.training import checkpoint, writers
@@ -66,3 +68,27 @@ def bind_workdir(workdir: pathlib.Path, config: Any) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         writers.write_json(workdir / "config.json", config.to_dict())
     processes.barrier(f"{workdir} is bound")
+
+
+def check_clips(workdir: pathlib.Path, clips: Clips) -> None:
+    """Raises OtherDataError where the run in a workdir was trained on other clips."""
+    if meta := checkpoint.newest_meta(workdir):
+        checkpoint.check_data(meta["data"], clips.identity, workdir)
+
+
+def check_files(workdir: pathlib.Path, data: Layout, background: Layout | None) -> None:
+    """As `check_clips`, for files that have not been prepared yet."""
+    if meta := checkpoint.newest_meta(workdir):
+        fingerprints = [layout.fingerprint for layout in (data, background) if layout]
+        # `Clips.identity` adds to a fingerprint how the clips were made from the files.
+        parts = [part.split("-")[0] for part in meta["data"].split("+")]
+        checkpoint.check_data("+".join(parts), "+".join(fingerprints), workdir)
+
+
+def check_teacher(workdir: pathlib.Path, checksum: str) -> None:
+    """Raises OtherDataError where the run in a workdir has learned from a teacher with another checksum."""
+    meta = checkpoint.newest_meta(workdir)
+    if meta and meta.get("teacher", {}).get("checksum", "") != checksum:
+        raise checkpoint.OtherDataError(
+            f"{workdir} was started with another distill.teacher, or its weights have changed: choose another --workdir"
+        )

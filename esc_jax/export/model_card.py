@@ -142,9 +142,10 @@ def _card(restored: Restored, use: str, calibrated: bool) -> str:
     data, data_licence = _describe_data(restored)
     pretrained = config.model.pretrained
     start = f"starting from the published weights `{_public_name(pretrained)}`" if pretrained else "from random weights"
-    origin = f"Trained with esc_jax on {data}, {start}.{_describe_teacher(restored)}"
     if restored.published:
-        origin = f"The weights are the published `{_public_name(pretrained)}`, unchanged."
+        origin, data_licence = f"The weights are the published `{_public_name(pretrained)}`, unchanged.", ""
+    else:
+        origin = f"Trained with esc_jax on {data}, {start}.{_describe_teacher(restored)}"
     sections = [
         f"# {escape_markdown(model_name(restored))}",
         f"{_purpose(restored)}, clips of {model.clip_s:g} s, mono, {model.sample_rate} Hz."
@@ -232,8 +233,6 @@ def _describe_data(restored: Restored) -> tuple[str, str]:
     Other data can be read under the name of a public data set, so its classes are checked.
     """
     name, classes = restored.config.data.name, restored.model.classes
-    if restored.published:
-        return "", ""
     if name in _IDENTITY:
         number, some, other = _IDENTITY[name]
         if len(classes) != number or not some <= set(classes):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import dataclasses
 import json
 import pathlib
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from esc_jax.export.base import CARD, DESCRIPTION, PLATFORMS, PROGRAM
 
 if TYPE_CHECKING:  # import JAX, which the help text of the command does not need
+    import jax
     from jax.export import Exported
 
+    from esc_jax.models.model import Model
     from esc_jax.training.restore import Restored
 
 
@@ -30,22 +33,35 @@ def program(restored: Restored) -> Exported:
     import jax
     from jax import export as jax_export
     import jax.numpy as jnp
+
+    model = restored.model
+    classify = classifier(restored, model)
+    whole = jax.jit(lambda waveform: classify(model.frontend(waveform)))
+    shape = jax_export.symbolic_shape(f"batch, {model.clip_samples}")
+    return jax_export.export(whole, platforms=PLATFORMS)(jax.ShapeDtypeStruct(shape, jnp.float32))
+
+
+def classifier(restored: Restored, model: Model) -> Callable[[jax.Array], jax.Array]:
+    """The function from features to calibrated probabilities, with weights that are not bound to a device.
+
+    Args:
+        restored: for the task and the calibration.
+        model: module and weights.
+    """
+    import jax
     import numpy as np
 
     from esc_jax.evaluation.calibration import Calibration
     from esc_jax.tasks import registry as tasks
 
-    model, task = restored.model, tasks.get(restored.config.task)
+    task, variables = tasks.get(restored.config.task), jax.tree.map(np.asarray, model.variables)
     temperature = np.float32(Calibration.read(restored.meta).temperature or 1.0)
-    variables = jax.tree.map(np.asarray, model.variables)  # constants that are not bound to a device
 
-    @jax.jit
-    def classify(waveform: jax.Array) -> jax.Array:
-        logits: Any = model.module.apply(variables, model.frontend(waveform))
+    def classify(features: jax.Array) -> jax.Array:
+        logits: Any = model.module.apply(variables, features)
         return task.activation(logits / temperature)
 
-    shape = jax_export.symbolic_shape(f"batch, {model.clip_samples}")
-    return jax_export.export(classify, platforms=PLATFORMS)(jax.ShapeDtypeStruct(shape, jnp.float32))
+    return classify
 
 
 def describe(restored: Restored) -> dict[str, Any]:

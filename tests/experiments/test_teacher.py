@@ -10,7 +10,7 @@ import pytest
 from esc_jax import config as configs
 from esc_jax.data.datasets import registry as datasets
 from esc_jax.errors import ConfigError
-from esc_jax.experiments import crossval, probe, single, teacher
+from esc_jax.experiments import crossval, dataset, probe, single, teacher
 from esc_jax.export import formats
 from esc_jax.models import model as models
 from esc_jax.pretrained import hubert
@@ -81,7 +81,7 @@ def test_a_teacher_that_does_not_fit_is_refused(config, tmp_path, noise_clips, c
     config.update_from_flattened_dict(change)
     task = TASK if config.task == "auto" else tasks.get(config.task)
     with pytest.raises(ConfigError, match=message):
-        teacher.load(config, task, noise_clips, single.split_clips(config, noise_clips))
+        teacher.load(config, task, noise_clips, dataset.split_clips(config, noise_clips))
 
 
 def test_a_teacher_that_was_selected_on_the_test_fold_is_refused(config, tmp_path):
@@ -134,7 +134,7 @@ def test_a_teacher_of_every_clip_teaches_no_run_that_is_tested(config, tmp_path,
     config.protocol = "all"
     single.train_and_evaluate(config, tmp_path / "run")
     config.distill.teacher = str(tmp_path / "run")
-    split = single.split_clips(config, noise_clips)
+    split = dataset.split_clips(config, noise_clips)
     assert teacher.load(config, TASK, noise_clips, split).model.classes == noise_clips.classes
     config.protocol = "holdout"
     with pytest.raises(ConfigError, match="was trained on every clip, with those of the test fold among them"):
@@ -150,7 +150,7 @@ def test_a_teacher_of_every_clip_teaches_no_run_that_is_tested(config, tmp_path,
 
 def test_a_published_encoder_gets_a_probe_on_the_training_clips(config, published, noise_clips, tmp_path):
     config.distill.teacher = str(published)
-    split = single.split_clips(config, noise_clips)
+    split = dataset.split_clips(config, noise_clips)
     taught = teacher.load(config, TASK, noise_clips, split)
     assert taught.name == "published (LibriSpeech)"
     audio = noise_clips.read(range(12)).astype(np.float32) / 32768

@@ -18,15 +18,13 @@ from esc_jax.runtime import devices
 from esc_jax.training import optim
 from esc_jax.training import state as states
 from esc_jax.training import step as steps
+from tests.training import helpers
 
 
 @pytest.fixture
 def config():
     """A small ResNet with a BYOL-A stage."""
-    config = configs.defaults("resnet")
-    config.data.update(sample_rate=16_000, clip_s=0.5)
-    config.frontend.update(n_fft=512, hop=256, mels=16)
-    config.model.encoder.update(stage_sizes=(1, 1), width=8)
+    config = helpers.resnet()
     config.pretrain = configs.pretrain_defaults("byol_a")
     config.pretrain.update(batch_size=8, epochs=2, projection_hidden=16, projection_dim=8, momentum=0.9)
     config.pretrain.augment.update(roll=1.0, gain_db=6.0)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import scipy.special
 
-from esc_jax import config as configs
 from esc_jax.models import model as models
 from esc_jax.objectives.base import Keys
 from esc_jax.objectives.distillation import Distillation, Teacher
@@ -19,10 +18,7 @@ from tests.training import helpers
 
 @pytest.fixture
 def config():
-    config = configs.defaults("resnet")
-    config.data.update(sample_rate=16_000, clip_s=0.5)
-    config.frontend.update(n_fft=512, hop=256, mels=16)
-    config.model.encoder.update(stage_sizes=(1, 1), width=8)
+    config = helpers.resnet()
     config.train.update(batch_size=8)
     config.augment.update(gain_db=6.0, mixup_alpha=0.5)
     config.distill.update(weight=0.7, temperature=3.0)

@@ -13,7 +13,7 @@ from tests.report import factories
 
 
 @pytest.fixture
-def found(tmp_path, clips, data_dir):
+def by_name(tmp_path, clips, data_dir):
     """Two runs over two folds, one of them with two seeds, with random probabilities."""
     rng = np.random.default_rng(0)
 
@@ -32,16 +32,16 @@ def rows(run, clip, kind):
 
 
 @pytest.mark.parametrize("average", ensemble.AVERAGES)
-def test_the_predictions_of_a_clip_are_the_mean_over_runs_and_seeds(found, average):
-    combined = ensemble.ensemble([found["a"], found["b"]], average)
+def test_the_predictions_of_a_clip_are_the_mean_over_runs_and_seeds(by_name, average):
+    combined = ensemble.ensemble([by_name["a"], by_name["b"]], average)
     assert combined.name == f"ensemble of 3 (a, b), mean of {average}"
-    assert combined.parameters == found["a"].parameters + 2 * found["b"].parameters
+    assert combined.parameters == by_name["a"].parameters + 2 * by_name["b"].parameters
     correct = []
     for kind in ("scores", "scores_tta"):
         for clip, label, scores in zip(
             combined.predictions.clips, combined.predictions.labels, getattr(combined.predictions, kind), strict=True
         ):
-            members = np.concatenate([rows(found["a"], clip, kind), rows(found["b"], clip, kind)])
+            members = np.concatenate([rows(by_name["a"], clip, kind), rows(by_name["b"], clip, kind)])
             assert members.shape == (3, 4)
             if average == "logits":
                 expected = np.exp(np.log(np.maximum(members, 1e-300)).mean(0))
@@ -55,26 +55,26 @@ def test_the_predictions_of_a_clip_are_the_mean_over_runs_and_seeds(found, avera
     assert combined.score.low < combined.score.value < combined.score.high
 
 
-def test_the_seeds_of_one_run_are_an_ensemble(found):
-    combined = ensemble.ensemble([found["b"]])
+def test_the_seeds_of_one_run_are_an_ensemble(by_name):
+    combined = ensemble.ensemble([by_name["b"]])
     clip = combined.predictions.clips[3]
-    np.testing.assert_allclose(combined.predictions.scores[3], rows(found["b"], clip, "scores").mean(0), atol=1e-9)
+    np.testing.assert_allclose(combined.predictions.scores[3], rows(by_name["b"], clip, "scores").mean(0), atol=1e-9)
 
 
-def test_runs_that_have_no_ensemble_are_refused(found):
+def test_runs_that_have_no_ensemble_are_refused(by_name):
     with pytest.raises(ReportError, match="a is one model: name several runs, or a run with several seeds"):
-        ensemble.ensemble([found["a"]])
+        ensemble.ensemble([by_name["a"]])
     with pytest.raises(ReportError, match="b has no predictions"):
-        ensemble.ensemble([found["a"], dataclasses.replace(found["b"], predictions=None)])
-    other = dataclasses.replace(found["b"], task=tasks.get("multi_label"))
+        ensemble.ensemble([by_name["a"], dataclasses.replace(by_name["b"], predictions=None)])
+    other = dataclasses.replace(by_name["b"], task=tasks.get("multi_label"))
     with pytest.raises(ReportError, match="b and a were not tested on the same clips and folds"):
-        ensemble.ensemble([found["a"], other])
+        ensemble.ensemble([by_name["a"], other])
     with pytest.raises(ReportError, match="there is no run c; the runs are"):
-        ensemble.choose(list(found.values()), ["a", "c"])
-    assert ensemble.choose(list(found.values()), ["a", "a/"]) == [found["a"]]
+        ensemble.choose(list(by_name.values()), ["a", "c"])
+    assert ensemble.choose(list(by_name.values()), ["a", "a/"]) == [by_name["a"]]
 
 
-def test_the_report_shows_the_ensemble_beside_its_members(found, tmp_path, capsys):
+def test_the_report_shows_the_ensemble_beside_its_members(by_name, tmp_path, capsys):
     assert command.main([str(tmp_path / "runs"), "--ensemble", "a", "b/", "--average=logits"]) == 0
     text = (tmp_path / "runs/report/report.md").read_text()
     assert "ensemble of 3 (a, b), mean of logits" in text and "| a |" in text and "| b |" in text

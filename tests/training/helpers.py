@@ -27,6 +27,15 @@ def hubert(head="linear"):
     return config
 
 
+def resnet():
+    """Config of a ResNet of two blocks, for clips of half a second."""
+    config = configs.defaults("resnet")
+    config.data.update(sample_rate=16_000, clip_s=0.5)
+    config.frontend.update(n_fft=512, hop=256, mels=16)
+    config.model.encoder.update(stage_sizes=(1, 1), width=8)
+    return config
+
+
 def train(config, clips, count, devices=1):
     """(variables before, state after, losses) of `count` supervised steps; an epoch is two steps."""
     model = models.create(config, clips.classes, config.seed)

@@ -12,6 +12,7 @@ import soxr
 
 from esc_jax.data import audio, synthetic
 from esc_jax.data.cache import cache_root
+from esc_jax.data.download import ARCHIVE
 from esc_jax.data.layouts.registry import open_source
 from esc_jax.data.rows import DataError, Layout, Row
 from esc_jax.data.source import AudioError
@@ -48,7 +49,7 @@ def find(restored: Restored) -> Clips:
 def _of_data(restored: Restored) -> Clips | None:
     """Clips of the test fold to check, and of the other folds to calibrate; None without them."""
     data, classes = restored.config.data.to_dict(), set(restored.model.classes)
-    path = data.get("dir") or (cache_root(data.get("cache_dir", "")) / "ESC-50.zip" if _is_esc50(data) else "")
+    path = data.get("dir") or (cache_root(data.get("cache_dir", "")) / ARCHIVE if _is_esc50(data) else "")
     if not path or not pathlib.Path(path).expanduser().exists():
         return None
     layout = open_source(path, data)

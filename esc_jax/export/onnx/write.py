@@ -12,7 +12,6 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from esc_jax.evaluation.calibration import Calibration
 from esc_jax.export import model_card, stablehlo, usage
 from esc_jax.export.base import CARD, DESCRIPTION, ExportError
 from esc_jax.export.onnx import clips as check_clips
@@ -43,7 +42,7 @@ def write(restored: Restored, directory: pathlib.Path) -> None:
     if model.parameter_count > MAX_PARAMETERS:
         raise ExportError(f"{model.parameter_count:,} parameters do not fit into an ONNX file: use --format=stablehlo")
     clips = check_clips.find(restored)
-    classify = _classifier(restored, model)
+    classify = stablehlo.classifier(restored, model)
     waveforms = clips.checked
     features = _map(model.frontend, waveforms)
     expected = _map(classify, features)
@@ -72,19 +71,6 @@ def in_float32(restored: Restored) -> Model:
     config = restored.config.copy_and_resolve_references()
     config.model.dtype = "float32"
     return models.abstract(config, restored.model.classes)[0].with_variables(restored.model.variables)
-
-
-def _classifier(restored: Restored, model: Model) -> Callable[[jax.Array], jax.Array]:
-    """Features → probabilities, calibrated."""
-    task = tasks.get(restored.config.task)
-    temperature = np.float32(Calibration.read(restored.meta).temperature or 1.0)
-    variables = jax.tree.map(np.asarray, model.variables)
-
-    def classify(features: jax.Array) -> jax.Array:
-        logits: Any = model.module.apply(variables, features)
-        return task.activation(logits / temperature)
-
-    return classify
 
 
 def _save(restored: Restored, graph: Graph, result: Any, path: pathlib.Path) -> None:
