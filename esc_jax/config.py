@@ -16,7 +16,7 @@ from typing import Any
 import ml_collections
 
 from esc_jax.augment import compose, mix
-from esc_jax.data import folds
+from esc_jax.data import folds, resident
 from esc_jax.data.download import URL
 from esc_jax.errors import ConfigError, first_line
 from esc_jax.frontends import registry as frontends
@@ -66,6 +66,7 @@ def defaults(model: str, head: str = "linear", frontend: str = "log_mel") -> ml_
                 "columns": {"file": "", "labels": "", "fold": "", "group": ""},  # of a csv; empty: by the usual names
                 "label_separator": "auto",  # between several labels in one cell of a csv; empty: one label each
                 "background": "",  # folder of sounds that are none of the classes; used for training only
+                "on_device": "auto",  # "true": keep all clips in the memory of the devices; auto: on a GPU or TPU
                 "clips_per_fold": 8,  # of each class of the synthetic set
                 "synthetic_seed": 0,
             },
@@ -83,6 +84,7 @@ def defaults(model: str, head: str = "linear", frontend: str = "log_mel") -> ml_
                 "ema": 0.0,  # decay of the moving average of the weights; 0: off
                 "class_balance": "",  # "sampling" or "loss": rare classes count as much as frequent ones
                 "calibration_share": 0.0,  # share of the training recordings that is held out to fit the calibration
+                "steps_per_call": "auto",  # training steps between two dispatches; auto: 16 on a GPU or TPU, 1 on a CPU
                 "checkpoint_epochs": 1,
                 "tensorboard": True,
                 **Supervised.defaults(),
@@ -251,6 +253,7 @@ _CHOICES: dict[str, Sequence[str]] = {
     "train.class_balance": ("", "sampling", "loss"),
     "pretrain.objective": ("", *objectives.PRETRAINING),
     "data.on_bad_clip": ("error", "skip"),
+    "data.on_device": resident.MODES,
     "augment.mixup_on": ("waveform", "spectrogram"),
     "augment.mixup_draw": ("batch", "example"),
     "augment.mixup_targets": ("share", "union"),
@@ -302,6 +305,8 @@ def check(config: ml_collections.ConfigDict) -> None:
             raise ConfigError(f"config.{key}={flat[key]} must be a number from {low:g} to {high:g}")
         if not low <= flat[key] <= high:
             raise ConfigError(f"config.{key}={flat[key]} is out of range: it must be between {low:g} and {high:g}")
+    if (steps := config.train.steps_per_call) != "auto" and not (steps.isdecimal() and 1 <= int(steps[:5]) <= 1024):
+        raise ConfigError(f"config.train.steps_per_call={steps} must be auto or a number from 1 to 1024")
     models.build(config.model, 2)  # raises ModelError; nothing is computed
     _check_augment(config, "")
     _check_method(config, flat)

@@ -21,6 +21,7 @@ def train_batches(
     process_count: int = 1,
     prefetch: int = 8,
     weights: np.ndarray | None = None,
+    index_only: bool = False,
 ) -> Any:
     """Iterates over training clips without end. Every epoch is shuffled anew; its incomplete last batch is dropped.
 
@@ -36,6 +37,7 @@ def train_batches(
         prefetch: batches read ahead, in threads.
         weights: (len(indices),) probabilities of the clips. Every row of a batch is then drawn by them, with
             replacement; an epoch has as many batches as without.
+        index_only: yield {"index": (rows,) int32} instead, the clips of the same batches (`data.resident`).
 
     Yields:
         {"audio": (rows, length) int16, "label": (rows,) int32 or (rows, classes) bool}, with rows = batch_size /
@@ -47,7 +49,9 @@ def train_batches(
 
     def read(places: np.ndarray) -> Batch:
         chosen = clip_indices[places[process_index * rows : (process_index + 1) * rows]]
-        return {"audio": clips.read(chosen), "label": clips.labels[chosen]} | _samples(clips, chosen)
+        if index_only:
+            return {"index": chosen.astype(np.int32)}
+        return read_rows(clips, chosen)
 
     # Batching before repeating: no batch spans two epochs. grain reshuffles with every repetition.
     order = grain.MapDataset.range(len(clip_indices)).shuffle(seed=seed)
@@ -93,6 +97,12 @@ def eval_batches(clips: Clips, indices: Sequence[int], batch_size: int) -> Itera
 def inputs(batch: Batch) -> tuple[np.ndarray, ...]:
     """Returns what a predicting step (`training.step`) takes after the variables: `audio`, and `samples` if any."""
     return tuple(batch[key] for key in ("audio", "samples") if key in batch)
+
+
+def read_rows(clips: Clips, indices: Sequence[int] | np.ndarray) -> Batch:
+    """The clips of a batch, as `train_batches` yields them."""
+    chosen = np.asarray(indices)
+    return {"audio": clips.read(chosen), "label": clips.labels[chosen]} | _samples(clips, chosen)
 
 
 def _samples(clips: Clips, indices: np.ndarray) -> Batch:

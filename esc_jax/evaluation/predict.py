@@ -8,11 +8,17 @@ import numpy as np
 
 from esc_jax.data import pipeline
 from esc_jax.data.clips import Clips
+from esc_jax.data.resident import ResidentClips
 from esc_jax.runtime import devices
 
 
 def predict_clips(
-    step: Callable[..., Any], variables: Any, clips: Clips, indices: Sequence[int], batch_size: int
+    step: Callable[..., Any],
+    variables: Any,
+    clips: Clips,
+    indices: Sequence[int],
+    batch_size: int,
+    resident: ResidentClips | None = None,
 ) -> Any:
     """(views, len(indices), …) float32: the outputs of every clip once, for any batch size.
 
@@ -25,9 +31,11 @@ def predict_clips(
         clips: the data set.
         indices: of the clips, in the order of the result.
         batch_size: clips at a time. The last batch is padded, and the outputs of the padding are dropped.
+        resident: the same clips on the devices; None reads them from the host.
     """
     outputs = []
-    for batch in pipeline.eval_batches(clips, indices, batch_size):
+    batches = resident.eval_batches(indices, batch_size) if resident else None
+    for batch in batches or pipeline.eval_batches(clips, indices, batch_size):
         inputs = devices.to_device(pipeline.inputs(batch))
         outputs.append(jax.tree.map(lambda x, mask=batch["mask"]: np.asarray(x)[:, mask], step(variables, *inputs)))
     return jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *outputs)

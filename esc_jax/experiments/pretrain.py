@@ -18,15 +18,17 @@ import numpy as np
 from esc_jax.data import pipeline
 from esc_jax.data.clips import Clips
 from esc_jax.data.folds import Split
+from esc_jax.data.resident import ResidentClips
 from esc_jax.errors import ConfigError
 from esc_jax.evaluation import diagnostics
 from esc_jax.evaluation.predict import predict_clips
 from esc_jax.experiments import probe
+from esc_jax.experiments import stage as stages
 from esc_jax.models.model import Model, Variables
 from esc_jax.objectives import registry as objectives
 from esc_jax.objectives.base import Context, Objective
 from esc_jax.pretrained import load
-from esc_jax.runtime import devices, processes
+from esc_jax.runtime import processes
 from esc_jax.tasks.base import Task
 from esc_jax.training import checkpoint, loop, optim
 from esc_jax.training import restore as restores
@@ -34,7 +36,7 @@ from esc_jax.training import state as states
 from esc_jax.training import step as steps
 
 # Keys of an epoch's line that are not metrics of the objective.
-_BOOKKEEPING = ("epoch", "step", "lr", "seconds", "grad_norm")
+_BOOKKEEPING = ("epoch", "step", "lr", "seconds", "data_wait", "grad_norm")
 
 
 class Learned(NamedTuple):
@@ -68,7 +70,15 @@ def check(config: Any, clips: Clips, split: Split, model: Model) -> None:
     objectives.PRETRAINING[config.pretrain.objective].check_data(config, model, len(split.train))
 
 
-def pretrain(config: Any, folder: pathlib.Path, task: Task, clips: Clips, split: Split, model: Model) -> Learned:
+def pretrain(
+    config: Any,
+    folder: pathlib.Path,
+    task: Task,
+    clips: Clips,
+    split: Split,
+    model: Model,
+    resident: ResidentClips | None = None,
+) -> Learned:
     """Pretrains the encoder of `model` on the training clips.
 
     Args:
@@ -77,6 +87,7 @@ def pretrain(config: Any, folder: pathlib.Path, task: Task, clips: Clips, split:
         task: what the labels mean. Labels are used for diagnostics only.
         clips, split: the data set, and which clips train.
         model: with the weights to start from. They are not modified.
+        resident: the clips on the devices; None reads batches from the host.
 
     Raises:
         ConfigError: as `check`. PretrainedError, CheckpointError: a teacher cannot be read. Those of
@@ -96,14 +107,14 @@ def pretrain(config: Any, folder: pathlib.Path, task: Task, clips: Clips, split:
             clips=clips,
             train=split.train,
             folder=place,
-            map_clips=functools.partial(_map_clips, clips, config.eval.batch_size),
+            map_clips=functools.partial(_map_clips, clips, config.eval.batch_size, resident),
             load_model=functools.partial(_load_model, sample_rate=config.data.sample_rate),
             round=number,
             previous=previous,
         )
         objective = kind.create(context)
         _draw_tokens(context, objective)
-        variables, progress = _train(context, objective)
+        variables, progress = _train(context, objective, resident)
         previous = model.with_variables(variables)
         seconds += progress["seconds"]
         reports.append({"round": number} | objective.report())
@@ -111,8 +122,15 @@ def pretrain(config: Any, folder: pathlib.Path, task: Task, clips: Clips, split:
     return Learned(previous.variables, progress["history"], seconds, reports)
 
 
-def _map_clips(clips: Clips, batch_size: int, step: Any, variables: Any, indices: Sequence[int]) -> np.ndarray:
-    return predict_clips(step, variables, clips, indices, batch_size)
+def _map_clips(
+    clips: Clips,
+    batch_size: int,
+    resident: ResidentClips | None,
+    step: Any,
+    variables: Any,
+    indices: Sequence[int],
+) -> np.ndarray:
+    return predict_clips(step, variables, clips, indices, batch_size, resident)
 
 
 def _load_model(path: str, sample_rate: int) -> Model:
@@ -138,7 +156,7 @@ def _draw_tokens(context: Context, objective: Objective) -> None:
     plots.tokens(features, tokens, names, context.config.pretrain.patch_size, path)
 
 
-def _train(context: Context, objective: Objective) -> tuple[Variables, dict[str, Any]]:
+def _train(context: Context, objective: Objective, resident: ResidentClips | None) -> tuple[Variables, dict[str, Any]]:
     """Trains the objective; returns the variables of the model with the learned encoder, and the progress."""
     config, model, clips = context.config, context.model, context.clips
     stage = config.pretrain
@@ -156,6 +174,7 @@ def _train(context: Context, objective: Objective) -> tuple[Variables, dict[str,
         config.seed,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        index_only=resident is not None,
     )
     plan = loop.Plan(
         epochs=stage.epochs,
@@ -166,10 +185,11 @@ def _train(context: Context, objective: Objective) -> tuple[Variables, dict[str,
         checkpoint_epochs=stage.checkpoint_epochs,
         evaluate=functools.partial(_evaluate, context, objective, steps.embed_step(model)),
         meta=functools.partial(checkpoint.meta, config, clips),
+        steps_per_call=loop.steps_per_call(config.train.steps_per_call, per_epoch),
         description=f"pretraining ({stage.objective})",
     )
-    step = devices.pmap_step(steps.train_step(objective, optimizer, stage.optim), constants=objective.constants)
-    state, progress = loop.run(plan, step, state, batches, checkpoints)
+    step = steps.train_step(objective, optimizer, stage.optim)
+    state, progress = stages.train(plan, step, objective.constants, state, batches, checkpoints, resident)
     checkpoints.close()
     learned = {
         "params": model.variables["params"] | {"encoder": state.params["encoder"]},

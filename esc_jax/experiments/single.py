@@ -14,12 +14,14 @@ import optax
 
 from esc_jax import config as configs
 from esc_jax.data import folds, pipeline
+from esc_jax.data import resident as residents
 from esc_jax.data.clips import Clips
+from esc_jax.data.resident import ResidentClips
 from esc_jax.errors import ConfigError
 from esc_jax.evaluation import calibration, results
 from esc_jax.evaluation.calibration import Calibration
 from esc_jax.evaluation.predict import predict_clips
-from esc_jax.experiments import calibrate, crossval_quote, dataset, pretrain, probe, workdir
+from esc_jax.experiments import calibrate, crossval_quote, dataset, pretrain, probe, stage, workdir
 from esc_jax.experiments import teacher as teachers
 from esc_jax.experiments.artifacts import write_artifacts
 from esc_jax.experiments.calibrate import Fitted
@@ -47,6 +49,7 @@ class Run:
         model: with the weights to start from, or to test.
         head: AudioSet head of the published checkpoint; None without one.
         teacher: of a distillation; None without one.
+        resident: the clips on the devices; None reads batches from the host.
     """
 
     config: Any
@@ -56,6 +59,7 @@ class Run:
     model: Model
     head: AudioSetHead | None = None
     teacher: Teacher | None = None
+    resident: ResidentClips | None = None
 
     @property
     def train_indices(self) -> tuple[int, ...]:
@@ -92,7 +96,8 @@ class Run:
         if self.config.train.class_balance == "sampling":
             weights = self.task.sampling_weights(clips.labels[list(indices)], len(clips.classes))
         batch_size, seed = self.config.train.batch_size, self.config.seed
-        return pipeline.train_batches(clips, indices, batch_size, seed, weights=weights, **options)
+        options |= {"weights": weights, "index_only": self.resident is not None}
+        return pipeline.train_batches(clips, indices, batch_size, seed, **options)
 
     def optimizer(self) -> optax.GradientTransformation:
         """Of the training."""
@@ -115,7 +120,7 @@ class Run:
         step, batch_size = steps.outputs_step(self.model), self.config.eval.batch_size
 
         def run(weights: Variables, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-            logits, embeddings = predict_clips(step, weights, self.clips, indices, batch_size)
+            logits, embeddings = predict_clips(step, weights, self.clips, indices, batch_size, self.resident)
             return logits[0], embeddings[0]
 
         return run
@@ -236,13 +241,16 @@ def train_and_evaluate(config: Any, folder: pathlib.Path, quote: crossval_quote.
         quote.check_data(run.clips)
     workdir.check_teacher(folder, run.teacher_identity.get("checksum", ""))
     optimizer = run.optimizer()
+    run = dataclasses.replace(run, resident=residents.place(run.clips, config.data.on_device))
     # Every mistake in the config has been reported by now. Nothing was written before this line.
     workdir.bind_workdir(folder, config)
     config = run.config
 
     variables, learned = run.model.variables, None
     if config.pretrain.objective:
-        learned = pretrain.pretrain(config, folder / "pretrain", run.task, run.clips, run.split, run.model)
+        learned = pretrain.pretrain(
+            config, folder / "pretrain", run.task, run.clips, run.split, run.model, run.resident
+        )
         variables = jax.tree.map(np.array, learned.variables)  # a copy, since the state of the training is donated
 
     selects = config.protocol in folds.SELECTING
@@ -252,10 +260,11 @@ def train_and_evaluate(config: Any, folder: pathlib.Path, quote: crossval_quote.
         variables, finish = initial_variables(run, variables)
     state = states.create(variables, optimizer, ema=config.train.ema > 0, seed=config.seed)
     batches = run.train_batches(process_index=jax.process_index(), process_count=jax.process_count())
-    plan = make_plan(run, folder, evaluate=_evaluator(run, quote), finish=finish)
+    steps_per_call = loop.steps_per_call(config.train.steps_per_call, run.per_epoch)
+    plan = make_plan(run, folder, evaluate=_evaluator(run, quote), finish=finish, steps_per_call=steps_per_call)
     objective = run.objective()
-    step = devices.pmap_step(run.train_step(objective, optimizer), constants=objective.constants)
-    state, progress = loop.run(plan, step, state, batches, checkpoints)
+    step = run.train_step(objective, optimizer)
+    state, progress = stage.train(plan, step, objective.constants, state, batches, checkpoints, run.resident)
 
     best = checkpoints.best() if selects else None
     tested_step = run.total if best is None else best
@@ -322,7 +331,8 @@ def test(
         views = max(1, config.eval.tta)
         step = steps.predict_step(run.model, run.task, views)
         # Views multiply the batch. With a smaller batch, memory stays what it is without them.
-        probabilities = predict_clips(step, weights, clips, split.test, max(1, config.eval.batch_size // views))
+        batch_size = max(1, config.eval.batch_size // views)
+        probabilities = predict_clips(step, weights, clips, split.test, batch_size, run.resident)
         part = results.fold_predictions(
             split.test_folds[0],
             config.seed,

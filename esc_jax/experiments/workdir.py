@@ -14,7 +14,16 @@ from esc_jax.runtime import processes
 from esc_jax.training import checkpoint, writers
 
 # Where the data are, and what does not change the result. These keys may differ when a run is resumed.
-LOCATION_KEYS = ("data.dir", "data.url", "data.cache_dir", "train.tensorboard", "train.checkpoint_epochs", "experiment")
+LOCATION_KEYS = (
+    "data.dir",
+    "data.url",
+    "data.cache_dir",
+    "data.on_device",
+    "train.steps_per_call",
+    "train.tensorboard",
+    "train.checkpoint_epochs",
+    "experiment",
+)
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

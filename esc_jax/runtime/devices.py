@@ -1,6 +1,6 @@
 """Mapping of steps over devices, placement of arrays and collectives. `jax.pmap` is used in this module only."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import contextvars
 import platform
@@ -152,12 +152,8 @@ def pmap_step(step: Step, devices: int | None = None, constants: Any = None) -> 
     Returns:
         (state, batch) → (state, metrics).
     """
-    selected = jax.local_devices()[:devices] if devices else None
     arguments = () if constants is None else (replicate(constants, devices),)
-    in_axes = (None, 0, *(None for _ in arguments))
-    mapped = jax.pmap(
-        step, axis_name=AXIS, in_axes=in_axes, out_axes=(None, None), devices=selected, donate_argnums=(0,)
-    )
+    mapped = _mapped(step, devices, (None, 0, *(None for _ in arguments)))
     count = devices or jax.local_device_count()
 
     def call(state: Any, batch: Any) -> tuple[Any, Any]:
@@ -165,6 +161,58 @@ def pmap_step(step: Step, devices: int | None = None, constants: Any = None) -> 
         return mapped(state, to_device(batch) if count == 1 else batch, *arguments)
 
     return call
+
+
+def pmap_steps(step: Step, most: int, devices: int | None = None, constants: Any = None) -> Step:
+    """Maps a loop of several training steps over the devices, so that the host dispatches once for all of them.
+
+    One program serves any number of steps up to `most`: the result does not depend on how steps are grouped.
+
+    Args:
+        step, devices, constants: as for `pmap_step`.
+        most: largest number of steps in a call.
+
+    Returns:
+        (state, sequence of 1 … most batches) → (state, metrics). The n-th element of each metric, which has `most`
+        elements, is that of the n-th step; those after the last step are zero.
+    """
+    arguments = () if constants is None else (replicate(constants, devices),)
+    count = devices or jax.local_device_count()
+
+    def loop(state: Any, batches: Any, steps: jax.Array, *arguments: Any) -> tuple[Any, Any]:
+        def at(number: int | jax.Array) -> Any:
+            return jax.tree.map(lambda x: x[number], batches)
+
+        def body(number: jax.Array, carry: Any) -> Any:
+            state, metrics = carry
+            state, new = step(state, at(number), *arguments)
+            return state, jax.tree.map(lambda values, value: values.at[number].set(value), metrics, new)
+
+        shapes = jax.eval_shape(step, state, at(0), *arguments)[1]
+        zeros = jax.tree.map(lambda x: jnp.zeros((most, *x.shape), x.dtype), shapes)
+        return jax.lax.fori_loop(0, steps, body, (state, zeros))
+
+    mapped = _mapped(loop, devices, (None, 0, None, *(None for _ in arguments)))
+
+    def stack(*leaves: np.ndarray) -> np.ndarray:
+        """(devices, most, rows of a device, …). Rows after the last batch are not read."""
+        rows = len(leaves[0]) // count
+        out = np.zeros((count, most, rows, *leaves[0].shape[1:]), leaves[0].dtype)
+        for number, leaf in enumerate(leaves):
+            out[:, number] = leaf.reshape(count, rows, *leaf.shape[1:])
+        return out
+
+    def call(state: Any, batches: Sequence[Any]) -> tuple[Any, Any]:
+        stacked = jax.tree.map(stack, *batches)
+        return mapped(state, to_device(stacked) if count == 1 else stacked, np.int32(len(batches)), *arguments)
+
+    return call
+
+
+def _mapped(step: Step, devices: int | None, in_axes: tuple[int | None, ...]) -> Step:
+    """`jax.pmap` of a step whose first argument is donated and whose outputs are equal on all devices."""
+    selected = jax.local_devices()[:devices] if devices else None
+    return jax.pmap(step, axis_name=AXIS, in_axes=in_axes, out_axes=(None, None), devices=selected, donate_argnums=(0,))
 
 
 def run_layout(runs: int) -> tuple[int, int]:
@@ -219,6 +267,12 @@ def all_gather(x: jax.Array) -> jax.Array:
 def all_mean(tree: Any) -> Any:
     """Mean over the devices. Only within a mapped step."""
     return jax.lax.pmean(tree, AXIS)
+
+
+def memory_bytes() -> int | None:
+    """Memory of the smallest device of this process, as its allocator may use it; None where it is not known (CPU)."""
+    sizes = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
+    return None if None in sizes else min(sizes)
 
 
 def device_name() -> str:

@@ -21,6 +21,8 @@ from esc_jax.training.schedules import Schedule
 from esc_jax.training.state import TrainState
 
 _AGREEMENT_STEPS = 16  # between two questions to the other processes, which take as long as a small step
+_STEPS_PER_CALL = 16  # on accelerators: the host takes as long for a call as they take for a fraction of a step
+_DATA_WAIT = "data_wait"  # share of an epoch's time in which the device may have waited for a batch
 
 
 class TrainError(Failure, RuntimeError):
@@ -49,15 +51,29 @@ class StopSignal:
         self.received = True
         signal.signal(number, self._previous[signal.Signals(number)])  # a second signal ends the process
 
-    def agree(self, number: int, last: bool) -> bool:
-        """Whether to stop after step `number`, which is the `last` of its epoch or not."""
-        if jax.process_count() == 1 or last or number % _AGREEMENT_STEPS == 0:
+    def agree(self, number: int, last: bool, steps: int = 1) -> bool:
+        """Whether to stop after a call of some steps, up to step `number`, which is the `last` of its epoch or not."""
+        if jax.process_count() == 1 or last or number % _AGREEMENT_STEPS < steps:
             self.stop = processes.any_process(self.received)
         return self.stop
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+
+
+class _Call(NamedTuple):
+    """A call of the step.
+
+    Attributes:
+        first: number of its first step.
+        steps: number of steps.
+        metrics: of the steps.
+    """
+
+    first: int
+    steps: int
+    metrics: dict[str, jax.Array]
 
 
 class EpochEval(NamedTuple):
@@ -90,6 +106,8 @@ class Plan:
         evaluate: (weights, line of the epoch) → `EpochEval`, called after every epoch.
         meta: (progress, position in the data) → the `meta` of a checkpoint (`checkpoint.meta`).
         finish: weights → the final weights, applied after the last step; None keeps them.
+        steps_per_call: largest number of steps that the device computes between two calls of the host. Calls end with
+            the epoch.
         place: state → the same state on the devices, placed as the step leaves it.
         description: shown beside the progress bar.
     """
@@ -103,6 +121,7 @@ class Plan:
     evaluate: Callable[[Any, dict[str, Any]], EpochEval]
     meta: Callable[[dict[str, Any], Any], dict[str, Any]]
     finish: Callable[[Any], Any] | None = None
+    steps_per_call: int = 1
     place: Callable[[Any], Any] = devices.replicate
     description: str = "training"
 
@@ -110,6 +129,18 @@ class Plan:
     def total(self) -> int:
         """Number of steps."""
         return self.epochs * self.per_epoch
+
+
+def steps_per_call(option: str, per_epoch: int) -> int:
+    """Value of `Plan.steps_per_call` for `train.steps_per_call`.
+
+    Args:
+        option: a number, or "auto": more than one on a GPU or TPU. On a CPU, XLA computes the operations of a loop with
+            fewer threads.
+        per_epoch: steps of an epoch.
+    """
+    auto = 1 if jax.default_backend() == "cpu" else _STEPS_PER_CALL
+    return min(auto if option == "auto" else int(option), per_epoch)
 
 
 def run(
@@ -123,7 +154,8 @@ def run(
 
     Args:
         plan: of the training.
-        step: (state, batch) → (state, metrics), scalars with `loss` among them. The state is donated.
+        step: (state, batch) → (state, metrics), scalars with `loss` among them. The state is donated. If
+            `plan.steps_per_call` is larger than 1, as `devices.pmap_steps` returns it.
         state: to begin with.
         batches: endless, with grain's `get_state` and `set_state`.
         checkpoints: of the run.
@@ -189,44 +221,59 @@ class _Training:
 
     def _run_epoch(self, stop: StopSignal, bar: tqdm.tqdm) -> None:
         """Steps to the end of the epoch, or to the one in which a signal came."""
-        plan, pending = self._plan, None
+        plan = self._plan
+        pending: _Call | None = None
         epoch = self._number // plan.per_epoch + 1
         while True:
-            self._state, metrics = self._step(self._state, next(self._batches))
-            self._number += 1
-            bar.update()
-            # A step's metrics are read after the next step was dispatched, so that the device stays busy.
+            steps = min(plan.steps_per_call, epoch * plan.per_epoch - self._number)
+            batches = self._read(steps, pending)
+            self._state, metrics = self._step(self._state, batches if plan.steps_per_call > 1 else batches[0])
+            call = _Call(self._number + 1, steps, metrics)
+            self._number += steps
+            bar.update(steps)
+            # The metrics of a call are read after the next call was dispatched, so that the device stays busy.
             if pending:
-                self._add(*pending)
-                steps = pending[0] - plan.per_epoch * (epoch - 1)
-                loss = self._progress["sums"]["loss"] / steps
+                self._add(pending)
+                loss = self._progress["sums"]["loss"] / (call.first - 1 - plan.per_epoch * (epoch - 1))
                 bar.set_postfix_str(f"epoch {epoch}/{plan.epochs}, loss {loss:.3f}", refresh=False)
-            pending = (self._number, metrics)
+            pending = call
             last = self._number % plan.per_epoch == 0
-            if stop.agree(self._number, last) or last:
-                self._add(*pending)
+            if stop.agree(self._number, last, steps) or last:
+                self._add(call)
                 return
 
-    def _add(self, number: int, metrics: dict[str, jax.Array]) -> None:
-        """Adds the metrics of step `number` to the sums of the epoch; raises TrainError if the loss is not finite."""
-        values = {key: float(value) for key, value in metrics.items()}
-        if not np.isfinite(values["loss"]):
-            raise self._diverged(f"the loss is {values['loss']} at step {number}")
+    def _read(self, steps: int, pending: "_Call | None") -> list[Any]:
+        """The next batches. The time in which the device may have waited for them is added to `data_wait`."""
+        started = time.monotonic()
+        batches = [next(self._batches) for _ in range(steps)]
+        if not pending or pending.metrics["loss"].is_ready():
+            sums = self._progress["sums"]
+            sums[_DATA_WAIT] = sums.get(_DATA_WAIT, 0.0) + time.monotonic() - started
+        return batches
+
+    def _add(self, call: "_Call") -> None:
+        """Adds the metrics of a call to the sums of the epoch; raises TrainError if a loss is not finite."""
+        values = {key: np.ravel(np.asarray(value))[: call.steps] for key, value in call.metrics.items()}
+        if (bad := np.flatnonzero(~np.isfinite(values["loss"]))).size:
+            raise self._diverged(f"the loss is {values['loss'][bad[0]]} at step {call.first + bad[0]}")
         sums = self._progress["sums"]
-        for key, value in values.items():
-            sums[key] = sums.get(key, 0.0) + value
+        for key, of_steps in values.items():
+            for value in of_steps:
+                sums[key] = sums.get(key, 0.0) + float(value)
 
     def _end_epoch(self, stop: StopSignal, bar: tqdm.tqdm, writer: writers.Writer | None) -> None:
         """Evaluates, writes the line of the epoch, and saves a checkpoint where one is due."""
         plan, progress = self._plan, self._progress
         line: dict[str, Any] = {"epoch": self._number // plan.per_epoch, "step": self._number}
+        waited, seconds = progress["sums"].pop(_DATA_WAIT, 0.0), self._seconds()
         line |= {key: value / plan.per_epoch for key, value in progress["sums"].items()}
-        seconds = self._seconds()
         line |= {"lr": float(plan.rate(jnp.int32(self._number - 1))), "seconds": round(seconds, 1)}
+        before = progress["history"][-1]["seconds"] if progress["history"] else 0.0
+        line[_DATA_WAIT] = round(min(1.0, waited / max(seconds - before, 1e-3)), 4)
         evaluation = plan.evaluate(self._state.weights(), line)
         line |= evaluation.metrics
         if bar.disable:  # without a terminal, a line per epoch stands in for the progress bar
-            shown = {key: value for key, value in line.items() if key not in ("epoch", "step", "seconds")}
+            shown = {key: value for key, value in line.items() if key not in ("epoch", "step", "seconds", _DATA_WAIT)}
             words = ", ".join(f"{key} {value:.4g}" for key, value in shown.items())
             left = time.strftime("%H:%M:%S", time.gmtime(seconds / self._number * (plan.total - self._number)))
             progress_text = f"{plan.description}, epoch {line['epoch']}/{plan.epochs}"

@@ -1,6 +1,8 @@
 """The training loop with a step of one line: compilation, resume, divergence, which checkpoints are kept."""
 
 import dataclasses
+import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -80,32 +82,93 @@ def test_a_step_is_compiled_once_and_after_a_resume_once(tmp_path, caplog, runs)
     np.testing.assert_array_equal(np.unique(final.params["w"]), sum(range(1, 9)))
 
 
-@pytest.mark.parametrize("stop_after", range(1, 9))
-def test_a_run_resumes_from_any_step(tmp_path, monkeypatch, stop_after):
+def map_step(step, steps_per_call):
+    return devices.pmap_steps(step, steps_per_call) if steps_per_call > 1 else devices.pmap_step(step)
+
+
+@pytest.mark.parametrize(
+    ("signal_at", "stop_after", "steps_per_call"),
+    [(number, number, 1) for number in range(1, 9)] + [(1, 3, 3), (3, 3, 3), (4, 4, 3), (6, 7, 3), (8, 8, 3)],
+)
+def test_a_run_resumes_from_any_step(tmp_path, monkeypatch, signal_at, stop_after, steps_per_call):
+    """An epoch has four steps, so that calls of three steps end after steps 3, 4, 7 and 8."""
     variables = {"params": {"w": jnp.zeros(3)}, "batch_stats": {}}
 
     def run(limit=None):
         original = loop.StopSignal.agree
 
-        def agree(self, number, last):
-            self.received = self.received or number == limit
-            return original(self, number, last)
+        def agree(self, number, last, steps):
+            self.received = self.received or (limit is not None and number >= limit)
+            return original(self, number, last, steps)
 
         monkeypatch.setattr(loop.StopSignal, "agree", agree)
         checkpoints = checkpoint.Checkpoints(tmp_path / "checkpoints")
         state = states.create(jax.tree.map(jnp.copy, variables), optax.sgd(0.1), ema=False)
         try:
-            return loop.run(plan(tmp_path, 2, per_epoch=4), devices.pmap_step(step), state, Batches((8,)), checkpoints)
+            mapped = map_step(step, steps_per_call)
+            options = {"per_epoch": 4, "steps_per_call": steps_per_call}
+            return loop.run(plan(tmp_path, 2, **options), mapped, state, Batches((8,)), checkpoints)
         finally:
             checkpoints.close()
             monkeypatch.undo()
 
     with pytest.raises(loop.Interrupted, match=f"stopped at step {stop_after} of 8"):
-        run(stop_after)
+        run(signal_at)
     final, progress = run()
     # Batch n is full of n: the sum of the first eight, and the mean of each epoch's four, counted once.
     np.testing.assert_array_equal(final.params["w"], 36.0)
     assert [line["loss"] for line in progress["history"]] == [2.5, 6.5]
+
+
+@pytest.mark.parametrize("steps_per_call", [1, 4])
+def test_the_step_of_a_loss_that_is_not_finite_is_named(tmp_path, steps_per_call):
+    def spoil(state, batch):
+        state, metrics = step(state, batch)
+        return state, {"loss": jnp.where(state.step == 6, jnp.inf, metrics["loss"])}
+
+    checkpoints = checkpoint.Checkpoints(tmp_path / "checkpoints")
+    state = states.create({"params": {"w": jnp.zeros(3)}, "batch_stats": {}}, optax.sgd(0.1), ema=False)
+    options = {"per_epoch": 4, "steps_per_call": steps_per_call}
+    with pytest.raises(loop.TrainError, match="the loss is inf at step 6; the last good checkpoint is step 4"):
+        loop.run(plan(tmp_path, 2, **options), map_step(spoil, steps_per_call), state, Batches((8,)), checkpoints)
+    checkpoints.close()
+
+
+def test_the_share_of_waiting_is_recorded(tmp_path, monkeypatch):
+    """By a clock on which a batch takes one second and a step three. A device that still computes does not wait."""
+    now = 0.0
+    clock = types.SimpleNamespace(monotonic=lambda: now, strftime=time.strftime, gmtime=time.gmtime)
+    monkeypatch.setattr(loop, "time", clock)
+    mapped = devices.pmap_step(step)
+
+    class Slow(Batches):
+        def __next__(self):
+            nonlocal now
+            now += 1.0
+            return super().__next__()
+
+    class Loss(float):
+        ready = True
+
+        def is_ready(self):
+            return Loss.ready
+
+    def timed(state, batch):
+        nonlocal now
+        state, metrics = mapped(state, batch)
+        now += 3.0
+        return state, {"loss": Loss(metrics["loss"])}
+
+    shares = []
+    for ready in (True, False):
+        now, Loss.ready, folder = 0.0, ready, tmp_path / str(ready)
+        checkpoints = checkpoint.Checkpoints(folder / "checkpoints")
+        state = states.create({"params": {"w": jnp.zeros(3)}, "batch_stats": {}}, optax.sgd(0.1), ema=False)
+        progress = loop.run(plan(folder, 2, per_epoch=4), timed, state, Slow((8,)), checkpoints)[1]
+        checkpoints.close()
+        shares.append([line["data_wait"] for line in progress["history"]])
+    # Four batches in 16 s; with a busy device only the first of an epoch, before which all steps have been read.
+    assert shares == [[0.25, 0.25], [0.0625, 0.0625]]
 
 
 @pytest.mark.parametrize(("bad", "kept"), [(2, None), (4, 2)])
