@@ -1,61 +1,97 @@
 #!/usr/bin/env bash
-# esc_jax and PyTorch on one GPU, in bfloat16 with torch.compile at batch sizes that fill the GPU; then the training of
-# quickstart.py from end to end.
+# Measurements on one GPU, in bfloat16: parts of a training step, start-up, esc_jax compared with torch.compile,
+# cross-validation in three ways, and a full recipe over all folds. No part needs a network or TensorFlow.
 #
-#   bash benchmarks/gpu.sh                            # all parts, in under nine minutes
-#   bash benchmarks/gpu.sh "beats 32" "resnet34 256"  # selected parts
+#   DATA=ESC-50-master bash benchmarks/gpu.sh                     all parts, within BUDGET_S seconds (530)
+#   bash benchmarks/gpu.sh "steps resnet34" "compare resnet34 256"   selected parts
 #
-# Each part has a process of its own. Parts that fail or exceed their time limit are listed at the end and do not stop
-# the others. Results are written to ${OUT:-benchmarks/results} as they come: tables (gpu.md), all figures with a line
-# per part (gpu.jsonl), and gpu.log. ${PYTHON:-python} needs JAX and PyTorch for the GPU. BUDGET_S is the time limit of
-# all parts in seconds (530). The exit status is the number of failed parts.
+# Parts: "steps CONFIG", "startup CONFIG", "compare MODEL BATCH", "ways CONFIG EPOCHS", "recipe CONFIG EPOCHS", "quickstart".
+# DATA is a data set in the layout of ESC-50, whose clips may be Opus or FLAC files. Without it, "startup" and "ways" use
+# synthesized sounds, and "recipe" fails.
+#
+# Every part has a process of its own. Finished parts are kept in OUT (benchmarks/results/gpu), and the next call skips
+# them. A recipe that the time limit stops continues in the next call. Results are json and md files of each part,
+# gpu.md with all tables, and gpu.log. PYTHON (python) needs JAX for the GPU and, for "compare", PyTorch. SCALE=tiny runs a
+# small network, for tests. The exit status is the number of parts that failed or found no time.
 set -u
 cd "$(dirname "$0")/.."
-out=${OUT:-benchmarks/results}
+out=${OUT:-benchmarks/results/gpu}
 python=${PYTHON:-python}
 budget=${BUDGET_S:-530}
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+data=${DATA:+--config.data.dir=$DATA}
+tiny=
+[ "${SCALE:-}" = tiny ] && tiny=--tiny
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
-: >"$out/gpu.md" >"$out/gpu.jsonl" >"$out/gpu.log"
+export ESC_JAX_CACHE=${ESC_JAX_CACHE:-$out/cache}
 failed=()
 
-run() { # NAME LIMIT_S COMMAND…: stops after the limit or the remaining budget
-  local name=$1 limit=$2 left=$((budget - SECONDS)) status
+run() { # NAME LIMIT_S COMMAND…: stops after the limit or the remaining budget; a process gets 20 s to save its state
+  local name=$1 limit=$2 left=$((budget - SECONDS - 20)) status
   shift 2
-  if ((left < 15)); then
+  if ((left < 10)); then
     failed+=("$name (no time left)")
     return 1
   fi
   echo "== $name, at $SECONDS s" | tee -a "$out/gpu.log"
-  timeout --kill-after=10 "$((limit < left ? limit : left))" "$@" >"$work/log" 2>&1
+  timeout --kill-after=20 "$((limit < left ? limit : left))" "$@" >"$out/part.log" 2>&1
   status=$?
-  cat "$work/log" >>"$out/gpu.log"
+  cat "$out/part.log" >>"$out/gpu.log"
   if ((status)); then
     failed+=("$name (exit status $status)")
-    tail -n 15 "$work/log"
+    tail -n 15 "$out/part.log"
   fi
   return "$status"
 }
 
+config_of() { # CONFIG
+  if [ -n "$tiny" ]; then echo tests/configs/tiny.py; else echo "configs/$1.py"; fi
+}
+
 if [ $# -eq 0 ]; then
-  set -- "resnet34 256" "beats 32" "beats 64" "mn04 256" "mn10 256" "distilhubert 32" "efficientnet_b0 256" quickstart
+  set -- "steps resnet34" "startup resnet34" "ways resnet34 20" "recipe resnet34 300" "compare resnet34 256" \
+    "compare beats 32" "compare beats 64" "compare mn04 256" "compare mn10 256" "compare distilhubert 32" \
+    "compare efficientnet_b0 256" "steps efficientat_finetune" "startup beats_finetune" quickstart
 fi
 for part; do
-  if [ "$part" != quickstart ]; then
-    read -r model batch <<<"$part"
-    run "$part" 150 "$python" benchmarks/models.py --models "$model" --batch "$batch" --dtype=bfloat16 --compile \
-      --out="$work/$part"
-    if [ -f "$work/$part/models.md" ]; then # also of a part that failed later
-      { cat "$work/$part/models.md" && echo; } | tee -a "$out/gpu.md"
-      { tr -d '\n' <"$work/$part/models.json" && echo; } >>"$out/gpu.jsonl"
-    fi
-  else
-    run "$part" 120 "$python" -m esc_jax.main --config=configs/quickstart.py --workdir="$work/quickstart" &&
-      tail -n 5 "$work/log"
+  read -r kind name number <<<"$part"
+  folder="$out/${part// /_}"
+  if [ -f "$folder/done" ]; then
+    echo "== $part: finished before"
+    continue
   fi
+  mkdir -p "$folder"
+  case $kind in
+    steps)
+      run "$part" 150 "$python" benchmarks/step_parts.py "$(config_of "$name")" --dtype=bfloat16 --out="$folder" $tiny ;;
+    startup)
+      run "$part" 150 "$python" benchmarks/startup.py --config="$(config_of "$name")" --rounds=2 --out="$folder" $tiny \
+        --config.model.dtype=bfloat16 $data ;;
+    compare)
+      run "$part" 150 "$python" benchmarks/models.py --models "$name" --batch "$number" --dtype=bfloat16 --compile \
+        --out="$folder" $tiny ;;
+    ways)
+      run "$part" 300 "$python" benchmarks/crossval_ways.py --config="$(config_of "$name")" --out="$folder" $tiny \
+        --config.train.epochs="$number" --config.model.dtype=bfloat16 $data ;;
+    recipe)
+      if [ -z "$data" ]; then
+        failed+=("$part (set DATA to the folder of a data set)")
+        continue
+      fi
+      run "$part" "$budget" "$python" -m esc_jax.main --config="$(config_of "$name")" --mode=crossval \
+        --workdir="$folder/run" --config.train.epochs="$number" --config.train.checkpoint_epochs=25 \
+        --config.train.tensorboard=False --config.model.dtype=bfloat16 "$data" &&
+        cp "$folder/run/report.md" "$folder/run/results.json" "$folder" ;;
+    quickstart)
+      run "$part" 120 "$python" -m esc_jax.main --config="$(config_of quickstart)" --workdir="$folder/run" &&
+        cp "$folder/run/results.json" "$folder" && tail -n 5 "$out/part.log" ;;
+    *)
+      echo "benchmarks/gpu.sh: there is no part \"$part\"" >&2
+      exit 64 ;;
+  esac && touch "$folder/done"
+  cat "$out"/*/*.md >"$out/gpu.md" 2>/dev/null
 done
+rm -f "$out/part.log"
 echo "== done, at $SECONDS s"
 for part in "${failed[@]+"${failed[@]}"}"; do echo "failed: $part"; done
 exit ${#failed[@]}

@@ -1,4 +1,4 @@
-"""Seconds from the start of the command to the end of the first training step, with an empty and a filled cache.
+"""Seconds from the start of the command to the end of the first call of the training step, with and without a cache.
 
     python benchmarks/startup.py
     python benchmarks/startup.py --config=configs/efficientat_finetune.py --config.data.dir=ESC-50-master …
@@ -32,22 +32,23 @@ def run_first_step(started: float, arguments: list[str]) -> None:
     sys.argv = ["main", *arguments]
     from esc_jax.runtime import devices
 
-    pmap_step = devices.pmap_step
+    def timed(create: Callable[..., Callable]) -> Callable[..., Callable]:
+        def create_timed(*args: Any, **options: Any) -> Callable[..., None]:
+            step = create(*args, **options)
 
-    def timed_pmap_step(*args: Any, **options: Any) -> Callable[..., None]:
-        step = pmap_step(*args, **options)
+            def call(*inputs: Any) -> None:
+                import jax
 
-        def call(*inputs: Any) -> None:
-            import jax
+                jax.block_until_ready(step(*inputs))
+                sys.stdout.write(f'{{"seconds": {time.time() - started}}}\n')
+                sys.stdout.flush()
+                os._exit(0)  # do not wait for the data loader's threads
 
-            jax.block_until_ready(step(*inputs))
-            sys.stdout.write(f'{{"seconds": {time.time() - started}}}\n')
-            sys.stdout.flush()
-            os._exit(0)  # do not wait for the data loader's threads
+            return call
 
-        return call
+        return create_timed
 
-    devices.pmap_step = timed_pmap_step
+    devices.pmap_step, devices.pmap_steps = timed(devices.pmap_step), timed(devices.pmap_steps)
     runpy.run_module("esc_jax.main", run_name="__main__")
 
 

@@ -17,7 +17,7 @@ from esc_jax.training import step as steps
 CLASSES = 50
 
 
-def _batch(config: Any) -> dict[str, np.ndarray]:
+def batch_of(config: Any) -> dict[str, np.ndarray]:
     """A batch of `train.batch_size` clips of noise in the format of `pipeline.train_batches`."""
     rng = np.random.default_rng(0)
     rows, samples = config.train.batch_size, round(config.data.clip_s * config.data.sample_rate)
@@ -50,7 +50,7 @@ def train_call(config: Any) -> tuple[Callable[[], Any], int]:
     step = devices.pmap_step(supervised_step(config, model, optimizer))
     # Placed as the step returns it: with another placement, the second call would compile again.
     state = devices.replicate(states.create(model.variables, optimizer, ema=config.train.ema > 0))
-    batch, parameters = _batch(config), model.parameter_count
+    batch, parameters = batch_of(config), model.parameter_count
 
     def call() -> Any:
         nonlocal state
@@ -63,5 +63,5 @@ def train_call(config: Any) -> tuple[Callable[[], Any], int]:
 def predict_call(config: Any) -> tuple[Callable[[], Any], int]:
     """The same for a forward pass to probabilities."""
     model = random_model(config)
-    predict, audio = steps.predict_step(model, tasks.get("single_label")), _batch(config)["audio"]
+    predict, audio = steps.predict_step(model, tasks.get("single_label")), batch_of(config)["audio"]
     return lambda: predict(model.variables, audio), model.parameter_count

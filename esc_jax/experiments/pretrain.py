@@ -179,7 +179,7 @@ def _train(context: Context, objective: Objective, resident: ResidentClips | Non
     plan = loop.Plan(
         epochs=stage.epochs,
         per_epoch=per_epoch,
-        rate=optim.schedule(stage.optim, total, per_epoch)[0],
+        rate=optim.schedule(stage.optim, total, per_epoch),
         workdir=context.folder,
         tensorboard=config.train.tensorboard,
         checkpoint_epochs=stage.checkpoint_epochs,

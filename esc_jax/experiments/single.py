@@ -206,7 +206,7 @@ def make_plan(run: Run, folder: pathlib.Path, **options: Any) -> loop.Plan:
     defaults = {
         "epochs": config.train.epochs,
         "per_epoch": run.per_epoch,
-        "rate": optim.schedule(config.optim, run.total, run.per_epoch)[0],
+        "rate": optim.schedule(config.optim, run.total, run.per_epoch),
         "workdir": folder,
         "tensorboard": config.train.tensorboard,
         "checkpoint_epochs": config.train.checkpoint_epochs,

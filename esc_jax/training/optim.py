@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 import math
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from esc_jax.errors import UserError
@@ -22,6 +23,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "div_factor": (1, 1e9),
     "final_div_factor": (1, 1e12),
     "clip_norm": (0, 1e6),
+    "sam_rho": (0, 10),
     "layer_decay": (0, 1),
     "warmup_steps": (-1, 1 << 40),
     "warmup_epochs": (-1, 1 << 20),
@@ -38,6 +40,7 @@ def defaults() -> dict[str, Any]:
         "b2": 0.999,
         "eps": 1e-8,
         "clip_norm": 0.0,  # 0: no clipping
+        "sam_rho": 0.0,  # sharpness-aware minimization: distance ρ at which the gradient is taken; 0: off
         "schedule": "one_cycle",
         "warmup_steps": -1,  # the first of these three that is not negative is used; none: no warm-up
         "warmup_epochs": -1.0,
@@ -150,20 +153,36 @@ def _decayed(params: Any) -> Any:
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
-def schedule(config: Any, total: int, per_epoch: int, factor: float = 1.0) -> tuple[schedules.Schedule, Any]:
-    """Learning rate and β₁ as functions of the step. Raises OptimError."""
-    peak = config.lr * factor
+class Lengths(NamedTuple):
+    """Lengths of a training in steps: of the whole, and of the warm-up."""
+
+    total: schedules.Steps
+    warmup: schedules.Steps
+
+
+def _lengths(config: Any, total: int, per_epoch: int) -> Lengths:
+    """Lengths of a training. Raises OptimError for a warm-up that is longer than the training."""
     warmup = schedules.steps(config, "warmup", total, per_epoch)
     if warmup > total:
         raise OptimError(f"optim: the warm-up has {warmup} steps, but the training has only {total}")
+    return Lengths(total, warmup)
+
+
+def _schedule(config: Any, lengths: Lengths, factor: float = 1.0) -> tuple[schedules.Schedule, Any]:
+    """Learning rate and β₁ as functions of the step. Raises OptimError."""
+    peak = config.lr * factor
     if config.schedule == "one_cycle":
-        pct = warmup / total
-        rate = schedules.one_cycle(peak, total, pct, config.div_factor, config.final_div_factor)
-        return rate, schedules.one_cycle_momentum(total, pct) if config.cycle_momentum else config.b1
+        rate = schedules.one_cycle(peak, *lengths, config.div_factor, config.final_div_factor)
+        return rate, schedules.one_cycle_momentum(*lengths) if config.cycle_momentum else config.b1
     simple = {"linear": schedules.linear, "cosine": schedules.cosine, "constant": schedules.constant}
     if config.schedule not in simple:
         raise OptimError(f"optim.schedule={config.schedule}: the schedules are {', '.join(SCHEDULES)}")
-    return simple[config.schedule](peak, total, warmup), config.b1
+    return simple[config.schedule](peak, *lengths), config.b1
+
+
+def schedule(config: Any, total: int, per_epoch: int) -> schedules.Schedule:
+    """Learning rate as a function of the step. Raises OptimError."""
+    return _schedule(config, _lengths(config, total, per_epoch))[0]
 
 
 def _promoting(transform: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -174,6 +193,13 @@ def _promoting(transform: optax.GradientTransformation) -> optax.GradientTransfo
             return transform.update(updates, state, params)
 
     return optax.GradientTransformation(transform.init, update)
+
+
+class OptimizerState(NamedTuple):
+    """State of `build`. The lengths are part of it, so that one compiled program serves trainings of any length."""
+
+    lengths: Lengths
+    inner: Any
 
 
 def build(config: Any, params: Any, total: int, per_epoch: int) -> optax.GradientTransformation:
@@ -192,10 +218,26 @@ def build(config: Any, params: Any, total: int, per_epoch: int) -> optax.Gradien
         OptimError: in one sentence.
     """
 
+    given = _lengths(config, total, per_epoch)
+
+    def init(params: Any) -> OptimizerState:
+        return OptimizerState(Lengths(*map(jnp.float32, given)), _chain(config, params, given, per_epoch).init(params))
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        updates, inner = _chain(config, params, state.lengths, per_epoch).update(updates, state.inner, params)
+        return updates, OptimizerState(state.lengths, inner)
+
+    _chain(config, params, given, per_epoch)  # raises OptimError
+    return optax.GradientTransformation(init, update)
+
+
+def _chain(config: Any, params: Any, lengths: Lengths, per_epoch: int) -> optax.GradientTransformation:
+    """As `build`, for a training of these lengths."""
+
     def adamw(factor: float) -> optax.GradientTransformation:
         if not factor:
             return optax.set_to_zero()
-        rate, b1 = schedule(config, total, per_epoch, factor)
+        rate, b1 = _schedule(config, lengths, factor)
         rest = {"b2": config.b2, "eps": config.eps, "weight_decay": config.weight_decay, "mask": _decayed}
         if not callable(b1):
             return _promoting(optax.adamw(rate, b1=b1, **rest))

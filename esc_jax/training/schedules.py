@@ -1,4 +1,7 @@
-"""Learning-rate schedules: step → value, exactly as the published recipes define them."""
+"""Learning-rate schedules: step → value, exactly as the published recipes define them.
+
+Lengths in steps are numbers, or arrays that the compiled program takes as arguments.
+"""
 
 from collections.abc import Callable
 import math
@@ -8,75 +11,79 @@ import jax
 import jax.numpy as jnp
 
 Schedule = Callable[[jax.Array], jax.Array]
+Steps = float | jax.Array
 
 
 def _cosine(start: float, end: float, share: jax.Array) -> jax.Array:
     return end + (start - end) / 2.0 * (1.0 + jnp.cos(jnp.pi * share))
 
 
-def _one_cycle(first: float, peak: float, last: float, total: int, pct_start: float) -> Schedule:
+def _one_cycle(first: float, peak: float, last: float, total: Steps, warmup: Steps) -> Schedule:
     # torch's phases end at these steps, fractions included.
-    up = float(pct_start * total) - 1.0
-    down = float(total) - 1.0
+    up, down = jnp.float32(warmup) - 1.0, jnp.float32(total) - 1.0
 
     def schedule(step: jax.Array) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
-        rising = _cosine(first, peak, step / up if up > 0 else jnp.ones_like(step))
-        falling = _cosine(peak, last, jnp.clip((step - up) / max(down - up, 1e-9), 0.0, 1.0))
+        rising = _cosine(first, peak, jnp.where(up > 0.0, step / jnp.where(up > 0.0, up, 1.0), 1.0))
+        falling = _cosine(peak, last, jnp.clip((step - up) / jnp.maximum(down - up, 1e-9), 0.0, 1.0))
         return jnp.where(step <= up, rising, falling)
 
     return schedule
 
 
-def one_cycle(peak: float, total: int, pct_start: float = 0.3, div: float = 25.0, final_div: float = 1e4) -> Schedule:
+def one_cycle(peak: float, total: Steps, warmup: Steps, div: float = 25.0, final_div: float = 1e4) -> Schedule:
     """torch's `OneCycleLR` with cosine annealing.
 
-        s ≤ p:  from peak/div to peak,           along ½(1 + cos(π s / p)),             p = pct_start · T − 1
+        s ≤ p:  from peak/div to peak,           along ½(1 + cos(π s / p)),             p = W − 1
         s > p:  from peak to peak/div/final_div, along ½(1 + cos(π (s − p)/(T − 1 − p)))
 
     Args:
         peak: largest value.
         total: steps T.
-        pct_start: share of the steps spent rising.
+        warmup: steps W spent rising, T times torch's `pct_start`; may be a fraction.
         div: peak over the first value.
         final_div: first value over the last.
     """
-    return _one_cycle(peak / div, peak, peak / div / final_div, total, pct_start)
+    return _one_cycle(peak / div, peak, peak / div / final_div, total, warmup)
 
 
-def one_cycle_momentum(total: int, pct_start: float = 0.3, base: float = 0.85, most: float = 0.95) -> Schedule:
+def one_cycle_momentum(total: Steps, warmup: Steps, base: float = 0.85, most: float = 0.95) -> Schedule:
     """Adam's β₁ under `OneCycleLR`: from `most` down to `base` while the rate rises, and back (`cycle_momentum`)."""
-    return _one_cycle(most, base, most, total, pct_start)
+    return _one_cycle(most, base, most, total, warmup)
 
 
-def linear(peak: float, total: int, warmup: int = 0) -> Schedule:
+def linear(peak: float, total: Steps, warmup: Steps = 0) -> Schedule:
     """Hugging Face's linear schedule: peak · s/W for s < W, else peak · (T − s)/(T − W). Step 0 of a warm-up is 0."""
+    total, warmup = jnp.float32(total), jnp.float32(warmup)
 
     def schedule(step: jax.Array) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
-        falling = jnp.maximum(0.0, (total - step) / max(1, total - warmup))
-        return peak * jnp.where(step < warmup, step / max(1, warmup), falling)
+        falling = jnp.maximum(0.0, (total - step) / jnp.maximum(1.0, total - warmup))
+        return peak * jnp.where(step < warmup, step / jnp.maximum(1.0, warmup), falling)
 
     return schedule
 
 
-def cosine(peak: float, total: int, warmup: int = 0, end: float = 0.0) -> Schedule:
+def cosine(peak: float, total: Steps, warmup: Steps = 0, end: float = 0.0) -> Schedule:
     """Linear warm-up from 0 over W steps, then half a cosine from peak to `end` at step T."""
+    total, warmup = jnp.float32(total), jnp.float32(warmup)
 
     def schedule(step: jax.Array) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
-        falling = _cosine(peak, end, jnp.clip((step - warmup) / max(1, total - warmup), 0.0, 1.0))
-        return jnp.where(step < warmup, peak * step / max(1, warmup), falling)
+        falling = _cosine(peak, end, jnp.clip((step - warmup) / jnp.maximum(1.0, total - warmup), 0.0, 1.0))
+        return jnp.where(step < warmup, peak * step / jnp.maximum(1.0, warmup), falling)
 
     return schedule
 
 
-def constant(peak: float, total: int, warmup: int = 0) -> Schedule:
+def constant(peak: float, total: Steps, warmup: Steps = 0) -> Schedule:
     """Linear warm-up from 0 over W steps, then `peak`."""
     del total
+    warmup = jnp.float32(warmup)
 
     def schedule(step: jax.Array) -> jax.Array:
-        return peak * jnp.minimum(1.0, (jnp.asarray(step, jnp.float32)) / max(1, warmup) if warmup else 1.0)
+        step = jnp.asarray(step, jnp.float32)
+        return peak * jnp.where(step < warmup, step / jnp.maximum(1.0, warmup), 1.0)
 
     return schedule
 

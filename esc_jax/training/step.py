@@ -38,7 +38,7 @@ def train_step(
     Args:
         objective: inputs and loss.
         optimizer: of the parameters.
-        optim_config: `optim` of a config, for what is frozen.
+        optim_config: `optim` of a config, for what is frozen and for sharpness-aware minimization.
         ema: decay of the moving average of the weights; 0 keeps none.
         accumulate: equal parts of a device's rows whose gradients are summed. BatchNorm normalizes each part alone.
         eval_mode: regular expression of module paths.
@@ -65,6 +65,9 @@ def train_step(
         grads, metrics, batch_stats = _gradients(mean_loss, state, inputs, model_key, accumulate)
         # Each device has the mean over its rows. Gradients and metrics are averaged over the devices alike.
         grads, metrics = devices.all_mean(grads), objective.summarize(devices.all_mean(metrics))
+        if optim_config.sam_rho:
+            ascended = state.replace(params=_ascend(state.params, grads, optim_config.sam_rho))
+            grads = devices.all_mean(_gradients(mean_loss, ascended, inputs, model_key, accumulate)[0])
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         average = state.ema
@@ -83,6 +86,15 @@ def train_step(
         return new, metrics
 
     return step
+
+
+def _ascend(params: Any, grads: Any, rho: float) -> Any:
+    """w + ρ g/‖g‖, where sharpness-aware minimization takes the gradient of its step.
+
+    Foret et al., "Sharpness-aware minimization for efficiently improving generalization", ICLR 2021.
+    """
+    scale = rho / (optax.global_norm(grads) + 1e-12)
+    return jax.tree.map(lambda p, g: p + scale * g, params, grads)
 
 
 def _gradients(

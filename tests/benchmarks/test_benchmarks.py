@@ -225,3 +225,56 @@ def test_archive(environment, untrained):
     values = dict(zip(header.strip("| ").split(" | "), map(float, row.strip("| ").split(" | ")), strict=True))
     assert values["files"] == 25 and 0 <= values["device waits, %"] <= 100
     assert values["memory at the end, MiB"] > 50
+
+
+@pytest.mark.extended
+def test_parts_of_a_step(benchmark):
+    rows = benchmark("step_parts")[0]["step_parts"]
+    milliseconds = {row["part"]: row["ms"] for row in rows}
+    assert list(milliseconds) == [
+        "waveforms", "frontend", "mixing", "spectrograms", "inputs", "forward", "backward", "optimizer", "step",
+        "step, called", "step, 16 a call",
+    ]  # fmt: skip
+    gflop = {row["part"]: row["GFLOP"] for row in rows}
+    # The step contains its parts; the cost analysis counts the same operations again in the backward pass.
+    assert gflop["step"] >= gflop["inputs"] + gflop["forward"] > 0
+
+
+@pytest.fixture
+def gpu(environment, tmp_path):
+    """Runs parts of gpu.sh with a small network: (its exit status, its output), files in `tmp_path`."""
+
+    def start(*parts: str, **variables: str):
+        variables = {"SCALE": "tiny", "OUT": str(tmp_path), "PYTHON": sys.executable} | variables
+        done = subprocess.run(
+            ["bash", "benchmarks/gpu.sh", *parts],
+            cwd=ROOT, env=environment | variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        return done.returncode, done.stdout
+
+    return start
+
+
+def test_the_gpu_script_names_what_it_cannot_run(gpu):
+    status, output = gpu("recipe resnet34 2")
+    assert status == 1 and output.endswith("failed: recipe resnet34 2 (set DATA to the folder of a data set)\n")
+    assert gpu("steps resnet34", BUDGET_S="5")[1].endswith("failed: steps resnet34 (no time left)\n")
+    assert gpu("unknown")[0] == 64
+
+
+@pytest.mark.extended
+def test_the_gpu_script_runs_every_part_and_skips_finished_ones(gpu, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    data = importlib.import_module("input_pipeline").write_esc50(tmp_path / "data", 60)
+    parts = ["steps resnet34", "startup resnet34", "ways resnet34 1", "recipe resnet34 1", "quickstart"]
+    if importlib.util.find_spec("torch"):
+        parts.append("compare resnet34 2")
+    status, output = gpu(*parts, DATA=str(data), BUDGET_S="3000")
+    assert status == 0, output
+    tables = (tmp_path / "gpu.md").read_text()
+    for title in ("step_parts", "startup", "crossval_ways", "Cross-validation"):
+        assert title in tables
+    results = json.loads((tmp_path / "recipe_resnet34_1" / "results.json").read_text())
+    assert len(results["folds"]) == 5
+    status, output = gpu(*parts, DATA=str(data))
+    assert status == 0 and output.count("finished before") == len(parts)

@@ -19,7 +19,7 @@ def test_one_cycle_closed_form(total, pct, peak):
             return peak + (low - peak) / 2 * (1 + math.cos(math.pi * step / up))
         return last + (peak - last) / 2 * (1 + math.cos(math.pi * (step - up) / (end - up)))
 
-    rate = schedules.one_cycle(peak, total, pct)
+    rate = schedules.one_cycle(peak, total, pct * total)
     for step in {0, 1, total // 7, int(pct * total), total // 2, total - 2, total - 1}:
         np.testing.assert_allclose(rate(step), expected(step), rtol=2e-4, atol=1e-6 * peak)
 
@@ -28,7 +28,7 @@ def test_one_cycle_equals_torch():
     torch = pytest.importorskip("torch")
     optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=1e-3)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=137)
-    rate, momentum = schedules.one_cycle(1e-3, 137), schedules.one_cycle_momentum(137)
+    rate, momentum = schedules.one_cycle(1e-3, 137, 0.3 * 137), schedules.one_cycle_momentum(137, 0.3 * 137)
     for step in range(137):
         np.testing.assert_allclose(rate(step), optimizer.param_groups[0]["lr"], rtol=1e-4, atol=1e-9)
         np.testing.assert_allclose(momentum(step), optimizer.param_groups[0]["betas"][0], rtol=1e-5)

@@ -11,7 +11,9 @@ import optax
 import pytest
 
 from esc_jax import config as configs
+from esc_jax.data import pipeline
 from esc_jax.models import model as models
+from esc_jax.objectives.base import LossOutput
 from esc_jax.objectives.supervised import Supervised
 from esc_jax.ops.dropout import Dropout
 from esc_jax.runtime import devices, xla
@@ -81,7 +83,7 @@ def test_adamw_equals_optax_with_the_same_schedule(config):
     )
     params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
     ours = optim.build(config.optim, params, total=20, per_epoch=5)
-    rate, _ = optim.schedule(config.optim, 20, 5)
+    rate = optim.schedule(config.optim, 20, 5)
     plain = optax.adamw(rate, weight_decay=0.2, mask={"kernel": True, "bias": False})
     a, b = (params, ours.init(params)), (params, plain.init(params))
     for i in range(5):
@@ -92,6 +94,58 @@ def test_adamw_equals_optax_with_the_same_schedule(config):
         a, b = (optax.apply_updates(a[0], ua), sa), (optax.apply_updates(b[0], ub), sb)
     for key in params:
         np.testing.assert_allclose(a[0][key], b[0][key], rtol=1e-6)
+
+
+def test_one_program_serves_trainings_of_any_length(config, noise_clips):
+    """The text of the compiled step does not depend on the number of epochs, and the schedule does."""
+    config.optim.update(schedule="one_cycle", groups=(("encoder/.*", 0.1),))
+    model = models.create(config, noise_clips.classes)
+    objective = Supervised(config, model, tasks.get("single_label"))
+    batch = pipeline.read_rows(noise_clips, range(4))
+    texts, rates = [], []
+    for total in (40, 4000):
+        optimizer = optim.build(config.optim, model.variables["params"], total, 20)
+        state = states.create(model.variables, optimizer, ema=False)
+        step = steps.train_step(objective, optimizer, config.optim)
+        arguments = jax.tree.map(lambda x: x[None], (state, batch))
+        texts.append(jax.jit(jax.vmap(step, axis_name=devices.AXIS)).lower(*arguments).as_text())
+        rates.append(float(optim.schedule(config.optim, total, 20)(jnp.int32(20))))
+    assert texts[0] == texts[1] and rates[0] != rates[1]
+
+
+@pytest.mark.parametrize("count_devices", [1, 4])
+def test_sharpness_aware_steps_follow_the_definition(count_devices):
+    """On ½ Σ λ (w − x)², whose gradient is λ (w − mean x): the gradient of the step is taken at w + ρ g/‖g‖."""
+    curvature, start, x = np.array([1.0, 4.0, 9.0]), np.array([3.0, -2.0, 1.0]), np.arange(8.0)
+    config = configs.defaults("resnet").optim
+    config.update(sam_rho=0.5, groups=(("frozen", 0.0),))
+
+    class Quadratic:
+        def inputs(self, constants, key, batch):
+            return batch["x"]
+
+        def loss(self, variables, carry, constants, inputs, keys):
+            w = variables["params"]["w"] + variables["params"]["frozen"]
+            each = 0.5 * (jnp.float32(curvature)[None] * (w[None] - inputs[:, None]) ** 2).sum(-1)
+            return LossOutput(each, {}, {})
+
+        def summarize(self, metrics):
+            return metrics
+
+        def after_step(self, carry, params, step):
+            return carry
+
+    params = {"w": jnp.float32(start), "frozen": jnp.zeros(3)}
+    optimizer = optax.sgd(0.1)
+    state = states.create({"params": params, "batch_stats": {}}, optimizer, ema=False)
+    step = devices.pmap_step(steps.train_step(Quadratic(), optimizer, config), count_devices)
+    state, metrics = step(devices.replicate(state, count_devices), {"x": np.float32(x)})
+    g = curvature * (start - x.mean())
+    expected = curvature * (start + 0.5 * g / np.linalg.norm(g) - x.mean())
+    np.testing.assert_allclose(state.params["w"], start - 0.1 * expected, rtol=1e-6)
+    np.testing.assert_array_equal(state.params["frozen"], 0.0)
+    losses = [0.5 * (curvature * (start - value) ** 2).sum() for value in x]
+    np.testing.assert_allclose(metrics["loss"], np.mean(losses), rtol=1e-6)
 
 
 def test_average_of_weights_equals_a_loop():
