@@ -6,8 +6,8 @@ Other arguments are passed to `esc_jax.main`. By default the data are synthesize
 short run fills it before the first way, so that preparation and compilation are not timed; the program with all folds
 is compiled within its time. "side by side" starts a process for every fold, which share the device, and then one that
 pools their results. Times are from the start of the first process to the end of the last. The benchmark prints a
-Markdown table. It writes crossval_ways.json and crossval_ways.md to --out after each way, so that a time limit loses one
-way at most.
+Markdown table. It writes crossval_ways.json and crossval_ways.md to --out after each way, so that a time limit loses
+one way at most.
 """
 
 import argparse

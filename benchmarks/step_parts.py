@@ -4,8 +4,8 @@
     python benchmarks/step_parts.py configs/resnet34.py configs/efficientat_finetune.py --dtype=bfloat16 --batch_size=32
 
 Weights are random and clips are noise. Every part is a compiled program of its own on one device, with the arrays of
-the step as its inputs, and is timed over --calls calls that follow one another. Alone, a part reads and writes arrays that
-the compiler fuses away within the step, so that the parts take longer than the whole. Rows:
+the step as its inputs, and is timed over --calls calls that follow one another. Alone, a part reads and writes arrays
+that the compiler fuses away within the step, so that the parts take longer than the whole. Rows:
 
 - waveforms, mixing, frontend, spectrograms: the parts of "inputs", all that precedes the network.
 - forward: loss of the batch. backward: the difference between loss with gradient and loss.
