@@ -1,13 +1,16 @@
-"""Exports a classifier for use without esc_jax: with transformers, ONNX Runtime, or JAX alone.
+"""Exports a classifier for use without esc_jax (with transformers, ONNX Runtime, or JAX alone), or as one file for it.
 
     esc-jax export --model=runs/NAME --format=stablehlo --out=exports/NAME
     esc-jax export --model=runs/NAME --format=onnx --out=exports/NAME
     esc-jax export --model=runs/NAME --format=huggingface --out=exports/NAME
+    esc-jax export --model=runs/NAME --format=safetensors --out=exports/NAME
     esc-jax export --model=mn04_as --format=onnx --out=exports/tagger
 
 huggingface: a folder that transformers loads with its own classes (hubert, efficientnet). stablehlo: one program from
 waveform to probabilities, including frontend and weights, for any batch size on CPU, CUDA and TPU. onnx: the same as
 files for ONNX Runtime, in float32 and int8, which are compared with JAX on clips (needs pip install 'esc-jax[onnx]').
+safetensors: classifier.safetensors, the whole classifier in one small file without names of folders of this machine,
+which `esc-jax predict --model=exports/NAME` reads.
 Each contains a README.md, the model card, which says how to use it.
 """
 

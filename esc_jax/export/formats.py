@@ -10,6 +10,7 @@ from esc_jax import files
 from esc_jax.export.base import ExportError
 from esc_jax.export.huggingface import to_huggingface
 from esc_jax.export.onnx import to_onnx
+from esc_jax.export.safetensors import to_safetensors
 from esc_jax.export.stablehlo import to_stablehlo
 
 if TYPE_CHECKING:  # imports JAX, which the help text of the command does not need
@@ -19,6 +20,7 @@ if TYPE_CHECKING:  # imports JAX, which the help text of the command does not ne
 FORMATS: dict[str, Callable[[Restored, pathlib.Path], None]] = {
     "huggingface": to_huggingface,
     "onnx": to_onnx,
+    "safetensors": to_safetensors,
     "stablehlo": to_stablehlo,
 }
 

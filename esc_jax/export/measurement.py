@@ -80,6 +80,8 @@ def read_measurement(restored: Restored) -> Measurement | str:
     Raises:
         MeasurementError: results.json exists but was not written by a run.
     """
+    if "measured" in restored.meta:  # a packed classifier
+        return _from_json(Measurement, restored)
     path = _results_path(restored)
     metric = tasks.get(restored.config.task).metric
     if restored.published:
@@ -116,6 +118,8 @@ def read_cross_validation(restored: Restored) -> CrossValidation | None:
     Raises:
         MeasurementError: results.json exists but was not written by a run.
     """
+    if "cross_validation" in restored.meta:
+        return _from_json(CrossValidation, restored)
     path = _results_path(restored)
     metric = tasks.get(restored.config.task).metric
     if restored.published or not path.exists():
@@ -133,6 +137,27 @@ def read_cross_validation(restored: Restored) -> CrossValidation | None:
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         raise _not_a_run(path) from None
+
+
+def _from_json(kind: type, restored: Restored) -> Any:
+    """The measurement or cross-validation in the metadata of a packed classifier, as `describe` wrote it."""
+    entry = restored.meta["measured" if kind is Measurement else "cross_validation"]
+    try:
+        if kind is Measurement and entry["mean"] is None:
+            return str(entry["reason"])
+        known = {field.name: entry[field.name] for field in dataclasses.fields(kind)}
+        scores = _score(known) | {"folds": tuple(map(int, known["folds"])), "clips": int(known["clips"])}
+        texts = {name: str(known[name]) for name in ("metric", "protocol")}
+        return kind(**(known | scores | texts))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise MeasurementError(f"{restored.folder}: its measured score is damaged") from None
+
+
+def describe(restored: Restored) -> dict[str, Any]:
+    """The entries `measured` and, if the model quotes one, `cross_validation` of model.json."""
+    quoted = read_cross_validation(restored)
+    measured = to_json(read_measurement(restored))
+    return {"measured": measured, **({"cross_validation": dataclasses.asdict(quoted)} if quoted else {})}
 
 
 def _score(entry: dict[str, Any]) -> dict[str, Any]:

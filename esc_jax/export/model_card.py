@@ -106,6 +106,16 @@ def stablehlo_card(restored: Restored) -> str:
     return _card(restored, use, calibrated=True)
 
 
+def safetensors_card(restored: Restored) -> str:
+    """README.md of an export for esc_jax."""
+    use = (
+        "In this folder, with esc_jax:\n\n```sh\nesc-jax predict --model=classifier.safetensors storm.ogg\n```\n\n"
+        '```python\nimport esc_jax\n\nclassifier = esc_jax.load_classifier("classifier.safetensors")\n'
+        'print(classifier.timeline("storm.ogg").probabilities)\n```\n\nKernels have half precision.'
+    )
+    return _card(restored, use, calibrated=True)
+
+
 def onnx_card(restored: Restored, files: dict[str, Any], checked: str) -> str:
     """README.md of an ONNX export; the arguments are those entries of its model.json."""
     task = tasks.get(restored.config.task)
@@ -141,9 +151,9 @@ def _card(restored: Restored, use: str, calibrated: bool) -> str:
     config, model = restored.config, restored.model
     data, data_licence = _describe_data(restored)
     pretrained = config.model.pretrained
-    start = f"starting from the published weights `{_public_name(pretrained)}`" if pretrained else "from random weights"
+    start = f"starting from the published weights `{public_name(pretrained)}`" if pretrained else "from random weights"
     if restored.published:
-        origin, data_licence = f"The weights are the published `{_public_name(pretrained)}`, unchanged.", ""
+        origin, data_licence = f"The weights are the published `{public_name(pretrained)}`, unchanged.", ""
     else:
         origin = f"Trained with esc_jax on {data}, {start}.{_describe_teacher(restored)}"
     sections = [
@@ -240,7 +250,7 @@ def _describe_data(restored: Restored) -> tuple[str, str]:
     return _DATA.get(name, (f"the data set {name}", f"The licence of {name} applies"))
 
 
-def _public_name(pretrained: str) -> str:
+def public_name(pretrained: str) -> str:
     """A hub id as it is; of a path only the last part, because the others are private."""
     name = pretrained if re.fullmatch(r"[\w-]+/[\w.-]+", pretrained) else pathlib.PurePath(pretrained).name
     return name.replace("`", "'")  # it is set in backticks
@@ -263,7 +273,7 @@ def _teacher_name(restored: Restored) -> str:
 
 def _weights_licence(config: Any) -> str:
     known = _WEIGHTS.get(config.model.name, "see their publisher")
-    return f"`{_public_name(config.model.pretrained)}`: the licence of the published weights ({known}; check it there)"
+    return f"`{public_name(config.model.pretrained)}`: the licence of the published weights ({known}; check it there)"
 
 
 def _describe_licences(*licences: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-import dataclasses
 import json
 import pathlib
 from typing import TYPE_CHECKING, Any
@@ -72,7 +71,7 @@ def describe(restored: Restored) -> dict[str, Any]:
     from esc_jax.export import measurement, model_card, thresholds
 
     model = restored.model
-    limits, quoted = thresholds.read_thresholds(restored, calibrated=True), measurement.read_cross_validation(restored)
+    limits = thresholds.read_thresholds(restored, calibrated=True)
     padding = ", which the program does not mask" if model.mask_padding else ""
     return {
         "name": model_card.model_name(restored),
@@ -96,8 +95,7 @@ def describe(restored: Restored) -> dict[str, Any]:
         "temperature": Calibration.read(restored.meta).temperature,
         "platforms": list(PLATFORMS),
         "jax": jax.__version__,
-        "measured": measurement.to_json(measurement.read_measurement(restored)),
-        **({"cross_validation": dataclasses.asdict(quoted)} if quoted else {}),
+        **measurement.describe(restored),
     }
 
 

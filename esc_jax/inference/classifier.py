@@ -27,6 +27,7 @@ from esc_jax.inference.timeline import Prediction, Timeline
 from esc_jax.pretrained import load
 from esc_jax.runtime import devices, xla
 from esc_jax.tasks import registry as tasks
+from esc_jax.training import packed
 from esc_jax.training.restore import MAX_CLIP_S, Restored, restore
 from esc_jax.training.step import outputs_step
 
@@ -259,7 +260,7 @@ def _as_float(waveform: np.ndarray) -> np.ndarray:
 
 
 def restore_any(path: str | os.PathLike[str]) -> Restored:
-    """A finished run, or a published classifier.
+    """A finished run, a packed classifier, or a published one.
 
     Args:
         path: as of `load_classifier`.
@@ -268,6 +269,8 @@ def restore_any(path: str | os.PathLike[str]) -> Restored:
         CheckpointError, PretrainedError, ModelPathError: as `load_classifier`.
     """
     model_path.check_name(path)
+    if file := model_path.packed_file(path):
+        return packed.load(file)
     if not model_path.is_published(path):
         return restore(pathlib.Path(path))
     config, model = load.load_classifier(os.fspath(path))
@@ -281,8 +284,9 @@ def load_classifier(path: str | os.PathLike[str]) -> SoundClassifier:
     faster than XLA's defaults.
 
     Args:
-        path: the run's workdir, its `checkpoints` folder or one checkpoint in it; or published weights that have
-            classes of their own: a name in the catalog (`pretrained.catalog`), a file, a folder or a hub id.
+        path: the run's workdir, its `checkpoints` folder or one checkpoint in it; a packed classifier
+            (`training.packed`) or its folder; or published weights that have classes of their own: a name in the
+            catalog (`pretrained.catalog`), a file, a folder or a hub id.
 
     Raises:
         CheckpointError: there is no checkpoint, it has another format version, or it cannot be read.

@@ -19,7 +19,7 @@ from esc_jax.inference import model_path
 from esc_jax.models.model import Model, update_hash
 from esc_jax.pretrained import load
 from esc_jax.runtime import devices
-from esc_jax.training import restore
+from esc_jax.training import packed, restore
 from esc_jax.training import step as steps
 
 # As a fraction of a window: a recording that exceeds whole windows by less than this gets no further window.
@@ -34,7 +34,8 @@ def load_encoder(path: str, sample_rate: int | None = None) -> Model:
     """The model of a run, or a published checkpoint.
 
     Args:
-        path: a run's workdir or a checkpoint folder; or the file, folder or hub id of a published checkpoint.
+        path: a run's workdir or a checkpoint folder; a packed classifier; or the file, folder or hub id of a published
+            checkpoint.
         sample_rate: Hz, for a published encoder without a sample rate of its own.
 
     Raises:
@@ -42,12 +43,13 @@ def load_encoder(path: str, sample_rate: int | None = None) -> Model:
         CheckpointError, PretrainedError: the checkpoint cannot be used.
         ModelPathError: nothing has this path, and published weights have a similar name.
     """
-    if not model_path.is_run(path):
+    file = model_path.packed_file(path)
+    if not file and not model_path.is_run(path):
         model_path.check_name(path)
         return load.load_published(path, sample_rate)
     if sample_rate is not None:
-        raise EmbedError(f"sample_rate={sample_rate} is for published encoders: {path} is a run, which has its own")
-    return restore.restore(path).model
+        raise EmbedError(f"sample_rate={sample_rate} is for published encoders: {path} has a sample rate of its own")
+    return (packed.load(file) if file else restore.restore(path)).model
 
 
 def digest(model: Model, clips: Clips, views: int) -> str:

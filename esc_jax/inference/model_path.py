@@ -1,4 +1,4 @@
-"""What the path of a model names: a run of esc_jax, or published weights."""
+"""What the path of a model names: a run of esc_jax, a packed classifier, or published weights."""
 
 import difflib
 import os
@@ -13,6 +13,7 @@ _WEIGHTS = (
     "pytorch_model.bin",
     "model.safetensors.index.json",
 )  # in a folder as Hugging Face publishes it
+PACKED = "classifier.safetensors"  # of a packed classifier in a folder
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -41,6 +42,17 @@ def is_published(path: str | os.PathLike[str]) -> bool:
         return not is_run(folder) and any((folder / name).is_file() for name in _WEIGHTS)
     hub_id = _HUB_ID.fullmatch(os.fspath(path)) is not None and not folder.parent.exists()
     return folder.is_file() or hub_id
+
+
+def packed_file(path: str | os.PathLike[str]) -> pathlib.Path | None:
+    """The file of a packed classifier (`training.packed`): the path itself, or the one in a folder. None for others."""
+    place = pathlib.Path(path).expanduser()
+    file = place / PACKED if place.is_dir() else place
+    if file.suffix != ".safetensors" or not file.is_file():
+        return None
+    from esc_jax.training import packed  # imports JAX
+
+    return file if packed.is_packed(file) else None
 
 
 def check_name(path: str | os.PathLike[str]) -> None:

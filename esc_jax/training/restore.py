@@ -14,7 +14,7 @@ from esc_jax.errors import UserError, first_line, shorten
 from esc_jax.frontends.settings import SAMPLE_RATES
 from esc_jax.models import model as models
 from esc_jax.models.limits import is_real
-from esc_jax.models.model import Model
+from esc_jax.models.model import Model, Variables
 from esc_jax.tasks import registry as tasks
 from esc_jax.training import checkpoint
 from esc_jax.training.checkpoint import CheckpointError
@@ -110,6 +110,34 @@ def _check_calibration(calibration: Mapping[str, Any], classes: int) -> None:
     _require(valid, "calibration.thresholds", limits, f"{classes} numbers from 0 to 1, one for each class")
 
 
+def build(meta: Mapping[str, Any], source: str) -> tuple[ml_collections.ConfigDict, Model, Variables]:
+    """The config and the model without weights that the JSON object of a checkpoint describes.
+
+    Args:
+        meta: of `training.checkpoint`; checked here.
+        source: name of the checkpoint, for the message.
+
+    Returns:
+        Config, model, and the shapes of its variables.
+
+    Raises:
+        CheckpointError: a value is missing or out of range.
+    """
+    try:
+        check_meta(meta)
+        config = ml_collections.ConfigDict(meta["config"])
+        model, initialize = models.abstract(config, meta["classes"])
+        shapes = jax.eval_shape(initialize, jax.random.key(0))
+    except UserError as error:
+        raise CheckpointError(f"{source}: {error}") from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{source}: {_OTHER_VERSION} ({first_line(error)})") from error
+    size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    if size > MAX_PARAMETERS:
+        raise CheckpointError(f"{source}: its config describes {size:.1e} parameters")
+    return config, model, shapes
+
+
 def restore(path: str | pathlib.Path) -> Restored:
     """The model of a run, from its workdir, its `checkpoints` folder or one step in it.
 
@@ -119,18 +147,7 @@ def restore(path: str | pathlib.Path) -> Restored:
     """
     folder, step = checkpoint.find(path)
     meta = checkpoint.read_meta(folder, step)
-    try:
-        check_meta(meta)
-        config = ml_collections.ConfigDict(meta["config"])
-        model, initialize = models.abstract(config, meta["classes"])
-        shapes = jax.eval_shape(initialize, jax.random.key(0))
-    except UserError as error:
-        raise CheckpointError(f"{folder / str(step)}: {error}") from None
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder / str(step)}: {_OTHER_VERSION} ({first_line(error)})") from error
-    size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
-    if size > MAX_PARAMETERS:
-        raise CheckpointError(f"{folder / str(step)}: its config describes {size:.1e} parameters")
+    config, model, shapes = build(meta, str(folder / str(step)))
     variables = checkpoint.read_weights(folder, step, shapes)
     novelty = checkpoint.read_novelty(folder, step)
     return Restored(model.with_variables(variables), config, folder, step, meta, novelty)

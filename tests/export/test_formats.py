@@ -90,4 +90,4 @@ def test_help_does_not_import_jax():
     root = pathlib.Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "huggingface or onnx or stablehlo" in done.stdout
+    assert "huggingface or onnx or safetensors or stablehlo" in done.stdout
