@@ -15,7 +15,7 @@ from typing import Any
 
 import ml_collections
 
-from esc_jax.augment import compose, mix
+from esc_jax.augment import compose, mix, views
 from esc_jax.data import folds, resident
 from esc_jax.data.download import URL
 from esc_jax.errors import ConfigError, first_line
@@ -100,7 +100,11 @@ def defaults(model: str, head: str = "linear", frontend: str = "log_mel") -> ml_
             },
             "eval": {
                 "batch_size": 50,
-                "tta": 5,  # views that are averaged; 0: none
+                "tta": 5,  # number of views of a test clip that are averaged; 0: none
+                "views": "rotations",  # or "crops" of view_crop_s, or "speeds" up to ±view_octaves
+                "view_average": "probabilities",  # or "logits"
+                "view_crop_s": 2.5,
+                "view_octaves": 0.1,
             },
         }
     )
@@ -222,6 +226,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "crossval.seeds": (1, 1000),
     "eval.batch_size": (1, 1 << 20),
     "eval.tta": (0, 1000),
+    "eval.view_crop_s": (0.001, 3600),
+    "eval.view_octaves": (0, 2),
 }
 _RANGES |= {f"train.{key}": limits for key, limits in Supervised.ranges.items()}
 _RANGES |= {f"distill.{key}": limits for key, limits in distillation.RANGES.items()}
@@ -254,6 +260,8 @@ _CHOICES: dict[str, Sequence[str]] = {
     "pretrain.objective": ("", *objectives.PRETRAINING),
     "data.on_bad_clip": ("error", "skip"),
     "data.on_device": resident.MODES,
+    "eval.views": views.KINDS,
+    "eval.view_average": ("probabilities", "logits"),
     "augment.mixup_on": ("waveform", "spectrogram"),
     "augment.mixup_draw": ("batch", "example"),
     "augment.mixup_targets": ("share", "union"),
@@ -403,6 +411,7 @@ def _check_method(config: Any, flat: Mapping[str, Any]) -> None:
             f"config.augment.mel_jitter=True requires frontend.name=efficientat_mel, not {config.frontend.name}"
         )
     _check_mixup(config)
+    _check_views(config)
     if config.augment.mixup_alpha and config.train.batch_size < 2:
         raise ConfigError("config.augment.mixup_alpha mixes pairs: config.train.batch_size must be at least 2")
     for key, pattern in (
@@ -413,6 +422,21 @@ def _check_method(config: Any, flat: Mapping[str, Any]) -> None:
             re.compile(pattern)
         except re.error as error:
             raise ConfigError(f"config.{key}={pattern} is not a regular expression ({error})") from None
+
+
+def _check_views(config: Any) -> None:
+    """Raises ConfigError for views that cannot be made of the clips."""
+    options = config.eval
+    if options.views == "crops" and options.tta and options.view_crop_s > config.data.clip_s:
+        raise ConfigError(
+            f"config.eval.view_crop_s={options.view_crop_s:g} is longer than the clips"
+            f" (config.data.clip_s={config.data.clip_s:g})"
+        )
+    if options.views != "rotations" and (config.data.mask_padding or config.method == "probe"):
+        other = "data.mask_padding=True" if config.data.mask_padding else "method=probe"
+        raise ConfigError(f"config.eval.views={options.views} is not available with config.{other}: use rotations")
+    if options.view_average == "logits" and config.method == "probe":
+        raise ConfigError("config.eval.view_average=logits is not available with config.method=probe")
 
 
 def _check_mixup(config: Any) -> None:

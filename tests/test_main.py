@@ -89,6 +89,39 @@ def test_a_finished_run_started_again_prints_the_same(done, run):
     assert evaluated.stdout == printed.stdout
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("average", ["probabilities", "logits"])
+def test_crops_are_averaged(done, run, tmp_path, average):
+    """The average over ten crops, against predictions of the crops one by one."""
+    from esc_jax.data.datasets import registry
+    from esc_jax.training import restore, step
+
+    workdir = tmp_path / "run"
+    shutil.copytree(done[0], workdir)
+    settings = ("--config.eval.tta=10", "--config.eval.views=crops", "--config.eval.view_crop_s=0.5")
+    printed = run(
+        "main", TINY, f"--workdir={workdir}", "--mode=evaluate", *settings, f"--config.eval.view_average={average}"
+    )
+    results = json.loads((workdir / "results.json").read_text())
+    kind = "crops" if average == "probabilities" else "crops, logits"
+    assert f"with 10 {kind} (TTA)" in printed.stdout and results["tta_kind"] == kind
+    restored = restore.restore(workdir)
+    clips = registry.load(restored.config.data)
+    audio = clips.read([i for i, fold in enumerate(clips.folds) if fold == 5])
+    logits = step.logits_step(restored.model)
+    of_crops = np.stack(
+        [logits(restored.model.variables, audio[:, start : start + 8000])[0] for start in np.linspace(0, 8000, 10).round().astype(int)]
+    )  # fmt: skip
+    softmax = lambda x: np.exp(x) / np.exp(x).sum(-1, keepdims=True)  # noqa: E731
+    expected = softmax(of_crops.mean(0)) if average == "logits" else softmax(of_crops).mean(0)
+    with open(workdir / "predictions.csv") as file:
+        rows = list(csv.DictReader(file))
+    averaged = [[float(row[f"{name}_tta"]) for name in restored.model.classes] for row in rows]
+    np.testing.assert_allclose(averaged, expected, rtol=2e-4)  # printed with six digits
+    plain = [[float(row[name]) for name in restored.model.classes] for row in rows]
+    np.testing.assert_allclose(plain, softmax(np.asarray(logits(restored.model.variables, audio)[0])), rtol=2e-4)
+
+
 def start(environment, workdir, *arguments):
     command = [sys.executable, "-m", "esc_jax.main", TINY, f"--workdir={workdir}", *arguments]
     return subprocess.Popen(
@@ -243,6 +276,8 @@ MISTAKES = [
     (["--workdir=gs://bucket/run"], 2, "--workdir=gs://bucket/run: object stores and other URLs are not supported"),
     (["--workdir=s3://bucket/run", "--mode=evaluate"], 2, "--workdir=s3://bucket/run: object stores and other URLs"),
     (["--config.data.cache_dir=gs://b"], 2, "--config.data.cache_dir=gs://b: object stores and other URLs are not"),
+    (["--config.eval.views=crops", "--config.eval.view_crop_s=9"], 2, "view_crop_s=9 is longer than the clips"),
+    (["--config.eval.views=speed"], 2, "choose one of rotations, crops, speeds; did you mean speeds?"),
     (["--config.task=tagging"], 2, "config.task=tagging: choose one of"),
 ]
 

@@ -64,10 +64,20 @@ def fold_predictions(
     epochs: int,
     seconds: float,
     thresholds: np.ndarray | None = None,
+    averaged: np.ndarray | None = None,
 ) -> FoldPredictions:
-    """`FoldPredictions` of (views, n, classes) probabilities. The first view is the clip itself."""
-    averaged = views.mean(axis=0) if len(views) > 1 else None
+    """`FoldPredictions` of (views, n, classes) probabilities. The first view is the clip itself.
+
+    `averaged`, (n, classes), replaces the mean of the probabilities over the views.
+    """
+    if averaged is None and len(views) > 1:
+        averaged = views.mean(axis=0)
     return FoldPredictions(fold, seed, np.asarray(indices), views[0], averaged, epochs, seconds, thresholds)
+
+
+def view_kind(config: Any) -> str:
+    """The views of a config as results name them: "rotations", or "crops, logits" where logits are averaged."""
+    return config.eval.views + (", logits" if config.eval.view_average == "logits" else "")
 
 
 def over_runs(task: Task, runs: Sequence[tuple[np.ndarray, np.ndarray]], recordings: Sequence[Any]) -> dict[str, Any]:
@@ -153,7 +163,7 @@ def results(
 def _tested(config: Any, task: Task, clips: Clips, parts: Sequence[FoldPredictions]) -> dict[str, Any]:
     """The entries of results.json that are computed from predictions."""
     if not parts:
-        return {"folds": [], task.metric: None, f"{task.metric}_tta": None, "tta_views": 0}
+        return {"folds": [], task.metric: None, f"{task.metric}_tta": None, "tta_views": 0, "tta_kind": ""}
     labels = [clips.labels[part.indices] for part in parts]
     recordings = [[clips.sources[i] for i in part.indices] for part in parts]
     plain = [part.plain for part in parts]
@@ -172,6 +182,7 @@ def _tested(config: Any, task: Task, clips: Clips, parts: Sequence[FoldPredictio
         task.metric: over_runs(task, list(zip(labels, plain, strict=True)), recordings),
         f"{task.metric}_tta": over_runs(task, list(zip(labels, averaged, strict=True)), recordings) if tta else None,
         "tta_views": config.eval.tta if tta else 0,
+        "tta_kind": view_kind(config) if tta else "",
         **task.details(
             np.concatenate(labels),
             np.concatenate(plain),

@@ -72,6 +72,12 @@ def _interval(part: dict[str, Any]) -> str:
     return f"{_percent(part['mean'])} %{spread}  (95 % interval {100 * low:.1f} to {100 * high:.1f})"
 
 
+def _views(results: dict[str, Any]) -> str:
+    """Number and kind of the averaged views: "5 views", "10 crops"."""
+    kind = results.get("tta_kind", "rotations")  # results of earlier versions have no other kind
+    return f"{results['tta_views']} {'views' if kind == 'rotations' else kind}"
+
+
 def summary(results: dict[str, Any]) -> str:
     """The results of a run as a table for a terminal."""
     task = tasks.get(results["task"])
@@ -85,7 +91,7 @@ def summary(results: dict[str, Any]) -> str:
     else:
         lines.append(f"  {_untested(results)}")
     if results[f"{task.metric}_tta"]:
-        label = f"with {results['tta_views']} views (TTA)"
+        label = f"with {_views(results)} (TTA)"
         lines.append(f"  {label:<19} {_interval(results[f'{task.metric}_tta'])}")
     if others := other_metrics(task, results["folds"]):
         lines.append(f"  {'mean over folds':<19} {', '.join(f'{name} {_percent(v)} %' for name, v in others.items())}")
@@ -153,7 +159,7 @@ def markdown(results: dict[str, Any]) -> str:
         cells = [fold["fold"], fold["seed"], _percent(fold[key]), _percent(fold[f"{key}_tta"])]
         cells.append(f"{fold['seconds'] / 60:.1f}")
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    for name, part in ((label, results[key]), (f"with {results['tta_views']} views", results[f"{key}_tta"])):
+    for name, part in ((label, results[key]), (f"with {_views(results)}", results[f"{key}_tta"])):
         if part:
             spread = f" ± {100 * part['std']:.2f} (standard deviation over runs)" if part["std"] is not None else ""
             low, high = (_percent(bound) for bound in part["ci95"])

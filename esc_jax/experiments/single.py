@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from esc_jax import config as configs
+from esc_jax.augment.views import Views
 from esc_jax.data import folds, pipeline
 from esc_jax.data import resident as residents
 from esc_jax.data.clips import Clips
@@ -328,11 +329,7 @@ def test(
     config, clips, split = run.config, run.clips, run.split
     parts = []
     if split.test:
-        views = max(1, config.eval.tta)
-        step = steps.predict_step(run.model, run.task, views)
-        # Views multiply the batch. With a smaller batch, memory stays what it is without them.
-        batch_size = max(1, config.eval.batch_size // views)
-        probabilities = predict_clips(step, weights, clips, split.test, batch_size, run.resident)
+        probabilities, averaged = _predict_views(run, weights)
         part = results.fold_predictions(
             split.test_folds[0],
             config.seed,
@@ -341,6 +338,7 @@ def test(
             record.epochs,
             record.seconds,
             fitted.raw_thresholds(run.task),
+            averaged,
         )
         parts.append(part)
         extra = calibration.for_results({part.fold: fitted}) | extra
@@ -352,6 +350,27 @@ def test(
     outcome |= extra
     write_artifacts(folder, outcome, clips, parts, record.history, record.pretrain_history)
     return outcome
+
+
+def _predict_views(run: Run, weights: Variables) -> tuple[np.ndarray, np.ndarray | None]:
+    """Probabilities (views, n, classes) of the test clips, the clip itself first, and their average over the views."""
+    options = run.config.eval
+    views = Views(options.views, options.tta, round(options.view_crop_s * run.model.sample_rate), options.view_octaves)
+    # Views multiply the batch. With a smaller batch, memory stays what it is without them.
+    batch_size = max(1, options.batch_size // max(1, options.tta))
+
+    def predict(views: Views) -> np.ndarray:
+        step = steps.predict_step(run.model, run.task, views)
+        return predict_clips(step, weights, run.clips, run.split.test, batch_size, run.resident)
+
+    if not options.tta:
+        return predict(Views()), None
+    of_views = predict(views)
+    if options.view_average == "logits":
+        averaged = run.task.probabilities(run.task.logits(of_views).mean(axis=0))
+    else:
+        averaged = of_views.mean(axis=0)
+    return (of_views if views.include_clip else predict(Views())), averaged
 
 
 def evaluate_again(config: Any, folder: pathlib.Path) -> dict[str, Any]:

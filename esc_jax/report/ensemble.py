@@ -61,6 +61,7 @@ def ensemble(runs: Sequence[Run], average: str = "probabilities") -> Run:
         other_metrics={},
         std=std,
         tta_views=0 if views is None else first.tta_views,
+        tta_kind=first.tta_kind,
         parameters=sum(run.parameters * run.seeds for run in runs),
         seconds=sum(run.seconds for run in runs),
         temperatures={},

@@ -50,6 +50,7 @@ class Run:
         other_metrics: mean over folds of the other metrics of the task, by their written name.
         std: standard deviation of the score over folds and seeds; None for a single model.
         tta_views: number of averaged views; 0 without test-time augmentation.
+        tta_kind: of the views, as `evaluation.results.view_kind`.
         parameters: number of parameters.
         seconds: training time over all folds.
         temperatures: fold → temperature, fitted without the clips of that fold; empty without calibration.
@@ -80,6 +81,7 @@ class Run:
     other_metrics: dict[str, float]
     std: float | None
     tta_views: int
+    tta_kind: str
     parameters: int
     seconds: float
     temperatures: dict[int, float]
@@ -254,6 +256,7 @@ def _parse(folder: pathlib.Path, name: str, results: dict[str, Any], strict: boo
         other_metrics=other_metrics(task, folds),
         std=None if std is None else float(std),
         tta_views=int(results.get("tta_views") or 0),
+        tta_kind=str(results.get("tta_kind") or "rotations"),
         parameters=int(results["parameters"]),
         seconds=sum(map(float, seconds)),
         temperatures=_temperatures(calibration, numbers),

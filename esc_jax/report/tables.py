@@ -93,7 +93,7 @@ def leaderboard(runs: Sequence[Run]) -> Table:
             Cell(run.method) if run.method else _MISSING,
             Cell(run.data_label),
             _score(run.score, run.std),
-            _score(run.score_tta, suffix=f" ×{run.tta_views}"),
+            _score(run.score_tta, suffix=_views(run)),
             *(_other(run.other_metrics.get(name)) for name in others),
             Cell(run.protocol + (" †" if run.test_selected else "")),
             _folds(run),
@@ -109,6 +109,11 @@ def leaderboard(runs: Sequence[Run]) -> Table:
     return Table(columns, numeric, tuple(rows))
 
 
+def _views(run: Run) -> str:
+    """Number of averaged views, and their kind where they are not rotations: " ×5", " ×10 crops"."""
+    return f" ×{run.tta_views}" + (f" {run.tta_kind}" if run.tta_kind != "rotations" else "")
+
+
 def legend(runs: Sequence[Run]) -> list[str]:
     """Sentences that explain the numbers and marks of the leaderboard."""
     lines = [
@@ -118,7 +123,9 @@ def legend(runs: Sequence[Run]) -> list[str]:
     if any(run.std is not None for run in runs):
         lines.append("±: standard deviation over folds, and over seeds where there are several.")
     if any(run.score_tta for run in runs):
-        lines.append("TTA ×n: probabilities averaged over n views of each clip.")
+        lines.append(
+            "TTA ×n: probabilities averaged over n views of each clip, which are rotations in time unless named."
+        )
     if any(run.test_selected for run in runs):
         lines.append("† The epoch was selected on the test fold: optimistic, not comparable with the other rows.")
     if any(run.other_metrics for run in runs):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from esc_jax.augment import waveform
+from esc_jax.augment.views import Views
 from esc_jax.models import encoder
 from esc_jax.models.model import Model
 from esc_jax.objectives.base import Keys, Objective, padding_mask, to_float
@@ -125,60 +125,53 @@ def _gradients(
     return grads, metrics, batch_stats
 
 
-def tta_views(audio: jax.Array, views: int, samples: jax.Array | None = None) -> jax.Array:
-    """(B, time) → (views, B, time): the clip, then its rotations in time by 1/views, 2/views, … of its length.
-
-    Args:
-        audio: clips.
-        views: number of views.
-        samples: (B,) length of each clip without its padding, which stays in place; None for clips without padding.
-    """
-    numbers = jnp.arange(views)
-    if samples is None:
-        return jax.vmap(lambda shift: waveform.rotate(audio, shift))(numbers * (audio.shape[-1] // views))
-    rotated = jax.vmap(waveform.rotate)
-    return jax.vmap(lambda number: rotated(audio, number * (samples // views), samples))(numbers)
-
-
 def _features(
-    model: Model, audio: jax.Array, views: int, samples: jax.Array | None
+    model: Model, audio: jax.Array, views: Views, samples: jax.Array | None
 ) -> tuple[jax.Array, jax.Array | None]:
     """Features and padding masks of all views of a batch, (views · B, …), one view after the other."""
-    waveforms = tta_views(to_float(audio) if audio.dtype == jnp.int16 else audio, views, samples)
+    waveforms = views(to_float(audio) if audio.dtype == jnp.int16 else audio, samples)
     waveforms = waveforms.reshape(-1, waveforms.shape[-1])
-    padding = padding_mask(None if samples is None else jnp.tile(samples, views), waveforms.shape[-1])
+    padding = padding_mask(None if samples is None else jnp.tile(samples, views.count), waveforms.shape[-1])
     return model.frontend(waveforms, padding), padding
 
 
-def logits_step(model: Model, views: int = 1) -> Callable[..., jax.Array]:
-    """(variables, (B, time) int16, samples=None) → (views, B, classes) logits, jitted.
+def _as_views(views: Views | int) -> Views:
+    return Views(count=views) if isinstance(views, int) else views
+
+
+def logits_step(model: Model, views: Views | int = 1) -> Callable[..., jax.Array]:
+    """(variables, (B, time) int16, samples=None) → (views, B, classes) logits, jitted. A number of views: rotations.
 
     `samples`, (B,), is the length of each clip without padding, for models with a padding mask.
     """
+
+    views = _as_views(views)
 
     @jax.jit
     def predict(variables: Any, audio: jax.Array, samples: jax.Array | None = None) -> jax.Array:
         features, padding = _features(model, audio, views, samples)
         logits: Any = model.module.apply(variables, features, padding=padding)
-        return logits.reshape(views, len(audio), -1)
+        return logits.reshape(views.count, len(audio), -1)
 
     return predict
 
 
-def predict_step(model: Model, task: Task, views: int = 1) -> Callable[..., jax.Array]:
+def predict_step(model: Model, task: Task, views: Views | int = 1) -> Callable[..., jax.Array]:
     """As `logits_step`, with the task's probabilities."""
     logits = logits_step(model, views)
     return jax.jit(lambda variables, audio, samples=None: task.activation(logits(variables, audio, samples)))
 
 
-def embed_step(model: Model, views: int = 1) -> Callable[..., jax.Array]:
+def embed_step(model: Model, views: Views | int = 1) -> Callable[..., jax.Array]:
     """As `logits_step`, with embeddings (views, B, D). The clips may be floating point."""
+
+    views = _as_views(views)
 
     @jax.jit
     def embed(variables: Any, audio: jax.Array, samples: jax.Array | None = None) -> jax.Array:
         features, padding = _features(model, audio, views, samples)
         encoded: Any = model.module.apply(variables, features, padding=padding, method="encode")
-        return encoded.embedding.reshape(views, len(audio), -1)
+        return encoded.embedding.reshape(views.count, len(audio), -1)
 
     return embed
 
@@ -188,7 +181,7 @@ def outputs_step(model: Model) -> Callable[..., tuple[jax.Array, jax.Array]]:
 
     @jax.jit
     def run(variables: Any, audio: jax.Array, samples: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        features, padding = _features(model, audio, 1, samples)
+        features, padding = _features(model, audio, Views(), samples)
         encoded: Any = model.module.apply(variables, features, padding=padding, method="encode")
         logits: Any = model.module.apply(variables, encoded.embedding, method="classify")
         return logits[None], encoded.embedding[None]

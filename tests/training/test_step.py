@@ -159,20 +159,6 @@ def test_average_of_weights_equals_a_loop():
     np.testing.assert_allclose(average["w"], expected, rtol=1e-5)
 
 
-def test_views_are_rotations_and_the_first_is_the_clip():
-    x = np.random.default_rng(0).standard_normal((2, 100)).astype(np.float32)
-    for k, view in enumerate(steps.tta_views(x, 5)):
-        np.testing.assert_array_equal(view, np.roll(x, 20 * k, axis=1))
-
-
-def test_views_of_a_padded_clip_rotate_what_is_not_padding():
-    x = np.random.default_rng(0).standard_normal((2, 100)).astype(np.float32)
-    samples = np.array([63, 100], np.int32)
-    for k, view in enumerate(steps.tta_views(x, 5, samples)):
-        for row, (clip, n) in enumerate(zip(x, samples, strict=True)):
-            np.testing.assert_array_equal(view[row], np.concatenate([np.roll(clip[:n], n // 5 * k), clip[n:]]))
-
-
 def shorten(clips):
     """The clips cut to 0.1 to 0.5 s, in batches with a padding mask."""
     lengths = np.random.default_rng(5).integers(1600, 8001, len(clips))
