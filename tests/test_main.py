@@ -109,10 +109,13 @@ def test_crops_are_averaged(done, run, tmp_path, average):
     clips = registry.load(restored.config.data)
     audio = clips.read([i for i, fold in enumerate(clips.folds) if fold == 5])
     logits = step.logits_step(restored.model)
-    of_crops = np.stack(
-        [logits(restored.model.variables, audio[:, start : start + 8000])[0] for start in np.linspace(0, 8000, 10).round().astype(int)]
-    )  # fmt: skip
-    softmax = lambda x: np.exp(x) / np.exp(x).sum(-1, keepdims=True)  # noqa: E731
+    starts = np.linspace(0, 8000, 10).round().astype(int)
+    variables = restored.model.variables
+    of_crops = np.stack([logits(variables, audio[:, start : start + 8000])[0] for start in starts])
+
+    def softmax(x):
+        return np.exp(x) / np.exp(x).sum(-1, keepdims=True)
+
     expected = softmax(of_crops.mean(0)) if average == "logits" else softmax(of_crops).mean(0)
     with open(workdir / "predictions.csv") as file:
         rows = list(csv.DictReader(file))
