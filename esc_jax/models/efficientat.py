@@ -4,7 +4,7 @@ F. Schmid, K. Koutini, G. Widmer, "Efficient Large-Scale Audio Tagging via Trans
 ICASSP 2023 (github.com/fschmid56/EfficientAT); the layout is MobileNetV3-Large, A. Howard et al., ICCV 2019, table 1.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import dataclasses
 import functools
 
@@ -13,9 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from esc_jax.models.encoder import Encoded
+from esc_jax.models.limits import Constraint
 from esc_jax.ops.batch_norm import BatchNorm
 from esc_jax.ops.depthwise import depthwise_conv, pointwise_conv
 
+EMBEDDINGS = ("last", "bottlenecks", "blocks")
 PUBLISHED_WIDTHS = (0.1, 0.2, 0.4, 0.5, 1.0, 2.0, 3.0, 4.0)
 
 _conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -135,33 +137,34 @@ class SqueezeExcitation(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(B, H, W, C) → the same, and the bottleneck ReLU(W₁ mean_hw x) (B, squeeze)."""
         scale = x.mean((1, 2))
-        scale = nn.relu(nn.Dense(self.squeeze, kernel_init=_dense_init, dtype=self.dtype, name="reduce")(scale))
-        scale = nn.Dense(x.shape[-1], kernel_init=_dense_init, dtype=self.dtype, name="expand")(scale)
-        return x * nn.sigmoid(scale)[:, None, None, :]
+        bottleneck = nn.relu(nn.Dense(self.squeeze, kernel_init=_dense_init, dtype=self.dtype, name="reduce")(scale))
+        scale = nn.Dense(x.shape[-1], kernel_init=_dense_init, dtype=self.dtype, name="expand")(bottleneck)
+        return x * nn.sigmoid(scale)[:, None, None, :], bottleneck
 
 
 class InvertedResidual(nn.Module):
-    """One `BlockSpec`: (B, H, W, inputs) → (B, ⌈H/s⌉, ⌈W/s⌉, outputs)."""
+    """One `BlockSpec`: (B, H, W, inputs) → (B, ⌈H/s⌉, ⌈W/s⌉, outputs), and the bottleneck of its excitation or None."""
 
     spec: BlockSpec
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array | None]:
         spec = self.spec
         conv_norm = functools.partial(ConvNorm, dtype=self.dtype, axis_name=self.axis_name)
         activation = nn.hard_swish if spec.hard_swish else nn.relu
-        y = x
+        y, bottleneck = x, None
         if spec.expands:
             y = conv_norm(spec.expanded, activation=activation, name="expand")(y, train=train)
         y = conv_norm(spec.expanded, spec.kernel, spec.stride, activation, name="depthwise")(y, train=train)
         if spec.squeeze:
-            y = SqueezeExcitation(spec.squeeze, dtype=self.dtype, name="se")(y)
+            y, bottleneck = SqueezeExcitation(spec.squeeze, dtype=self.dtype, name="se")(y)
         y = conv_norm(spec.outputs, name="project")(y, train=train)
-        return x + y if spec.residual else y
+        return x + y if spec.residual else y, bottleneck
 
 
 class EfficientAT(nn.Module):
@@ -169,13 +172,21 @@ class EfficientAT(nn.Module):
 
     Attributes:
         width_mult: factor on every channel count; 0.4 is `mn04` (384-d embedding), 1.0 is `mn10` (960-d).
+        embedding: what follows that mean in the embedding: nothing ("last"), the bottlenecks of squeeze-and-excitation
+            ("bottlenecks", as in the authors' submission to the HEAR benchmark), or the means of the outputs of all
+            blocks ("blocks"). A head of the published width takes "last".
         dtype: of the computation; parameters, statistics and the embedding are float32.
         axis_name: mapped axis over which batch statistics are averaged in training, or None.
     """
 
     width_mult: float = 1.0
+    embedding: str = "last"
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
+
+    def constraints(self) -> Iterator[Constraint]:
+        """See `limits.check_options`."""
+        yield self.embedding in EMBEDDINGS, "embedding", f"one of {', '.join(EMBEDDINGS)}"
 
     @nn.compact
     def __call__(self, features: jax.Array, *, train: bool = False, padding: jax.Array | None = None) -> Encoded:
@@ -185,7 +196,12 @@ class EfficientAT(nn.Module):
         blocks = layout(self.width_mult)
         x = features[..., None].astype(self.dtype)
         x = conv_norm(blocks[0].inputs, 3, 2, nn.hard_swish, name="stem")(x, train=train)
+        levels = []
         for number, spec in enumerate(blocks, start=1):
-            x = InvertedResidual(spec, self.dtype, self.axis_name, name=f"block{number}")(x, train=train)
+            x, bottleneck = InvertedResidual(spec, self.dtype, self.axis_name, name=f"block{number}")(x, train=train)
+            if self.embedding == "blocks":
+                levels.append(x.astype(jnp.float32).mean((1, 2)))
+            elif self.embedding == "bottlenecks" and bottleneck is not None:
+                levels.append(bottleneck.astype(jnp.float32))
         x = conv_norm(6 * blocks[-1].outputs, activation=nn.hard_swish, name="last")(x, train=train)
-        return Encoded(embedding=x.astype(jnp.float32).mean((1, 2)), features=x)
+        return Encoded(embedding=jnp.concatenate([x.astype(jnp.float32).mean((1, 2)), *levels], axis=1), features=x)

@@ -25,7 +25,9 @@ class AudioSetHead:
     params: Any
 
     def __call__(self, embeddings: np.ndarray) -> np.ndarray:
-        """(n, D) → (n, 527) float32 logits."""
+        """(n, D) → (n, 527) float32 logits. An embedding of several levels starts with the one that the head takes."""
+        first = next(self.params[name] for name in ("hidden", "projector", "classifier") if name in self.params)
+        embeddings = embeddings[:, : np.shape(first["kernel"])[0]]
         options = {key: value for key, value in self.options.items() if key != "name"}
         params = jax.tree.map(lambda x: np.asarray(x, np.float32), self.params)
         return np.asarray(registry.HEADS[self.options["name"]](**options).apply({"params": params}, embeddings))

@@ -2,9 +2,11 @@
 
 import functools
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from esc_jax.models.efficientat import EfficientAT, InvertedResidual, head_width, layout
 from esc_jax.models.encoder import Classifier
@@ -46,13 +48,33 @@ def test_gradient_of_a_block_agrees_with_finite_differences():
     @jax.jit
     def loss(step):
         params = jax.tree.map(lambda p, d: p + step * d, variables["params"], direction)
-        y, _ = block.apply({**variables, "params": params}, x, train=True, mutable=["batch_stats"])
+        (y, _), _ = block.apply({**variables, "params": params}, x, train=True, mutable=["batch_stats"])
         return (weights * y).sum()
 
     step = 1e-3
     numeric = (loss(step) - loss(-step)) / (2 * step)
     # Central differences in float32 (a loss of order 10, rounding 1e-6): 1e-3 from rounding, as much from curvature.
     np.testing.assert_allclose(jax.jit(jax.grad(loss))(0.0), numeric, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("embedding", ["last", "bottlenecks", "blocks"])
+def test_an_embedding_of_several_levels_starts_with_the_last(embedding):
+    """Against the intermediate values that flax captures, averaged over time and frequency where they are maps."""
+    x = jax.random.normal(jax.random.key(1), (2, 64, 32))
+    model = EfficientAT(0.1, embedding)
+    variables = jax.jit(EfficientAT(0.1).init)(jax.random.key(0), x)  # the weights do not depend on the option
+    apply = functools.partial(model.apply, capture_intermediates=True, mutable=["intermediates"])
+    encoded, captured = jax.jit(apply)(variables, x)
+    values = captured["intermediates"]
+    blocks = [values[f"block{number}"] for number in range(1, 16)]
+    expected = [encoded.features.mean((1, 2))]
+    if embedding == "bottlenecks":
+        expected += [nn.relu(block["se"]["reduce"]["__call__"][0]) for block in blocks if "se" in block]
+    if embedding == "blocks":
+        expected += [block["__call__"][0][0].mean((1, 2)) for block in blocks]
+    rest = {"bottlenecks": sum(s.squeeze for s in layout(0.1)), "blocks": sum(s.outputs for s in layout(0.1))}
+    assert encoded.embedding.shape == (2, 96 + rest.get(embedding, 0))
+    np.testing.assert_allclose(encoded.embedding, jnp.concatenate(expected, 1), rtol=1e-5, atol=1e-6)
 
 
 def test_statistics_move_in_training_only():
