@@ -15,7 +15,8 @@ from typing import Any
 
 import ml_collections
 
-from esc_jax.augment import compose, mix
+from esc_jax.augment import mix
+from esc_jax.augment import options as augmentations
 from esc_jax.data import folds
 from esc_jax.data.download import URL
 from esc_jax.errors import ConfigError, first_line
@@ -70,7 +71,7 @@ def defaults(model: str, head: str = "linear", frontend: str = "log_mel") -> ml_
                 "synthetic_seed": 0,
             },
             "frontend": frontends.defaults(frontend),
-            "augment": compose.defaults(),
+            "augment": augmentations.defaults(),
             "model": models.defaults(model, head),
             "optim": optim.defaults(),
             "pretrain": {"objective": ""},  # replaced by `pretrain_defaults(OBJECTIVE)`
@@ -117,7 +118,7 @@ def pretrain_defaults(objective: str) -> ml_collections.ConfigDict:
         "batch_size": 128,
         "checkpoint_epochs": 5,
         "monitor_epochs": 10,  # epochs between two evaluations of the embeddings
-        "augment": compose.defaults(),
+        "augment": augmentations.defaults(),
         "optim": optim.defaults(),
     }
     specific = objectives.defaults(objective)
@@ -229,21 +230,7 @@ _PRETRAIN_RANGES: dict[str, tuple[float, float]] = {
     "pretrain.checkpoint_epochs": (1, 1 << 20),
     "pretrain.monitor_epochs": (1, 1 << 20),
 }
-_AUGMENT_RANGES: dict[str, tuple[float, float]] = {
-    "augment.roll": (0, 1),
-    "augment.crop_s": (0, 3600),
-    "augment.crop_tries": (1, 100),
-    "augment.speed_octaves": (0, 2),
-    "augment.gain_db": (0, 60),
-    "augment.noise": (0, 10),
-    "augment.mixup_alpha": (0, 100),
-    "augment.mixup_probability": (0, 1),
-    "augment.mixup_start_epoch": (0, 1 << 20),
-    "augment.frequency_warp": (0, 0.5),
-    "augment.time_mask": (0, 10_000),
-    "augment.freq_mask": (0, 10_000),
-    "augment.mask_count": (1, 20),
-}
+_AUGMENT_RANGES = {f"augment.{key}": limits for key, limits in augmentations.RANGES.items()}
 _CHOICES: dict[str, Sequence[str]] = {
     "protocol": folds.PROTOCOLS,
     "method": ("train", "probe"),
@@ -251,9 +238,7 @@ _CHOICES: dict[str, Sequence[str]] = {
     "train.class_balance": ("", "sampling", "loss"),
     "pretrain.objective": ("", *objectives.PRETRAINING),
     "data.on_bad_clip": ("error", "skip"),
-    "augment.mixup_on": ("waveform", "spectrogram"),
-    "augment.mixup_draw": ("batch", "example"),
-    "augment.mixup_targets": ("share", "union"),
+    **{f"augment.{key}": names for key, names in augmentations.CHOICES.items()},
     "train.loss": Supervised.choices["loss"],
     "model.dtype": ("float32", "bfloat16"),
 }
@@ -320,6 +305,7 @@ def _check_choices(flat: Mapping[str, Any]) -> None:
         choices |= {
             f"pretrain.{key}": allowed for key, allowed in objective.choices.items() if f"pretrain.{key}" in flat
         }
+        choices |= {f"pretrain.augment.{key}": allowed for key, allowed in augmentations.CHOICES.items()}
     for key, allowed in choices.items():
         if flat[key] not in allowed:
             near = difflib.get_close_matches(str(flat[key]), [choice for choice in allowed if choice], 1)
@@ -356,6 +342,7 @@ def _check_augment(config: Any, prefix: str) -> None:
         )
     if augment.speed_octaves and not augment.crop_s:
         raise ConfigError(f"config.{prefix}augment.speed_octaves needs a crop: set config.{prefix}augment.crop_s")
+    augmentations.check(augment, config.frontend, f"{prefix}augment.")
 
 
 def _check_method(config: Any, flat: Mapping[str, Any]) -> None:
@@ -368,7 +355,7 @@ def _check_method(config: Any, flat: Mapping[str, Any]) -> None:
                 f"config.data.mask_padding=True: model.name={config.model.name} has no padding mask; the models that"
                 f" have one are {' and '.join(models.PADDING_MASK_MODELS)}"
             )
-        for key in ("pretrain.objective", "augment.crop_s"):
+        for key in ("pretrain.objective", "augment.crop_s", "augment.resample"):
             if flat[key]:
                 raise ConfigError(f"config.{key}={flat[key]} requires config.data.mask_padding=False")
     if config.method == "probe":
@@ -396,6 +383,11 @@ def _check_method(config: Any, flat: Mapping[str, Any]) -> None:
     if config.augment.mel_jitter and config.frontend.name != "efficientat_mel":
         raise ConfigError(
             f"config.augment.mel_jitter=True requires frontend.name=efficientat_mel, not {config.frontend.name}"
+        )
+    if config.train.label_smoothing and config.train.loss == "binary":
+        raise ConfigError(
+            f"config.train.label_smoothing={config.train.label_smoothing:g} is for the cross-entropy of one class:"
+            " set it to 0 with config.train.loss=binary"
         )
     _check_mixup(config)
     if config.augment.mixup_alpha and config.train.batch_size < 2:

@@ -8,6 +8,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from esc_jax.models.encoder import Encoded
 from esc_jax.ops.dropout import Dropout
 
 
@@ -64,3 +65,47 @@ class Mlp(nn.Module):
         x = nn.hard_swish(nn.Dense(self.width, dtype=self.dtype, name="hidden")(x))
         x = Dropout(self.dropout)(x, train=train)
         return nn.Dense(self.classes, dtype=jnp.float32, name="classifier")(x)
+
+
+class Attention(nn.Module):
+    """Attention pooling over the positions of the features, dropout and one linear layer.
+
+        z = Σ_k a_k h_k,   a = softmax_k(wᵀ tanh(V h_k + b))
+
+    with the features h_k at time steps and frequencies, or the tokens, that are not padding. At initialization w is
+    zero, and z is the mean. M. Ilse, J. Tomczak, M. Welling, "Attention-based deep multiple instance learning" (2018).
+
+    Attributes:
+        classes: number of logits.
+        width: rows of V.
+        dropout: rate.
+        dtype: ignored.
+    """
+
+    classes: int
+    width: int = 128
+    dropout: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self) -> None:
+        self.hidden = nn.Dense(self.width, dtype=jnp.float32)
+        self.score = nn.Dense(1, use_bias=False, kernel_init=nn.initializers.zeros, dtype=jnp.float32)
+        self.drop = Dropout(self.dropout)
+        self.classifier = nn.Dense(self.classes, dtype=jnp.float32)
+
+    def weights(self, encoded: Encoded) -> jax.Array:
+        """(B, positions) weights a, which sum to 1; positions in the order of the features, time first."""
+        x = encoded.features.reshape(len(encoded.features), -1, encoded.features.shape[-1])
+        scores = self.score(nn.tanh(self.hidden(x.astype(jnp.float32))))[..., 0]
+        if encoded.padding is not None:
+            scores = jnp.where(encoded.padding, jnp.finfo(scores.dtype).min, scores)
+        return nn.softmax(scores, axis=-1)
+
+    def pool(self, encoded: Encoded) -> jax.Array:
+        """The embedding z, (B, D)."""
+        x = encoded.features.reshape(len(encoded.features), -1, encoded.features.shape[-1]).astype(jnp.float32)
+        return jnp.einsum("bk,bkd->bd", self.weights(encoded), x)
+
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """Logits (B, classes) of embeddings (B, D)."""
+        return self.classifier(self.drop(x, train=train))
