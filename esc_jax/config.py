@@ -349,6 +349,10 @@ def _check_method(config: Any, flat: Mapping[str, Any]) -> None:
     """Raises ConfigError for options that the method, the model or the protocol excludes."""
     if (config.train.head_from_probe or config.method == "probe") and config.model.head.name != "linear":
         raise ConfigError(f"config.model.head.name={config.model.head.name}: a probe fits a linear head")
+    if (config.train.head_from_probe or config.method == "probe") and config.model.head.pooling != "mean":
+        raise ConfigError(
+            f"config.model.head.pooling={config.model.head.pooling}: a probe fits the linear layer alone; set it to mean"
+        )
     if config.data.mask_padding:
         if config.model.name not in models.PADDING_MASK_MODELS:
             raise ConfigError(

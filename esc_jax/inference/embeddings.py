@@ -58,7 +58,7 @@ def digest(model: Model, clips: Clips, views: int) -> str:
     parts: tuple[Any, ...]
     parts = (model.module.encoder, model.frontend, clips.fingerprint, clips.length, clips.sample_rate, views)
     parts += ("masked",) if clips.masked else ()
-    pooled = hasattr(model.module.head, "pool")  # the embedding depends on the head
+    pooled = model.module.pools
     parts += (model.module.head,) if pooled else ()
     checksum = hashlib.sha256(repr(parts).encode())
     weights = {name: tree if pooled else tree.get("encoder", {}) for name, tree in model.variables.items()}

@@ -54,7 +54,7 @@ class Classifier(EncoderModel):
     or None. Encoders reduce it to their frame rate by their published rule; CNNs ignore it. PRNG streams are "dropout",
     and "droppath" for stochastic depth and patch dropout. Running statistics are in the collection "batch_stats".
 
-    A head with a method `pool(encoded)` replaces the embedding by its own pooling of the features, (B, D).
+    A head whose `pools` is true replaces the embedding by `pool(encoded)`, (B, D), its own pooling of the features.
 
     Attributes:
         encoder: features → `Encoded`.
@@ -63,10 +63,15 @@ class Classifier(EncoderModel):
 
     head: nn.Module
 
+    @property
+    def pools(self) -> bool:
+        """Whether the embedding depends on the head."""
+        return bool(getattr(self.head, "pools", False))
+
     def encode(self, features: jax.Array, *, train: bool = False, padding: jax.Array | None = None) -> Encoded:
         """Applies the encoder and the pooling; use as `module.apply(variables, features, method="encode")`."""
         encoded = self.encoder(features, train=train, padding=padding)
-        return encoded.replace(embedding=self.head.pool(encoded)) if hasattr(self.head, "pool") else encoded
+        return encoded.replace(embedding=self.head.pool(encoded)) if self.pools else encoded
 
     def __call__(self, features: jax.Array, *, train: bool = False, padding: jax.Array | None = None) -> jax.Array:
         """Computes logits.

@@ -26,12 +26,7 @@ ENCODERS: dict[str, type] = {
     "resnet": ResNet,
 }
 PADDING_MASK_MODELS = ("beats", "hubert")  # exclude padding if they get a mask; the others ignore the mask
-HEADS: dict[str, type] = {
-    "linear": heads.Linear,
-    "projected": heads.Projected,
-    "mlp": heads.Mlp,
-    "attention": heads.Attention,
-}
+HEADS: dict[str, type] = {"linear": heads.Linear, "projected": heads.Projected, "mlp": heads.Mlp}
 
 # Fields that are not options of an architecture: the run sets them.
 _RUN_FIELDS = ("name", "parent", "dtype", "axis_name")
