@@ -2,8 +2,8 @@
 
     python -m esc_jax.main --config=configs/resnet18_cpu.py --config.data.dir=ESC-50-master --mode=crossval
 
-The start of the ablation of single ingredients, launch/ingredients.txt: rotation, crops with a change of speed, gain and
-mixup of waveforms. The config has not been run to its end; docs/results/ablations.md has shorter runs.
+Augmentation: rotation, crops with a change of speed, gain, and mixup of waveforms. The ablation of single ingredients,
+launch/ingredients.txt, starts from this config. It has not been run to its end.
 """
 
 from esc_jax import config as base

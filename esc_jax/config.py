@@ -351,7 +351,7 @@ def _check_method(config: Any, flat: Mapping[str, Any]) -> None:
         raise ConfigError(f"config.model.head.name={config.model.head.name}: a probe fits a linear head")
     if (config.train.head_from_probe or config.method == "probe") and config.model.head.pooling != "mean":
         raise ConfigError(
-            f"config.model.head.pooling={config.model.head.pooling}: a probe fits the linear layer alone; set it to mean"
+            f"config.model.head.pooling={config.model.head.pooling}: a probe fits the linear layer alone; use mean"
         )
     if config.data.mask_padding:
         if config.model.name not in models.PADDING_MASK_MODELS:
