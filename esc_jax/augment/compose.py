@@ -213,7 +213,7 @@ def augmentation_examples(
     def resampled(factor: float) -> jax.Array:
         return resample.random_resample(key, jnp.arange(1), clip[None], (factor,), 1.0)[0]
 
-    styles = [spectrogram.frequency_statistics(x) for x in (features, other_features)]
+    style, other_style = (spectrogram.frequency_statistics(x) for x in (features, other_features))
     return {
         "clip": clip,
         "gain": waveform.gain(key, clip, 12.0),
@@ -235,7 +235,7 @@ def augmentation_examples(
         "cut-mix, frequency": mix.cut_frequency(jnp.float32(0.7), clip, other, jnp.bool_(True)),
         "phase mix": mix.mix_phases(jnp.float32(0.75), clip, other),
         "mixup, spectrogram": mix.mix_linear(jnp.float32(0.6), features, other_features),
-        "frequency-MixStyle": spectrogram.exchange_statistics(jnp.float32(0.0), features, *styles, scale),
+        "frequency-MixStyle": spectrogram.exchange_statistics(jnp.float32(0.0), features, style, other_style, scale),
         "FilterAugment, step": features + frontend.decibel * filters["step"][None],
         "FilterAugment, linear": features + frontend.decibel * filters["linear"][None],
         "frequency warp": spectrogram.frequency_warp(key, features, 0.3),

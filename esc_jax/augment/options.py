@@ -123,9 +123,11 @@ def check(augment: Any, frontend: Any, prefix: str) -> None:
         if color not in waveform.NOISE_COLORS:
             known = ", ".join(waveform.NOISE_COLORS)
             raise ConfigError(f"config.{prefix}color_noise={augment.color_noise} must name some of {known}")
-    for low, high in (("color_noise_snr_min", "color_noise_snr_max"), ("filter_bands_min", "filter_bands_max")):
-        if augment[low] > augment[high]:
-            raise ConfigError(f"config.{prefix}{low}={augment[low]:g} is above config.{prefix}{high}={augment[high]:g}")
+    for least, most in (("color_noise_snr_min", "color_noise_snr_max"), ("filter_bands_min", "filter_bands_max")):
+        if augment[least] > augment[most]:
+            raise ConfigError(
+                f"config.{prefix}{least}={augment[least]:g} is above config.{prefix}{most}={augment[most]:g}"
+            )
     if augment.filter_db or augment.freq_mixstyle_alpha:
         _check_spectrogram(augment, frontend, prefix)
 

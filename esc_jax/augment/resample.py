@@ -3,7 +3,7 @@
 Speed and pitch change together, as with `waveform.crop`, but with a band-limited filter and for whole clips.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import fractions
 import functools
 
@@ -110,12 +110,16 @@ def random_resample(
         coin = jax.random.bernoulli(coin_key, probability)
         return jnp.where(coin, jax.random.randint(factor_key, (), 1, len(terms) + 1), 0), jax.random.uniform(place_key)
 
+    def change(terms: tuple[int, int], audio: jax.Array, offset: jax.Array) -> jax.Array:
+        return _place(resample(audio, *terms), time, offset)
+
     if draw == "batch":
         index, offset = choose(key)
-        ways = [lambda x, offset: x]
-        ways += [lambda x, offset, t=t: _place(resample(x, *t), time, offset) for t in terms]
-        return jax.lax.switch(index, ways, audio, offset)
+        ways: list[Callable[..., jax.Array]] = [lambda audio, offset: audio]
+        ways += [functools.partial(change, pair) for pair in terms]
+        changed: jax.Array = jax.lax.switch(index, ways, audio, offset)
+        return changed
     index, offset = jax.vmap(choose)(draws.keys_at(key, positions))
     place = jax.vmap(_place, (0, None, 0))
-    changed = [place(resample(audio, *t), time, offset) for t in terms]
-    return jnp.select([index[:, None] == n for n in range(1, len(terms) + 1)], changed, audio)
+    results = [place(resample(audio, *pair), time, offset) for pair in terms]
+    return jnp.select([index[:, None] == n for n in range(1, len(terms) + 1)], results, audio)
