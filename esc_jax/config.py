@@ -302,10 +302,8 @@ def check(config: ml_collections.ConfigDict) -> None:
 def _check_choices(flat: Mapping[str, Any]) -> None:
     choices = dict(_CHOICES)
     if objective := objectives.PRETRAINING.get(flat["pretrain.objective"]):
-        choices |= {
-            f"pretrain.{key}": allowed for key, allowed in objective.choices.items() if f"pretrain.{key}" in flat
-        }
-        choices |= {f"pretrain.augment.{key}": allowed for key, allowed in augmentations.CHOICES.items()}
+        stage = dict(objective.choices) | {f"augment.{key}": names for key, names in augmentations.CHOICES.items()}
+        choices |= {f"pretrain.{key}": allowed for key, allowed in stage.items() if f"pretrain.{key}" in flat}
     for key, allowed in choices.items():
         if flat[key] not in allowed:
             near = difflib.get_close_matches(str(flat[key]), [choice for choice in allowed if choice], 1)

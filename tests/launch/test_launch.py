@@ -260,9 +260,12 @@ def test_every_ingredient_is_a_training_step(ingredients):
         variables = jax.eval_shape(initialize, jax.random.key(0))
         optimizer = optim.build(config.optim, variables["params"], 10, 10)
         step = steps.train_step(Supervised(config, model, task), optimizer, config.optim, ema=config.train.ema)
-        state = jax.eval_shape(lambda v, o=optimizer: states.create(v, o, 0, ema=True), variables)
+        state = jax.eval_shape(lambda v, o=optimizer: states.create(v, o, ema=True), variables)
         samples = round(config.data.clip_s * config.data.sample_rate)
-        batch = {"audio": jax.ShapeDtypeStruct((1, 8, samples), np.int16), "label": jax.ShapeDtypeStruct((1, 8), int)}
+        batch = {
+            "audio": jax.ShapeDtypeStruct((1, 8, samples), np.int16),
+            "label": jax.ShapeDtypeStruct((1, 8), np.int32),
+        }
         mapped = jax.vmap(step, in_axes=(None, 0), axis_name=devices.AXIS)
         _, metrics = jax.eval_shape(mapped, state, batch)
         assert metrics["loss"].shape == (1,)
