@@ -63,7 +63,7 @@ def input_parts(config: Any, model: Any, audio: Any) -> dict[str, tuple[Callable
 
         parts["mixing"] = (mix, (key, augmented))
     features = jax.jit(model.frontend)(augmented)
-    spectrograms = functools.partial(compose.augment_spectrograms, augment)
+    spectrograms = functools.partial(compose.augment_spectrograms, augment, frontend=model.frontend)
     parts["spectrograms"] = (lambda key, x: spectrograms(key, positions, x), (key, features))
     return parts
 

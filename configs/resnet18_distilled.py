@@ -13,15 +13,6 @@ from esc_jax import config as base
 
 def get_config():
     """The config of the experiment."""
-    config = base.load("resnet34_cpu")
-    config.model.encoder.stage_sizes = (2, 2, 2, 2)
-    config.model.encoder.width = 16
-    config.model.head.dropout = 0.0
+    config = base.load("resnet18_cpu")
     config.distill.teacher = "mn04_as"
-    config.augment.mixup_alpha = 1.0
-    config.augment.time_mask = 0
-    config.augment.freq_mask = 0
-    config.augment.frequency_warp = 0.0
-    config.train.label_smoothing = 0.0
-    config.train.epochs = 400
     return config

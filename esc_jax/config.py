@@ -15,7 +15,8 @@ from typing import Any
 
 import ml_collections
 
-from esc_jax.augment import compose, mix, views
+from esc_jax.augment import mix, views
+from esc_jax.augment import options as augmentations
 from esc_jax.data import folds, resident
 from esc_jax.data.download import URL
 from esc_jax.errors import ConfigError, first_line
@@ -71,7 +72,7 @@ def defaults(model: str, head: str = "linear", frontend: str = "log_mel") -> ml_
                 "synthetic_seed": 0,
             },
             "frontend": frontends.defaults(frontend),
-            "augment": compose.defaults(),
+            "augment": augmentations.defaults(),
             "model": models.defaults(model, head),
             "optim": optim.defaults(),
             "pretrain": {"objective": ""},  # replaced by `pretrain_defaults(OBJECTIVE)`
@@ -123,7 +124,7 @@ def pretrain_defaults(objective: str) -> ml_collections.ConfigDict:
         "batch_size": 128,
         "checkpoint_epochs": 5,
         "monitor_epochs": 10,  # epochs between two evaluations of the embeddings
-        "augment": compose.defaults(),
+        "augment": augmentations.defaults(),
         "optim": optim.defaults(),
     }
     specific = objectives.defaults(objective)
@@ -237,21 +238,7 @@ _PRETRAIN_RANGES: dict[str, tuple[float, float]] = {
     "pretrain.checkpoint_epochs": (1, 1 << 20),
     "pretrain.monitor_epochs": (1, 1 << 20),
 }
-_AUGMENT_RANGES: dict[str, tuple[float, float]] = {
-    "augment.roll": (0, 1),
-    "augment.crop_s": (0, 3600),
-    "augment.crop_tries": (1, 100),
-    "augment.speed_octaves": (0, 2),
-    "augment.gain_db": (0, 60),
-    "augment.noise": (0, 10),
-    "augment.mixup_alpha": (0, 100),
-    "augment.mixup_probability": (0, 1),
-    "augment.mixup_start_epoch": (0, 1 << 20),
-    "augment.frequency_warp": (0, 0.5),
-    "augment.time_mask": (0, 10_000),
-    "augment.freq_mask": (0, 10_000),
-    "augment.mask_count": (1, 20),
-}
+_AUGMENT_RANGES = {f"augment.{key}": limits for key, limits in augmentations.RANGES.items()}
 _CHOICES: dict[str, Sequence[str]] = {
     "protocol": folds.PROTOCOLS,
     "method": ("train", "probe"),
@@ -262,9 +249,7 @@ _CHOICES: dict[str, Sequence[str]] = {
     "data.on_device": resident.MODES,
     "eval.views": views.KINDS,
     "eval.view_average": ("probabilities", "logits"),
-    "augment.mixup_on": ("waveform", "spectrogram"),
-    "augment.mixup_draw": ("batch", "example"),
-    "augment.mixup_targets": ("share", "union"),
+    **{f"augment.{key}": names for key, names in augmentations.CHOICES.items()},
     "train.loss": Supervised.choices["loss"],
     "model.dtype": ("float32", "bfloat16"),
 }
@@ -330,9 +315,8 @@ def check(config: ml_collections.ConfigDict) -> None:
 def _check_choices(flat: Mapping[str, Any]) -> None:
     choices = dict(_CHOICES)
     if objective := objectives.PRETRAINING.get(flat["pretrain.objective"]):
-        choices |= {
-            f"pretrain.{key}": allowed for key, allowed in objective.choices.items() if f"pretrain.{key}" in flat
-        }
+        stage = dict(objective.choices) | {f"augment.{key}": names for key, names in augmentations.CHOICES.items()}
+        choices |= {f"pretrain.{key}": allowed for key, allowed in stage.items() if f"pretrain.{key}" in flat}
     for key, allowed in choices.items():
         if flat[key] not in allowed:
             near = difflib.get_close_matches(str(flat[key]), [choice for choice in allowed if choice], 1)
@@ -369,19 +353,24 @@ def _check_augment(config: Any, prefix: str) -> None:
         )
     if augment.speed_octaves and not augment.crop_s:
         raise ConfigError(f"config.{prefix}augment.speed_octaves needs a crop: set config.{prefix}augment.crop_s")
+    augmentations.check(augment, config.frontend, f"{prefix}augment.")
 
 
 def _check_method(config: Any, flat: Mapping[str, Any]) -> None:
     """Raises ConfigError for options that the method, the model or the protocol excludes."""
     if (config.train.head_from_probe or config.method == "probe") and config.model.head.name != "linear":
         raise ConfigError(f"config.model.head.name={config.model.head.name}: a probe fits a linear head")
+    if (config.train.head_from_probe or config.method == "probe") and config.model.head.pooling != "mean":
+        raise ConfigError(
+            f"config.model.head.pooling={config.model.head.pooling}: a probe fits the linear layer alone; use mean"
+        )
     if config.data.mask_padding:
         if config.model.name not in models.PADDING_MASK_MODELS:
             raise ConfigError(
                 f"config.data.mask_padding=True: model.name={config.model.name} has no padding mask; the models that"
                 f" have one are {' and '.join(models.PADDING_MASK_MODELS)}"
             )
-        for key in ("pretrain.objective", "augment.crop_s"):
+        for key in ("pretrain.objective", "augment.crop_s", "augment.resample"):
             if flat[key]:
                 raise ConfigError(f"config.{key}={flat[key]} requires config.data.mask_padding=False")
     if config.method == "probe":
@@ -409,6 +398,11 @@ def _check_method(config: Any, flat: Mapping[str, Any]) -> None:
     if config.augment.mel_jitter and config.frontend.name != "efficientat_mel":
         raise ConfigError(
             f"config.augment.mel_jitter=True requires frontend.name=efficientat_mel, not {config.frontend.name}"
+        )
+    if config.train.label_smoothing and config.train.loss == "binary":
+        raise ConfigError(
+            f"config.train.label_smoothing={config.train.label_smoothing:g} is for the cross-entropy of one class:"
+            " set it to 0 with config.train.loss=binary"
         )
     _check_mixup(config)
     _check_views(config)

@@ -2,10 +2,13 @@
 
     python launch/ablate.py --config=configs/resnet34_cpu.py --sweep train.epochs=20 \\
         --sweep augment.mixup_alpha=0,0.3 --sweep augment.time_mask=0,20 --folds=1,2 --seeds=0,1 --runs=runs/mixup
+    python launch/ablate.py @launch/ingredients.txt --config.data.dir=ESC-50-master --runs=runs/ingredients
     python launch/ablate.py … --at_once=4 --gpus=1     four runs at a time on this machine, one GPU each
     python launch/ablate.py … --slurm --partition=gpu --gpus=1 --hours=4 --at_once=16
 
-Every combination is a run in a subfolder of RUNS, named after the settings that differ. Finished runs are skipped. A
+Every combination is a run in a subfolder of RUNS, named after the settings that differ. Each --change is one more run,
+with one or several settings changed; all changes are compared with the config itself. @FILE reads arguments from a
+file, one a line; lines that begin with # are skipped. Finished runs are skipped. A
 run that fails is retried once and then excluded. To resume an interrupted sweep, run the same command again.
 RUNS/ablation.md lists all runs and compares the values of each setting on the same clips, with all other settings,
 folds and seeds equal.
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 75  # exit status of a run that was stopped by a signal with its state saved
 Grid = dict[str, list[str]]  # setting → its values, as text
+_CHANGE, _UNCHANGED = "change", "none"  # the setting of a grid whose values are names of changes
 Slot = tuple[list[int], dict[str, str]]  # cores and environment of one of the runs at a time
 
 
@@ -99,6 +103,39 @@ def parse_sweeps(sweeps: Sequence[str], config: Any) -> Grid:
     return grid
 
 
+def parse_changes(changes: Sequence[str], config: Any, fixed: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Name → settings of arguments "name: key=value key=value", after the name "none" without settings.
+
+    Args:
+        changes: the arguments; without any, the result is empty.
+        config: that is changed.
+        fixed: keys that are swept or set for all runs.
+
+    Raises:
+        AblationError: an argument has another form, or the config does not have a key.
+    """
+    from esc_jax import config as configs
+
+    known = configs.flatten(config)
+    parsed: dict[str, dict[str, str]] = {_UNCHANGED: {}} if changes else {}
+    for change in changes:
+        name, colon, text = change.partition(":")
+        settings = dict(part.removeprefix("config.").partition("=")[::2] for part in text.split())
+        if not colon or not re.fullmatch(r"[\w-]+", name) or not settings or not all(settings.values()):
+            raise AblationError(
+                f"--change {change}: give a name and settings, for example loud: augment.gain_db=12 augment.noise=0.1"
+            )
+        if name in parsed:
+            raise AblationError(f"--change {change}: the name {name} is used twice")
+        for key in settings:
+            if key not in known:
+                raise AblationError(f"--change {change}: {configs.nearest(key, config)}")
+            if key in fixed:
+                raise AblationError(f"--change {change}: {key} is set for all runs, or swept")
+        parsed[name] = settings
+    return parsed
+
+
 def plan(options: argparse.Namespace, grid: Grid) -> list[Run]:
     """The runs of all combinations of the grid.
 
@@ -121,7 +158,9 @@ def plan(options: argparse.Namespace, grid: Grid) -> list[Run]:
         settings = dict(zip(grid, values, strict=True))
         varied = [f"{key.rsplit('.', 1)[-1]}={settings[key]}" for key in grid if len(grid[key]) > 1]
         workdir = pathlib.Path(options.runs).resolve() / (",".join(varied).replace("/", "_") or "run")
-        overrides = [f"--config.{key}={value}" for key, value in settings.items()]
+        changed = {key: value for key, value in settings.items() if key != _CHANGE}
+        changed |= options.changes.get(settings.get(_CHANGE), {})
+        overrides = [f"--config.{key}={value}" for key, value in changed.items()]
         command = [sys.executable, "-m", "esc_jax.main", *common, *overrides, *options.rest, f"--workdir={workdir}"]
         if any(workdir == run.workdir for run in runs):
             raise AblationError(f"two runs would have the name {workdir.name}: give each value once")
@@ -310,13 +349,27 @@ def summary(runs: Sequence[Run], grid: Grid, failed: dict[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose files may have empty lines and comments."""
+
+    def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
+        """The argument of a line."""
+        line = arg_line.strip()
+        return [] if line.startswith("#") or not line else [line]
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    parser = _Parser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        fromfile_prefix_chars="@",
     )
     parser.add_argument("--config", required=True, help="the experiment: a file, or the name of one in configs/")
     values = "a setting and its values; tuples in brackets"
     parser.add_argument("--sweep", action="append", default=[], metavar="KEY=A,B", help=values)
+    change = "one more run with these settings; may be repeated"
+    parser.add_argument("--change", action="append", default=[], metavar="NAME: KEY=VALUE …", help=change)
     parser.add_argument("--folds", default="", help="test folds (default: all)")
     parser.add_argument("--seeds", default="0", help="consecutive seeds (default: %(default)s)")
     parser.add_argument("--runs", required=True, help="folder of the runs")
@@ -338,7 +391,14 @@ def main(argv: list[str] | None = None) -> None:
             raise AblationError(f"--at_once={options.at_once} must be 1 or more")
         from esc_jax import config as configs
 
-        grid = parse_sweeps(options.sweep, configs.load(options.config))
+        config = configs.load(options.config)
+        grid = parse_sweeps(options.sweep, config)
+        # A setting on the command line replaces that of a file.
+        options.rest = list({word.partition("=")[0]: word for word in options.rest}.values())
+        everywhere = [word.removeprefix("--config.").partition("=")[0] for word in options.rest]
+        options.changes = parse_changes(options.change, config, [*grid, *everywhere])
+        if options.changes:
+            grid[_CHANGE] = list(options.changes)
         runs = plan(options, grid)
     except (AblationError, ValueError) as error:
         sys.stderr.write(f"esc_jax: {error}\n")

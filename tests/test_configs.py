@@ -79,6 +79,16 @@ def test_files_that_are_no_configs_are_an_error(tmp_path):
             "union",
             "mixup_targets=union gives several classes: set config.train.loss to binary",
         ),
+        ("augment.resample", (0.8, 3.0), "augment.resample=.*a factor must be a number from 0.5 to 2 .*such as 0.8"),
+        ("augment.resample", (0.8123,), "augment.resample=.*a fraction of whole numbers up to 100"),
+        ("augment.resample", ("x",), "augment.resample=.*a factor must be a number"),
+        ("augment.resample_draw", "epoch", "augment.resample_draw=epoch: choose one of batch, example"),
+        ("augment.color_noise", ("pnik",), "augment.color_noise=.* must name some of white, pink, red, blue, violet"),
+        ("augment.color_noise_snr_min", 40.0, "color_noise_snr_min=40 is above config.augment.color_noise_snr_max=35"),
+        ("augment.equalizer_bands", 99, "augment.equalizer_bands=99 is out of range"),
+        ("augment.wave_mask", 1.0, "augment.wave_mask=1.0 is out of range"),
+        ("augment.filter_kind", "steps", "augment.filter_kind=steps: choose one of step, linear; did you mean step?"),
+        ("augment.filter_bands_min", 9, "filter_bands_min=9 is above config.augment.filter_bands_max=5"),
         ("augment.mixup_draw", "epoch", "augment.mixup_draw=epoch: choose one of batch, example"),
         ("distill.weight", 2.0, "distill.weight=2.0 is out of range"),
         ("augment.speed_octaves", 0.1, "speed_octaves needs a crop"),
@@ -100,6 +110,37 @@ def test_values_that_cannot_run_are_an_error(key, value, message):
     configs.check(config)
     config.update_from_flattened_dict({key: value})
     with pytest.raises(ConfigError, match=message):
+        configs.check(config)
+
+
+def test_filters_need_a_spectrogram_with_enough_bins():
+    config = configs.defaults("resnet")
+    config.augment.update(filter_db=6.0, filter_narrowest=30)
+    with pytest.raises(
+        ConfigError, match="filter_bands_max=5 bands of .*30 bins need 150 bins, and the frontend has 128"
+    ):
+        configs.check(config)
+    for key in ("filter_db", "freq_mixstyle_alpha"):
+        config = configs.defaults("hubert", frontend="raw")
+        config.augment[key] = 1.0
+        with pytest.raises(ConfigError, match=f"{key}=1 changes a logarithmic spectrogram, and frontend.name=raw"):
+            configs.check(config)
+
+
+def test_label_smoothing_is_for_one_class():
+    config = configs.defaults("resnet")
+    config.train.label_smoothing = 0.1
+    configs.check(config)
+    config.train.loss = "binary"
+    with pytest.raises(ConfigError, match="label_smoothing=0.1 is for the cross-entropy of one class: set it to 0"):
+        configs.check(config)
+
+
+@pytest.mark.parametrize(("key", "value"), [("method", "probe"), ("train.head_from_probe", True)])
+def test_a_probe_has_no_attention(key, value):
+    config = configs.defaults("resnet")
+    config.update_from_flattened_dict({key: value, "model.head.pooling": "attention"})
+    with pytest.raises(ConfigError, match="config.model.head.pooling=attention: a probe fits the linear layer alone"):
         configs.check(config)
 
 
@@ -137,6 +178,9 @@ def test_a_config_has_the_keys_of_its_objective_only(objective):
         ("simclr", "batch_size", 1, "pretrain.batch_size=1 is out of range: it must be between 2 and"),
         ("simclr", "augment.mixup_alpha", 0.3, "mixup_alpha mixes labels: use config.pretrain.background_mix"),
         ("simclr", "augment.mel_jitter", True, "pretrain.augment.mel_jitter=True has no effect"),
+        ("simclr", "augment.filter_kind", "x", "pretrain.augment.filter_kind=x: choose one of step, linear"),
+        ("simclr", "augment.resample", (9,), "config.pretrain.augment.resample=.*a factor must be a number"),
+        ("masked", "augment.filter_db", 3.0, "pretrain.augment.filter_db=3.0 has no effect in masked prediction"),
         ("simclr", "augment.crop_s", 9.0, "pretrain.augment.crop_s=9 is longer than the clips"),
         ("simclr", "optim.lr", 0.0, "config.pretrain.optim.lr=0.0 must be above 0"),
         ("simclr", "optim.b1", 1.0, "config.pretrain.optim.b1=1.0 is out of range"),

@@ -3,8 +3,16 @@
 Settings are Python numbers; each augmentation is the identity if its setting is zero.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+# Colour of noise → exponent β of its power density, which is proportional to f^β.
+NOISE_COLORS: dict[str, float] = {"white": 0.0, "pink": -1.0, "red": -2.0, "blue": 1.0, "violet": 2.0}
+_FLAT_HZ = 20.0  # below, the density is constant: the rest of red noise would not be heard
+_MASK_LEVEL = 1e-6
 
 
 def gain(key: jax.Array, waveform: jax.Array, decibels: float) -> jax.Array:
@@ -54,6 +62,79 @@ def noise(key: jax.Array, waveform: jax.Array, amount: float) -> jax.Array:
     level = jax.random.uniform(level_key, maxval=amount)
     rms = jnp.sqrt(jnp.mean(jnp.square(waveform)))
     return waveform + level * rms * jax.random.normal(noise_key, waveform.shape)
+
+
+def colored_noise(key: jax.Array, samples: int, exponent: jax.Array, sample_rate: int) -> jax.Array:
+    """(samples,) Gaussian noise of unit RMS whose power density is proportional to f^exponent above 20 Hz.
+
+    The spectrum is drawn, and transformed with a length that is a power of two.
+
+    Args:
+        key: PRNG key.
+        samples: length.
+        exponent: a scalar; see `NOISE_COLORS`.
+        sample_rate: Hz.
+    """
+    size = 1 << max(1, samples - 1).bit_length()
+    octaves = np.log2(np.maximum(np.arange(size // 2 + 1) * (sample_rate / size) / _FLAT_HZ, 1.0)).astype(np.float32)
+    real, imaginary = jax.random.normal(key, (2, size // 2 + 1))
+    amplitude = jnp.exp2(0.5 * exponent * octaves).at[0].set(0.0)
+    noise = jnp.fft.irfft(jax.lax.complex(amplitude * real, amplitude * imaginary), size)[:samples]
+    return noise * jax.lax.rsqrt(jnp.mean(jnp.square(noise)))
+
+
+def add_colored_noise(
+    key: jax.Array,
+    waveform: jax.Array,
+    sample_rate: int,
+    colors: Sequence[str],
+    snr_db: tuple[float, float],
+    probability: float = 0.5,
+) -> jax.Array:
+    """Adds noise of one of several colours at a signal-to-noise ratio that is uniform in a range of dB.
+
+    EAT (Gazneli et al. 2022) draws 30 to 35 dB. Silence is not changed.
+
+    Args:
+        key: PRNG key.
+        waveform: (time,).
+        sample_rate: Hz.
+        colors: keys of `NOISE_COLORS`.
+        snr_db: lowest and highest ratio of the powers of the waveform and the noise.
+        probability: of noise.
+    """
+    coin_key, color_key, level_key, noise_key = jax.random.split(key, 4)
+    exponents = jnp.array([NOISE_COLORS[color] for color in colors])
+    exponent = exponents[jax.random.randint(color_key, (), 0, len(colors))]
+    ratio = jax.random.uniform(level_key, minval=snr_db[0], maxval=snr_db[1])
+    level = jnp.sqrt(jnp.mean(jnp.square(waveform))) * 10.0 ** (-ratio / 20.0)
+    level = jnp.where(jax.random.bernoulli(coin_key, probability), level, 0.0)
+    return waveform + level * colored_noise(noise_key, waveform.shape[-1], exponent, sample_rate)
+
+
+def mask(key: jax.Array, waveform: jax.Array, fraction: float, probability: float = 0.5) -> jax.Array:
+    """Replaces a random part of the waveform by Gaussian noise of 1e-6 (EAT, Gazneli et al. 2022: 5 %).
+
+    Args:
+        key: PRNG key.
+        waveform: (time,).
+        fraction: length of the part, as a fraction of the waveform.
+        probability: of a mask.
+    """
+    coin_key, start_key, noise_key = jax.random.split(key, 3)
+    time = waveform.shape[-1]
+    width = max(1, round(fraction * time))
+    start = jax.random.randint(start_key, (), 0, time - width + 1)
+    index = jnp.arange(time)
+    masked = (index >= start) & (index < start + width) & jax.random.bernoulli(coin_key, probability)
+    # Repeated noise: a part contains each of its values once, and few are drawn.
+    noise = jnp.tile(_MASK_LEVEL * jax.random.normal(noise_key, (width,)), -(-time // width))[:time]
+    return jnp.where(masked, noise, waveform)
+
+
+def flip_sign(key: jax.Array, waveform: jax.Array, probability: float) -> jax.Array:
+    """Multiplies the waveform by −1 with a probability."""
+    return jnp.where(jax.random.bernoulli(key, probability), -waveform, waveform)
 
 
 def _loudest_start(key: jax.Array, waveform: jax.Array, window: jax.Array, tries: int) -> jax.Array:

@@ -150,6 +150,11 @@ def prepare(config: Any, folder: pathlib.Path) -> Run:
     split = dataset.split_clips(config, clips)
     logging.info("training on %s", devices.device_name())
     dataset.log_split(task, clips, split)
+    if task.name == "multi_label" and config.train.label_smoothing:
+        logging.info(
+            "config.train.label_smoothing=%g is not used: the loss of a multi-label task is the binary cross-entropy",
+            config.train.label_smoothing,
+        )
     if len(split.train) < config.train.batch_size:
         raise ConfigError(
             f"config.train.batch_size={config.train.batch_size} is larger than the number of training clips,"

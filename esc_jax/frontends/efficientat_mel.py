@@ -9,6 +9,7 @@ F. Schmid et al., ICASSP 2023 (github.com/fschmid56/EfficientAT).
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -85,6 +86,11 @@ class EfficientATMel:
     def log_scale(self) -> float:
         """Divisor of the natural logarithm in the features."""
         return 5.0
+
+    @property
+    def decibel(self) -> float:
+        """What a gain of 1 dB adds to the features of a sound well above the floor."""
+        return 0.1 * math.log(10.0) / self.log_scale
 
     @property
     def bank(self) -> np.ndarray:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -78,6 +79,11 @@ class KaldiFbank:
     def log_scale(self) -> float:
         """Divisor of the natural logarithm in the features."""
         return 2 * self.std
+
+    @property
+    def decibel(self) -> float:
+        """What a gain of 1 dB adds to the features of a sound well above the floor."""
+        return (0.1 if self.power else 0.05) * math.log(10.0) / self.log_scale
 
     @property
     def samples(self) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -125,6 +126,11 @@ class LogMel:
     def log_scale(self) -> float:
         """Divisor of the natural logarithm in the features."""
         return self.std
+
+    @property
+    def decibel(self) -> float:
+        """What a gain of 1 dB adds to the features of a sound well above the floor."""
+        return 0.1 * math.log(10.0) / self.log_scale
 
     @property
     def bank(self) -> np.ndarray:

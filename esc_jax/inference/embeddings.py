@@ -55,13 +55,15 @@ def load_encoder(path: str, sample_rate: int | None = None) -> Model:
 def digest(model: Model, clips: Clips, views: int) -> str:
     """An identifier of the result of `embed_clips`.
 
-    It changes with the encoder, its weights, the frontend, the clips and the number of views.
+    It changes with the encoder, a head that pools, their weights, the frontend, the clips and the number of views.
     """
     parts: tuple[Any, ...]
     parts = (model.module.encoder, model.frontend, clips.fingerprint, clips.length, clips.sample_rate, views)
     parts += ("masked",) if clips.masked else ()
+    pooled = model.module.pools
+    parts += (model.module.head,) if pooled else ()
     checksum = hashlib.sha256(repr(parts).encode())
-    weights = {name: tree.get("encoder", {}) for name, tree in model.variables.items()}
+    weights = {name: tree if pooled else tree.get("encoder", {}) for name, tree in model.variables.items()}
     update_hash(checksum, weights)
     return checksum.hexdigest()[:16]
 

@@ -18,8 +18,8 @@ from esc_jax.models.encoder import Encoded
 from esc_jax.models.limits import Constraint
 from esc_jax.ops.batch_norm import BatchNorm
 from esc_jax.ops.depthwise import depthwise_conv, pointwise_conv
+from esc_jax.ops.dropout import drop_path
 from esc_jax.ops.windows import Pads, Pair
-from esc_jax.runtime.devices import example_keys
 
 _conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -225,9 +225,7 @@ class MBConv(nn.Module):
         if not spec.residual:
             return y
         if train and self.drop_rate > 0:
-            keys = example_keys(self.make_rng("droppath"), len(x))
-            keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.drop_rate, (1, 1, 1)))(keys)
-            y = jnp.where(keep, y / (1 - self.drop_rate), jnp.zeros((), y.dtype))
+            y = drop_path(self.make_rng("droppath"), self.drop_rate, y)
         return x + y
 
 

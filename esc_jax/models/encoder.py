@@ -54,12 +54,24 @@ class Classifier(EncoderModel):
     or None. Encoders reduce it to their frame rate by their published rule; CNNs ignore it. PRNG streams are "dropout",
     and "droppath" for stochastic depth and patch dropout. Running statistics are in the collection "batch_stats".
 
+    A head whose `pools` is true replaces the embedding by `pool(encoded)`, (B, D), its own pooling of the features.
+
     Attributes:
         encoder: features → `Encoded`.
         head: embedding (B, D) → logits (B, classes).
     """
 
     head: nn.Module
+
+    @property
+    def pools(self) -> bool:
+        """Whether the embedding depends on the head."""
+        return bool(getattr(self.head, "pools", False))
+
+    def encode(self, features: jax.Array, *, train: bool = False, padding: jax.Array | None = None) -> Encoded:
+        """Applies the encoder and the pooling; use as `module.apply(variables, features, method="encode")`."""
+        encoded = self.encoder(features, train=train, padding=padding)
+        return encoded.replace(embedding=self.head.pool(encoded)) if self.pools else encoded
 
     def __call__(self, features: jax.Array, *, train: bool = False, padding: jax.Array | None = None) -> jax.Array:
         """Computes logits.
@@ -72,7 +84,7 @@ class Classifier(EncoderModel):
         Returns:
             (B, classes).
         """
-        return self.head(self.encoder(features, train=train, padding=padding).embedding, train=train)
+        return self.head(self.encode(features, train=train, padding=padding).embedding, train=train)
 
     def classify(self, embedding: jax.Array) -> jax.Array:
         """Applies the head to (B, D) embeddings; use as `module.apply(variables, embedding, method="classify")`."""

@@ -11,6 +11,7 @@ from esc_jax.models.encoder import Encoded
 from esc_jax.models.limits import MAX_LAYERS, MAX_SIZE, Constraint
 from esc_jax.ops.batch_norm import BatchNorm
 from esc_jax.ops.convolution import Conv
+from esc_jax.ops.dropout import drop_path
 from esc_jax.ops.max_pool import max_pool
 
 # He et al. 2015, fan out: keeps the variance of the gradients through the blocks.
@@ -18,11 +19,15 @@ _he_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class BasicBlock(nn.Module):
-    """x + f(x) with two 3×3 convolutions and batch normalization; x is projected if the shape changes."""
+    """x + f(x) with two 3×3 convolutions and batch normalization; x is projected if the shape changes.
+
+    In training, f(x) is dropped for an example at `drop_rate` (PRNG stream "droppath"), see `ops.dropout.drop_path`.
+    """
 
     features: int
     strides: int
     zero_init: bool
+    drop_rate: float
     dtype: jnp.dtype
     axis_name: str | None
 
@@ -39,6 +44,8 @@ class BasicBlock(nn.Module):
         y = norm(name="bn2", scale_init=scale_init)(y, train)
         if x.shape != y.shape:
             x = norm(name="bn_shortcut")(conv(self.features, (1, 1), strides, name="conv_shortcut")(x), train)
+        if train and self.drop_rate > 0:
+            y = drop_path(self.make_rng("droppath"), self.drop_rate, y)
         return nn.relu(x + y)
 
 
@@ -49,6 +56,8 @@ class ResNet(nn.Module):
         stage_sizes: blocks per stage; (2, 2, 2, 2) is ResNet-18.
         width: channels of the first stage, doubled in each further one; 64 is the published width.
         zero_init: initialize the last batch-norm scale of every block with zeros.
+        drop_path: stochastic depth of the last block (Huang et al. 2016); of L blocks, block l has the rate
+            `drop_path` · l / L.
         dtype: of the computation; parameters are float32.
         axis_name: mapped axis over which batch statistics are averaged in training, or None.
     """
@@ -56,6 +65,7 @@ class ResNet(nn.Module):
     stage_sizes: Sequence[int] = (3, 4, 6, 3)
     width: int = 64
     zero_init: bool = True
+    drop_path: float = 0.0
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
 
@@ -71,7 +81,7 @@ class ResNet(nn.Module):
 
         Args:
             x: (B, frames, bins).
-            train: use batch statistics.
+            train: use batch statistics and stochastic depth.
             padding: ignored: padding is silence.
 
         Returns:
@@ -83,12 +93,15 @@ class ResNet(nn.Module):
         norm = BatchNorm(momentum=0.9, dtype=self.dtype, axis_name=self.axis_name, name="bn_stem")
         x = nn.relu(norm(x, train))
         x = max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        number, total = 0, sum(self.stage_sizes)
         for stage, blocks in enumerate(self.stage_sizes):
             for block in range(blocks):
+                number += 1
                 x = BasicBlock(
                     features=self.width * 2**stage,
                     strides=2 if stage and not block else 1,
                     zero_init=self.zero_init,
+                    drop_rate=self.drop_path * number / total,
                     dtype=self.dtype,
                     axis_name=self.axis_name,
                     name=f"stage{stage + 1}_block{block + 1}",

@@ -11,7 +11,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from esc_jax.augment import compose
+from esc_jax.augment import draws
 from esc_jax.errors import ConfigError
 from esc_jax.frontends import registry as frontends
 from esc_jax.models.model import Model, Variables
@@ -180,13 +180,13 @@ class ByolA(Objective):
         feature_key, share_key, order_key, crop_key = jax.random.split(key, 4)
         features = augmented_features(config, self._model, feature_key, audio)
         positions = devices.example_positions(len(audio))
-        partner = compose.random_partners(order_key, config.batch_size)[positions]
-        shares = config.mixup_ratio * jax.vmap(jax.random.uniform)(compose.keys_at(share_key, positions))
+        partner = draws.random_partners(order_key, config.batch_size)[positions]
+        shares = config.mixup_ratio * jax.vmap(jax.random.uniform)(draws.keys_at(share_key, positions))
         mixed = jax.vmap(lambda share, one, other: log_mixup(share, one, other, self._scale))(
             shares, features, devices.all_gather(features)[partner]
         )
         crop = lambda key, x: random_resize_crop(key, x, config.crop_min, config.crop_max)  # noqa: E731
-        return jax.vmap(crop)(compose.keys_at(crop_key, positions), mixed)
+        return jax.vmap(crop)(draws.keys_at(crop_key, positions), mixed)
 
     def inputs(self, constants: Any, key: jax.Array, batch: Batch) -> jax.Array:
         """(rows, 2, frames, bins) two views of each clip, standardized over the global batch."""

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from esc_jax.augment import compose
+from esc_jax.augment import draws
 from esc_jax.errors import ConfigError
 from esc_jax.models import heads
 from esc_jax.models.encoder import Classifier
@@ -202,7 +202,7 @@ class Masked(Objective):
     @classmethod
     def check(cls, config: Any) -> None:
         """Augmentations of the spectrogram have no effect here: the mask is drawn after the frontend."""
-        for key in ("frequency_warp", "time_mask", "freq_mask"):
+        for key in ("frequency_warp", "time_mask", "freq_mask", "filter_db", "freq_mixstyle_alpha"):
             if config.pretrain.augment[key]:
                 raise ConfigError(
                     f"config.pretrain.augment.{key}={config.pretrain.augment[key]} has no effect in masked prediction:"
@@ -265,7 +265,7 @@ class Masked(Objective):
         tokens, vectors = self._targets(constants, audio, features)
         rows, columns = self._grid
         config = self._config
-        keys = compose.keys_at(mask_key, devices.example_positions(len(audio)))
+        keys = draws.keys_at(mask_key, devices.example_positions(len(audio)))
         mask = jax.vmap(
             lambda key: random_mask(key, rows, columns, config.mask_ratio, config.mask_kind, config.mask_block)
         )(keys)

@@ -44,19 +44,20 @@ class Supervised(Objective):
         self.module = model.module
         self._augment = config.augment
         self._batch_size = config.train.batch_size
-        self._smoothing = config.train.label_smoothing
         self._model = model
         self._task = task
         self._class_weights = class_weights
         self._steps_per_epoch = steps_per_epoch
-        self._loss = tasks.get("multi_label" if config.train.loss == "binary" else task.name).loss
+        loss_task = tasks.get("multi_label" if config.train.loss == "binary" else task.name)
+        self._loss = loss_task.loss
+        self._smoothing = 0.0 if loss_task.name == "multi_label" else config.train.label_smoothing
 
     @staticmethod
     def defaults() -> dict[str, Any]:
         """Keys of `train`.
 
-        `label_smoothing`: share of the target that is spread over all classes. `loss`: "task", or "binary" for the sum
-        of the binary cross-entropies of all classes, whatever the task is.
+        `label_smoothing`: share of the target that is spread over all classes; not used with the binary cross-entropy.
+        `loss`: "task", or "binary" for the sum of the binary cross-entropies of all classes, whatever the task is.
         """
         return {"label_smoothing": 0.0, "loss": "task"}
 
@@ -82,7 +83,8 @@ class Supervised(Objective):
         targets = self._task.targets(batch["label"], len(self._model.classes), self._smoothing)
         padding = padding_mask(samples, audio.shape[-1])
         if not augment.mixup_alpha:
-            features = compose.augment_spectrograms(augment, spec_key, positions, frontend(audio, padding))
+            features = frontend(audio, padding)
+            features = compose.augment_spectrograms(augment, spec_key, positions, features, self._model.frontend)
             return Examples(features, targets, padding), audio
         share, partner = compose.mixup_pairs(augment, mix_key, positions, self._batch_size)
         if augment.mixup_start_epoch:
@@ -100,7 +102,7 @@ class Supervised(Objective):
             features = jax.vmap(mix.mix_linear)(share, features, devices.all_gather(features)[partner])
         mix_targets = mix.union_of_targets if augment.mixup_targets == "union" else mix.mix_linear
         targets = jax.vmap(mix_targets)(share, targets, devices.all_gather(targets)[partner])
-        features = compose.augment_spectrograms(augment, spec_key, positions, features)
+        features = compose.augment_spectrograms(augment, spec_key, positions, features, self._model.frontend)
         return Examples(features, targets, mixed_padding), audio
 
     def _forward(self, variables: Variables, inputs: Examples, keys: Keys) -> tuple[jax.Array, Any]:

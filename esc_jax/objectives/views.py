@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from esc_jax.augment import compose, mix
+from esc_jax.augment import compose, draws, mix
 from esc_jax.models.model import Model
 from esc_jax.runtime import devices
 
@@ -26,8 +26,8 @@ def augment_with_background(config: Any, sample_rate: int, key: jax.Array, audio
     audio = compose.augment_waveforms(config.augment, wave_key, positions, audio, sample_rate)
     if not config.background_mix:
         return audio
-    uniform = jax.vmap(jax.random.uniform)(compose.keys_at(share_key, positions))
-    partner = compose.random_partners(order_key, config.batch_size)[positions]
+    uniform = jax.vmap(jax.random.uniform)(draws.keys_at(share_key, positions))
+    partner = draws.random_partners(order_key, config.batch_size)[positions]
     share = 1.0 - config.background_mix * uniform
     return jax.vmap(mix.mix_waveforms)(share, audio, devices.all_gather(audio)[partner])
 
@@ -37,4 +37,4 @@ def augmented_features(config: Any, model: Model, key: jax.Array, audio: jax.Arr
     wave_key, spec_key = jax.random.split(key)
     positions = devices.example_positions(len(audio))
     features = model.frontend(augment_with_background(config, model.sample_rate, wave_key, audio))
-    return compose.augment_spectrograms(config.augment, spec_key, positions, features)
+    return compose.augment_spectrograms(config.augment, spec_key, positions, features, model.frontend)

@@ -43,3 +43,22 @@ def layer_drop(key: jax.Array, rate: float, x: jax.Array, y: jax.Array) -> jax.A
     keys = example_keys(key, len(x))
     skip = jax.vmap(lambda key: jax.random.bernoulli(key, rate, (1,) * (x.ndim - 1)))(keys)
     return jnp.where(skip, x, y)
+
+
+def drop_path(key: jax.Array, rate: float, y: jax.Array) -> jax.Array:
+    """Drops a residual branch of each example with probability `rate` (stochastic depth, Huang et al. 2016).
+
+    The branches that are kept are divided by 1 − rate, so that the expectation is `y`; the published method multiplies
+    by 1 − rate in evaluation instead.
+
+    Args:
+        key: PRNG key, the same on all devices.
+        rate: probability of dropping.
+        y: (B, …), output of the branch.
+
+    Returns:
+        (B, …): 0 or y / (1 − rate).
+    """
+    keys = example_keys(key, len(y))
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, (1,) * (y.ndim - 1)))(keys)
+    return jnp.where(keep, y / (1 - rate), jnp.zeros((), y.dtype))

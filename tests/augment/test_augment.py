@@ -6,9 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.signal
 
 from esc_jax import config as configs
 from esc_jax.augment import compose, mix, spectrogram, waveform
+from esc_jax.frontends import registry as frontends
+from esc_jax.runtime import devices
 
 KEY = jax.random.key(0)
 X = np.random.default_rng(0).standard_normal(8000).astype(np.float32)
@@ -151,10 +154,162 @@ def test_defaults_are_the_identity():
     np.testing.assert_array_equal(compose.augment_spectrograms(config, KEY, jnp.arange(2), features), features)
 
 
-def test_an_example_depends_on_its_position_and_not_on_its_neighbours():
+@pytest.mark.parametrize("draw", ["batch", "example"])
+def test_an_example_depends_on_its_position_and_not_on_its_neighbours(draw):
     config = configs.defaults("resnet").augment
     config.update(roll=1.0, crop_s=0.1, speed_octaves=0.3, gain_db=6.0, noise=0.2)
+    config.update(resample=(0.8, 1.25), resample_draw=draw, resample_probability=0.9, flip_sign=0.5, equalizer_bands=2)
+    config.update(wave_mask=0.1, color_noise=("pink", "blue"))
     audio = jnp.asarray(X.reshape(4, 2000))
-    whole = compose.augment_waveforms(config, KEY, jnp.arange(4), audio, 16_000)
-    half = compose.augment_waveforms(config, KEY, jnp.arange(2, 4), audio[2:], 16_000)
-    np.testing.assert_allclose(whole[2:], half, rtol=1e-6, atol=1e-6)
+    augment = jax.jit(lambda audio, positions: compose.augment_waveforms(config, KEY, positions, audio, 16_000))
+    whole = augment(audio, jnp.arange(4))
+    half = augment(jnp.concatenate([audio[2:], audio[2:]]), jnp.array([2, 3, 8, 9]))[:2]
+    np.testing.assert_allclose(whole[2:], half, rtol=1e-5, atol=1e-5)
+
+
+def test_an_option_does_not_change_what_the_others_draw():
+    config = configs.defaults("resnet").augment
+    config.update(roll=1.0, crop_s=0.1, gain_db=6.0)
+    audio = jnp.asarray(X.reshape(4, 2000))
+
+    def augment():
+        return jax.jit(lambda: compose.augment_waveforms(config, KEY, jnp.arange(4), audio, 16_000))()
+
+    before = augment()
+    config.update(flip_sign=1.0, wave_mask=0.1, wave_mask_probability=0.0)
+    np.testing.assert_array_equal(augment(), -before)
+
+
+five_seconds_of_noise = jax.jit(lambda exponent: waveform.colored_noise(KEY, 80_000, exponent, 16_000))
+
+
+@pytest.mark.parametrize("color", list(waveform.NOISE_COLORS))
+def test_the_spectrum_of_noise_has_the_exponent_of_its_colour(color):
+    exponent = {"white": 0, "pink": -1, "red": -2, "blue": 1, "violet": 2}[color]
+    noise = np.asarray(five_seconds_of_noise(jnp.float32(waveform.NOISE_COLORS[color])))
+    assert np.mean(np.square(noise)) == pytest.approx(1.0, abs=1e-4)
+    frequencies, density = scipy.signal.welch(noise, 16_000, nperseg=4096)
+    inside = (frequencies > 50) & (frequencies < 7000)
+    slope = np.polyfit(np.log(frequencies[inside]), np.log(density[inside]), 1)[0]
+    assert slope == pytest.approx(exponent, abs=0.1)
+    if color == "white":
+        np.testing.assert_allclose(np.quantile(noise, [0.16, 0.5, 0.84]), [-1, 0, 1], atol=0.03)
+
+
+def test_colored_noise_has_the_drawn_ratio():
+    def added(key):
+        return waveform.add_colored_noise(key, X, 16_000, ("pink", "violet"), (5.0, 15.0), 0.7) - X
+
+    noise = np.asarray(jax.jit(jax.vmap(added))(jax.random.split(KEY, 200)))
+    level = np.sqrt(np.mean(np.square(noise), axis=1))
+    assert 0.2 < np.mean(level == 0) < 0.4
+    noise, level = noise[level > 0], level[level > 0]
+    ratios = 20 * np.log10(np.sqrt(np.mean(X**2)) / level)
+    assert 5 - 0.01 <= ratios.min() < 6 and 14 < ratios.max() <= 15.01
+    # Of violet noise, nearly all is above a quarter of the sample rate; of pink noise, little is.
+    power = np.square(np.abs(np.fft.rfft(noise)))
+    high = power[:, 2000:].sum(axis=1) / power.sum(axis=1)
+    assert ((high > 0.8) | (high < 0.2)).all() and 0.3 < np.mean(high > 0.8) < 0.7
+    assert not waveform.add_colored_noise(KEY, jnp.zeros(100), 16_000, ("red",), (0.0, 0.0), 1.0).any()
+
+
+def test_a_wave_mask_is_one_part_of_the_given_length():
+    result = np.asarray(jax.jit(jax.vmap(lambda k: waveform.mask(k, X, 0.05, 0.6)))(jax.random.split(KEY, 200)))
+    changed = result != X
+    masked = changed.any(axis=1)
+    assert 0.5 < masked.mean() < 0.7
+    starts = set()
+    for row, places in zip(result[masked], changed[masked], strict=True):
+        inside = np.flatnonzero(places)
+        assert len(inside) == 400 and inside[-1] - inside[0] == 399
+        assert 5e-7 < row[inside].std() < 2e-6 and len(set(row[inside])) > 350
+        starts.add(inside[0])
+    assert min(starts) < 500 and max(starts) > 7000
+
+
+def test_the_sign_changes_with_its_probability():
+    result = np.asarray(jax.jit(jax.vmap(lambda k: waveform.flip_sign(k, X, 0.3)))(jax.random.split(KEY, 400)))
+    flipped = (result == -X).all(axis=1)
+    assert ((result == X).all(axis=1) | flipped).all() and 0.2 < flipped.mean() < 0.4
+
+
+@pytest.mark.parametrize("kind", ["step", "linear"])
+def test_filter_gains_are_those_of_a_loop_over_bands(kind):
+    """The bands are recovered from the gains, and the gains computed again as in the published code."""
+    gains = jax.jit(lambda key: spectrogram.filter_gains(key, 64, 6.0, (3, 5), 6, kind))
+    counts = set()
+    for key in jax.random.split(KEY, 40):
+        result = np.asarray(gains(key))
+        assert np.abs(result).max() <= 6
+        if kind == "step":
+            edges = [0, *(np.flatnonzero(np.diff(result)) + 1), 64]
+            expected = np.repeat(result[edges[:-1]], np.diff(edges))
+        else:  # the first gain of a band equals the last of the band before
+            edges = [0, *(np.flatnonzero(np.abs(np.diff(result)) < 1e-6) + 1), 64]
+            ends = [result[0], *result[[edge - 1 for edge in edges[1:]]]]
+            expected = np.concatenate(
+                [np.linspace(a, b, n) for a, b, n in zip(ends[:-1], ends[1:], np.diff(edges), strict=True)]
+            )
+        np.testing.assert_allclose(result, expected, atol=1e-5)
+        assert np.diff(edges).min() >= 6
+        counts.add(len(edges) - 1)
+    assert counts == {3, 4, 5}
+
+
+@pytest.mark.parametrize("name", ["log_mel", "efficientat_mel", "kaldi_fbank", "magnitudes"])
+def test_a_decibel_of_features_is_a_decibel_of_sound(name):
+    settings = frontends.defaults("kaldi_fbank" if name == "magnitudes" else name)
+    settings |= {"power": False} if name == "magnitudes" else {}
+    frontend = frontends.build(settings, 16_000 if "fbank" in settings["name"] else 32_000)
+    loud = 100.0 * X
+    features = jax.jit(frontend)
+    difference = features(loud * 10.0 ** (7.0 / 20.0)) - features(loud)
+    # Empty triangles, at the lowest frequencies, stay at the floor.
+    np.testing.assert_allclose(np.median(difference), 7.0 * frontend.decibel, rtol=1e-3)
+
+
+def test_mixstyle_equals_a_loop_over_bins():
+    rng = np.random.default_rng(2)
+    x, other = rng.normal(rng.normal(size=(2, 1, 9)), rng.uniform(0.5, 2, (2, 1, 9)), (2, 40, 9)).astype(np.float32)
+    expected = np.empty_like(x)
+    for b in range(9):
+        mean, deviation = 0.3 * x[:, b].mean() + 0.7 * other[:, b].mean(), 0.3 * x[:, b].std() + 0.7 * other[:, b].std()
+        expected[:, b] = (x[:, b] - x[:, b].mean()) / x[:, b].std() * deviation + mean
+    mix_style = jax.jit(spectrogram.exchange_statistics)
+    statistics = [spectrogram.frequency_statistics(jnp.asarray(s)) for s in (x, other)]
+    result = mix_style(jnp.float32(0.3), x, *statistics, 4.0)
+    np.testing.assert_allclose(result, expected, atol=1e-5)
+    # Of features with another scale and offset, the result has that scale and offset.
+    scaled = [spectrogram.frequency_statistics(jnp.asarray(s / 2 + 3)) for s in (x, other)]
+    np.testing.assert_allclose(mix_style(jnp.float32(0.3), x / 2 + 3, *scaled, 8.0), result / 2 + 3, atol=1e-5)
+    # Digital silence has no deviation.
+    silent = jnp.zeros((40, 9))
+    statistics[0] = spectrogram.frequency_statistics(silent)
+    result = mix_style(jnp.float32(0.3), silent, *statistics, 4.0)
+    np.testing.assert_allclose(result, np.broadcast_to(0.7 * other.mean(0), (40, 9)), atol=1e-5)
+
+
+def test_mixstyle_takes_the_partners_from_the_global_batch():
+    """Of eight examples on four devices, the changed ones have means between those of two examples."""
+    config = configs.defaults("resnet").augment
+    config.update(freq_mixstyle_alpha=0.4, freq_mixstyle_probability=0.6)
+    features = np.random.default_rng(3).normal(2, 3, (8, 20, 9)).astype(np.float32)
+    frontend = frontends.build(frontends.defaults("log_mel"), 32_000)
+
+    def change(x):
+        return compose.augment_spectrograms(config, KEY, devices.example_positions(len(x)), x, frontend)
+
+    result = jax.jit(jax.vmap(change, axis_name=devices.AXIS))(features.reshape(4, 2, 20, 9)).reshape(8, 20, 9)
+    changed = np.flatnonzero((result != features).any(axis=(1, 2)))
+    assert 2 <= len(changed) <= 7
+    means, own = np.asarray(result).mean(1), features.mean(1)
+    elsewhere = 0
+    for row in changed:
+        errors = np.full(8, np.inf)
+        for other in set(range(8)) - {row}:
+            direction = own[other] - own[row]
+            share = (means[row] - own[row]) @ direction / (direction @ direction)
+            errors[other] = np.abs(own[row] + share * direction - means[row]).max()
+        assert errors.min() < 1e-4
+        elsewhere += errors.argmin() // 2 != row // 2
+    assert elsewhere

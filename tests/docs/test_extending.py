@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from esc_jax.augment import compose
+from esc_jax.augment import options
 from esc_jax.frontends.log_mel import LogMel
 from esc_jax.models import heads
 from esc_jax.models.encoder import Classifier
@@ -40,7 +40,7 @@ def test_model_and_objective_examples():
     assert output.embedding.shape == (1, 256) and output.features.shape == (1, features.shape[1], 256)
 
     simsiam = example("SimSiam")
-    config = ml_collections.ConfigDict(simsiam.defaults() | {"augment": compose.defaults(), "batch_size": CLIPS})
+    config = ml_collections.ConfigDict(simsiam.defaults() | {"augment": options.defaults(), "batch_size": CLIPS})
     config.augment.gain_db = 6.0
     objective = simsiam(config, model)
     variables = objective.init(jax.random.key(1), features)

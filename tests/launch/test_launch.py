@@ -9,10 +9,21 @@ import shutil
 import subprocess
 import sys
 
+from absl import flags
+import jax
+from ml_collections import config_flags
 import numpy as np
 import pytest
 
+from esc_jax import config as configs
 from esc_jax.evaluation import confidence
+from esc_jax.models import model as models
+from esc_jax.objectives.supervised import Supervised
+from esc_jax.runtime import devices
+from esc_jax.tasks import registry as tasks
+from esc_jax.training import optim
+from esc_jax.training import state as states
+from esc_jax.training import step as steps
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TINY = str(ROOT / "tests" / "configs" / "tiny.py")
@@ -204,6 +215,62 @@ def test_sweep_values_are_split_at_commas_outside_brackets(ablate):
     assert grid == {"model.encoder.stage_sizes": ["(2,2)", "(3,4,6)"], "seed": ["1", "2"]}
 
 
+def test_changes_are_compared_with_the_config_itself(start, tmp_path):
+    file = tmp_path / "arguments.txt"
+    file.write_text(f"# A comment.\n\n--config={TINY}\n--config.optim.lr=0.1\n--config.augment.mixup_alpha=0\n")
+    changes = ["--change=mixed: augment.noise=0.1 config.augment.roll=0.5", "--change=loud: augment.gain_db=12"]
+    output = start(f"@{file}", *changes, "--config.optim.lr=0.2", "--folds=1").stdout
+    assert tries(tmp_path) == dict.fromkeys(("change=none", "change=mixed", "change=loud"), 1)
+    argv = json.loads((tmp_path / "runs/change=mixed/results.json").read_text())["argv"]
+    assert {"--config.augment.noise=0.1", "--config.augment.roll=0.5", "--config.optim.lr=0.2"} <= set(argv)
+    assert "--config.optim.lr=0.1" not in argv and not any("gain_db" in word for word in argv)
+    assert output.count("| change | none | ") == 2
+
+
+@pytest.fixture
+def ingredients(ablate, monkeypatch, tmp_path):
+    """The planned runs of launch/ingredients.txt."""
+    planned = []
+    monkeypatch.setattr(ablate, "launch", lambda runs, options: planned.extend(runs) or {})
+    small = ["--config.model.encoder.stage_sizes=(1,1)", "--config.data.name=synthetic", "--config.train.batch_size=8"]
+    ablate.main([f"@{ROOT}/launch/ingredients.txt", f"--runs={tmp_path}", *small, "--config.train.epochs=1"])
+    return planned
+
+
+def config_of(run):
+    """The config of the command line of a run, as the command itself parses it."""
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_dict("config", configs.load("resnet18_cpu"), flag_values=values)
+    values(["main", *(word for word in run.command if word.startswith("--config."))])
+    return values.config
+
+
+def test_every_ingredient_is_a_training_step(ingredients):
+    """Traced, not computed: one command runs at least ten ingredients, each of which changes the config."""
+    names = [run.settings["change"] for run in ingredients]
+    assert names[0] == "none" and len(names) > 10
+    base, task = configs.flatten(config_of(ingredients[0])), tasks.get("single_label")
+    for run in ingredients:
+        config = config_of(run)
+        configs.check(config)
+        flat = configs.flatten(config)
+        changed = {key for key in flat if flat[key] != base[key]}
+        assert changed or run.settings["change"] == "none"
+        model, initialize = models.abstract(config, [str(i) for i in range(5)])
+        variables = jax.eval_shape(initialize, jax.random.key(0))
+        optimizer = optim.build(config.optim, variables["params"], 10, 10)
+        step = steps.train_step(Supervised(config, model, task), optimizer, config.optim, ema=config.train.ema)
+        state = jax.eval_shape(lambda v, o=optimizer: states.create(v, o, ema=True), variables)
+        samples = round(config.data.clip_s * config.data.sample_rate)
+        batch = {
+            "audio": jax.ShapeDtypeStruct((1, 8, samples), np.int16),
+            "label": jax.ShapeDtypeStruct((1, 8), np.int32),
+        }
+        mapped = jax.vmap(step, in_axes=(None, 0), axis_name=devices.AXIS)
+        _, metrics = jax.eval_shape(mapped, state, batch)
+        assert metrics["loss"].shape == (1,)
+
+
 def test_effects_pair_the_same_clips(ablate, tmp_path):
     rng = np.random.default_rng(0)
     grid, runs, hits = {"a": ["1", "2"], "b": ["x", "y"]}, [], {}
@@ -235,6 +302,10 @@ def test_effects_pair_the_same_clips(ablate, tmp_path):
     [
         (["--sweep", "train.epoch=1"], "there is no config.train.epoch; did you mean config.train.epochs?"),
         (["--sweep", "train.epochs"], "give a key and its values, for example optim.lr="),
+        (["--change=augment.noise=0.1"], "give a name and settings, for example loud: "),
+        (["--change=a: augment.nois=0.1"], "there is no config.augment.nois; did you mean config.augment.noise?"),
+        (["--change=a: augment.noise=1", "--change=a: augment.noise=2"], "the name a is used twice"),
+        (["--change=a: augment.noise=1", "--config.augment.noise=2"], "augment.noise is set for all runs, or swept"),
         (["--sweep", "train.epochs=5,5"], "two runs would have the name epochs=5: give each value once"),
         (["--seeds=0,2"], "give consecutive seeds"),
         (["--fold=1"], "unknown argument --fold=1; settings"),

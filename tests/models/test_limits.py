@@ -20,6 +20,7 @@ from esc_jax.models.limits import ModelError
         ("patch_transformer", "drop_path", -0.1, "at least 0 and below 1"),
         ("patch_transformer", "attention_dropout", float("nan"), "at least 0 and below 1"),
         ("resnet", "width", 0, "a whole number of at least 1"),
+        ("resnet", "drop_path", 1.0, "at least 0 and below 1"),
         ("resnet", "stage_sizes", (), "whole numbers of at least 1"),
         ("efficientat", "width_mult", 0.0, "above 0"),
         ("efficientnet", "same_padding", "valid", "one of tf, torch, transformers"),
@@ -49,7 +50,14 @@ def test_options_of_encoders(encoder, option, value, requirement):
 
 
 @pytest.mark.parametrize(
-    ("head", "option", "value"), [("linear", "dropout", 1.0), ("mlp", "dropout", -0.1), ("projected", "width", 0)]
+    ("head", "option", "value"),
+    [
+        ("linear", "dropout", 1.0),
+        ("linear", "pooling", "max"),
+        ("linear", "attention_width", 0),
+        ("mlp", "dropout", -0.1),
+        ("projected", "width", 0),
+    ],  # fmt: skip
 )
 def test_options_of_heads(head, option, value):
     config = registry.defaults("resnet", head)
@@ -68,6 +76,7 @@ def test_options_of_another_head_or_architecture():
         registry.build(config, 2)
     config = registry.defaults("resnet") | {"name": "efficientat"}
     with pytest.raises(
-        ModelError, match="^model.name=efficientat has no option stage_sizes, width, zero_init: take a config"
+        ModelError,
+        match="^model.name=efficientat has no option stage_sizes, width, zero_init, drop_path: take a config",
     ):
         registry.build(config, 2)

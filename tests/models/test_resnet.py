@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from esc_jax.models.resnet import ResNet
+from esc_jax.ops.dropout import drop_path
 
 
 def init(module, shape):
@@ -63,6 +64,47 @@ def test_equals_a_torch_network():
         y = f.relu(y + z)
     result = module.apply({"params": p, "batch_stats": stats}, x)
     np.testing.assert_allclose(result.features, y.permute(0, 2, 3, 1), rtol=1e-4, atol=1e-4)
+
+
+def test_stochastic_depth_drops_branches_of_examples_at_linear_rates():
+    """With identity statistics, the output of a block is that of its shortcut where its branch is dropped."""
+    shape, rate = (400, 9, 9), 0.6
+    plain = ResNet(stage_sizes=(1, 1, 1), width=4, zero_init=False)
+    x, variables = init(plain, (1, 9, 9))
+    x = np.broadcast_to(x, shape)
+    deep = ResNet(stage_sizes=(1, 1, 1), width=4, zero_init=False, drop_path=rate)
+    # The variables and the evaluation are the same.
+    assert jax.tree.map(jnp.shape, init(deep, (1, 9, 9))[1]) == jax.tree.map(jnp.shape, variables)
+    np.testing.assert_array_equal(deep.apply(variables, x[:2]).embedding, plain.apply(variables, x[:2]).embedding)
+    rngs = {"droppath": jax.random.key(3)}
+
+    def blocks(module):
+        keep = {"mutable": ["batch_stats", "intermediates"], "rngs": rngs, "capture_intermediates": True}
+        _, state = jax.jit(lambda: module.apply(variables, x, train=True, **keep))()
+        return state["intermediates"]
+
+    random = blocks(deep)
+    for number, name in enumerate(("stage1_block1", "stage2_block1", "stage3_block1"), start=1):
+        layers = random[name]
+        branch, output = layers["bn2"]["__call__"][0], layers["__call__"][0]
+        # The first block keeps the shape: its shortcut is its input, the output of the pooling.
+        if number > 1:
+            shortcut = layers["bn_shortcut"]["__call__"][0]
+            dropped = np.isclose(output, jax.nn.relu(shortcut), atol=1e-6).all((1, 2, 3))
+            kept = np.isclose(output, jax.nn.relu(shortcut + branch / (1 - rate * number / 3)), atol=1e-4).all(
+                (1, 2, 3)
+            )
+            assert (dropped ^ kept).all()
+            assert abs(dropped.mean() - rate * number / 3) < 0.08
+        else:
+            assert len(np.unique(np.asarray(output).reshape(400, -1).round(4), axis=0)) == 2
+
+
+def test_a_branch_keeps_its_mean():
+    y = jnp.ones((4000, 2, 3))
+    result = np.asarray(drop_path(jax.random.key(0), 0.3, y))
+    assert (result == result[:, :1, :1]).all() and set(np.unique(result)) == {0, np.float32(1 / 0.7)}
+    assert abs(result.mean() - 1) < 0.04
 
 
 def test_bfloat16_is_averaged_in_float32():

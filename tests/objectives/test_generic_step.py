@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from esc_jax import config as configs
-from esc_jax.augment import compose
+from esc_jax.augment import draws
 from esc_jax.models import heads
 from esc_jax.models import model as models
 from esc_jax.models.encoder import Classifier, Encoded
@@ -72,7 +72,7 @@ class Level(Objective):
 
     def inputs(self, constants, key, batch):
         audio = to_float(batch["audio"])
-        keys = compose.keys_at(key, devices.example_positions(len(audio)))
+        keys = draws.keys_at(key, devices.example_positions(len(audio)))
         noise = jax.vmap(lambda key: jax.random.normal(key, audio.shape[1:]))(keys)
         level = jnp.sqrt(jnp.square(audio).mean(-1))
         return self._model.frontend(audio + constants["noise"] * noise), 10.0 * level + batch["label"].astype(

@@ -86,7 +86,10 @@ def test_every_value_of_the_metadata(stranger):
 BUILT = {
     "config.model.encoder.width": (10**9, 65_536, 0, "x", None, [], True),
     "config.model.encoder.stage_sizes": ([10**9], [256] * 65, [[]], "x", None, [1] * 64),
+    "config.model.encoder.drop_path": (1.0, -0.5, "x", None, []),
     "config.model.head.dropout": (1.0, "x", None),
+    "config.model.head.pooling": ("attention", "max", 3, None, []),  # attention: there are no weights for it
+    "config.model.head.attention_width": (10**9, 0, -1, "x", None, [], True),
     "config.model.head.name": ("none", 3, None, []),
     "config.model.name": ("beats", "none", 3),
     "config.model.dtype": ("float8", "bfloat16", "complex64", None),

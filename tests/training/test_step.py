@@ -54,6 +54,33 @@ def test_any_number_of_devices_gives_the_same_run(config, noise_clips, mixup_on)
     assert len(set(one)) == 20
 
 
+def test_every_augmentation_draws_the_same_on_any_number_of_devices(config, noise_clips):
+    """Resampling for the batch and mixing of statistics across the batch included; and stochastic depth."""
+    config.augment.update(
+        resample=(0.8, 1.25), resample_probability=0.7, flip_sign=0.5, equalizer_bands=2, wave_mask=0.1,
+        color_noise=("pink", "violet"), color_noise_snr_min=0.0, color_noise_snr_max=10.0, freq_mixstyle_alpha=0.5,
+        filter_db=6.0, filter_bands_min=2, filter_bands_max=3, filter_narrowest=3,
+    )  # fmt: skip
+    config.model.encoder.drop_path = 0.4
+    config.model.head.pooling = "attention"
+    _, _, one = helpers.train(config, noise_clips, 4)
+    _, _, other = helpers.train(config, noise_clips, 4, 4)
+    np.testing.assert_allclose(one, other, rtol=1e-5)
+    assert np.isfinite(one).all() and len(set(one)) == 4
+
+
+@pytest.mark.parametrize(("loss", "task"), [("binary", "single_label"), ("task", "multi_label")])
+def test_binary_targets_are_not_smoothed(config, loss, task):
+    config.train.loss = loss
+    config.augment.mixup_alpha = 0.0
+    task = tasks.get(task)
+    labels = np.arange(4) if task.name == "single_label" else np.eye(4, 3, dtype=bool)
+    batch = {"audio": np.ones((4, 8000), np.int16), "label": labels}
+    objective = Supervised(config, models.abstract(config, "abcd" if labels.ndim == 1 else "abc")[0], task)
+    examples = objective.inputs(None, jax.random.key(0), batch)
+    np.testing.assert_array_equal(examples.targets, np.eye(4)[:, : 4 if labels.ndim == 1 else 3])
+
+
 def test_groups_freeze_parameters_and_scale_their_learning_rate(config, noise_clips):
     config.optim.groups = (("encoder/stem/.*", 0.0), ("encoder/.*", 0.01))
     before, state, _ = helpers.train(config, noise_clips, 3)
