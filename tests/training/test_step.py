@@ -54,6 +54,7 @@ def test_any_number_of_devices_gives_the_same_run(config, noise_clips, mixup_on)
     assert len(set(one)) == 20
 
 
+@pytest.mark.extended
 def test_every_augmentation_draws_the_same_on_any_number_of_devices(config, noise_clips):
     """Resampling for the batch and mixing of statistics across the batch included; and stochastic depth."""
     config.augment.update(
