@@ -160,9 +160,9 @@ class DynamicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        spec, run = self.spec, {"dtype": self.dtype, "axis_name": self.axis_name}
-        conv = functools.partial(DynamicConv, temperature=self.temperature, **run)
-        context = Context(self.context, spec.expanded, spec.stride, name="context", **run)
+        spec = self.spec
+        conv = functools.partial(DynamicConv, temperature=self.temperature, dtype=self.dtype, axis_name=self.axis_name)
+        context = Context(self.context, spec.expanded, spec.stride, self.dtype, self.axis_name, name="context")
         h, over_frames, over_bins = context(x, train=train)
         y = x
         if spec.expands:
@@ -194,12 +194,13 @@ class DyMN(nn.Module):
     def __call__(self, features: jax.Array, *, train: bool = False, padding: jax.Array | None = None) -> Encoded:
         """Encodes (B, frames, bins). `padding` is ignored: to the published network, padding is silence."""
         del padding
-        run = {"dtype": self.dtype, "axis_name": self.axis_name}
+        conv_norm = functools.partial(ConvNorm, dtype=self.dtype, axis_name=self.axis_name)
         blocks = layout(self.width_mult)
         x = features[..., None].astype(self.dtype)
-        x = ConvNorm(blocks[0].inputs, 3, 2, nn.hard_swish, name="stem", **run)(x, train=train)
+        x = conv_norm(blocks[0].inputs, 3, 2, nn.hard_swish, name="stem")(x, train=train)
         for number, spec in enumerate(blocks, start=1):
             context = context_size(spec, self.width_mult)
-            x = DynamicBlock(spec, context, self.temperature, name=f"block{number}", **run)(x, train=train)
-        x = ConvNorm(6 * blocks[-1].outputs, activation=nn.hard_swish, name="last", **run)(x, train=train)
+            block = DynamicBlock(spec, context, self.temperature, self.dtype, self.axis_name, name=f"block{number}")
+            x = block(x, train=train)
+        x = conv_norm(6 * blocks[-1].outputs, activation=nn.hard_swish, name="last")(x, train=train)
         return Encoded(embedding=x.astype(jnp.float32).mean((1, 2)), features=x)

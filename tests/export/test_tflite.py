@@ -10,9 +10,8 @@ import sys
 import numpy as np
 import pytest
 
-from esc_jax.export import formats
+from esc_jax.export import formats, tflite
 from esc_jax.export.base import ExportError
-from esc_jax.export.tflite import ARCHITECTURES
 from esc_jax.tasks import registry as tasks
 from tests.export.examples import example_of
 from tests.export.factories import CLASSES, noise, probabilities
@@ -39,7 +38,7 @@ def exported(restored, tmp_path_factory):
 
 
 @pytest.mark.slow  # TensorFlow is imported in another process
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", tflite.ARCHITECTURES)
 def test_every_architecture_computes_the_same_probabilities(restored, exported, name):
     run, out, audio = restored(name), exported(name), noise(5)
     from esc_jax.export.tflite import write
@@ -99,7 +98,7 @@ def test_different_outputs_fail(restored, tmp_path, monkeypatch):
     pytest.importorskip("ai_edge_litert", reason=REASON)
     from esc_jax.export.tflite import write
 
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(tflite, "_PACKAGES", ())  # TensorFlow may be missing
     monkeypatch.setattr(write, "_convert", lambda directory, functions: "2.0")
     monkeypatch.setattr(write, "run", lambda path, inputs: np.full((len(inputs), len(CLASSES)), 1 / 7))
     with pytest.raises(ExportError, match=r"model.tflite in LiteRT differ by .* more than 0.0001"):
@@ -114,7 +113,7 @@ def test_a_converter_that_fails_is_one_sentence(restored, tmp_path, monkeypatch)
     def fail(command, **options):
         return subprocess.CompletedProcess(command, 1, "", "Traceback\nValueError: no such operator\n")
 
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(tflite, "_PACKAGES", ())  # TensorFlow may be missing
     monkeypatch.setattr(write.subprocess, "run", fail)
     with pytest.raises(ExportError, match=r"cannot convert the model \(ValueError: no such operator\): use --format"):
         formats.write(restored("resnet"), "tflite", tmp_path / "out")
