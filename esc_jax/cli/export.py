@@ -2,6 +2,7 @@
 
     esc-jax export --model=runs/NAME --format=stablehlo --out=exports/NAME
     esc-jax export --model=runs/NAME --format=onnx --out=exports/NAME
+    esc-jax export --model=runs/NAME --format=tflite --out=exports/NAME
     esc-jax export --model=runs/NAME --format=huggingface --out=exports/NAME
     esc-jax export --model=runs/NAME --format=safetensors --out=exports/NAME
     esc-jax export --model=mn04_as --format=onnx --out=exports/tagger
@@ -9,6 +10,8 @@
 huggingface: a folder that transformers loads with its own classes (hubert, efficientnet). stablehlo: one program from
 waveform to probabilities, including frontend and weights, for any batch size on CPU, CUDA and TPU. onnx: the same as
 files for ONNX Runtime, in float32 and int8, which are compared with JAX on clips (needs pip install 'esc-jax[onnx]').
+tflite: files for LiteRT (TensorFlow Lite) on phones, compared in the same way (efficientat, efficientnet, resnet; needs
+pip install 'esc-jax[tflite]').
 safetensors: classifier.safetensors, the whole classifier in one small file without names of folders of this machine,
 which `esc-jax predict --model=exports/NAME` reads.
 Each contains a README.md, the model card, which says how to use it.

@@ -12,6 +12,7 @@ from esc_jax.export.huggingface import to_huggingface
 from esc_jax.export.onnx import to_onnx
 from esc_jax.export.safetensors import to_safetensors
 from esc_jax.export.stablehlo import to_stablehlo
+from esc_jax.export.tflite import to_tflite
 
 if TYPE_CHECKING:  # imports JAX, which the help text of the command does not need
     from esc_jax.training.restore import Restored
@@ -22,6 +23,7 @@ FORMATS: dict[str, Callable[[Restored, pathlib.Path], None]] = {
     "onnx": to_onnx,
     "safetensors": to_safetensors,
     "stablehlo": to_stablehlo,
+    "tflite": to_tflite,
 }
 
 

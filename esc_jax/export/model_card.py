@@ -55,6 +55,7 @@ _IDENTITY = {
 # model.name → licence of the weights according to their publishers.
 _WEIGHTS = {
     "beats": "MIT for the BEATs checkpoints of microsoft/unilm",
+    "dymn": "MIT for the checkpoints of fschmid56/EfficientAT",
     "efficientat": "MIT for the checkpoints of fschmid56/EfficientAT",
     "efficientnet": "Apache 2.0 for google/efficientnet-b0, timm and EfficientNet-Lite, BSD for torchvision",
     "hubert": "Apache 2.0 for ntu-spml/distilhubert and facebook's HuBERT",
@@ -118,23 +119,49 @@ def safetensors_card(restored: Restored) -> str:
 
 def onnx_card(restored: Restored, files: dict[str, Any], checked: str) -> str:
     """README.md of an ONNX export; the arguments are those entries of its model.json."""
-    task = tasks.get(restored.config.task)
-    rows = [f"| `{name}` | {about['input']} | {_describe_file(task, about)} |" for name, about in files.items()]
-    table = "\n".join(["| File | Input | Compared with JAX |", "|---|---|---|", *rows])
     use = (
         "In this folder, with onnxruntime and numpy only:\n\n"
         f"```python\n{usage.ONNX}```\n\n"
         "It is `example.py`: `python example.py clip.wav`. `waveform` is (batch, samples), with any batch size. Pad"
         " shorter clips with zeros at the end, and cut longer recordings into windows. The frontend is inside, as"
         " matrix products. model.json has the labels, the shapes and the operator set.\n\n"
-        f"{table}\n\nThe outputs were compared on {checked}."
+        f"{_describe_files(restored, files, checked)}"
     )
+    return _card(restored, use, calibrated=True)
+
+
+def tflite_card(restored: Restored, files: dict[str, Any], checked: str) -> str:
+    """README.md of a LiteRT export; the arguments are those entries of its model.json."""
+    use = (
+        "In this folder, with ai_edge_litert and numpy only:\n\n"
+        f"```python\n{usage.TFLITE}```\n\n"
+        "It is `example.py`: `python example.py clip.wav`. The input is one waveform, (1, samples). Pad shorter clips"
+        " with zeros at the end, and cut longer recordings into windows. The frontend of `model.tflite` is inside, as"
+        " matrix products; the other files take its features. All operators are built into LiteRT. model.json has the"
+        " labels, the shapes and the settings of the frontend.\n\n"
+        f"{_describe_files(restored, files, checked)}"
+    )
+    return _card(restored, use, calibrated=True)
+
+
+def _describe_files(restored: Restored, files: dict[str, Any], checked: str) -> str:
+    """The table of the files of an export, and on what they were compared."""
+    task = tasks.get(restored.config.task)
+    rows = [f"| `{name}` | {about['input']} | {_describe_file(task, about)} |" for name, about in files.items()]
+    table = "\n".join(["| File | Input | Compared with JAX |", "|---|---|---|", *rows])
+    text = f"{table}\n\nThe outputs were compared on {checked}."
+    for name, about in files.items():
+        if about.get("below_min_agreement"):
+            text += (
+                f" **`{name}` has another first class for more than {100 * (1 - about['min_agreement']):.0f} % of them:"
+                " measure it on your own clips before you use it.**"
+            )
     if restored.config.model.dtype != "float32":
-        use += (
+        text += (
             f" The model was trained and measured in {restored.config.model.dtype}, and the files compute in float32:"
             " the probabilities differ by the rounding."
         )
-    return _card(restored, use, calibrated=True)
+    return text
 
 
 def _describe_file(task: Any, about: dict[str, Any]) -> str:

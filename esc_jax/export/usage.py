@@ -42,6 +42,37 @@ for number, row in enumerate(probabilities):
     print(f"{number * samples / rate:.1f} s: {best}")
 """
 
+# example.py of a LiteRT export.
+TFLITE = """\
+import json
+import sys
+import wave
+
+from ai_edge_litert.interpreter import Interpreter
+import numpy as np
+
+about = json.load(open("model.json", encoding="utf-8"))
+labels, rate, samples = about["labels"], about["sample_rate"], about["samples"]
+model = Interpreter("model.tflite", num_threads=1)
+model.allocate_tensors()
+source, result = model.get_input_details()[0]["index"], model.get_output_details()[0]["index"]
+
+with wave.open(sys.argv[1] if len(sys.argv) > 1 else "clip.wav") as file:
+    if (file.getframerate(), file.getsampwidth()) != (rate, 2):
+        sys.exit(f"the file must have 16 bits and {rate} Hz")
+    channels = np.frombuffer(file.readframes(file.getnframes()), np.int16).reshape(-1, file.getnchannels())
+
+windows = max(1, -(-len(channels) // samples))
+waveform = np.zeros(windows * samples, np.float32)  # the last window is padded with zeros
+waveform[: len(channels)] = channels.mean(1) / 32768
+for number, window in enumerate(waveform.reshape(windows, 1, samples)):
+    model.set_tensor(source, window)
+    model.invoke()
+    row = model.get_tensor(result)[0]
+    best = ", ".join(f"{labels[i]} {row[i]:.3f}" for i in row.argsort()[::-1][:3])
+    print(f"{number * samples / rate:.1f} s: {best}")
+"""
+
 # The classes of a clip: by whether every decision is exactly one class.
 _STABLEHLO_CLASSES = {
     True: """\

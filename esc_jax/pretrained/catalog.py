@@ -71,6 +71,10 @@ def _efficientat(name: str, score: str, sha256: str = "", size: int = 0) -> Weig
     )
 
 
+def _dymn(name: str, file: str) -> Weights:
+    return Weights(name, "dymn", f"{_EFFICIENTAT}{file}", "", "AudioSet, 527", "MIT", 32_000)
+
+
 def _beats(iteration: str) -> tuple[Weights, ...]:
     """The encoder of an iteration, and two fine-tuned classifiers of AudioSet."""
     name = f"beats_{iteration.removesuffix('_AS2M')}"
@@ -105,6 +109,9 @@ _ALL = (
     _efficientat("mn10_as_mels_40", "453"),
     _efficientat("mn10_as_mels_64", "461"),
     _efficientat("mn10_as_mels_256", "474"),
+    _dymn("dymn04_as", "dymn04_as.pt"),
+    _dymn("dymn10_as", "dymn10_as.pt"),
+    _dymn("dymn20_as", "dymn20_as_mAP_493.pt"),
     *_beats("iter1"),
     *_beats("iter2"),
     *_beats("iter3"),

@@ -4,7 +4,7 @@ The file contains a state dict. The width is read from the shapes of the arrays.
 change any array; they are read from the published file names (`mn10_as_hop_15_…`, `mn10_as_mels_40_…`).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import csv
 import os
 import pathlib
@@ -17,7 +17,7 @@ from esc_jax.models import efficientat
 from esc_jax.pretrained.published import PretrainedError, PublishedCheckpoint, is_state_dict
 from esc_jax.pretrained.torch_file import load_torch
 
-_AUDIOSET_CLASSES = 527
+AUDIOSET_CLASSES = 527
 LABELS_FILE = "class_labels_indices.csv"  # AudioSet's table of classes
 _COUNTERS = "num_batches_tracked"  # torch's number of training steps, which is not used with a fixed momentum
 
@@ -39,27 +39,34 @@ def read(path: str | os.PathLike) -> PublishedCheckpoint:
         PretrainedError: it is no such file, or arrays are missing, unknown or of another shape.
     """
     path = pathlib.Path(path)
-    state = load_torch(path)
-    if not is_state_dict(state):
-        raise PretrainedError(f"{path} is not a plain state dict: give one of EfficientAT's published mn…_as files.")
-    state = {name: array for name, array in state.items() if not name.endswith(_COUNTERS)}
-    if strides := re.search(r"_s(\d{4})(?!\d)", path.name):
-        raise PretrainedError(
-            f"{path} was trained with the strides {', '.join(strides[1])}, by its name; only models with the strides 2,"
-            " 2, 2, 2 are supported, and no array would show the difference."
-        )
-    width = _match(path, state)
+    state = state_dict(path)
+    width = match_width(path, state, efficientat.PUBLISHED_WIDTHS, _entries, "mn")
     classes = state["classifier.5.bias"].shape[0]
-    flat = {variable: _convert(state[name]) for name, variable, _ in _entries(width, classes)}
+    flat = {variable: convert(state[name]) for name, variable, _ in _entries(width, classes)}
     return PublishedCheckpoint(
         architecture="efficientat",
         options={"width_mult": width},
         variables=traverse_util.unflatten_dict(flat),
         head={"name": "mlp", "classes": classes, "width": efficientat.head_width(width), "dropout": 0.2},
-        frontend={"name": "efficientat_mel", "sample_rate": 32_000, **_frontend_options(path.name)},
-        labels=_labels(path, classes),
-        task="multi_label" if classes == _AUDIOSET_CLASSES else "single_label",
+        frontend={"name": "efficientat_mel", "sample_rate": 32_000, **frontend_options(path.name)},
+        labels=labels(path, classes),
+        task="multi_label" if classes == AUDIOSET_CLASSES else "single_label",
     )
+
+
+def state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of a published file, without torch's counters. Raises PretrainedError for other files and strides."""
+    state = load_torch(path)
+    if not is_state_dict(state):
+        raise PretrainedError(
+            f"{path} is not a plain state dict: give one of EfficientAT's published mn…_as or dymn…_as files."
+        )
+    if strides := re.search(r"_s(\d{4})(?!\d)", path.name):
+        raise PretrainedError(
+            f"{path} was trained with the strides {', '.join(strides[1])}, by its name; only models with the strides 2,"
+            " 2, 2, 2 are supported, and no array would show the difference."
+        )
+    return {name: array for name, array in state.items() if not name.endswith(_COUNTERS)}
 
 
 def _entries(width: float, classes: int) -> Iterator[Entry]:
@@ -78,30 +85,36 @@ def _entries(width: float, classes: int) -> Iterator[Entry]:
             name, path = f"features.{index}.block.{position}", (f"block{index}", part)
             if part == "se":
                 name, shape = f"{name}.conc_se_layers.0", (spec.squeeze, spec.expanded)
-                yield from _linear(f"{name}.fc1", ("encoder", *path, "reduce"), shape)
-                yield from _linear(f"{name}.fc2", ("encoder", *path, "expand"), shape[::-1])
+                yield from linear(f"{name}.fc1", ("encoder", *path, "reduce"), shape)
+                yield from linear(f"{name}.fc2", ("encoder", *path, "expand"), shape[::-1])
             else:
                 yield from _conv_norm(name, path, shapes[part])
     yield from _conv_norm(f"features.{len(blocks) + 1}", ("last",), (last, blocks[-1].outputs, 1, 1))
-    yield from _linear("classifier.2", ("head", "hidden"), (hidden, last))
-    yield from _linear("classifier.5", ("head", "classifier"), (classes, hidden))
+    yield from linear("classifier.2", ("head", "hidden"), (hidden, last))
+    yield from linear("classifier.5", ("head", "classifier"), (classes, hidden))
 
 
 def _conv_norm(name: str, path: tuple[str, ...], shape: tuple[int, ...]) -> Iterator[Entry]:
-    module, channels = ("encoder", *path), shape[:1]
+    module = ("encoder", *path)
     yield f"{name}.0.weight", ("params", *module, "conv", "kernel"), shape
-    yield f"{name}.1.weight", ("params", *module, "norm", "scale"), channels
-    yield f"{name}.1.bias", ("params", *module, "norm", "bias"), channels
-    yield f"{name}.1.running_mean", ("batch_stats", *module, "norm", "mean"), channels
-    yield f"{name}.1.running_var", ("batch_stats", *module, "norm", "var"), channels
+    yield from norm(f"{name}.1", (*module, "norm"), shape[:1])
 
 
-def _linear(name: str, path: tuple[str, ...], shape: tuple[int, ...]) -> Iterator[Entry]:
+def norm(name: str, path: tuple[str, ...], channels: tuple[int, ...]) -> Iterator[Entry]:
+    """The arrays of a batch normalization."""
+    yield f"{name}.weight", ("params", *path, "scale"), channels
+    yield f"{name}.bias", ("params", *path, "bias"), channels
+    yield f"{name}.running_mean", ("batch_stats", *path, "mean"), channels
+    yield f"{name}.running_var", ("batch_stats", *path, "var"), channels
+
+
+def linear(name: str, path: tuple[str, ...], shape: tuple[int, ...]) -> Iterator[Entry]:
+    """The arrays of a linear layer, or of a 1×1 convolution with bias."""
     yield f"{name}.weight", ("params", *path, "kernel"), shape
     yield f"{name}.bias", ("params", *path, "bias"), shape[:1]
 
 
-def _convert(array: np.ndarray) -> np.ndarray:
+def convert(array: np.ndarray) -> np.ndarray:
     """Converts from torch's layout to ours by reversing the axes: (O, I, bins, frames) → (frames, bins, I, O).
 
     The kernel of a 1×1 convolution becomes a matrix.
@@ -111,12 +124,28 @@ def _convert(array: np.ndarray) -> np.ndarray:
     return np.array(array.T, np.float32, order="C")
 
 
-def _match(path: pathlib.Path, state: Mapping[str, np.ndarray]) -> float:
-    """The published width at which all names and shapes are those of `state`. Raises PretrainedError."""
+def match_width(
+    path: pathlib.Path,
+    state: Mapping[str, np.ndarray],
+    widths: Sequence[float],
+    entries: Callable[[float, int], Iterator[Entry]],
+    kind: str,
+) -> float:
+    """The published width at which all names and shapes are those of `state`.
+
+    Args:
+        path, kind: for messages; "mn" or "dymn".
+        state: arrays by their published names.
+        widths: published widths.
+        entries: from width and number of classes to the arrays of a model.
+
+    Raises:
+        PretrainedError: there is none.
+    """
     classes = state["classifier.5.bias"].size if "classifier.5.bias" in state else 1
     mismatches = []
-    for width in efficientat.PUBLISHED_WIDTHS:
-        expected = {name: shape for name, _, shape in _entries(width, classes)}
+    for width in widths:
+        expected = {name: shape for name, _, shape in entries(width, classes)}
         names = [sorted(state.keys() - expected.keys()), sorted(expected.keys() - state.keys())]
         shapes = [name for name in expected if name in state and state[name].shape != expected[name]]
         if not any(names) and not shapes:
@@ -125,12 +154,12 @@ def _match(path: pathlib.Path, state: Mapping[str, np.ndarray]) -> float:
     count, _, width, (unknown, missing), shapes, expected = min(mismatches, key=lambda mismatch: mismatch[:3])
     if count:
         raise PretrainedError(
-            f"{path} is not an EfficientAT mn checkpoint with its mlp head: "
+            f"{path} is not an EfficientAT {kind} checkpoint with its mlp head: "
             f"{_list_names('unknown arrays', unknown)}, {_list_names('missing arrays', missing)}."
         )
     example = shapes[0]
     raise PretrainedError(
-        f"{path} has a width that is none of the published ones ({', '.join(map(str, efficientat.PUBLISHED_WIDTHS))}): "
+        f"{path} has a width that is none of the published ones ({', '.join(map(str, widths))}): "
         f"at {width}, the nearest, {len(shapes)} arrays differ, {example} being {state[example].shape} and not "
         f"{expected[example]}."
     )
@@ -141,7 +170,7 @@ def _list_names(label: str, names: list[str], limit: int = 10) -> str:
     return f"{label}: {', '.join(names[:limit]) or 'none'}{more}"
 
 
-def _frontend_options(name: str) -> dict[str, int]:
+def frontend_options(name: str) -> dict[str, int]:
     """Settings of the frontend in a published file name: hop in ms (at 32 kHz) and number of mel bands."""
     options = {}
     if hop := re.search(r"_hop_(\d+)", name):
@@ -151,7 +180,7 @@ def _frontend_options(name: str) -> dict[str, int]:
     return options
 
 
-def _labels(path: pathlib.Path, classes: int) -> tuple[str, ...] | None:
+def labels(path: pathlib.Path, classes: int) -> tuple[str, ...] | None:
     """Class names from the table next to the checkpoint or that of the package; None if both have another length."""
     for table in (path.with_name(LABELS_FILE), pathlib.Path(__file__).with_name("audioset_labels.csv")):
         if table.is_file():

@@ -32,6 +32,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     },
     "efficientnet": {"width_coefficient": 0.3, "depth_coefficient": 0.1, "same_padding": "transformers"},
     "efficientat": {"width_mult": 0.1},
+    "patch_transformer": {"layers": 1, "width": 16, "heads": 2, "ffn": 24, "table": (4, 2)},
     "beats": {
         "embed_dim": 12,
         "encoder_layers": 1,

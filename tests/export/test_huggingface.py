@@ -149,3 +149,13 @@ def test_lite_is_refused_before_its_padding_is(restored, tmp_path):
     with pytest.raises(PretrainedError, match="transformers has no EfficientNet-Lite"):
         formats.write(run, "huggingface", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["efficientat", "patch_transformer"])
+def test_an_architecture_without_class_is_refused(restored, tmp_path, name):
+    """transformers has MobileNetV1 and V2; those of EfficientAT are V3, and the hub's V3 are read with timm."""
+    with pytest.raises(
+        base.ExportError, match=f"transformers has no class for model.name={name} .* use --format=stablehlo"
+    ):
+        formats.write(restored(name), "huggingface", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []

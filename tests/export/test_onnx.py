@@ -4,9 +4,7 @@ import ast
 import dataclasses
 import json
 import pathlib
-import subprocess
 import sys
-import wave
 
 import jax
 from jax import lax
@@ -22,13 +20,15 @@ from esc_jax.frontends import registry as frontends
 from esc_jax.tasks import registry as tasks
 from tests.export.examples import example_of
 from tests.export.factories import CLASSES, ENCODERS, as_multi_label, noise, probabilities, with_model
+from tests.export.isolation import isolated, write_wav
 
 REASON = "needs onnx and onnxruntime: pip install 'esc-jax[onnx]'"
 onnx = pytest.importorskip("onnx", reason=REASON)
 onnxruntime = pytest.importorskip("onnxruntime", reason=REASON)
 
-from esc_jax.export.onnx import clips, graph, operators, write  # noqa: E402
-from esc_jax.export.onnx.frontends import as_products  # noqa: E402
+from esc_jax.export import clips, comparison, model_card  # noqa: E402
+from esc_jax.export.frontends import as_products  # noqa: E402
+from esc_jax.export.onnx import graph, operators, write  # noqa: E402
 
 RATE = 16_000
 FRONTENDS = {
@@ -149,13 +149,13 @@ def test_every_architecture_computes_the_same_probabilities(restored, exported, 
     expected = probabilities(run.model, task, audio)
     for batch in (1, 2, 5):
         actual = write.run(out / "model.onnx", waveforms, batch)
-        np.testing.assert_allclose(actual, expected, atol=write.TOLERANCE, rtol=0)
+        np.testing.assert_allclose(actual, expected, atol=comparison.TOLERANCE, rtol=0)
     assert np.ptp(expected, axis=0).max() > 0.05  # far above the tolerance
     features = np.asarray(run.model.frontend(waveforms))
     assert (out / "features.onnx").exists() == (features.ndim == 3)
     if features.ndim == 3:
         actual = write.run(out / "features.onnx", features, 5)
-        np.testing.assert_allclose(actual, expected, atol=write.TOLERANCE, rtol=0)
+        np.testing.assert_allclose(actual, expected, atol=comparison.TOLERANCE, rtol=0)
     about = json.loads((out / "model.json").read_text())
     assert about["labels"] == list(CLASSES) and about["opset"] == 21 and "platforms" not in about
     convolutional = name in ("efficientat", "efficientnet", "resnet")
@@ -194,7 +194,7 @@ def test_a_model_in_bfloat16_is_computed_in_float32(restored):
     run = restored("resnet")
     run.config.model.dtype = "bfloat16"
     try:
-        model = write.in_float32(run)
+        model = comparison.in_float32(run)
         assert model.module.encoder.dtype == jnp.float32 and run.config.model.dtype == "bfloat16"
     finally:
         run.config.model.dtype = "float32"
@@ -258,26 +258,6 @@ def test_clips_of_the_run_are_checked(restored, tmp_path):
     assert np.array_equal(found.checked, np.rint(found.checked * 32768) / 32768)
 
 
-# Runs example.py where nothing but the standard library, numpy and onnxruntime can be imported.
-ISOLATED = """
-import importlib.abc, runpy, sys
-class Block(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] not in {allowed} and name.partition(".")[0] not in sys.stdlib_module_names:
-            raise ImportError(f"{{name}} is not allowed")
-sys.meta_path.insert(0, Block())
-sys.argv = ["example.py", *sys.argv[1:]]
-runpy.run_path("example.py", run_name="__main__")
-assert "jax" not in sys.modules and "onnx" not in sys.modules and "esc_jax" not in sys.modules
-"""
-
-
-def write_wav(path: pathlib.Path, channels: np.ndarray, rate: int) -> None:
-    with wave.open(str(path), "wb") as file:
-        file.setparams((channels.shape[1], 2, rate, 0, "NONE", ""))
-        file.writeframes(channels.astype("<i2").tobytes())
-
-
 def test_the_example_needs_numpy_and_onnxruntime_only(exported):
     out = exported("resnet")
     source = (out / "example.py").read_text()
@@ -290,12 +270,7 @@ def test_the_example_needs_numpy_and_onnxruntime_only(exported):
     write_wav(out / "clip.wav", np.concatenate([audio[0], audio[1], audio[2][:100]])[:, None].repeat(2, 1), RATE)
     write_wav(out / "other.wav", audio[:1].T, 8000)
 
-    def example(*arguments: str) -> subprocess.CompletedProcess[str]:
-        code = ISOLATED.format(allowed={"numpy", "onnxruntime"})
-        command = [sys.executable, "-I", "-c", code, *arguments]
-        return subprocess.run(command, cwd=out, capture_output=True, text=True)
-
-    done, wrong = example("clip.wav"), example("other.wav")
+    done, wrong = (isolated(out, {"numpy", "onnxruntime"}, name) for name in ("clip.wav", "other.wav"))
     for name in ("clip.wav", "other.wav"):
         (out / name).unlink()
     assert done.returncode == 0, done.stderr[-3000:]
@@ -307,3 +282,15 @@ def test_the_example_needs_numpy_and_onnxruntime_only(exported):
         lines.append(f"{number * 0.5:.1f} s: {best}")
     assert done.stdout.splitlines() == lines
     assert wrong.returncode == 1 and "16 bits and 16000 Hz" in wrong.stderr
+
+
+@pytest.mark.parametrize(("agreement", "marked"), [(1.0, False), (0.89, True)])
+def test_an_int8_file_that_decides_otherwise_is_marked(restored, agreement, marked):
+    run, count = restored("resnet"), 100
+    expected = np.eye(7, dtype=np.float32)[np.arange(count) % 7]
+    actual = np.where(np.arange(count)[:, None] < 100 * agreement, expected, 1 - expected)
+    chosen = clips.Clips(np.zeros((count, 1), np.float32), None, np.zeros((0, 1), np.float32), "100 clips")
+    about = comparison.compare_decisions(run, "model_int8.onnx", chosen, expected, actual)
+    assert about["top1_agreement"] == pytest.approx(agreement) and about["below_min_agreement"] == marked
+    card = model_card.onnx_card(run, {"model_int8.onnx": about | {"input": "waveform", "kind": "static"}}, "100 clips")
+    assert ("has another first class for more than 10 % of them" in card) == marked

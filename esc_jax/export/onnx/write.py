@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 import json
 import pathlib
 from typing import Any
 
-import jax
 import numpy as np
 import onnx
 import onnxruntime
 
-from esc_jax.export import model_card, stablehlo, usage
+from esc_jax.export import clips as check_clips
+from esc_jax.export import comparison, model_card, stablehlo, usage
 from esc_jax.export.base import CARD, DESCRIPTION, ExportError
-from esc_jax.export.onnx import clips as check_clips
-from esc_jax.export.onnx.clips import Clips
-from esc_jax.export.onnx.frontends import as_products
+from esc_jax.export.clips import Clips
+from esc_jax.export.frontends import as_products
 from esc_jax.export.onnx.graph import OPSET, Graph
 from esc_jax.export.onnx.operators import OPERATORS
 from esc_jax.export.onnx.quantize import quantize
-from esc_jax.models import model as models
-from esc_jax.models.model import Model
-from esc_jax.tasks import registry as tasks
 from esc_jax.training.restore import Restored
 
 MODEL, FEATURES, INT8, EXAMPLE = "model.onnx", "features.onnx", "model_int8.onnx", "example.py"
-TOLERANCE = 1e-4
 MAX_PARAMETERS = 500_000_000  # of 4 bytes: a file of protobuf has at most 2 GiB
-_BATCH = 8
 _OUTPUT = "probabilities"
 
 
@@ -38,14 +31,14 @@ def write(restored: Restored, directory: pathlib.Path) -> None:
     Raises:
         ExportError: an operation has no ONNX operator here, the model is too large, or the outputs differ.
     """
-    model = in_float32(restored)
+    model = comparison.in_float32(restored)
     if model.parameter_count > MAX_PARAMETERS:
         raise ExportError(f"{model.parameter_count:,} parameters do not fit into an ONNX file: use --format=stablehlo")
     clips = check_clips.find(restored)
     classify = stablehlo.classifier(restored, model)
     waveforms = clips.checked
-    features = _map(model.frontend, waveforms)
-    expected = _map(classify, features)
+    features = comparison.outputs(model.frontend, waveforms)
+    expected = comparison.outputs(classify, features)
 
     graph = Graph(OPERATORS, "waveform", model.clip_samples)
     inside = graph.call("frontend", as_products(model.frontend), graph.input)
@@ -56,7 +49,9 @@ def write(restored: Restored, directory: pathlib.Path) -> None:
         _save(restored, graph, graph.call("model", classify, graph.input), directory / FEATURES)
         differences[FEATURES] = compare(directory / FEATURES, features, expected)
     kind = quantize(directory / MODEL, directory / INT8, clips.calibration)
-    int8 = {"kind": kind} | _compare_decisions(restored, clips, expected, run(directory / INT8, waveforms))
+    int8 = {"kind": kind} | comparison.compare_decisions(
+        restored, INT8, clips, expected, run(directory / INT8, waveforms)
+    )
 
     content = _describe(restored, features.shape[1:], differences, int8, clips)
     (directory / DESCRIPTION).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -64,13 +59,6 @@ def write(restored: Restored, directory: pathlib.Path) -> None:
     (directory / CARD).write_text(
         model_card.onnx_card(restored, content["files"], content["checked"]), encoding="utf-8"
     )
-
-
-def in_float32(restored: Restored) -> Model:
-    """The model, computed in float32: ONNX Runtime has no convolution in bfloat16 on CPUs."""
-    config = restored.config.copy_and_resolve_references()
-    config.model.dtype = "float32"
-    return models.abstract(config, restored.model.classes)[0].with_variables(restored.model.variables)
 
 
 def _save(restored: Restored, graph: Graph, result: Any, path: pathlib.Path) -> None:
@@ -82,53 +70,23 @@ def _save(restored: Restored, graph: Graph, result: Any, path: pathlib.Path) -> 
     onnx.save(proto, path)
 
 
-def run(path: pathlib.Path, inputs: np.ndarray, batch: int = _BATCH) -> np.ndarray:
+def run(path: pathlib.Path, inputs: np.ndarray, batch: int = comparison.BATCH) -> np.ndarray:
     """The outputs of a file in ONNX Runtime, (N, classes)."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # slow where other programs run
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    return np.concatenate([session.run(None, {name: part})[0] for part in _batches(inputs, batch)])
+    return np.concatenate([session.run(None, {name: part})[0] for part in comparison.batches(inputs, batch)])
 
 
 def compare(path: pathlib.Path, inputs: np.ndarray, expected: np.ndarray) -> float:
     """The largest difference between the probabilities of a file and those of JAX, one clip at a time and three.
 
     Raises:
-        ExportError: it is larger than TOLERANCE.
+        ExportError: it is larger than comparison.TOLERANCE.
     """
-    largest = max(float(np.abs(run(path, inputs, batch) - expected).max()) for batch in (1, 3))
-    if not largest <= TOLERANCE:  # also NaN
-        raise ExportError(
-            f"the probabilities of {path.name} in onnxruntime differ by {largest:.2g} from those of JAX, more than"
-            f" {TOLERANCE:g}: use --format=stablehlo, and report the config of the run"
-        )
-    return largest
-
-
-def _map(function: Callable[[jax.Array], jax.Array], inputs: np.ndarray) -> np.ndarray:
-    """The results of a function of JAX, in batches of one size, so that it is compiled once."""
-    compiled, count = jax.jit(function), len(inputs)
-    padded = np.concatenate([inputs, np.repeat(inputs[-1:], -count % _BATCH, axis=0)])
-    return np.concatenate([np.asarray(compiled(batch)) for batch in _batches(padded)])[:count]
-
-
-def _batches(array: np.ndarray, size: int = _BATCH) -> list[np.ndarray]:
-    return [array[first : first + size] for first in range(0, len(array), size)]
-
-
-def _compare_decisions(restored: Restored, clips: Clips, expected: np.ndarray, actual: np.ndarray) -> dict[str, Any]:
-    """How often the class with the largest probability is the same, and the score where labels are known."""
-    result: dict[str, Any] = {
-        "top1_agreement": float((actual.argmax(-1) == expected.argmax(-1)).mean()),
-        "largest_difference": float(np.abs(actual - expected).max()),
-    }
-    if clips.labels is not None:
-        task = tasks.get(restored.config.task)
-        scores = {name: task.score(clips.labels, values) for name, values in (("", actual), ("_float32", expected))}
-        result |= {f"{task.metric}{name}": score for name, score in scores.items()}
-    return result
+    return comparison.check(path.name, "onnxruntime", (run(path, inputs, batch) for batch in (1, 3)), expected)
 
 
 def _describe(

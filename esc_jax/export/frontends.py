@@ -1,4 +1,4 @@
-"""The frontends as matrix products: no runtime has a fast Fourier transform for ONNX on CPUs.
+"""The frontends as matrix products: the runtimes of exported files have no fast Fourier transform on CPUs.
 
 The DFT of length N = R·C of a frame x, with samples n = C·r + c and bins k = p + R·q, is two products:
 
