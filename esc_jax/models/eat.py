@@ -208,7 +208,7 @@ class Eat(nn.Module):
         token = self.param("class_token", nn.initializers.zeros, (1, width))
         table = self.param("position", nn.initializers.zeros, (1 + self.positions, width))
         key = self.make_rng("droppath") if train and tokens < self.positions else None
-        places = grid_positions(table[1:, None], batch, tokens, 1, key)[:, :, 0]
+        places = grid_positions(table[1:, None], batch, tokens, 1, key).squeeze(2)
         first = jnp.broadcast_to((token + table[:1])[None], (batch, 1, width))
         x = jnp.concatenate([first.astype(self.dtype), x + places.astype(self.dtype)], axis=1)
         layer = nn.remat(TransformerLayer, static_argnums=(4,)) if self.remat else TransformerLayer

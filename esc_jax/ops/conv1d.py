@@ -36,10 +36,10 @@ def conv1d(x: jax.Array, kernel: jax.Array) -> jax.Array:
         (B, T − K + 1, O).
     """
     if x.shape[-1] == 1:  # a matrix product with one input channel would be slow
-        return depthwise.depthwise_conv(x[:, :, None], kernel[:, None], (1, 1), "VALID")[:, :, 0]
+        return depthwise.depthwise_conv(x[:, :, None], kernel[:, None], (1, 1), "VALID").squeeze(2)
     if len(kernel) == 1:
-        return depthwise.pointwise_conv(x[:, None], kernel[0])[:, 0]
-    return convolution.conv(x[:, None], kernel[None], (1, 1), ((0, 0), (0, 0)))[:, 0]
+        return depthwise.pointwise_conv(x[:, None], kernel[0]).squeeze(1)
+    return convolution.conv(x[:, None], kernel[None], (1, 1), ((0, 0), (0, 0))).squeeze(1)
 
 
 def depthwise_conv1d(x: jax.Array, kernel: jax.Array, dilation: int = 1) -> jax.Array:
@@ -97,11 +97,12 @@ def _filter_blocks(blocks: jax.Array) -> jax.Array:
     A window covers two blocks and the first sample of a third. As a product of the blocks with weights, the gradient
     is a broadcast, which XLA fuses with neighbouring operations. That of a strided convolution is not.
     """
-    stride, count = blocks.shape[2], blocks.shape[1] - 2
+    batch, count, stride, channels = blocks.shape[0], blocks.shape[1] - 2, blocks.shape[2], blocks.shape[3]
     total: jax.Array | float = 0.0
     for tap, weight in enumerate(triangle(stride)):
         block, sample = divmod(tap, stride)
-        total += blocks[:, block : block + count, sample].astype(jnp.float32) * float(weight)
+        taps = lax.slice(blocks, (0, block, sample, 0), (batch, block + count, sample + 1, channels)).squeeze(2)
+        total += taps.astype(jnp.float32) * float(weight)
     return jnp.asarray(total).astype(blocks.dtype)
 
 
