@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from esc_jax.models import heads
 from esc_jax.models.beats import Beats
 from esc_jax.models.dymn import DyMN
+from esc_jax.models.eat import Eat
 from esc_jax.models.efficientat import EfficientAT
 from esc_jax.models.efficientnet import EfficientNet
 from esc_jax.models.encoder import Classifier
@@ -21,6 +22,7 @@ from esc_jax.models.resnet import ResNet
 ENCODERS: dict[str, type] = {
     "beats": Beats,
     "dymn": DyMN,
+    "eat": Eat,
     "efficientat": EfficientAT,
     "efficientnet": EfficientNet,
     "hubert": Hubert,

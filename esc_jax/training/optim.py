@@ -127,10 +127,10 @@ def frozen_modules(config: Any, params: Any) -> frozenset[str]:
 
 
 def _depth(path: str) -> tuple[int, ...]:
-    """Position of a parameter in its encoder, as a sort key: input, numbered layers or blocks, output."""
+    """Position of a parameter in its encoder, as a sort key: input, numbered stages or blocks, layers, output."""
     part = path.split("/")[1]
     if re.match(r"(stage|block|layer)_?\d", part):
-        return (1, *map(int, re.findall(r"\d+", part)))
+        return (1, int(part.startswith("layer")), *map(int, re.findall(r"\d+", part)))
     return (2,) if part in ("last", "top", "layer_weights") else (0,)
 
 

@@ -33,6 +33,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "efficientnet": {"width_coefficient": 0.3, "depth_coefficient": 0.1, "same_padding": "transformers"},
     "efficientat": {"width_mult": 0.1},
     "patch_transformer": {"layers": 1, "width": 16, "heads": 2, "ffn": 24, "table": (4, 2)},
+    "eat": {"width": 4, "stage_blocks": 2, "embed_dim": 16, "layers": 1, "heads": 2, "ffn": 24, "positions": 8},
     "beats": {
         "embed_dim": 12,
         "encoder_layers": 1,
@@ -44,7 +45,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     },
 }
 _HEADS = {"hubert": "projected", "efficientat": "mlp"}
-_FRONTENDS = {"hubert": "raw", "efficientat": "efficientat_mel", "beats": "kaldi_fbank"}
+_FRONTENDS = {"hubert": "raw", "eat": "raw", "efficientat": "efficientat_mel", "beats": "kaldi_fbank"}
 
 
 def tiny_config(name: str) -> ml_collections.ConfigDict:

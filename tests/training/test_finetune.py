@@ -96,6 +96,12 @@ def test_layer_factors_fall_from_the_head_to_the_input():
     }  # fmt: skip
 
 
+def test_layers_are_nearer_to_the_head_than_stages():
+    params = {"encoder": {"stage10_block1": 0, "stage2_block3": 0, "layer_0": 0, "layer_1": 0}}
+    factors = {"stage2_block3": 0.5**4, "stage10_block1": 0.5**3, "layer_0": 0.5**2, "layer_1": 0.5}
+    assert optim.layer_factors(params, 0.5) == {"encoder": factors}
+
+
 def test_layer_decay_and_groups_multiply(noise_clips):
     """Adam's first step is the learning rate times the sign of the gradient, for gradients of any size."""
     config = resnet()
