@@ -4,8 +4,9 @@ r"""EAT-S on ESC-50, trained from scratch on waveforms with the recipe of its pa
     python -m esc_jax.main --config=configs/eat_s.py --config.model.dtype=bfloat16 --mode=crossval
 
 Gazneli et al. 2022, arXiv 2204.11479; settings from the published code (Alibaba-MIIL/AudioClassfication). Clips at
-22.05 kHz, padded to 114,688 samples, are resampled, rotated, masked, mixed with noise, and mixed in one of four ways; the
-targets are the classes of both clips. The last weights are tested once per clip. eat_cpu.py is the variant for two CPU cores.
+22.05 kHz, padded to 114,688 samples, are resampled, rotated, masked, given noise, and mixed in one of four ways. The
+targets are the classes of both clips. The last weights are tested once per clip. eat_cpu.py is the variant for two CPU
+cores.
 
 Differences from the published code: the frontend normalizes the variance of each mixture, not the peak of each clip.
 The first epochs, without mixing, have the binary loss, not a cross-entropy with smoothed labels. The level of segments

@@ -29,12 +29,25 @@ LOCATION_KEYS = (
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Keys in which two flat configs differ, as "key (old, now new)". LOCATION_KEYS are ignored.
 
-    A key that only one of them has was added by a later version. It is ignored where its value is off (0 or empty).
+    A key that only one of them has was added by a later version. It is ignored where its value is off (0 or empty), or
+    its default.
     """
-    old, new = json.loads(json.dumps(old)), json.loads(json.dumps(new))  # a tuple is a list after it was on disk
+    old, new, defaults = (json.loads(json.dumps(x)) for x in (old, new, _defaults(new)))  # on disk, tuples are lists
     keys = sorted((set(old) | set(new)) - set(LOCATION_KEYS))
     off = {k for k in keys if not (old.get(k) or new.get(k)) and (k not in old or k not in new)}
+    off |= {k for k in set(defaults) - set(old) if new.get(k) == defaults[k]}
     return [f"{k} ({old.get(k)}, now {new.get(k)})" for k in keys if k not in off and old.get(k) != new.get(k)]
+
+
+def _defaults(flat: dict[str, Any]) -> dict[str, Any]:
+    """Flat defaults of the architecture and the objective that a flat config names; empty where it names none."""
+    names = [flat.get(key) for key in ("model.name", "model.head.name", "frontend.name")]
+    if None in names:
+        return {}
+    defaults = configs.flatten(configs.defaults(*names))
+    if objective := flat.get("pretrain.objective"):
+        defaults |= configs.flatten(configs.pretrain_defaults(objective), "pretrain.")
+    return defaults
 
 
 def locked(folder: pathlib.Path) -> contextlib.AbstractContextManager[None]:

@@ -59,3 +59,13 @@ def test_keys_of_other_versions_differ_only_where_they_are_on():
         "new (None, now True)",
         "old (2, now None)",
     ]
+
+
+def test_a_key_of_a_later_version_may_have_its_default(tmp_path):
+    """`eval.view_crop_s` is 2.5 where views are no crops."""
+    config = configs.defaults("resnet")
+    config.pretrain = configs.pretrain_defaults("simclr")
+    old = {k: v for k, v in configs.flatten(config).items() if k not in ("eval.view_crop_s", "pretrain.temperature")}
+    assert workdir.differences(old, configs.flatten(config)) == []
+    config.eval.view_crop_s = 1.0
+    assert workdir.differences(old, configs.flatten(config)) == ["eval.view_crop_s (None, now 1.0)"]
