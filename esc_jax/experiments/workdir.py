@@ -41,8 +41,8 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 def _defaults(flat: dict[str, Any]) -> dict[str, Any]:
     """Flat defaults of the architecture and the objective that a flat config names; empty where it names none."""
-    names = [flat.get(key) for key in ("model.name", "model.head.name", "frontend.name")]
-    if None in names:
+    names = [flat[key] for key in ("model.name", "model.head.name", "frontend.name") if key in flat]
+    if len(names) < 3:
         return {}
     defaults = configs.flatten(configs.defaults(*names))
     if objective := flat.get("pretrain.objective"):

@@ -5,6 +5,7 @@ An Efficient Audio Classification Network", 2022 (arXiv 2204.11479). The default
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 from flax import linen as nn
 import jax
@@ -188,8 +189,9 @@ class Eat(nn.Module):
 
     def _convolve(self, x: jax.Array, train: bool) -> jax.Array:
         """Stem and stages: (B, samples, 1) → (B, T, channels)."""
-        run = {"dtype": self.dtype, "axis_name": self.axis_name}
-        down, block = (nn.remat(m, static_argnums=(2,)) if self.remat else m for m in (Down, Block))
+        run: dict[str, Any] = {"dtype": self.dtype, "axis_name": self.axis_name}
+        modules: tuple[Any, ...] = (Down, Block)
+        down, block = (nn.remat(module, static_argnums=(2,)) if self.remat else module for module in modules)
         x = Conv(self.width, 7, dtype=self.dtype, name="stem_conv")(x)
         x = NormActivation(**run, name="stem_out")(x, train)
         for i, stride in enumerate(self.stem_strides, start=1):

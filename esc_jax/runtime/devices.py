@@ -271,8 +271,8 @@ def all_mean(tree: Any) -> Any:
 
 def memory_bytes() -> int | None:
     """Memory of the smallest device of this process, as its allocator may use it; None where it is not known (CPU)."""
-    sizes = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
-    return None if None in sizes else min(sizes)
+    sizes = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in jax.local_devices()]
+    return min(sizes) or None
 
 
 def device_name() -> str:

@@ -73,7 +73,7 @@ class _Call(NamedTuple):
 
     first: int
     steps: int
-    metrics: dict[str, jax.Array]
+    metrics: dict[str, Any]  # arrays; jax.Array does not declare `is_ready`
 
 
 class EpochEval(NamedTuple):
