@@ -218,7 +218,7 @@ def build_page(
         table = gradio.Dataframe(headers=["from", "to", "sound", "%"], visible=False, interactive=False)
         # A change is an upload, the end of a recording, the choice of an example, or the removal of the sound.
         shown = [sentence, top, picture, table]
-        sound.change(classify, sound, shown, api_visibility="private", concurrency_id="classify")
+        sound.change(classify, sound, shown, api_name="show", api_visibility="private", concurrency_id="classify")
         # What programs call: named numbers in the place of what the page shows.
         result = gradio.JSON(label="result", visible=False)
         gradio.Button(visible=False).click(
