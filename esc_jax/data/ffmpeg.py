@@ -110,7 +110,7 @@ class FfmpegDecoder:
     def _input(self, source: Source | str) -> list[str]:
         """The options of ffmpeg for the input."""
         if isinstance(source, str):
-            options = ["-protocol_whitelist", _NETWORK, "-analyzeduration", _PROBE_US, "-fflags", "nobuffer"]
+            options = ["-protocol_whitelist", _NETWORK, "-analyzeduration", _PROBE_US]
             if source.lower().startswith("rtsp"):
                 options += ["-rtsp_transport", "tcp", "-allowed_media_types", "audio"]
             return [*options, "-i", source, "-flush_packets", "1"]

@@ -26,6 +26,7 @@ PCM_FORMATS = {"s16le": ("<i2", 32768.0), "f32le": ("<f4", 1.0)}
 _CHUNK_S = 0.05  # of sound that is read at a time; a part of the latency
 _WAITING_S = 10.0  # of sound that waits for the classifier before the source has to wait, or loses sound
 _ANSWER_S = 20.0  # without sound, after which a stream or a microphone counts as broken
+_END = "Stream ends prematurely"  # ffmpeg's word for the end of a stream without a length
 _BACKOFF_S = (0.5, 30.0)  # from a break to the first attempt, and the longest time between attempts
 
 
@@ -150,7 +151,7 @@ class FfmpegStream:
         samples = self._decoder.read_available(self._size)
         if len(samples):
             return Chunk(samples, time.time())
-        if self._decoder.error:
+        if self._decoder.error and not self._decoder.error.startswith(_END):
             raise AudioError(f"{self._name}: {self._decoder.error}")
         return None
 
