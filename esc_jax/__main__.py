@@ -16,6 +16,8 @@ COMMANDS = {
     "probe": "fit classifiers on embeddings and test them",
     "report": "report on all runs in a folder, or compare two",
     "export": "write a model for use without esc_jax",
+    "listen": "classify live sound",
+    "serve": "serve an API that classifies sounds",
     "demo": "serve a web page that classifies sounds",
     "weights": "list and download published weights",
 }

@@ -24,22 +24,19 @@ processes can share a folder.
 """
 
 import argparse
-from collections.abc import Callable
-import dataclasses
 import os
 import pathlib
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from esc_jax import files
+from esc_jax.cli import archives
 from esc_jax.cli import parser as arguments
 from esc_jax.cli.command import command, discard_native_output, initialize_device
 from esc_jax.errors import EX_TEMPFAIL, MultipleErrors, UserError, collect_errors
 from esc_jax.inference import output, recordings, result_files
 
 if TYPE_CHECKING:  # numpy and JAX, which --help does not need
-    from datetime import datetime
-
     import numpy as np
 
     from esc_jax.data.stream import AudioStream
@@ -62,46 +59,21 @@ def _parser() -> arguments.Parser:
         parser, "workdir of a run; or a published classifier: its name (esc-jax weights list), file, folder or hub id"
     )
     add = parser.add_argument
-    seconds, smooth = arguments.seconds(), arguments.seconds(0.0, 86_400.0)
     segments = arguments.choices(*output.SEGMENTS)
-    add("--window_s", metavar="S", type=seconds, help="length of a window (default: of the training clips)")
-    add("--hop_s", metavar="S", type=seconds, default=1.0, help="between the starts of windows (default: 1)")
-    add(
-        "--top_k", metavar="K", type=arguments.integer(), default=3, help="classes per row, in all outputs (default: 3)"
-    )
+    archives.add_window_options(parser)
     add("--segments", metavar="NAMES", type=segments, help="a table of these windows only: begin,middle,end")
-    add("--smooth_s", metavar="S", type=smooth, default=0.0, help="length of a moving average (default: 0, none)")
-    silence = "windows with a lower RMS level (dB relative to full scale) are silence (default: -60; or: off)"
-    add("--silence_db", metavar="DB", type=arguments.decibels, default=-60.0, help=silence)
     add("--json", metavar="OUT.json", type=arguments.output(".json"), help="every window: classes, level, silence")
     add("--csv", metavar="OUT.csv", type=arguments.output(".csv"), help="file, start_s, end_s, class, probability")
     picture = "a picture; with several recordings one of each, OUT-NAME.png"
     add("--plot", metavar="OUT.png", type=arguments.output(*PICTURES), help=picture)
-    add("--names", metavar="NAMES.csv", type=pathlib.Path, help="other names of classes: two columns, class and name")
-    _add_archive_options(parser)
+    group = parser.add_argument_group("a result file for each recording")
+    archives.add_options(group)
+    text = "folder for the best events of each class, as wav files"
+    group.add_argument("--clips", metavar="DIR", type=pathlib.Path, help=text)
+    number = arguments.integer(1, 10_000)
+    group.add_argument("--clips_per_class", metavar="N", type=number, default=10, help="(default: 10)")
     add("files", metavar="FILE", nargs="+", help="recording, folder or quoted pattern")
     return parser
-
-
-def _add_archive_options(parser: arguments.Parser) -> None:
-    group = parser.add_argument_group("a result file for each recording")
-    add = group.add_argument
-    add("--out", metavar="RESULTS", type=pathlib.Path, help="folder of the results")
-    formats = arguments.choices(*result_files.FORMATS)
-    text = f"comma-separated: {', '.join(result_files.FORMATS)} (default: csv)"
-    add("--formats", metavar="NAMES", type=formats, default=("csv",), help=text)
-    share = arguments.number(0.0, 1.0)
-    text = "smallest probability of an event (default: the thresholds of the model)"
-    add("--min_confidence", metavar="P", type=share, help=text)
-    text = "smallest probability of some classes: two columns, class and probability"
-    add("--thresholds", metavar="T.csv", type=pathlib.Path, help=text)
-    span = arguments.seconds(0.0, 86_400.0)
-    add("--min_length_s", metavar="S", type=span, default=0.0, help="drop shorter events (default: 0)")
-    add("--max_gap_s", metavar="S", type=span, default=0.0, help="join events with a shorter gap (default: 0)")
-    text = "when a recording began: names, to read it in file names, or a time such as 2026-05-11T05:30+02:00"
-    add("--start", metavar="TIME", help=text)
-    add("--clips", metavar="DIR", type=pathlib.Path, help="folder for the best events of each class, as wav files")
-    add("--clips_per_class", metavar="N", type=arguments.integer(1, 10_000), default=10, help="(default: 10)")
 
 
 def _timeline(
@@ -171,35 +143,10 @@ def _classify(
                 timeline_plot.recording(timeline, overview, pathlib.Path(file).name, picture)
 
 
-def _settings(classifier: "SoundClassifier", options: argparse.Namespace) -> dict[str, Any]:
-    """The entries at the top of the JSON document."""
-    return {
-        "model": options.model,
-        "task": classifier.task.name,
-        "classes": list(classifier.classes),
-        "sample_rate": classifier.sample_rate,
-        "window_s": options.window_s or classifier.window_s,
-        "hop_s": options.hop_s,
-        "smooth_s": options.smooth_s,
-        "silence_db": options.silence_db,
-    }
-
-
-def _start_of(options: argparse.Namespace) -> "Callable[[str], datetime | None]":
-    """The function that gives the time at which a recording began. Raises TimeError."""
-    from esc_jax.inference import times
-
-    if options.start is None:
-        return lambda file: None
-    start = times.parse_start(options.start)
-    return times.time_in_name if start is None else lambda file: start
-
-
 def _check_archive_options(parser: arguments.Parser, options: argparse.Namespace) -> None:
     """Refuses options that do not belong together."""
-    needed = ("min_confidence", "thresholds", "min_length_s", "max_gap_s", "start", "clips")
     if not options.out:
-        if given := [name for name in needed if getattr(options, name)]:
+        if given := [name for name in (*archives.NEEDED, "start", "clips") if getattr(options, name)]:
             parser.error(f"--{given[0]} is for --out=RESULTS")
         return
     if given := [name for name in ("json", "csv", "plot", "segments") if getattr(options, name)]:
@@ -208,34 +155,8 @@ def _check_archive_options(parser: arguments.Parser, options: argparse.Namespace
 
 def _archive(classifier: "SoundClassifier", paths: list[str], options: argparse.Namespace, problems: list[str]) -> None:
     """Classifies recordings into the folder --out. Errors are appended to `problems`."""
-    from esc_jax.inference import archive, class_table, events
-
-    thresholds = class_table.read_numbers(options.thresholds) if options.thresholds else {}
-    chosen = events.EventOptions(options.min_confidence, thresholds, options.min_length_s, options.max_gap_s)
-    events.check_thresholds(chosen, classifier.classes)
-    start_of, settings = _start_of(options), _settings(classifier, options)
-    formats = list(dict.fromkeys([*options.formats, *(["events"] if options.clips else [])]))
-    recorded = {
-        "weights": archive.weights_checksum(classifier.model.variables),
-        "formats": formats,
-        "top_k": options.top_k,
-        "start": options.start,
-        "events": dataclasses.asdict(chosen),
-    }
-    writers = [result_files.FORMATS[name] for name in formats]
-    root = archive.common_folder(options.files)
-    store = archive.Archive(options.out, root, settings | recorded, [suffix for suffix, _ in writers])
-
-    def classify(file: str) -> tuple[float, str, list[str]]:
-        timeline = classifier.timeline(
-            file, options.window_s, options.hop_s, smooth_s=options.smooth_s, silence_db=options.silence_db
-        )
-        found = events.find_events(timeline, chosen)
-        result = result_files.Result(
-            store.name(file), timeline, found, start_of(file), classifier.sample_rate, options.top_k, settings
-        )
-        return timeline.duration_s, timeline.note, [write(result) for _, write in writers]
-
+    extra = ["events"] if options.clips else []
+    store, classify = archives.open_archive(classifier, options, options.files, extra)
     _process(store, paths, classify, problems)
     if options.clips:
         _write_excerpts(store, paths, options, problems)
@@ -244,7 +165,7 @@ def _archive(classifier: "SoundClassifier", paths: list[str], options: argparse.
 def _process(
     store: "Archive",
     paths: list[str],
-    classify: "Callable[[str], tuple[float, str, list[str]]]",
+    classify: archives.Classify,
     problems: list[str],
 ) -> None:
     """Classifies recordings into an archive under a progress bar, and prints how many; see `archive.process`."""
@@ -306,14 +227,8 @@ def main(argv: list[str] | None = None) -> None:
     for file in paths:
         if pathlib.Path(file).resolve() in written:
             raise PredictError(f"{file} is both read and written: give another name for the results")
-    from esc_jax.inference import classifier as classifiers
-
     initialize_device()
-    classifier = classifiers.load_classifier(options.model)
-    if options.names:
-        from esc_jax.inference import class_table
-
-        classifier.classes = class_table.renamed(classifier.classes, class_table.read_names(options.names))
+    classifier = archives.load(options)
     if options.out:
         _archive(classifier, paths, options, problems)
         if problems:
@@ -330,7 +245,7 @@ def main(argv: list[str] | None = None) -> None:
                 output.write_csv(options.csv, timelines, options.top_k)
         if options.json:
             with collect_errors(problems, options.json):
-                settings = _settings(classifier, options)
+                settings = archives.settings(classifier, options)
                 output.write_json(options.json, timelines, options.top_k, settings=settings, problems=problems)
     if problems:
         raise MultipleErrors(problems)

@@ -68,17 +68,7 @@ class AudioStream:
         self.defect = self._recording.defect
 
     def _resampled(self, section: Section) -> Iterator[np.ndarray]:
-        rate = section.decoder.rate
-        if rate == self.sample_rate:
-            yield from map(self._check_finite, self._mono(section))
-            return
-        resampler = soxr.ResampleStream(rate, self.sample_rate, 1, dtype="float32", quality="VHQ")
-        for block in self._mono(section):
-            # Values outside of float32's range become infinite here and are rejected below.
-            with np.errstate(over="ignore", invalid="ignore"):
-                block = resampler.resample_chunk(block)
-            yield self._check_finite(block)
-        yield self._check_finite(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+        return resample(self._mono(section), section.decoder.rate, self.sample_rate, self.name)
 
     def _mono(self, section: Section) -> Iterator[np.ndarray]:
         rate = section.decoder.rate
@@ -88,10 +78,37 @@ class AudioStream:
             self._cancels |= cancels
             yield mono
 
-    def _check_finite(self, block: np.ndarray) -> np.ndarray:
+
+def resample(blocks: Iterable[np.ndarray], rate: int, sample_rate: int, name: str) -> Iterator[np.ndarray]:
+    """Resamples a signal that comes in blocks; their borders do not change the result.
+
+    Args:
+        blocks: (samples,) float32 at `rate` Hz.
+        rate, sample_rate: Hz.
+        name: of the recording, for errors.
+
+    Yields:
+        (samples,) float32 at `sample_rate` Hz, about as long as each block, and the rest at the end.
+
+    Raises:
+        AudioError: samples are NaN or infinite.
+    """
+
+    def checked(block: np.ndarray) -> np.ndarray:
         if not np.isfinite(block).all():
-            raise AudioError(f"{self.name}: holds samples that are not numbers")
+            raise AudioError(f"{name}: holds samples that are not numbers")
         return block
+
+    if rate == sample_rate:
+        yield from map(checked, blocks)
+        return
+    resampler = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality="VHQ")
+    for block in blocks:
+        # Values outside of float32's range become infinite here and are rejected below.
+        with np.errstate(over="ignore", invalid="ignore"):
+            block = resampler.resample_chunk(block)
+        yield checked(block)
+    yield checked(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
 
 
 def windows(blocks: Iterable[np.ndarray], size: int, hop: int) -> Iterator[tuple[int, np.ndarray]]:

@@ -10,6 +10,7 @@ compiled shape, so that memory does not grow with the length of the recording.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+import dataclasses
 import itertools
 import os
 import pathlib
@@ -146,9 +147,42 @@ class SoundClassifier:
                     observe(block, stream)
                 yield block
 
-        starts, probabilities, unfamiliar, level = self._classify(windows(blocks(), size, hop), size, stream.name)
+        outputs = self._classify(windows(blocks(), size, hop), size, stream.name)
+        timeline = self._timeline(outputs, size, total, silence_db)
+        timeline = dataclasses.replace(timeline, note=stream.note, incomplete=bool(stream.defect))
+        return timeline.smoothed(smooth_s) if smooth_s else timeline
+
+    def live(
+        self, blocks: Iterable[np.ndarray], window_s: float, hop_s: float, *, silence_db: float | None = SILENCE_DB
+    ) -> Iterator[Timeline]:
+        """Classifies a signal while it arrives. The windows are those that `timeline` has for the same signal.
+
+        Args:
+            blocks: (samples,) float32 each, at the model's rate.
+            window_s, hop_s, silence_db: as of `timeline`.
+
+        Yields:
+            A timeline of one window, as soon as its last sample is there. A timeline ends with its window.
+
+        Raises:
+            ValueError: window_s or hop_s is not in (0, 600].
+        """
+        size, hop = self._samples("window_s", window_s), self._samples("hop_s", hop_s)
+        for start, samples in windows(blocks, size, hop):
+            outputs = self._classify([(start, samples)], size, "live sound", rows=1)
+            yield self._timeline(outputs, size, start + len(samples), silence_db)
+
+    def _timeline(
+        self,
+        outputs: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+        size: int,
+        total: int,
+        silence_db: float | None,
+    ) -> Timeline:
+        """The timeline of what `_classify` returns, for windows of `size` samples of a signal of `total` samples."""
+        starts, probabilities, unfamiliar, level = outputs
         silent = level < silence_db if silence_db is not None else np.zeros(len(level), bool)
-        timeline = Timeline(
+        return Timeline(
             classes=self.classes,
             starts=starts / self.sample_rate,
             ends=np.minimum(starts + size, total) / self.sample_rate,
@@ -158,11 +192,8 @@ class SoundClassifier:
             unfamiliar=unfamiliar & ~silent,
             duration_s=total / self.sample_rate,
             task=self.task,
-            note=stream.note,
             thresholds=self.thresholds,
-            incomplete=bool(stream.defect),
         )
-        return timeline.smoothed(smooth_s) if smooth_s else timeline
 
     def _samples(self, name: str, seconds: float) -> int:
         if not 0 < seconds <= MAX_CLIP_S:  # False for NaN
@@ -170,7 +201,7 @@ class SoundClassifier:
         return max(1, round(seconds * self.sample_rate))
 
     def _classify(
-        self, pieces: Iterable[tuple[int, np.ndarray]], size: int, name: str
+        self, pieces: Iterable[tuple[int, np.ndarray]], size: int, name: str, rows: int = 0
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Classifies windows of up to `size` samples.
 
@@ -178,6 +209,7 @@ class SoundClassifier:
             pieces: (start, samples) of each window.
             size: samples of a window.
             name: of the recording, for errors.
+            rows: windows of a batch; 0 for as many as the device computes well.
 
         Returns:
             Starts (samples), probabilities, whether unfamiliar, and RMS levels (dB), each of the n windows.
@@ -188,7 +220,7 @@ class SoundClassifier:
         if self._published and head and len(head[0][1]) < size:  # the only window
             shape = -(-len(head[0][1]) // self._pad_to) * self._pad_to
         budget = _BATCH_S.get(jax.default_backend(), _ACCELERATOR_BATCH_S)
-        rows = max(1, int(budget * self.sample_rate) // shape)
+        rows = rows or max(1, int(budget * self.sample_rate) // shape)
         starts: list[int] = []
         power: list[float] = []
         done: list[tuple[np.ndarray, np.ndarray]] = []

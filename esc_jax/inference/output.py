@@ -21,11 +21,19 @@ UNFAMILIAR = "unlike any class"
 NO_CLASS = "no class above its threshold"
 
 
-def _cells(prediction: "Prediction | None", k: int, width: int, exclusive: bool) -> str:
+def cells(prediction: "Prediction | None", k: int, width: int, exclusive: bool) -> str:
+    """A prediction as text: silence, the k most probable classes, or the detected classes of a multi-label model.
+
+    Args:
+        prediction: None for silence.
+        k: classes.
+        width: of their names.
+        exclusive: whether the task decides for one class.
+    """
     if prediction is None:
         return SILENCE
-    cells = _ranking(prediction, k, width) if exclusive else _detections(prediction, k, width)
-    return cells + (f"   ({UNFAMILIAR})" if prediction.unfamiliar else "")
+    text = _ranking(prediction, k, width) if exclusive else _detections(prediction, k, width)
+    return text + (f"   ({UNFAMILIAR})" if prediction.unfamiliar else "")
 
 
 def _aligned(classes: Iterable[tuple[str, float]], width: int) -> str:
@@ -74,7 +82,7 @@ def table(name: str, timeline: "Timeline", k: int, segments: Sequence[str] | Non
     lines = [f"{name}: {timeline.duration_s:.1f} s, {count} window{'s' * (count != 1)}"]
     for label, start, end, prediction in spans:
         times = f"{clock(start, True):>9} –{clock(end, True):>9}"
-        lines.append(f"  {label:<6} {times}   {_cells(prediction, k, width, exclusive)}")
+        lines.append(f"  {label:<6} {times}   {cells(prediction, k, width, exclusive)}")
     return "\n".join(lines) + "\n"
 
 
@@ -152,8 +160,8 @@ def write_windows(
             top = [(one["class"], one["probability"]) for one in row["top"]]
             for label, probability in top or [(SILENCE, "")]:
                 detected = [] if exclusive else [_flag(label in row["detected"])]
-                cells = escape_cell(name), row["start_s"], row["end_s"], escape_cell(label), probability
-                writer.writerow([*cells, *marks, *detected, *time])
+                first = escape_cell(name), row["start_s"], row["end_s"], escape_cell(label), probability
+                writer.writerow([*first, *marks, *detected, *time])
 
 
 def _flag(value: bool) -> str:

@@ -5,14 +5,10 @@ import os
 import pathlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from esc_jax import files
 from esc_jax.data.audio import AudioError
 from esc_jax.data.layouts.registry import open_source
 from esc_jax.data.rows import DataError
-from esc_jax.data.stream import AudioStream
-from esc_jax.errors import Failure
 from esc_jax.evaluation.escaping import escape_markdown
 from esc_jax.inference import recordings
 from esc_jax.inference.classifier import SoundClassifier, load_classifier
@@ -20,20 +16,17 @@ from esc_jax.inference.output import NO_CLASS, SILENCE, UNFAMILIAR
 from esc_jax.inference.timeline import Prediction, Timeline, clock
 from esc_jax.report import timeline_plot
 from esc_jax.runtime import memory
+from esc_jax.serving import uploads
+from esc_jax.serving.uploads import AddressError
 from esc_jax.tasks.base import Task
 
 if TYPE_CHECKING:
     import gradio
 
-TOP_K = 5
+
 MAX_EXAMPLES = 6
-_MAX_QUEUE = 20  # further users are asked to come back later
 # Equal uploads share one file, which therefore cannot be deleted as soon as one of them is classified.
 _DELETE_AFTER_S = 600
-
-
-class DemoError(Failure, RuntimeError):
-    """A page that cannot be served. The message is one sentence."""
 
 
 class PageResult(NamedTuple):
@@ -100,38 +93,49 @@ def classify_upload(
         progress: called with the fraction that is done.
     """
     overview = timeline_plot.Overview(classifier.sample_rate)
-    done = 0.0
-
-    def observe(block: np.ndarray, stream: AudioStream) -> None:
-        nonlocal done
-        done += len(block) / stream.sample_rate
-        if max(done, stream.announced_s) > max_s:
-            raise AudioError(f"the sound is longer than the {clock(max_s)} that this page takes")
-        progress(min(1.0, done / max(stream.announced_s, done)))
-        overview.add(block)
-
     try:
-        timeline = classifier.timeline(path, observe=observe)
+        timeline = uploads.classify(classifier, path, max_s, progress=progress, observe=overview.add)
     except AudioError as error:
-        message = str(error).removeprefix(f"{path}: ")
-        return PageResult(f"**This can't be used:** {escape_markdown(message)}.")
+        return PageResult(f"**This can't be used:** {escape_markdown(str(error))}.")
     picture = timeline_plot.recording(timeline, overview, "")
     whole, length = timeline.whole(), clock(timeline.duration_s, True)
     if whole is None:
         return PageResult(f"**Silence**, {length} of it.", None, picture)
     shares = dict(whole.top(len(whole.labels)))
-    shown = whole.labels[:TOP_K] if classifier.task.exclusive else whole.detected[:TOP_K]
+    shown = whole.labels[: uploads.TOP_K] if classifier.task.exclusive else whole.detected[: uploads.TOP_K]
     top = {_display_name(label): shares[label] for label in shown} or None
     sentence = _sentence(whole, classifier.task, length)
     if timeline.note:
-        sentence += f" Note: {escape_markdown(timeline.note.removeprefix(f'{path}: '))}."
+        sentence += f" Note: {escape_markdown(timeline.note)}."
     return PageResult(sentence, top, picture, _passages(timeline))
 
 
-def find_examples(
-    classifier: SoundClassifier, data: Mapping[str, Any], folder: str | None = None
-) -> list[tuple[str, bytes]]:
-    """Example sounds as (file name, content).
+def classify_document(classifier: SoundClassifier, path: str | None, max_s: float) -> dict[str, Any]:
+    """The result for programs: that of `uploads.document`, or `error`, a sentence, for a file that cannot be used."""
+    if path is None:
+        return {"error": "no sound was given"}
+    try:
+        return uploads.document(uploads.classify(classifier, path, max_s), uploads.TOP_K)
+    except AudioError as error:
+        return {"error": str(error)}
+
+
+class Example(NamedTuple):
+    """A sound to choose.
+
+    Attributes:
+        name: of the file.
+        content: of the file.
+        label: what the button says.
+    """
+
+    name: str
+    content: bytes
+    label: str
+
+
+def find_examples(classifier: SoundClassifier, data: Mapping[str, Any], folder: str | None = None) -> list[Example]:
+    """Example sounds. The label of a test clip is its class, that of a file in a folder its name.
 
     Args:
         classifier: the model.
@@ -145,7 +149,8 @@ def find_examples(
         paths, problems = recordings.find_recordings([folder])
         if not paths or not all(map(os.path.isfile, paths)):
             raise AudioError(f"--examples={folder}: {'contains no recordings' if problems else 'no such folder'}")
-        return [(pathlib.Path(path).name, pathlib.Path(path).read_bytes()) for path in paths[:MAX_EXAMPLES]]
+        chosen = map(pathlib.Path, paths[:MAX_EXAMPLES])
+        return [Example(path.name, path.read_bytes(), _display_name(path.stem)) for path in chosen]
     if not data["dir"]:
         return []
     try:
@@ -155,13 +160,14 @@ def find_examples(
     tested = [row for row in reversed(source.rows) if row.fold == data["test_fold"]]
     by_class = {source.categories[row.targets[0]]: row for row in tested if len(row.targets) == 1}
     by_class = {name: row for name, row in by_class.items() if name in classifier.classes}
-    rows = [by_class[name] for name in sorted(by_class)]
-    rows = rows[:: max(1, len(rows) // MAX_EXAMPLES)][:MAX_EXAMPLES]
-    return [(pathlib.Path(row.filename).name, source.read(row)) for row in rows]
+    names = sorted(by_class)
+    names = names[:: max(1, len(names) // MAX_EXAMPLES)][:MAX_EXAMPLES]
+    rows = [(name, by_class[name]) for name in names]
+    return [Example(pathlib.Path(row.filename).name, source.read(row), _display_name(name)) for name, row in rows]
 
 
 def build_page(
-    classifier: SoundClassifier, examples: list[tuple[str, bytes]], max_s: float, folder: pathlib.Path
+    classifier: SoundClassifier, examples: list[Example], max_s: float, folder: pathlib.Path
 ) -> "gradio.Blocks":
     """Builds the page without serving it.
 
@@ -181,10 +187,10 @@ def build_page(
         return result.sentence, result.top, result.picture, table
 
     copies = []
-    for number, (name, content) in enumerate(examples):
-        copies.append(folder / "examples" / str(number) / name)
+    for number, example in enumerate(examples):
+        copies.append(folder / "examples" / str(number) / example.name)
         copies[-1].parent.mkdir(parents=True)
-        copies[-1].write_bytes(content)
+        copies[-1].write_bytes(example.content)
     with gradio.Blocks(title="esc_jax", analytics_enabled=False, delete_cache=(60, _DELETE_AFTER_S)) as blocks:
         gradio.Markdown(
             f"# What do you hear?\nUpload or record a sound. The model knows {len(classifier.classes)} classes and"
@@ -197,17 +203,34 @@ def build_page(
                     type="filepath", sources=["upload", "microphone"], label="Sound", editable=False, buttons=[]
                 )
                 if copies:
-                    gradio.Examples([[path] for path in copies], sound, label="Examples", cache_examples=False)
+                    labels = [example.label for example in examples]
+                    gradio.Examples(
+                        [[path] for path in copies],
+                        sound,
+                        label="Examples",
+                        example_labels=labels,
+                        cache_examples=False,
+                    )
             with gradio.Column():
                 sentence = gradio.Markdown(elem_id="sentence")
-                top = gradio.Label(label=classifier.task.decision_label.capitalize(), num_top_classes=TOP_K)
-        picture = gradio.Plot(label="Over time")
+                top = gradio.Label(label=classifier.task.decision_label.capitalize(), num_top_classes=uploads.TOP_K)
+        picture = gradio.Plot(label="Over time", show_label=False)  # the label would cover the axis
         table = gradio.Dataframe(headers=["from", "to", "sound", "%"], visible=False, interactive=False)
         # A change is an upload, the end of a recording, the choice of an example, or the removal of the sound.
-        sound.change(classify, sound, [sentence, top, picture, table], api_name="classify")
+        shown = [sentence, top, picture, table]
+        sound.change(classify, sound, shown, api_name="show", api_visibility="private", concurrency_id="classify")
+        # What programs call: named numbers in the place of what the page shows.
+        result = gradio.JSON(label="result", visible=False)
+        gradio.Button(visible=False).click(
+            lambda sound: classify_document(classifier, sound, max_s),
+            sound,
+            result,
+            api_name="classify",
+            concurrency_id="classify",
+        )
         names = ", ".join(escape_markdown(_display_name(name)) for name in classifier.classes)
         gradio.Markdown(f"Classes: {names}.")
-    return blocks.queue(default_concurrency_limit=1, max_size=_MAX_QUEUE)
+    return blocks.queue(default_concurrency_limit=1, max_size=uploads.MAX_QUEUE)
 
 
 def _configure_gradio(host: str, folder: pathlib.Path) -> None:
@@ -239,7 +262,8 @@ def serve(
         announce: called with the address when the page is served.
 
     Raises:
-        DemoError: the address cannot be used. CheckpointError, ModelPathError, AudioError: as in the functions above.
+        AddressError: the address cannot be used.
+        CheckpointError, ModelPathError, AudioError: as in the functions above.
     """
     with files.temporary_folder("esc_jax_demo_") as folder:
         _configure_gradio(host, folder)
@@ -264,8 +288,6 @@ def serve(
         except OSError as error:
             if error.errno is not None:  # Gradio's own error for a port in use has none
                 raise
-            raise DemoError(
-                f"{host}:{port} is in use, or is not an address of this machine: choose another --port or --host"
-            ) from None
+            raise AddressError(host, port) from None
         announce(address)
         page.block_thread()

@@ -18,6 +18,7 @@ import soundfile
 from esc_jax.evaluation.calibration import Calibration
 from esc_jax.evaluation.novelty import Novelty
 from esc_jax.inference.classifier import SoundClassifier
+from esc_jax.inference.output import rows
 from esc_jax.serving import demo
 from esc_jax.tasks import registry as tasks
 from esc_jax.training.restore import restore
@@ -56,7 +57,7 @@ def test_silence_unfamiliar_sounds_and_unusable_files(classifier, tmp_path, monk
     assert result.sentence == "**Silence**, 0:01.0 of it." and result.top is None
     soundfile.write(path, noise(3.0), RATE)
     assert demo.classify_upload(classifier, path, 2.0).sentence == (
-        "**This can't be used:** the sound is longer than the 0:02 that this page takes."
+        "**This can't be used:** the sound is longer than 0:02, the limit of this server."
     )
     width = classifier.model.variables["params"]["head"]["classifier"]["kernel"].shape[0]
     means = np.zeros((1, width), np.float32)
@@ -100,20 +101,41 @@ def test_examples_are_test_clips_of_classes_that_the_model_has(classifier, tmp_p
             lines.append(f"{name} {fold}.wav,{fold},{target},{name},False,{name},A")
     (tmp_path / "meta/esc50.csv").write_text("\n".join(lines))
     examples = demo.find_examples(classifier, {"dir": str(tmp_path), "test_fold": 2})
-    assert examples == [(f"{name} 2.wav", f"{name} 2".encode()) for name in ("dog", "rain", "sea_waves")]
+    assert examples == [
+        (f"{name} 2.wav", f"{name} 2".encode(), name.replace("_", " ")) for name in ("dog", "rain", "sea_waves")
+    ]
     for elsewhere in ("", str(tmp_path / "gone")):
         assert demo.find_examples(classifier, {"dir": elsewhere, "test_fold": 2}) == []
     assert len(demo.find_examples(classifier, {"dir": "", "test_fold": 2}, str(tmp_path))) == demo.MAX_EXAMPLES
+
+
+def test_programs_get_named_numbers(classifier, tmp_path):
+    """The API of the page has one output, with the windows and events of the API of `esc-jax serve`."""
+    path = str(tmp_path / "a.wav")
+    soundfile.write(path, noise(3.0), RATE)
+    result = demo.classify_document(classifier, path, 60.0)
+    timeline = classifier.timeline(path)
+    assert result["windows"] == rows(timeline, demo.uploads.TOP_K) and result["duration_s"] == 3.0
+    assert [set(event) for event in result["events"]] == [{"onset_s", "offset_s", "label", "score"}] * len(
+        result["events"]
+    )
+    assert demo.classify_document(classifier, path, 2.0) == {
+        "error": "the sound is longer than 0:02, the limit of this server"
+    }
+    endpoints = demo.build_page(classifier, [], 60.0, tmp_path).get_api_info()["named_endpoints"]
+    assert list(endpoints) == ["/classify"]
+    assert [one["label"] for one in endpoints["/classify"]["returns"]] == ["result"]
+    assert [one["parameter_name"] for one in endpoints["/classify"]["parameters"]] == ["sound"]
 
 
 @pytest.mark.slow
 def test_equal_uploads_share_a_file(classifier, tmp_path):
     """Gradio stores equal uploads in one file, which must remain when the first of them is classified."""
     soundfile.write(tmp_path / "a.wav", noise(2.0), RATE)
-    page = demo.build_page(classifier, [("b.wav", b"")], 60.0, tmp_path)
+    page = demo.build_page(classifier, [demo.Example("b.wav", b"", "b")], 60.0, tmp_path)
     (classify,) = [step.fn for step in page.fns.values() if step.api_name == "classify"]
-    first, second = (classify(str(tmp_path / "a.wav"), lambda fraction: None)[0] for _ in range(2))
-    assert first == second and "on average" in first
+    first, second = (classify(str(tmp_path / "a.wav")) for _ in range(2))
+    assert first == second and first["duration_s"] == 2.0
 
 
 @contextlib.contextmanager
@@ -187,10 +209,10 @@ def test_the_page_in_a_browser(browser, untrained, classifier, environment, tmp_
         clear()
         assert upload("text.wav") == "This can't be used: not readable as audio (Format not recognised)."
         clear()
-        assert upload("long.wav") == "This can't be used: the sound is longer than the 0:06 that this page takes."
+        assert upload("long.wav") == "This can't be used: the sound is longer than 0:06, the limit of this server."
         for _ in range(2):  # an example can be chosen repeatedly
             clear()
-            browser.run("[...document.querySelectorAll('button')].find(b => b.innerText.includes('one.wav')).click()")
+            browser.run("[...document.querySelectorAll('button')].find(b => b.innerText.trim() == 'one').click()")
             assert wait_for(browser, SENTENCE, bool) == "Silence, 0:01.0 of it."
         foreign = "r => !r.name.startsWith(arguments[0]) && !r.name.startsWith('data:') && !r.name.startsWith('blob:')"
         assert browser.run(f"return performance.getEntriesByType('resource').filter({foreign}).length", address) == 0

@@ -1,0 +1,145 @@
+"""Folders with a result file of each recording, for predict and listen --watch: options, and how they are opened."""
+
+import argparse
+from collections.abc import Callable, Sequence
+import dataclasses
+import pathlib
+from typing import TYPE_CHECKING, Any
+
+from esc_jax.cli import parser as arguments
+from esc_jax.inference import result_files
+
+if TYPE_CHECKING:  # numpy and JAX, which --help does not need
+    from datetime import datetime
+
+    from esc_jax.inference.archive import Archive
+    from esc_jax.inference.classifier import SoundClassifier
+
+# Path of a recording → length in seconds, a sentence on what is wrong with it or "", contents of its result files.
+Classify = Callable[[str], tuple[float, str, list[str]]]
+# Options that have no use without a folder.
+NEEDED = ("min_confidence", "thresholds", "min_length_s", "max_gap_s")
+
+
+def add_window_options(parser: arguments.Parser) -> None:
+    """Adds the options of windows: --window_s, --hop_s, --top_k, --smooth_s, --silence_db, --names."""
+    add = parser.add_argument
+    seconds, smooth = arguments.seconds(), arguments.seconds(0.0, 86_400.0)
+    add("--window_s", metavar="S", type=seconds, help="length of a window (default: of the training clips)")
+    add("--hop_s", metavar="S", type=seconds, default=1.0, help="between the starts of windows (default: 1)")
+    add(
+        "--top_k", metavar="K", type=arguments.integer(), default=3, help="classes per row, in all outputs (default: 3)"
+    )
+    add("--smooth_s", metavar="S", type=smooth, default=0.0, help="length of a moving average (default: 0, none)")
+    silence = "windows with a lower RMS level (dB relative to full scale) are silence (default: -60; or: off)"
+    add("--silence_db", metavar="DB", type=arguments.decibels, default=-60.0, help=silence)
+    add("--names", metavar="NAMES.csv", type=pathlib.Path, help="other names of classes: two columns, class and name")
+
+
+def add_options(group: argparse._ArgumentGroup) -> None:
+    """Adds the options of a folder: --out, --formats, those of events, and --start."""
+    add = group.add_argument
+    add("--out", metavar="RESULTS", type=pathlib.Path, help="folder of the results")
+    formats = arguments.choices(*result_files.FORMATS)
+    text = f"comma-separated: {', '.join(result_files.FORMATS)} (default: csv)"
+    add("--formats", metavar="NAMES", type=formats, default=("csv",), help=text)
+    share = arguments.number(0.0, 1.0)
+    text = "smallest probability of an event (default: the thresholds of the model)"
+    add("--min_confidence", metavar="P", type=share, help=text)
+    text = "smallest probability of some classes: two columns, class and probability"
+    add("--thresholds", metavar="T.csv", type=pathlib.Path, help=text)
+    span = arguments.seconds(0.0, 86_400.0)
+    add("--min_length_s", metavar="S", type=span, default=0.0, help="drop shorter events (default: 0)")
+    add("--max_gap_s", metavar="S", type=span, default=0.0, help="join events with a shorter gap (default: 0)")
+    text = "when a recording began: names, to read it in file names, or a time such as 2026-05-11T05:30+02:00"
+    add("--start", metavar="TIME", help=text)
+
+
+def load(options: argparse.Namespace) -> "SoundClassifier":
+    """The classifier of --model, with the class names of --names."""
+    from esc_jax.inference import class_table
+    from esc_jax.inference import classifier as classifiers
+
+    classifier = classifiers.load_classifier(options.model)
+    if options.names:
+        classifier.classes = class_table.renamed(classifier.classes, class_table.read_names(options.names))
+    return classifier
+
+
+def settings(classifier: "SoundClassifier", options: argparse.Namespace) -> dict[str, Any]:
+    """The entries at the top of a JSON document of results."""
+    return {
+        "model": options.model,
+        "task": classifier.task.name,
+        "classes": list(classifier.classes),
+        "sample_rate": classifier.sample_rate,
+        "window_s": options.window_s or classifier.window_s,
+        "hop_s": options.hop_s,
+        "smooth_s": options.smooth_s,
+        "silence_db": options.silence_db,
+    }
+
+
+def _start_of(options: argparse.Namespace) -> "Callable[[str], datetime | None]":
+    """The function that gives the time at which a recording began. Raises TimeError."""
+    from esc_jax.inference import times
+
+    if options.start is None:
+        return lambda file: None
+    start = times.parse_start(options.start)
+    return times.time_in_name if start is None else lambda file: start
+
+
+def open_archive(
+    classifier: "SoundClassifier",
+    options: argparse.Namespace,
+    sources: Sequence[str],
+    extra_formats: Sequence[str] = (),
+    show: Callable[[result_files.Result], None] = lambda result: None,
+) -> "tuple[Archive, Classify]":
+    """Opens the folder --out.
+
+    Args:
+        classifier: the model.
+        options: of the command line.
+        sources: files, folders and patterns of the recordings.
+        extra_formats: beside --formats.
+        show: is called with each result, in the thread that classifies.
+
+    Returns:
+        The folder, and the function that classifies a recording.
+
+    Raises:
+        ArchiveError, EventError, TimeError: the folder has other results, or options cannot be used.
+    """
+    from esc_jax.inference import archive, class_table, events
+
+    thresholds = class_table.read_numbers(options.thresholds) if options.thresholds else {}
+    chosen = events.EventOptions(options.min_confidence, thresholds, options.min_length_s, options.max_gap_s)
+    events.check_thresholds(chosen, classifier.classes)
+    start_of, entries = _start_of(options), settings(classifier, options)
+    formats = list(dict.fromkeys([*options.formats, *extra_formats]))
+    recorded = {
+        "weights": archive.weights_checksum(classifier.model.variables),
+        "formats": formats,
+        "top_k": options.top_k,
+        "start": options.start,
+        "events": dataclasses.asdict(chosen),
+    }
+    writers = [result_files.FORMATS[name] for name in formats]
+    root = archive.common_folder(sources)
+    store = archive.Archive(options.out, root, entries | recorded, [suffix for suffix, _ in writers])
+
+    def classify(file: str) -> tuple[float, str, list[str]]:
+        timeline = classifier.timeline(
+            file, options.window_s, options.hop_s, smooth_s=options.smooth_s, silence_db=options.silence_db
+        )
+        found = events.find_events(timeline, chosen)
+        result = result_files.Result(
+            store.name(file), timeline, found, start_of(file), classifier.sample_rate, options.top_k, entries
+        )
+        contents = [write(result) for _, write in writers]
+        show(result)
+        return timeline.duration_s, timeline.note, contents
+
+    return store, classify

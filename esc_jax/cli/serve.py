@@ -1,0 +1,61 @@
+"""Serves a JSON API that classifies recordings.
+
+    esc-jax serve --model=mn04_as
+    esc-jax serve --model=runs/resnet34 --host=0.0.0.0 --port=8080 --max_queue=50
+    curl --data-binary @storm.ogg http://127.0.0.1:8000/classify
+
+The page /docs describes the API; /openapi.json is its description for programs. GET /health, /metrics (for Prometheus)
+and /model state how the server does, and what it knows. Recordings are computed one after the other, and deleted then.
+If more than --max_queue wait, the answer is 503, with the time after which to try again.
+
+The API is reachable from this machine only, unless --host says otherwise. It has no accounts and no encryption: put a
+reverse proxy before it where others reach it. Requires FastAPI: pip install "esc-jax[serve]".
+"""
+
+import importlib.util
+import sys
+
+from esc_jax.cli import parser as arguments
+from esc_jax.cli.command import command, initialize_device
+from esc_jax.errors import UserError
+
+
+def _parser() -> arguments.Parser:
+    parser = arguments.Parser("serve", __doc__)
+    arguments.add_model(
+        parser, "workdir of a run; or a published classifier: its name (esc-jax weights list), file, folder or hub id"
+    )
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine only)")
+    add("--port", type=arguments.integer(0, 65_535), default=8000, help="0 for any (default: %(default)s)")
+    minutes = arguments.number(0.01, 1_440.0)
+    add("--max_minutes", metavar="M", type=minutes, default=10.0, help="longest sound (default: %(default)g)")
+    add("--max_mb", metavar="MB", type=arguments.integer(), default=100, help="largest file (default: %(default)d)")
+    waiting = arguments.integer(0, 10_000)
+    add("--max_queue", metavar="N", type=waiting, default=20, help="requests that wait (default: %(default)d)")
+    return parser
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    """The command: serves the API until it is interrupted."""
+    options = _parser().parse(argv)
+    if missing := [name for name in ("fastapi", "uvicorn", "prometheus_client") if not importlib.util.find_spec(name)]:
+        raise UserError(f'the API requires {missing[0]}: pip install "esc-jax[serve]"')
+    from esc_jax.serving import api
+
+    initialize_device()
+
+    def announce(address: str) -> None:
+        sys.stdout.write(f"listening on {address}, described at {address}/docs; press Ctrl-C to stop\n")
+        sys.stdout.flush()
+
+    api.serve(
+        options.model,
+        host=options.host,
+        port=options.port,
+        max_s=60 * options.max_minutes,
+        max_mb=options.max_mb,
+        max_queue=options.max_queue,
+        announce=announce,
+    )
