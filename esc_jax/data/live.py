@@ -288,7 +288,8 @@ class Capture:
         """
         self._thread.start()
         while isinstance(item := self._next(), tuple):
-            yield Segment(*item, self._chunks())
+            rate, channel_count, reason = item
+            yield Segment(rate, channel_count, reason, self._chunks())
 
     def _next(self) -> Any:
         while True:

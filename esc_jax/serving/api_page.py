@@ -71,9 +71,9 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
         parts.append(_table(["parameter", "type", "default", "limits", "meaning"], rows))
     rows = []
     for status, answer in operation.get("responses", {}).items():
-        content = next(iter(answer.get("content", {}).items()), ("", {}))
-        schema = content[1].get("schema")
-        rows.append([escape(status), _type(schema) if schema else escape(content[0]), escape(answer["description"])])
+        kind, content = next(iter(answer.get("content", {"": {}}).items()))
+        schema = content.get("schema")
+        rows.append([escape(status), _type(schema) if schema else escape(kind), escape(answer["description"])])
     parts.append("<h3>Answers</h3>" + _table(["status", "content", "meaning"], rows))
     return "".join(parts)
 
