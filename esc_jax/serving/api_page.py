@@ -71,7 +71,7 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
         parts.append(_table(["parameter", "type", "default", "limits", "meaning"], rows))
     rows = []
     for status, answer in operation.get("responses", {}).items():
-        kind, content = next(iter(answer.get("content", {"": {}}).items()))
+        kind, content = next(iter((answer.get("content") or {"": {}}).items()))
         schema = content.get("schema")
         rows.append([escape(status), _type(schema) if schema else escape(kind), escape(answer["description"])])
     parts.append("<h3>Answers</h3>" + _table(["status", "content", "meaning"], rows))
