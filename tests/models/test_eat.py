@@ -125,7 +125,7 @@ def test_equals_a_torch_network(samples):
 def test_any_length_gives_a_token_for_each_64_samples(samples):
     module = small(stage_blocks=1, layers=1)
     variables = randomized(module, waveforms(640))
-    result = module.apply(variables, waveforms(samples))
+    result = jax.jit(module.apply)(variables, waveforms(samples))
     assert result.embedding.shape == (2, 8) and result.features.shape == (2, -(-samples // 64), 8)
     assert np.isfinite(result.embedding).all()
 
