@@ -196,7 +196,9 @@ def main(argv: list[str] | None = None) -> None:
     problems: list[str] = []
     if options.index:
         initialize_device()
-        _embed_into_store(embeddings.load_encoder(options.model, options.sample_rate, options.window_s), options, problems)
+        _embed_into_store(
+            embeddings.load_encoder(options.model, options.sample_rate, options.window_s), options, problems
+        )
         if problems:
             raise MultipleErrors(problems)
         return

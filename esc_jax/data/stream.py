@@ -1,6 +1,6 @@
 """Reads recordings of any length block by block, and cuts them into windows."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 import os
 
 import numpy as np
@@ -130,7 +130,31 @@ class Excerpt:
                 break
         if begin <= self._start:
             rate = self._stream.sample_rate
-            raise AudioError(f"{self.name}: ends after {begin / rate:.1f} s, before the part at {self._start / rate:.1f} s")
+            raise AudioError(
+                f"{self.name}: ends after {begin / rate:.1f} s, before the part at {self._start / rate:.1f} s"
+            )
+
+
+def cut(stream: AudioStream, spans: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+    """Parts of a recording, which is decoded once, up to the end of the last part.
+
+    Args:
+        stream: the recording.
+        spans: (begin, end) of each part in samples at the rate of the stream.
+
+    Returns:
+        (n,) float32 of each part, as far as the recording has it.
+    """
+    pieces: list[list[np.ndarray]] = [[] for _ in spans]
+    begin, last = 0, max((stop for _, stop in spans), default=0)
+    for block in stream:
+        for piece, (start, stop) in zip(pieces, spans, strict=True):
+            piece.append(block[max(0, start - begin) : max(0, stop - begin)])
+        begin += len(block)
+        if begin >= last:
+            stream.close()
+            break
+    return [np.concatenate([np.zeros(0, np.float32), *piece]) for piece in pieces]
 
 
 def windows(blocks: Iterable[np.ndarray], size: int, hop: int) -> Iterator[tuple[int, np.ndarray]]:

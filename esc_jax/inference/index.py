@@ -21,7 +21,15 @@ from esc_jax.data.stream import AudioStream, Excerpt
 from esc_jax.errors import Failure, describe_error
 from esc_jax.inference import embeddings, model_path
 from esc_jax.inference.archive import Outcome, run_ahead
-from esc_jax.inference.index_store import Passage, RangeError, Store, StoreAccessError, StoreError, StoreSettings, content_hash
+from esc_jax.inference.index_store import (
+    Passage,
+    RangeError,
+    Store,
+    StoreAccessError,
+    StoreError,
+    StoreSettings,
+    content_hash,
+)
 from esc_jax.models.model import Model
 from esc_jax.training import step as steps
 
@@ -252,7 +260,9 @@ def load_encoder(store: Store, path: str | None = None) -> Model:
     rate = None if model_path.is_run(path) else settings.sample_rate
     model = embeddings.load_encoder(path, rate, settings.window_s)
     if embeddings.encoder_fingerprint(model) != settings.encoder:
-        raise StoreError(f"{store.path} has passages of another encoder ({settings.model}): {path} has changed or differs")
+        raise StoreError(
+            f"{store.path} has passages of another encoder ({settings.model}): {path} has changed or differs"
+        )
     return model
 
 

@@ -85,9 +85,15 @@ class StoreSettings:
         if "encoder" in names:
             names = [name for name in names if name != "dimension"]
         return [
-            f"encoder ({self.model})" if name == "encoder" else f"{name} ({ours[name]}, not {theirs[name]})"
+            f"encoder ({self.model})"
+            if name == "encoder"
+            else f"{name} ({_short(ours[name])}, not {_short(theirs[name])})"
             for name in names
         ]
+
+
+def _short(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 class Passage(NamedTuple):
@@ -244,11 +250,11 @@ class Store:
                 found |= {row[0]: Passage(*row) for row in self._connection.execute(statement, part)}
         return [found[int(number)] for number in numbers if int(number) in found]
 
-    def all_passages(self) -> list[Passage]:
-        """All passages in the order of their numbers."""
+    def passages_of(self, recording: int) -> list[Passage]:
+        """All passages of a recording in the order of time."""
+        statement = "SELECT id, recording, start_s, end_s FROM passages WHERE recording = ? ORDER BY start_s"
         with self._lock, _sentences(self.path):
-            rows = self._connection.execute("SELECT id, recording, start_s, end_s FROM passages ORDER BY id")
-            return [Passage(*row) for row in rows]
+            return [Passage(*row) for row in self._connection.execute(statement, (recording,))]
 
     def numbers(self) -> np.ndarray:
         """(n,) int64 numbers of all passages, ascending. A number is never used again."""

@@ -1,6 +1,6 @@
 """Audio and spectrograms of clips, for the HTML page."""
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 import dataclasses
 import io
 import os
@@ -12,7 +12,7 @@ import soundfile
 from esc_jax.data import cache
 from esc_jax.data.layouts.registry import open_source
 from esc_jax.data.rows import DataError, Layout
-from esc_jax.data.stream import AudioStream, Excerpt
+from esc_jax.data.stream import AudioStream, cut
 from esc_jax.report import plots
 from esc_jax.report.runs import Run
 
@@ -77,9 +77,25 @@ def encode(waveform: np.ndarray, sample_rate: int) -> Media:
     return Media(sound.getvalue(), picture.getvalue())
 
 
-def excerpt(source: bytes | str | os.PathLike[str], start_s: float, end_s: float, rate: int, name: str = "") -> Media:
-    """Audio and spectrogram of a part of a recording, which may be long; see `data.stream`. Raises AudioError."""
-    return encode(np.concatenate(list(Excerpt(AudioStream(source, rate, name), start_s, end_s))), rate)
+def excerpts(
+    source: bytes | str | os.PathLike[str], spans: Sequence[tuple[float, float]], rate: int, name: str = ""
+) -> list[Media | None]:
+    """Audio and spectrograms of parts of a recording, which may be long.
+
+    Args:
+        source, name: as for `data.stream.AudioStream`.
+        spans: begin and end of each part, s.
+        rate: of the audio, Hz, as of `playable_rate`.
+
+    Returns:
+        The media of each part; None for a part that the recording does not have.
+
+    Raises:
+        AudioError: the recording cannot be read.
+    """
+    samples = [(round(start * rate), round(end * rate)) for start, end in spans]
+    pieces = cut(AudioStream(source, rate, name), samples)
+    return [encode(piece, rate) if len(piece) else None for piece in pieces]
 
 
 def media(run: Run, clips: Iterable[str]) -> tuple[dict[str, Media], str]:
@@ -99,7 +115,11 @@ def media(run: Run, clips: Iterable[str]) -> tuple[dict[str, Media], str]:
     for clip in clips:
         try:
             name, start = _file_and_start(clip, rows)
-            result[clip] = excerpt(data.locate(rows[name]), start, start + seconds, rate, clip)
+            (part,) = excerpts(data.locate(rows[name]), [(start, start + seconds)], rate, clip)
         except (KeyError, ValueError):  # AudioError is a ValueError
+            part = None
+        if part is None:
             unreadable.append(clip)
+        else:
+            result[clip] = part
     return result, f"Not readable: {', '.join(unreadable)}." if unreadable else ""
