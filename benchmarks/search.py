@@ -4,14 +4,14 @@
     python benchmarks/search.py --what=retrieval,few-shot --index=esc50.db --data_dir=FOLDS_1_TO_4 --plot=search.png
     python benchmarks/search.py --what=graph --index=esc50.db --passages=1000000
 
-retrieval: each clip of a fold is a query, and the clips of the other folds are searched. Precision at 10 is the share of
-clips of its class among the ten nearest, and mAP the mean over queries of the average precision of the whole ranking.
-Intervals count source recordings.
+retrieval: each clip of a fold is a query, and the clips of the other folds are searched. Precision at 10 is the share
+of clips of its class among the ten nearest, and mAP the mean over queries of the average precision of the whole
+ranking. Intervals count source recordings.
 
-few-shot: 1, 2, 4, 8 and 16 labelled clips for each class on average; a draw is tested on one fold, and the labelled clips
-are of the others. They are as many of each class at random, or one of each class and then those with the smallest margins
-(margin sampling), 50 at a time. The classifiers are the linear head of `esc-jax probe --index` with a fixed strength, and
-the class of the nearest labelled clip. Intervals are Student's over draws.
+few-shot: 1, 2, 4, 8 and 16 labelled clips for each class on average; a draw is tested on one fold, and the labelled
+clips are of the others. They are as many of each class at random, or one of each class and then those with the smallest
+margins (margin sampling), which double the number each time. The classifiers are the linear head of `esc-jax probe --index` with a fixed
+strength, and the class of the nearest labelled clip. Intervals are Student's over draws.
 
 graph: passages with embeddings that are mixtures of two of those of the store, with noise. Times are CPU seconds.
 """
@@ -114,10 +114,10 @@ def probe_scores(data: Data, pool: np.ndarray, classes: int) -> Scores:
     x, labels, task = data.x[pool], data.labels[pool], tasks.get("single_label")
 
     def scores(labelled: np.ndarray, tested: np.ndarray) -> np.ndarray:
-        weights = np.zeros((1, len(pool)), np.float32)  # one shape, which is compiled once
-        weights[0, labelled] = 1.0
+        weights = np.ones((1, len(labelled)), np.float32)
         strength = np.asarray([L2], np.float32)
-        heads = linear_probe.fit(x, labels, weights, strength, np.arange(1), task=task, classes=classes, steps=STEPS)
+        options: dict[str, Any] = {"task": task, "classes": classes, "steps": STEPS}
+        heads = linear_probe.fit(x[labelled], labels[labelled], weights, strength, np.arange(1), **options)
         kernel, bias = np.asarray(heads.kernel)[0, 0, 0], np.asarray(heads.bias)[0, 0, 0]
         return task.probabilities(head_logits(tested, kernel, bias))
 
@@ -154,16 +154,15 @@ def curve(scores: Scores, data: Data, pool: np.ndarray, tested: np.ndarray, orde
 
     classes = int(data.labels.max()) + 1
     labelled, accuracies = order[:classes], []
-    for shots in range(1, SHOTS[-1] + 1):
-        if shots > 1 and not margin:
+    for shots in SHOTS:
+        if not margin:
             labelled = order[: shots * classes]
-        elif shots > 1:
+        elif missing := shots * classes - len(labelled):
             left = np.setdiff1d(np.arange(len(pool)), labelled)
             uncertain = margins(scores(labelled, data.x[pool][left]))
-            labelled = np.concatenate([labelled, left[np.argsort(uncertain, kind="stable")[:classes]]])
-        if shots in SHOTS:
-            predicted = scores(labelled, data.x[tested]).argmax(axis=1)
-            accuracies.append(float((predicted == data.labels[tested]).mean()))
+            labelled = np.concatenate([labelled, left[np.argsort(uncertain, kind="stable")[:missing]]])
+        predicted = scores(labelled, data.x[tested]).argmax(axis=1)
+        accuracies.append(float((predicted == data.labels[tested]).mean()))
     return accuracies
 
 

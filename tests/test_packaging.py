@@ -38,7 +38,9 @@ def test_dependencies_are_what_the_package_imports():
     dependencies = {normalized(name) for name in project["dependencies"]}
     extras = project["optional-dependencies"]
     optional = {
-        normalized(name) for extra in ("tensorflow", "torch", "demo", "textgrid", "onnx", "search") for name in extras[extra]
+        normalized(name)
+        for extra in ("tensorflow", "torch", "demo", "textgrid", "onnx", "search")
+        for name in extras[extra]
     }
     assert dependencies - imported() == set(), "declared and not imported"
     assert imported() - dependencies - optional == set(), "imported and not declared"

@@ -12,9 +12,9 @@ window of the length of the encoder's training clips, side by side. If the last 
 one more window ends with the recording. A shorter recording is padded with zeros. FILE is as for `esc-jax predict`;
 samples are rounded to 16 bits, as those of a data set are.
 
-With --index, recordings are added to a store that `esc-jax search` and `esc-jax probe` read. A recording is added when it
-is finished. The same command continues after a stop (exit status 75): recordings that the store has are skipped. Copies of
-a recording are entered under their names, and embedded once. One process at a time can write a store.
+With --index, recordings are added to a store that `esc-jax search` and `esc-jax probe` read. A recording is added when
+it is finished. The same command continues after a stop (exit status 75): recordings that the store has are skipped.
+Copies of a recording are entered under their names, and embedded once. One process at a time can write a store.
 """
 
 import argparse

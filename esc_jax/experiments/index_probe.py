@@ -83,7 +83,7 @@ def fit(x: np.ndarray, labelled: LabelledPassages) -> Fitted:
     if count < 4:
         raise IndexProbeError(f"{count} passages are labelled, and a classifier needs four or more")
     groups = [str(one.recording) for one in labelled.passages]
-    # Every class is in two recordings or more: otherwise none could be held out without losing a class.
+    # A recording can be held out without losing a class only if every class is in two recordings or more.
     recordings = collections.Counter(target for _, target in set(zip(groups, labelled.targets, strict=True)))
     grouped = min(recordings.values()) > 1
     if not grouped:
@@ -144,7 +144,9 @@ def check_folder(folder: pathlib.Path) -> None:
         raise IndexProbeError(f"--out={folder}: nothing can be written below a folder with [, ] or \\ in its name")
 
 
-def save(folder: pathlib.Path, store: Store, labelled: LabelledPassages, x: np.ndarray, fitted: Fitted, path: str | None) -> None:  # fmt: skip
+def save(
+    folder: pathlib.Path, store: Store, labelled: LabelledPassages, x: np.ndarray, fitted: Fitted, path: str | None
+) -> None:
     """Writes the classifier: a checkpoint of the encoder with the head, for prediction and export.
 
     Args:
@@ -174,7 +176,8 @@ def _classifier(store: Store, classes: Sequence[str], path: str | None) -> tuple
     if model_path.is_run(path):
         restored = restore(path)
         config = restored.config.copy_and_resolve_references()
-        config.model.head = registry.defaults(config.model.name).head
+        with config.unlocked():
+            config.model.head = registry.defaults(config.model.name)["head"]
         config.model.pretrained = ""
         config.data.clip_s = settings.window_s
         model = models.create(config, classes)

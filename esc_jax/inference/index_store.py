@@ -292,9 +292,10 @@ class Store:
             yield np.array([row[0] for row in part], np.int64), self._array([row[1] for row in part])
 
     def _array(self, blobs: Sequence[bytes]) -> np.ndarray:
-        values = np.frombuffer(b"".join(blobs), self.settings.dtype)
-        if values.size != len(blobs) * self.settings.dimension:
+        dtype = np.dtype(self.settings.dtype)
+        if {len(blob) for blob in blobs} - {self.settings.dimension * dtype.itemsize}:
             raise StoreError(f"{self.path} is damaged (an embedding has another length): embed the recordings again")
+        values = np.frombuffer(b"".join(blobs), dtype)
         return values.reshape(len(blobs), self.settings.dimension).astype(np.float32)
 
     # Writing --------------------------------------------------------------------------------------------------------
