@@ -10,8 +10,8 @@ ranking. Intervals count source recordings.
 
 few-shot: 1, 2, 4, 8 and 16 labelled clips for each class on average; a draw is tested on one fold, and the labelled
 clips are of the others. They are as many of each class at random, or one of each class and then those with the smallest
-margins (margin sampling), which double the number each time. The classifiers are the linear head of `esc-jax probe --index` with a fixed
-strength, and the class of the nearest labelled clip. Intervals are Student's over draws.
+margins (margin sampling), which double the number each time. The classifiers are the linear head of
+`esc-jax probe --index` with a fixed strength, and the class of the nearest labelled clip. Intervals are Student's over draws.
 
 graph: passages with embeddings that are mixtures of two of those of the store, with noise. Times are CPU seconds.
 """
