@@ -130,7 +130,8 @@ def match_labels(store: Store, labels: Sequence[Label]) -> LabelledPassages:
 
 def _label_of(passage: Passage, labels: Sequence[Label]) -> tuple[str | None, set[int]]:
     """The class of a passage, and the indices of all labels that are for it."""
-    best, largest, used = None, 0.0, set()
+    best: str | None = None
+    largest, used = 0.0, set[int]()
     for index, one in enumerate(labels):
         overlap = min(passage.end_s, one.end_s) - max(passage.start_s, one.start_s)
         shorter = min(passage.end_s - passage.start_s, one.end_s - one.start_s)

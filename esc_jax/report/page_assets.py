@@ -58,6 +58,7 @@ ul { padding-left: 1.2rem; }
 .labels button, .bar-tools button, .bar-tools input { font: inherit; font-size: .875rem; padding: .2rem .7rem;
   color: var(--ink); background: var(--page); border: 1px solid var(--line); border-radius: .4rem; }
 .labels button, .bar-tools button { cursor: pointer; }
+.bar-tools button:disabled { opacity: .5; cursor: default; }
 .labels button[aria-pressed=true] { background: var(--mark); border-color: var(--mark); color: var(--page); }
 .bar-tools { position: sticky; top: 0; z-index: 1; display: flex; flex-wrap: wrap; gap: .5rem 1rem; align-items: center;
   padding: .6rem 0; background: var(--page); border-bottom: 1px solid var(--line); margin-bottom: 1rem; }

@@ -163,7 +163,7 @@ def write_search(
         A sentence for each recording that cannot be played.
     """
     problems: list[str] = []
-    sound = None
+    sound: Media | None = None
     end = min(query.end_s, query.start_s + _MAX_SECONDS)
     with collect_errors(problems, name):
         (sound,) = media.excerpts(name, [(query.start_s, end)], media.playable_rate(sample_rate))
