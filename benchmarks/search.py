@@ -11,7 +11,8 @@ ranking. Intervals count source recordings.
 few-shot: 1, 2, 4, 8 and 16 labelled clips for each class on average; a draw is tested on one fold, and the labelled
 clips are of the others. They are as many of each class at random, or one of each class and then those with the smallest
 margins (margin sampling), which double the number each time. The classifiers are the linear head of
-`esc-jax probe --index` with a fixed strength, and the class of the nearest labelled clip. Intervals are Student's over draws.
+`esc-jax probe --index` with a fixed strength, and the class of the nearest labelled clip. Intervals are Student's over
+draws.
 
 graph: passages with embeddings that are mixtures of two of those of the store, with noise. Times are CPU seconds.
 """
@@ -195,18 +196,17 @@ def student_interval(values: np.ndarray) -> tuple[float, float]:
     return float(values.mean() - half), float(values.mean() + half)
 
 
-def plot(curves: Sequence[tuple[dict[str, str], np.ndarray]], path: pathlib.Path) -> None:
+def plot(curves: Sequence[dict[str, str]], path: pathlib.Path) -> None:
     """Accuracy over labelled clips of a class, with intervals."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.add_subplot()
     styles = {("linear probe", "at random"): "o-", ("linear probe", "margin sampling"): "s--"}
-    for place, (row, values) in enumerate(curves):
+    for place, row in enumerate(curves):
         style = styles.get((row["classifier"], row["choice"]), "^-" if row["choice"] == "at random" else "v--")
-        mean = values.mean(axis=0)
-        bounds = np.array([student_interval(column) for column in values.T]).T
-        error = np.abs(bounds - mean)
+        mean, low, high = (np.array([float(row[f"n{n}{end}"]) for n in SHOTS]) for end in ("", "_low", "_high"))
+        error = np.stack([mean - low, high - mean])
         at = np.array(SHOTS) * 1.02 ** (place - 1.5)  # beside each other
         name = f"{row['classifier']}, {row['choice']}"
         axes.errorbar(at, mean, error, fmt=style, capsize=2, markersize=4, linewidth=1.2, label=name)
@@ -293,8 +293,8 @@ def rows(options: Any) -> Iterator[dict[str, str]]:
         yield {"table": "search-retrieval", "encoder": name} | retrieval(data)
     if "few-shot" in options.what:
         curves = []
-        for row, values in few_shot(data, options.draws):
-            curves.append((row, values))
+        for row, _ in few_shot(data, options.draws):
+            curves.append(row)
             yield {"table": "search-few-shot", "encoder": name} | row
         if options.plot:
             plot(curves, options.plot)

@@ -239,9 +239,9 @@ class Store:
             paths = [row[0] for row in rows]
         return next((path for path in paths if os.path.exists(path)), paths[0])
 
-    def passages(self, numbers: Sequence[int]) -> list[Passage]:
+    def passages(self, numbers: Sequence[int] | np.ndarray) -> list[Passage]:
         """The passages with these numbers, in the same order, without those that were removed."""
-        found = {}
+        found: dict[int, Passage] = {}
         for first in range(0, len(numbers), _PARAMETERS):
             part = [int(number) for number in numbers[first : first + _PARAMETERS]]
             marks = ",".join("?" * len(part))
@@ -264,7 +264,7 @@ class Store:
 
     def embeddings(self, numbers: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(n,) those of the numbers that were not removed, and (n, D) float32 embeddings."""
-        found = {}
+        found: dict[int, bytes] = {}
         for first in range(0, len(numbers), _PARAMETERS):
             part = [int(number) for number in numbers[first : first + _PARAMETERS]]
             statement = f"SELECT id, embedding FROM passages WHERE id IN ({','.join('?' * len(part))})"
@@ -338,7 +338,7 @@ class Store:
                     "INSERT INTO passages (recording, start_s, end_s, embedding) VALUES (?, ?, ?, ?)",
                     [(cursor.lastrowid, start, end, vector.tobytes()) for start, end, vector in rows],
                 )
-            recording = cursor.lastrowid if new else row[0]
+            recording = int(cursor.lastrowid or 0) if new else row[0]
             self._set_file(connection, path, recording, size, mtime_ns)
         return new
 

@@ -258,7 +258,7 @@ def test_few_shot_curves_and_graph(tmp_path):
     assert len(rows) == 4 and all(values.shape == (2, 5) and (values == 100).all() for _, values in rows)
     assert rows[0][0]["n16"] == "100.0"
     assert module.retrieval(data)["p10"] == "100.0"
-    module.plot(rows, tmp_path / "p.png")
+    module.plot([row for row, _ in rows], tmp_path / "p.png")
     assert (tmp_path / "p.png").stat().st_size > 5000
     low, high = module.student_interval(np.array([1.0, 2.0, 3.0]))
     assert (low, high) == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5))
