@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "train and test what a config describes",
     "predict": "classify recordings",
     "embed": "write the embeddings of a data set or of recordings",
+    "search": "find the passages of an archive that sound like a recording",
     "probe": "fit classifiers on embeddings and test them",
     "report": "report on all runs in a folder, or compare two",
     "export": "write a model for use without esc_jax",

@@ -210,6 +210,36 @@ TABLES = {
             column("draws", "draws"),
         ),
     ),
+    "search-retrieval": Table(
+        "search",
+        (
+            column("encoder", "encoder"),
+            column("queries", "queries"),
+            span("precision at 10, %", "p10"),
+            span("mAP, %", "map"),
+        ),
+    ),
+    "search-few-shot": Table(
+        "search",
+        (
+            column("classifier", "classifier"),
+            column("labelled clips", "choice"),
+            *(span(f"{shots} of a class", f"n{shots}") for shots in (1, 2, 4, 8, 16)),
+        ),
+    ),
+    "search-graph": Table(
+        "search",
+        (
+            column("passages", "passages"),
+            column("build the graph, CPU s", "build_s"),
+            column("a query: exact, CPU ms", "exact_ms"),
+            column("by the graph, CPU ms", "graph_ms"),
+            column("recall at 10, %", "recall"),
+            column("store, MiB", "store_mib"),
+            column("graph, MiB", "graph_mib"),
+            column("peak memory, MiB", "peak_mib"),
+        ),
+    ),
     "leak": Table(
         "own_data",
         (

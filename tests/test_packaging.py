@@ -37,7 +37,7 @@ def test_dependencies_are_what_the_package_imports():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     dependencies = {normalized(name) for name in project["dependencies"]}
     extras = project["optional-dependencies"]
-    used = ("tensorflow", "torch", "demo", "textgrid", "onnx", "tflite", "live", "serve")
+    used = ("tensorflow", "torch", "demo", "textgrid", "onnx", "tflite", "live", "search", "serve")
     optional = {normalized(name) for extra in used for name in extras[extra]}
     assert dependencies - imported() == set(), "declared and not imported"
     assert imported() - dependencies - optional == set(), "imported and not declared"

@@ -3,6 +3,7 @@
     esc-jax embed --model=mn04_as_mAP_432.pt --data_dir=ESC-50-master --out=embeddings.npz
     esc-jax embed --model=runs/resnet34 --data_dir=ESC-50-master --out=embeddings.npz
     esc-jax embed --model=runs/resnet34 --out=embeddings.npz recordings/ "more/**/*.mp3"
+    esc-jax embed --model=mn04_as --index=archive.db recordings/
 
 OUT.npz contains `embeddings` (rows, D) and, for each row, `filename` and `start_s`. For a data set it also contains
 `label`, `fold`, `source`, the `classes` and the `task`; `esc-jax probe` reads such a file. Labels of a multi-label set
@@ -10,9 +11,14 @@ are (rows, classes). A data set gives one row per clip, or per window of a longe
 window of the length of the encoder's training clips, side by side. If the last window ends before the recording does,
 one more window ends with the recording. A shorter recording is padded with zeros. FILE is as for `esc-jax predict`;
 samples are rounded to 16 bits, as those of a data set are.
+
+With --index, recordings are added to a store that `esc-jax search` and `esc-jax probe` read. A recording is added when
+it is finished. The same command continues after a stop (exit status 75): recordings that the store has are skipped.
+Copies of a recording are entered under their names, and embedded once. One process at a time can write a store.
 """
 
 import argparse
+import os
 import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
@@ -20,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from esc_jax import files
 from esc_jax.cli import parser as arguments
 from esc_jax.cli.command import command, discard_native_output, initialize_device
-from esc_jax.errors import MultipleErrors, collect_errors
+from esc_jax.errors import EX_TEMPFAIL, MultipleErrors, collect_errors
 from esc_jax.inference import model_path, recordings
 
 if TYPE_CHECKING:  # JAX, which --help does not need
@@ -40,9 +46,21 @@ def _parser() -> arguments.Parser:
     bad = "what to do with clips that cannot be decoded: error or skip (default: %(default)s)"
     add("--on_bad_clip", metavar="ACTION", type=arguments.choice("error", "skip"), default="error", help=bad)
     out = arguments.output(".npz", make_parents=True)
-    add("--out", metavar="OUT.npz", type=out, required=True, help="the file to write")
+    add("--out", metavar="OUT.npz", type=out, help="the file to write")
     add("files", nargs="*", metavar="FILE", help="recording, folder or quoted pattern")
+    _add_store_options(parser)
     return parser
+
+
+def _add_store_options(parser: arguments.Parser) -> None:
+    group = parser.add_argument_group("a store to search in")
+    add, span = group.add_argument, arguments.seconds(0.1, 60.0)
+    store = arguments.output(*arguments.STORES, make_parents=True)
+    add("--index", metavar="DB", type=store, help=f"the store, a file {', '.join(arguments.STORES)}")
+    add("--window_s", metavar="S", type=span, help="length of a passage (default: of the encoder's training clips)")
+    add("--hop_s", metavar="S", type=span, help="between the starts of passages (default: their length)")
+    dtype = "type of the stored embeddings: float16 or float32 (default: %(default)s)"
+    add("--dtype", metavar="TYPE", type=arguments.choice("float16", "float32"), default="float16", help=dtype)
 
 
 def _embed_data_set(model: "Model", options: argparse.Namespace, cache: pathlib.Path) -> dict[str, Any]:
@@ -117,6 +135,44 @@ def _embed_recordings(model: "Model", paths: list[str], problems: list[str]) -> 
     }
 
 
+def _embed_into_store(model: "Model", options: argparse.Namespace, problems: list[str]) -> None:
+    """Adds recordings to the store; errors are added to `problems`."""
+    import tqdm
+
+    from esc_jax.inference import index, index_store, timeline
+
+    settings = index.store_settings(model, options.model, options.hop_s, options.dtype)
+    names, sentences = recordings.find_recordings(options.files)
+    problems += sentences
+    counts = dict.fromkeys(("done", "duplicate", "skipped", "failed"), 0)
+    seconds = 0.0
+
+    def summary() -> str:
+        parts = [f"{counts['done']} recordings of {timeline.clock(seconds)} added"]
+        parts += [f"{counts['duplicate']} copies"] if counts["duplicate"] else []
+        parts += [f"{counts['skipped']} added before"] if counts["skipped"] else []
+        parts += [f"{counts['failed']} failed"] if counts["failed"] else []
+        return f"{options.index}: {', '.join(parts)}"
+
+    def stop(number: int) -> int:  # what was added is on the disk, and a transaction that is not finished counts not
+        sentence = f"\nesc_jax: stopped: {summary()}; run the same command again to continue\n"
+        os.write(sys.stderr.fileno(), sentence.encode())
+        return EX_TEMPFAIL
+
+    with (
+        index_store.open_for_writing(options.index, settings) as store,
+        files.exit_on_signal(stop, interrupt=True),
+        tqdm.tqdm(desc=str(options.index), total=len(names), unit="file", disable=None) as bar,
+    ):
+        for outcome in index.add_recordings(store, model, names):
+            counts[outcome.status] += 1
+            seconds += outcome.duration_s
+            problems += [outcome.note] if outcome.note else []
+            bar.update()
+        passages = store.counts()["passages"]
+    sys.stdout.write(f"{summary()}; {passages} passages of {settings.dimension} numbers\n")
+
+
 @command
 def main(argv: list[str] | None = None) -> None:
     """The command."""
@@ -124,6 +180,12 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse(argv)
     if bool(options.files) == bool(options.data_dir):
         parser.error("give either --data_dir or files")
+    if bool(options.out) == bool(options.index):
+        parser.error("give either --out=OUT.npz or --index=DB")
+    if options.index and options.data_dir:
+        parser.error("--index is for recordings: give their folder instead of --data_dir")
+    if options.out and (given := [name for name in ("window_s", "hop_s") if getattr(options, name)]):
+        parser.error(f"--{given[0]} is for --index=DB")
     if options.sample_rate and model_path.is_run(options.model):
         parser.error("--sample_rate is for published encoders: a run has its own")
     discard_native_output()
@@ -131,10 +193,18 @@ def main(argv: list[str] | None = None) -> None:
 
     from esc_jax.inference import embeddings
 
+    problems: list[str] = []
+    if options.index:
+        initialize_device()
+        _embed_into_store(
+            embeddings.load_encoder(options.model, options.sample_rate, options.window_s), options, problems
+        )
+        if problems:
+            raise MultipleErrors(problems)
+        return
     options.out.parent.mkdir(parents=True, exist_ok=True)
     cache = initialize_device()
     model = embeddings.load_encoder(options.model, options.sample_rate)
-    problems: list[str] = []
     if options.data_dir:
         arrays = _embed_data_set(model, options, cache)
     else:

@@ -11,6 +11,7 @@ import re
 import sys
 from typing import Any, NoReturn
 
+STORES = (".db", ".sqlite", ".sqlite3")  # names of embedding stores end in these
 _OPTION = re.compile("--?[A-Za-z]")
 
 

@@ -1,6 +1,6 @@
 """Reads recordings of any length block by block, and cuts them into windows."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 import os
 
 import numpy as np
@@ -27,6 +27,7 @@ class AudioStream:
     Attributes:
         rate, channels: of the file; of its first part, where files were joined.
         announced_s: length according to the header, seconds; 0 if the header has none.
+        samples: number of samples yielded so far.
         defect: what is wrong with the file (it breaks off, or its header was never completed), as the end of a
             sentence; available after the last block, else empty.
         note: a sentence on that, and on channels that cancel each other; or empty.
@@ -40,6 +41,7 @@ class AudioStream:
         self.name = name or ("" if isinstance(source, bytes) else os.fspath(source))
         self.sample_rate = sample_rate
         self.defect = ""
+        self.samples = 0
         self._cancels = False
         self._recording = Recording(source, self.name)
         self.announced_s = self._recording.announced_s
@@ -64,7 +66,9 @@ class AudioStream:
         """Yields blocks (samples,) of about one second."""
         with self._recording:
             for section in self._recording:
-                yield from self._resampled(section)
+                for block in self._resampled(section):
+                    self.samples += len(block)
+                    yield block
         self.defect = self._recording.defect
 
     def _resampled(self, section: Section) -> Iterator[np.ndarray]:
@@ -109,6 +113,65 @@ def resample(blocks: Iterable[np.ndarray], rate: int, sample_rate: int, name: st
             block = resampler.resample_chunk(block)
         yield checked(block)
     yield checked(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+
+
+class Excerpt:
+    """Iterates over a part of a stream, in blocks. The recording is decoded up to the end of the part.
+
+    Args:
+        stream: the recording.
+        start_s: begin of the part, seconds.
+        end_s: end of the part, seconds; None for the end of the recording.
+
+    Raises:
+        AudioError: while iterating: the recording ends before the part begins.
+    """
+
+    def __init__(self, stream: AudioStream, start_s: float = 0.0, end_s: float | None = None):
+        self.name = stream.name
+        self._stream = stream
+        self._start = round(start_s * stream.sample_rate)
+        self._stop = None if end_s is None else max(round(end_s * stream.sample_rate), self._start + 1)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Yields blocks (samples,)."""
+        begin = 0  # first sample of the block
+        for block in self._stream:
+            stop = len(block) if self._stop is None else max(0, self._stop - begin)
+            part = block[max(0, self._start - begin) : stop]
+            begin += len(block)
+            if len(part):
+                yield part
+            if self._stop is not None and begin >= self._stop:
+                self._stream.close()
+                break
+        if begin <= self._start:
+            rate = self._stream.sample_rate
+            raise AudioError(
+                f"{self.name}: ends after {begin / rate:.1f} s, before the part at {self._start / rate:.1f} s"
+            )
+
+
+def cut(stream: AudioStream, spans: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+    """Parts of a recording, which is decoded once, up to the end of the last part.
+
+    Args:
+        stream: the recording.
+        spans: (begin, end) of each part in samples at the rate of the stream.
+
+    Returns:
+        (n,) float32 of each part, as far as the recording has it.
+    """
+    pieces: list[list[np.ndarray]] = [[] for _ in spans]
+    begin, last = 0, max((stop for _, stop in spans), default=0)
+    for block in stream:
+        for piece, (start, stop) in zip(pieces, spans, strict=True):
+            piece.append(block[max(0, start - begin) : max(0, stop - begin)])
+        begin += len(block)
+        if begin >= last:
+            stream.close()
+            break
+    return [np.concatenate([np.zeros(0, np.float32), *piece]) for piece in pieces]
 
 
 def windows(blocks: Iterable[np.ndarray], size: int, hop: int) -> Iterator[tuple[int, np.ndarray]]:

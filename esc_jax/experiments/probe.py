@@ -268,7 +268,7 @@ def probe_and_evaluate(
     for head in heads:
         split = splits[head.fold]
         detector = calibrate.probe_novelty(clips, split, head.fold, x[0], tagger, FITTED_ON)
-        _save(config, clips, places[head.fold], model, head, detector)
+        save_classifier(config, clips, places[head.fold], model, head, detector)
         if not split.test:
             continue
         probabilities = task.probabilities(head_logits(x[:, list(split.test)], head.kernel, head.bias))
@@ -344,10 +344,18 @@ def _with_head(model: Model, head: ProbeResult) -> Variables:
     return model.variables | {"params": params}
 
 
-def _save(
+def save_classifier(
     config: Any, clips: Clips, folder: pathlib.Path, model: Model, head: ProbeResult, detector: Novelty
 ) -> None:  # fmt: skip
-    """A checkpoint of the encoder with a head, for prediction, export and fine-tuning."""
+    """Writes a checkpoint of the encoder with a head, for prediction, export and fine-tuning.
+
+    Args:
+        config, clips: that the checkpoint describes.
+        folder: workdir; its checkpoints are replaced.
+        model: with the encoder.
+        head: on its embeddings, for all clips or those of a fold.
+        detector: of unfamiliar sounds.
+    """
     state = states.create(_with_head(model, head), optax.identity(), ema=False)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # of an earlier call: it may be damaged
     checkpoints = checkpoint.Checkpoints(folder / "checkpoints")

@@ -42,7 +42,8 @@ class Outcome:
 
     Attributes:
         file: path below the common folder.
-        status: "done", "skipped" (finished before), "locked" (by another process) or "failed".
+        status: "done", "skipped" (finished before), "locked" (by another process), "duplicate" (in a store that has the
+            content under another name) or "failed".
         duration_s: length of the recording.
         seconds: that it took.
         note: a sentence on what is wrong with it.
@@ -213,6 +214,11 @@ def process(
             archive.record(outcome)
             return outcome
 
+    yield from run_ahead(run, recordings)
+
+
+def run_ahead(run: Callable[[str], Outcome], recordings: Sequence[str]) -> Iterator[Outcome]:
+    """Yields `run` of each recording in the order of their ends; two are in work at a time, in threads."""
     remaining = iter(recordings)
     with futures.ThreadPoolExecutor(_AHEAD) as pool:
         running = {pool.submit(run, recording) for recording in itertools.islice(remaining, _AHEAD)}

@@ -1,6 +1,7 @@
 """Embeddings of a frozen encoder, of data sets and of recordings."""
 
 from collections.abc import Callable
+import dataclasses
 import hashlib
 import pathlib
 from typing import Any
@@ -24,19 +25,22 @@ from esc_jax.training import step as steps
 
 # As a fraction of a window: a recording that exceeds whole windows by less than this gets no further window.
 _MAX_REMAINDER = 0.01
+# Rows of a batch that is not full: archives of short recordings have many of them, and every size is compiled once.
+_SMALL_BATCHES = (1, 5)
 
 
 class EmbedError(UserError, ValueError):
     """Embeddings that cannot be computed. The message is one sentence."""
 
 
-def load_encoder(path: str, sample_rate: int | None = None) -> Model:
+def load_encoder(path: str, sample_rate: int | None = None, window_s: float | None = None) -> Model:
     """The model of a run, or a published checkpoint.
 
     Args:
         path: a run's workdir or a checkpoint folder; a packed classifier; or the file, folder or hub id of a published
             checkpoint.
         sample_rate: Hz, for a published encoder without a sample rate of its own.
+        window_s: length of the windows that are embedded, s; None for that of the training clips.
 
     Raises:
         EmbedError: `sample_rate` is given for a run, which has its own.
@@ -46,10 +50,32 @@ def load_encoder(path: str, sample_rate: int | None = None) -> Model:
     file = model_path.packed_file(path)
     if not file and not model_path.is_run(path):
         model_path.check_name(path)
-        return load.load_published(path, sample_rate)
-    if sample_rate is not None:
+        model = load.load_published(path, sample_rate)
+    elif sample_rate is not None:
         raise EmbedError(f"sample_rate={sample_rate} is for published encoders: {path} has a sample rate of its own")
-    return (packed.load(file) if file else restore.restore(path)).model
+    else:
+        model = (packed.load(file) if file else restore.restore(path)).model
+    return model if window_s is None else dataclasses.replace(model, clip_s=window_s)
+
+
+def encoder_fingerprint(model: Model) -> str:
+    """An identifier of what the embeddings of a recording depend on: encoder, weights, frontend, sample rate."""
+    return _digest((model.module.encoder, model.frontend, model.sample_rate, model.mask_padding), model)
+
+
+def _digest(parts: tuple[Any, ...], model: Model) -> str:
+    """Hash of some settings and of the weights that the embeddings of a model depend on."""
+    pooled = model.module.pools
+    parts += (model.module.head,) if pooled else ()
+    checksum = hashlib.sha256(repr(parts).encode())
+    update_hash(checksum, {k: tree if pooled else tree.get("encoder", {}) for k, tree in model.variables.items()})
+    return checksum.hexdigest()[:16]
+
+
+def dimension(model: Model) -> int:
+    """D of the embeddings of a model."""
+    clip = jax.ShapeDtypeStruct((1, model.clip_samples), np.int16)
+    return jax.eval_shape(steps.embed_step(model), model.variables, clip).shape[-1]
 
 
 def digest(model: Model, clips: Clips, views: int) -> str:
@@ -60,12 +86,7 @@ def digest(model: Model, clips: Clips, views: int) -> str:
     parts: tuple[Any, ...]
     parts = (model.module.encoder, model.frontend, clips.fingerprint, clips.length, clips.sample_rate, views)
     parts += ("masked",) if clips.masked else ()
-    pooled = model.module.pools
-    parts += (model.module.head,) if pooled else ()
-    checksum = hashlib.sha256(repr(parts).encode())
-    weights = {name: tree if pooled else tree.get("encoder", {}) for name, tree in model.variables.items()}
-    update_hash(checksum, weights)
-    return checksum.hexdigest()[:16]
+    return _digest(parts, model)
 
 
 def embed_clips(
@@ -132,9 +153,13 @@ def _read_batch(path: pathlib.Path) -> np.ndarray | None:
 
 
 def embed_recording(
-    encode: Callable[..., jax.Array], model: Model, stream: streams.AudioStream, batch_size: int = 20
+    encode: Callable[..., jax.Array],
+    model: Model,
+    stream: streams.AudioStream | streams.Excerpt,
+    batch_size: int = 20,
+    hop_s: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Embeds a recording of any length in windows of a training clip, side by side.
+    """Embeds a recording of any length in windows of a training clip, by default side by side.
 
     If the last window would end before the recording, one more window ends with it. A recording shorter than a window
     is padded with zeros; the padding is masked if the model masks it.
@@ -144,6 +169,7 @@ def embed_recording(
         model: the encoder.
         stream: the recording, at the model's sample rate.
         batch_size: windows per batch.
+        hop_s: between the starts of windows, s; None for the length of a window.
 
     Returns:
         (n,) starts of the windows in samples, and (n, D) float32 embeddings.
@@ -152,16 +178,19 @@ def embed_recording(
         AudioError: the recording cannot be used.
     """
     window = model.clip_samples
+    hop = window if hop_s is None else max(1, round(hop_s * model.sample_rate))
     starts: list[int] = []
     done: list[np.ndarray] = []
     batch = np.zeros((batch_size, window), np.int16)
     valid = np.full(batch_size, window, np.int32)
 
-    def run() -> np.ndarray:
+    def run(rows: int) -> np.ndarray:
         masked = model.mask_padding and bool((valid < window).any())
-        return np.asarray(encode(model.variables, *devices.to_device((batch, valid) if masked else (batch,))))[0]
+        size = next(size for size in sorted({*_SMALL_BATCHES, batch_size}) if size >= rows)
+        inputs = (batch[:size], valid[:size]) if masked else (batch[:size],)
+        return np.asarray(encode(model.variables, *devices.to_device(inputs)))[0]
 
-    for start, samples in streams.windows(stream, window, window):
+    for start, samples in streams.windows(stream, window, hop):
         if starts and start - starts[-1] < _MAX_REMAINDER * window:
             continue
         row = len(starts) % batch_size
@@ -169,10 +198,10 @@ def embed_recording(
         valid[:] = len(samples)  # less than a window only if it is the only one
         starts.append(start)
         if row == batch_size - 1:
-            done.append(run())
+            done.append(run(batch_size))
             batch = np.zeros_like(batch)
     if not starts:
         raise AudioError(f"{stream.name}: holds no samples")
-    if len(starts) % batch_size:
-        done.append(run())
+    if rest := len(starts) % batch_size:
+        done.append(run(rest))
     return np.array(starts), np.concatenate(done)[: len(starts)]

@@ -7,10 +7,9 @@ import heapq
 import pathlib
 import re
 
-import numpy as np
 import soundfile
 
-from esc_jax.data.stream import AudioStream
+from esc_jax.data.stream import AudioStream, cut
 from esc_jax.errors import collect_errors
 from esc_jax.evaluation.escaping import escape_cell, restore_cell
 from esc_jax.inference.events import Event
@@ -111,22 +110,12 @@ def _cut(
         )
         for one, _ in parts
     ]
-    pieces: list[list[np.ndarray]] = [[] for _ in parts]
-    begin, last = 0, max(stop for _, stop in spans)
-    stream = AudioStream(path, rate)
-    for block in stream:
-        for piece, (start, stop) in zip(pieces, spans, strict=True):
-            piece.append(block[max(0, start - begin) : max(0, stop - begin)])
-        begin += len(block)
-        if begin >= last:
-            stream.close()
-            break
-    for (one, target), piece in zip(parts, pieces, strict=True):
+    for (one, target), samples in zip(parts, cut(AudioStream(path, rate), spans), strict=True):
         target.parent.mkdir(parents=True, exist_ok=True)
         event = one.event
         with soundfile.SoundFile(target, "w", rate, 1, "PCM_16") as file:
             file.title = event.label
             file.comment = f"{one.file}, {event.onset_s:.1f} to {event.offset_s:.1f} s, score {event.score:.3f}"
             file.software = "esc_jax"
-            file.write(np.concatenate(piece))
+            file.write(samples)
     return list(parts)

@@ -1,8 +1,9 @@
 """Audio and spectrograms of clips, for the HTML page."""
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 import dataclasses
 import io
+import os
 import pathlib
 
 import numpy as np
@@ -11,7 +12,7 @@ import soundfile
 from esc_jax.data import cache
 from esc_jax.data.layouts.registry import open_source
 from esc_jax.data.rows import DataError, Layout
-from esc_jax.data.stream import AudioStream
+from esc_jax.data.stream import AudioStream, cut
 from esc_jax.report import plots
 from esc_jax.report.runs import Run
 
@@ -62,15 +63,39 @@ def _file_and_start(clip: str, files: Container[str]) -> tuple[str, float]:
     return (clip, 0.0) if clip in files or not name else (name, float(start.removesuffix("s")))
 
 
-def _cut(stream: AudioStream, start: int, size: int) -> np.ndarray:
-    """A part of a recording, which may be long: decoded up to the end of the part, and not held in memory."""
-    parts, place = [], 0  # `place` is the first sample of the block
-    for block in stream:
-        parts.append(block[max(0, start - place) : max(0, start + size - place)])
-        place += len(block)
-        if place >= start + size:
-            break
-    return np.concatenate(parts)
+def playable_rate(sample_rate: int) -> int:
+    """The sample rate of an MP3 file for a model of this one, Hz."""
+    return sample_rate if sample_rate in _MP3_RATES else 32_000
+
+
+def encode(waveform: np.ndarray, sample_rate: int) -> Media:
+    """Audio and spectrogram of (time,) samples; the rate is one of `playable_rate`."""
+    # MP3 plays in every browser, and has a fifth of the size of 16-bit samples.
+    sound, picture = io.BytesIO(), io.BytesIO()
+    soundfile.write(sound, waveform, sample_rate, format="MP3")
+    plots.spectrogram(waveform, sample_rate, picture)
+    return Media(sound.getvalue(), picture.getvalue())
+
+
+def excerpts(
+    source: bytes | str | os.PathLike[str], spans: Sequence[tuple[float, float]], rate: int, name: str = ""
+) -> list[Media | None]:
+    """Audio and spectrograms of parts of a recording, which may be long.
+
+    Args:
+        source, name: as for `data.stream.AudioStream`.
+        spans: begin and end of each part, s.
+        rate: of the audio, Hz, as of `playable_rate`.
+
+    Returns:
+        The media of each part; None for a part that the recording does not have.
+
+    Raises:
+        AudioError: the recording cannot be read.
+    """
+    samples = [(round(start * rate), round(end * rate)) for start, end in spans]
+    pieces = cut(AudioStream(source, rate, name), samples)
+    return [encode(piece, rate) if len(piece) else None for piece in pieces]
 
 
 def media(run: Run, clips: Iterable[str]) -> tuple[dict[str, Media], str]:
@@ -84,21 +109,17 @@ def media(run: Run, clips: Iterable[str]) -> tuple[dict[str, Media], str]:
         return {}, f"Clips not available: {reason}."
     rows = {row.filename: row for row in data.rows}
     seconds = min(_MAX_SECONDS, float((run.config.get("data") or {}).get("clip_s") or _MAX_SECONDS))
-    rate = run.sample_rate if run.sample_rate in _MP3_RATES else 32_000
+    rate = playable_rate(run.sample_rate)
     result: dict[str, Media] = {}
     unreadable = []
     for clip in clips:
         try:
             name, start = _file_and_start(clip, rows)
-            waveform = _cut(
-                AudioStream(data.locate(rows[name]), rate, clip), round(start * rate), round(seconds * rate)
-            )
+            (part,) = excerpts(data.locate(rows[name]), [(start, start + seconds)], rate, clip)
         except (KeyError, ValueError):  # AudioError is a ValueError
+            part = None
+        if part is None:
             unreadable.append(clip)
-            continue
-        # MP3 plays in every browser, and has a fifth of the size of 16-bit samples.
-        sound, picture = io.BytesIO(), io.BytesIO()
-        soundfile.write(sound, waveform, rate, format="MP3")
-        plots.spectrogram(waveform, rate, picture)
-        result[clip] = Media(sound.getvalue(), picture.getvalue())
+        else:
+            result[clip] = part
     return result, f"Not readable: {', '.join(unreadable)}." if unreadable else ""

@@ -1,6 +1,5 @@
 """A report as one HTML file, which needs no network: tables that sort, pictures, and clips that can be played."""
 
-import base64
 from collections.abc import Sequence
 from html import escape
 import pathlib
@@ -10,20 +9,13 @@ from esc_jax.report import runs as finished
 from esc_jax.report.findings import Findings
 from esc_jax.report.media import Media
 from esc_jax.report.mistakes import Mistake, MistakeGroup
-from esc_jax.report.page_assets import SCRIPT, STYLE
+from esc_jax.report.page_assets import SCRIPT, data_url, document, player
 from esc_jax.report.runs import Run
 from esc_jax.report.tables import Cell, Table
 
 # A clip takes about 100 kB, so the page stays well below 10 MB for any number of runs.
 MAX_CLIPS = 24
 _CLIPS_PER_GROUP = 4
-
-# Nothing is loaded from outside, even if a name in a file contains markup.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; media-src data:"
-
-
-def _data_url(mime_type: str, content: bytes) -> str:
-    return f"data:{mime_type};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def _cell(cell: Cell, tag: str, numeric: bool, axis_start: float) -> str:
@@ -63,7 +55,7 @@ def _table(table: Table, label: str) -> str:
 
 
 def _plot(path: pathlib.Path, text: str) -> str:
-    return f'<img class="plot" src="{_data_url("image/png", path.read_bytes())}" alt="{escape(text)}">'
+    return f'<img class="plot" src="{data_url("image/png", path.read_bytes())}" alt="{escape(text)}">'
 
 
 def _list(items: Sequence[str]) -> str:
@@ -112,15 +104,11 @@ def _write_ups() -> str:
 def _clip(mistake: Mistake, clip: Media | None) -> str:
     true, predicted = (escape(name.replace("_", " ")) for name in (mistake.true, mistake.predicted))
     name = escape(mistake.clip)
-    player = ""
+    sound = ""
     if clip:
-        player = (
-            f'<img src="{_data_url("image/png", clip.png)}" alt="Mel spectrogram of {name}">'
-            f'<audio controls preload="metadata" aria-label="{name}"'
-            f' src="{_data_url("audio/mpeg", clip.mp3)}"></audio>'
-        )
+        sound = player(clip.mp3, clip.png, mistake.clip)
     return (
-        f'<figure class="clip">{player}<figcaption>true: <b>{true}</b>, predicted: <b>{predicted}</b>'
+        f'<figure class="clip">{sound}<figcaption>true: <b>{true}</b>, predicted: <b>{predicted}</b>'
         f'<br><span class="soft">confidence {100 * mistake.confidence:.0f} %, {100 * mistake.likelihood:.0f} % for'
         f" {true}<br>{name}, recording {escape(mistake.recording)}, fold {mistake.fold}</span></figcaption></figure>"
     )
@@ -212,29 +200,5 @@ def page(findings: Findings, pictures: pathlib.Path) -> str:
     body = "\n".join(f'<section id="{anchor}">\n{html}\n</section>' for anchor, _, html in sections)
     count = len(findings.runs)
     title = f"Report on {count} run{'s' if count > 1 else ''}"
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<title>esc_jax: {title}</title>
-<style>
-{STYLE}
-</style>
-</head>
-<body>
-<header>
-<h1>{title}</h1>
-{_cards(findings)}
-<nav aria-label="Sections">{menu}</nav>
-</header>
-<main>
-{body}
-</main>
-<script>
-{SCRIPT}
-</script>
-</body>
-</html>
-"""
+    header = f'<h1>{title}</h1>\n{_cards(findings)}\n<nav aria-label="Sections">{menu}</nav>'
+    return document(f"esc_jax: {title}", header, body, SCRIPT)

@@ -1,4 +1,10 @@
-"""Style sheet and script of report.html."""
+"""What all pages share: frame, style sheet, players. A page is one file that needs no network."""
+
+import base64
+from html import escape
+
+# Nothing is loaded from outside, even if a name in a file contains markup.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; media-src data:"
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2428; --soft: #5b6770; --page: #fbfbfa; --panel: #fff; --line: #dcdfe1;
@@ -48,7 +54,65 @@ figure.clip img { width: 100%; display: block; border-radius: .3rem; background:
 figure.clip audio { width: 100%; height: 2.4rem; margin-top: .4rem; display: block; }
 figcaption { overflow-wrap: anywhere; }
 ul { padding-left: 1.2rem; }
+.labels { display: flex; flex-wrap: wrap; gap: .35rem; margin-top: .5rem; }
+.labels button, .bar-tools button, .bar-tools input { font: inherit; font-size: .875rem; padding: .2rem .7rem;
+  color: var(--ink); background: var(--page); border: 1px solid var(--line); border-radius: .4rem; }
+.labels button, .bar-tools button { cursor: pointer; }
+.bar-tools button:disabled { opacity: .5; cursor: default; }
+.labels button[aria-pressed=true] { background: var(--mark); border-color: var(--mark); color: var(--page); }
+.bar-tools { position: sticky; top: 0; z-index: 1; display: flex; flex-wrap: wrap; gap: .5rem 1rem; align-items: center;
+  padding: .6rem 0; background: var(--page); border-bottom: 1px solid var(--line); margin-bottom: 1rem; }
+figure.query { max-width: 26rem; }
 """.strip()
+
+
+def data_url(mime_type: str, content: bytes) -> str:
+    """The content of a file as a URL."""
+    return f"data:{mime_type};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def player(mp3: bytes, png: bytes, name: str) -> str:
+    """Spectrogram and audio element of a sound."""
+    return (
+        f'<img src="{data_url("image/png", png)}" alt="Mel spectrogram of {escape(name)}">'
+        f'<audio controls preload="metadata" aria-label="{escape(name)}"'
+        f' src="{data_url("audio/mpeg", mp3)}"></audio>'
+    )
+
+
+def document(title: str, header: str, body: str, script: str) -> str:
+    """The text of a page.
+
+    Args:
+        title: text.
+        header, body: HTML.
+        script: JavaScript.
+    """
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
+<title>{escape(title)}</title>
+<style>
+{STYLE}
+</style>
+</head>
+<body>
+<header>
+{header}
+</header>
+<main>
+{body}
+</main>
+<script>
+{script}
+</script>
+</body>
+</html>
+"""
+
 
 # A click on a column header sorts by that column: numbers in descending order, text from A to Z. A second click
 # reverses the order. Empty cells stay last.

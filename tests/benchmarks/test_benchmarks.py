@@ -278,3 +278,43 @@ def test_the_gpu_script_runs_every_part_and_skips_finished_ones(gpu, tmp_path, m
     assert len(results["folds"]) == 5
     status, output = gpu(*parts, DATA=str(data))
     assert status == 0 and output.count("finished before") == len(parts)
+
+
+def load_benchmark(name):
+    """A module of benchmarks/ that can be imported without its folder on the path."""
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", ROOT / f"benchmarks/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_precision_and_average_precision_of_a_ranking():
+    """Against scikit-learn's definition, by hand: relevant at ranks 1, 3 and 12 of 12."""
+    module = load_benchmark("search")
+    similarity = -np.arange(12.0)[None]
+    relevant = np.isin(np.arange(12), [0, 2, 11])[None]
+    precision, average = module.rank(similarity, relevant)
+    assert precision[0] == pytest.approx(2 / 10) and average[0] == pytest.approx((1 + 2 / 3 + 3 / 12) / 3)
+
+
+def test_few_shot_curves_and_graph(tmp_path):
+    """Classes that are far apart: everything is right, from the first label on."""
+    module = load_benchmark("search")
+    rng = np.random.default_rng(0)
+    labels, folds = np.arange(160) % 4, np.arange(160) // 80 + 1
+    x = (20 * np.eye(8)[labels] + rng.normal(size=(160, 8))).astype(np.float32)
+    data = module.Data(x, labels, folds, np.arange(160).astype(str))
+    order = module.nested_order(labels, rng)
+    assert all(sorted(labels[order[4 * k : 4 * k + 4]]) == [0, 1, 2, 3] for k in range(40))
+    rows = list(module.few_shot(data, draws=2))
+    assert len(rows) == 4 and all(values.shape == (2, 5) and (values == 100).all() for _, values in rows)
+    assert rows[0][0]["n16"] == "100.0"
+    assert module.retrieval(data)["p10"] == "100.0"
+    module.plot([row for row, _ in rows], tmp_path / "p.png")
+    assert (tmp_path / "p.png").stat().st_size > 5000
+    low, high = module.student_interval(np.array([1.0, 2.0, 3.0]))
+    assert (low, high) == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5))
+    pytest.importorskip("usearch")
+    measured = module.graph(x, 500, 5, tmp_path)
+    assert measured["passages"] == "500" and float(measured["recall"]) > 90

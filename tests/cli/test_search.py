@@ -1,0 +1,231 @@
+"""From an archive to a detector on the command line: embed --index, search, probe --index, predict."""
+
+import csv
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+
+from esc_jax.cli import embed, predict, probe, search
+from esc_jax.inference import embeddings, index, labels
+from esc_jax.inference.index_store import Store, open_for_writing
+from esc_jax.runtime import xla
+
+RATE = 16_000
+
+
+@pytest.fixture(autouse=True)
+def no_xla_setup(monkeypatch):
+    """Leaves XLA as it is for the other tests of this process."""
+    monkeypatch.setattr(xla, "initialize", lambda *_, **__: None)
+
+
+def tone(seconds, frequency, seed=0):
+    time = np.arange(round(seconds * RATE)) / RATE
+    return 0.3 * np.sin(2 * np.pi * frequency * time) + 0.01 * np.random.default_rng(seed).standard_normal(len(time))
+
+
+def noise(seconds, seed):
+    return 0.2 * np.random.default_rng(seed).uniform(-1, 1, round(seconds * RATE))
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """Six recordings of 6 s: noise, with a tone from 2 to 4 s in four of them; and a copy of the first."""
+    folder = tmp_path_factory.mktemp("archive")
+    for number in range(6):
+        wave = noise(6, number)
+        if number < 4:
+            wave[2 * RATE : 4 * RATE] = tone(2, 800 + 20 * number, number)
+        soundfile.write(folder / f"{number}.wav", wave, RATE)
+    shutil.copy(folder / "0.wav", folder / "copy.wav")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(archive, untrained, tmp_path_factory):
+    path = tmp_path_factory.mktemp("store") / "archive.db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(xla, "initialize", lambda *_, **__: None)
+        assert embed.main([f"--model={untrained}", f"--index={path}", str(archive)]) == 0
+    return path
+
+
+def error(command, *arguments):
+    """Exit status and message of a command line that is wrong."""
+    try:
+        return command.main(list(map(str, arguments)))
+    except SystemExit as stopped:
+        return stopped.code
+
+
+def test_the_store_has_the_embeddings_of_embed(store, archive, untrained, tmp_path):
+    assert embed.main([f"--model={untrained}", f"--out={tmp_path}/o.npz", str(archive)]) == 0
+    with np.load(tmp_path / "o.npz") as file:
+        expected = {
+            (pathlib.Path(name).name, start): x
+            for name, start, x in zip(file["filename"], file["start_s"].tolist(), file["embeddings"], strict=True)
+        }
+    with Store(store) as opened:
+        assert opened.counts() == {"recordings": 6, "files": 7, "passages": 36}
+        assert (opened.settings.window_s, opened.settings.hop_s, opened.settings.dimension) == (1.0, 1.0, 16)
+        for recording in range(1, 7):
+            for one in opened.passages_of(recording):
+                x = opened.embeddings([one.id])[1][0]
+                name = pathlib.Path(opened.path_of(recording)).name
+                np.testing.assert_allclose(x, expected[name, one.start_s], rtol=2e-3, atol=2e-3)  # half precision
+
+
+def test_a_second_call_adds_what_is_new(store, archive, untrained, tmp_path, capsys):
+    path, folder = tmp_path / "a.db", tmp_path / "archive"
+    shutil.copytree(archive, folder)
+    (folder / "bad.wav").write_text("no audio")
+    command = [f"--model={untrained}", f"--index={path}", str(folder)]
+    assert embed.main(command) == 1
+    captured = capsys.readouterr()
+    assert captured.out == f"{path}: 6 recordings of 0:36 added, 1 copies, 1 failed; 36 passages of 16 numbers\n"
+    assert f"{folder / 'bad.wav'}: not readable as audio" in captured.err
+    (folder / "bad.wav").unlink()
+    soundfile.write(folder / "late.wav", noise(0.4, 9), RATE)
+    soundfile.write(folder / "5.wav", noise(2.0, 10), RATE)
+    assert embed.main(command) == 0
+    expected = f"{path}: 2 recordings of 0:02.4 added, 6 added before; 33 passages of 16 numbers\n"
+    assert capsys.readouterr().out == expected
+
+
+def test_a_call_that_was_stopped_is_continued(archive, untrained, tmp_path, monkeypatch, capsys):
+    """The disk is full after two recordings; the second call adds the others, and nothing twice."""
+    path = tmp_path / "a.db"
+    command = [f"--model={untrained}", f"--index={path}", str(archive)]
+    added = Store.add
+
+    def limited(self, *arguments, **options):
+        if self.counts()["recordings"] >= 2:
+            (pages,) = self._connection.execute("PRAGMA page_count").fetchone()
+            self._connection.execute(f"PRAGMA max_page_count={pages}")
+        return added(self, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "add", limited)
+        assert embed.main([*command, "--hop_s=0.1"]) == 1
+    captured = capsys.readouterr().err
+    assert "could not be written" in captured and captured.count("\n") == 1
+    with Store(path) as opened:
+        before = opened.counts()["recordings"]
+        assert 2 <= before < 6
+    assert embed.main([*command, "--hop_s=0.1"]) == 0
+    with Store(path) as opened:
+        assert opened.counts() == {"recordings": 6, "files": 7, "passages": 6 * 51}
+
+
+def test_another_encoder_window_or_writer_is_refused(store, archive, untrained, capsys):
+    command = [f"--model={untrained}", f"--index={store}", str(archive)]
+    for option, words in (("--window_s=0.5", "window_s (1, not 0.5)"), ("--hop_s=0.5", "hop_s (1, not 0.5)")):
+        assert error(embed, *command, option) == 2
+        captured = capsys.readouterr().err
+        assert words in captured and captured.count("\n") == 1
+    with Store(store) as opened:
+        settings = opened.settings
+    with open_for_writing(store, settings):
+        assert error(embed, *command) == 1
+    assert "is being written by another process" in capsys.readouterr().err
+
+
+def test_search_finds_what_sounds_alike(store, archive, tmp_path, capsys):
+    query = tmp_path / "query.wav"
+    soundfile.write(query, np.concatenate([noise(3, 77), tone(1, 840, 5)]), RATE)
+    outputs = [f"--csv={tmp_path}/o.csv", f"--json={tmp_path}/o.json", f"--page={tmp_path}/o.html"]
+    assert search.main([str(store), str(query), "--start_s=3", "--top=8", *outputs, "--labels=tone,other"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("8 of 36 passages\n    1  ")
+    with open(tmp_path / "o.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    places = {(pathlib.Path(row["recording"]).name, float(row["start_s"])) for row in rows}
+    assert {(f"{n}.wav", s) for n in (1, 2, 3) for s in (2.0, 3.0)} <= places and len(places) == 8
+    similarities = [float(row["similarity"]) for row in rows]
+    assert similarities == sorted(similarities, reverse=True) and similarities[0] <= 1 + 1e-6
+    document = json.loads((tmp_path / "o.json").read_text())
+    assert [one["similarity"] for one in document["matches"]] == pytest.approx(similarities)
+    assert (document["start_s"], document["end_s"], document["passages"]) == (3.0, 4.0, 36)
+    assert (tmp_path / "o.html").read_text().count("<audio") == 9
+
+
+def test_the_similarity_is_that_of_the_definition(store, archive, untrained, capsys):
+    """A query that is in the store does not find itself."""
+    query = archive / "1.wav"
+    assert search.main([str(store), str(query), "--start_s=2", "--end_s=3", "--top=36"]) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert len(lines) == 35 and not any("0:02.0 –" in line and str(query) in line for line in lines)
+    model = embeddings.load_encoder(str(untrained))
+    with Store(store) as opened:
+        q = index.embed_query(opened, model, str(query), 2.0, 3.0).vectors
+        x = np.concatenate([x for _, x in opened.blocks()])
+    cosine = sorted((x @ q[0] / np.linalg.norm(x, axis=1) / np.linalg.norm(q[0])).tolist(), reverse=True)[1:]
+    assert [float(line.split()[1]) for line in lines] == pytest.approx(cosine, abs=1e-3)
+
+
+def test_from_labels_to_a_detector(store, archive, tmp_path, capsys):
+    marked = tmp_path / "labels.csv"
+    rows = [(archive / f"{n}.wav", 2.0, 4.0, "tone") for n in range(3)]
+    rows += [(archive / f"{n}.wav", 0.0, 1.0, "=noise") for n in (1, 4, 5)] + [(archive / "1.wav", 5.0, 6.0, "")]
+    labels.write_labels(marked, [labels.Label(str(path), start, end, name) for path, start, end, name in rows])
+    run, table, page = tmp_path / "run", tmp_path / "next.csv", tmp_path / "next.html"
+    command = [f"--index={store}", f"--labels={marked}", f"--out={run}", f"--csv={table}", f"--page={page}", "--next=5"]
+    assert probe.main(command) == 0
+    printed = capsys.readouterr().out
+    assert "9 labelled passages: =noise 3, tone 6\naccuracy 100.0 % (recordings held out in turn; L2 " in printed
+    with open(table, newline="") as file:
+        suggested = list(csv.DictReader(file))
+    known = {(str(path), start) for path, start, _, name in rows if name}
+    assert len(suggested) == 5 and not {(row["recording"], float(row["start_s"])) for row in suggested} & known
+    margins = [float(row["margin"]) for row in suggested]
+    assert margins == sorted(margins) and {suggested[0]["first"], suggested[0]["second"]} == {"'=noise", "tone"}
+    assert page.read_text().count("<audio") == 5
+    assert labels.read_labels(table) == []  # nothing is labelled there yet
+    assert len(labels.read_labels(run / "labels.csv")) == 6
+
+    query = tmp_path / "new.wav"
+    soundfile.write(query, np.concatenate([tone(2, 830, 8), noise(2, 88)]), RATE)
+    assert predict.main([f"--model={run}", f"--csv={tmp_path}/p.csv", "--top_k=1", "--hop_s=1", str(query)]) == 0
+    with open(tmp_path / "p.csv", newline="") as file:
+        assert [row["class"] for row in csv.DictReader(file)] == ["tone", "tone", "'=noise", "'=noise"]
+    assert probe.main(command) == 0  # the classifier is replaced
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/file").touch()
+    assert error(probe, *command[:2], f"--out={tmp_path}/other") == 2
+    assert "has other files and no labels.csv" in capsys.readouterr().err
+
+
+MISTAKES = [
+    (search, ("{tmp}/none.db", "q.wav"), 2, "none.db does not exist: create it with esc-jax embed"),
+    (search, ("{store}", "{tmp}/none.wav"), 1, "none.wav: no such file"),
+    (search, ("{store}", "{archive}/1.wav", "--start_s=9"), 1, "ends after 6.0 s, before the part at 9.0 s"),
+    (search, ("{store}", "{archive}/1.wav", "--start_s=3", "--end_s=2"), 2, "--end_s=2 is not after --start_s=3"),
+    (search, ("{store}", "q.wav", "--labels=a"), 2, "--labels is for --page"),
+    (embed, ("--model=x", "--index=o.db", "--out=o.npz", "a.wav"), 2, "give either --out=OUT.npz or --index=DB"),
+    (embed, ("--model=x", "a.wav"), 2, "give either --out=OUT.npz or --index=DB"),
+    (embed, ("--model=x", "--out=o.npz", "--hop_s=1", "a.wav"), 2, "--hop_s is for --index=DB"),
+    (embed, ("--model=x", "--index=o.db", "--data_dir=d"), 2, "--index is for recordings"),
+    (probe, ("--index={store}",), 2, "--index needs --labels"),
+    (probe, ("x.npz", "--index={store}"), 2, "give either EMBEDDINGS.npz, or --index=DB"),
+    (probe, ("x.npz", "--out=o"), 2, "--out is for --index=DB"),
+    (probe, ("--index={store}", "--labels={tmp}/none.csv"), 1, "No such file or directory: {tmp}/none.csv"),
+]
+
+
+@pytest.mark.parametrize(("command", "arguments", "status", "message"), MISTAKES)
+def test_a_mistake_is_one_sentence(command, arguments, status, message, store, archive, tmp_path, capsys):
+    places = {"tmp": tmp_path, "store": store, "archive": archive}
+    assert error(command, *(argument.format(**places) for argument in arguments)) == status
+    captured = capsys.readouterr().err
+    assert message.format(**places) in captured and captured.count("\n") == 1
+
+
+def test_an_encoder_that_has_changed_is_refused(store, archive, untrained, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(embeddings, "encoder_fingerprint", lambda model: "other")
+    assert error(search, store, archive / "1.wav") == 2
+    captured = capsys.readouterr().err
+    assert f"{store} has passages of another encoder" in captured and captured.count("\n") == 1
