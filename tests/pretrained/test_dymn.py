@@ -115,7 +115,7 @@ def test_random_weights_against_torch(tmp_path):
     torch.manual_seed(0)
     torch.set_num_threads(1)  # its threads spin while they wait, and there are few cores
     network = torch_network(0.4, classes=7)
-    # Bins × frames, with odd and even sizes on the way down. The clips have other levels, so that their contexts differ.
+    # Bins × frames, with odd and even sizes on the way down. The clips differ in level, and so in their contexts.
     clips = torch.randn(6, 1, 40, 67) * torch.linspace(0.5, 2, 6)[:, None, None, None]
     with torch.no_grad():
         network.train()  # the statistics of these clips, so that no layer enlarges its input
