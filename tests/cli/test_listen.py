@@ -135,7 +135,7 @@ def test_a_stream_that_breaks_and_comes_back(listen, classifier, tmp_path):
     assert re.search(r"esc_jax: stopped: \d+ windows up to \S+, 2 gaps, latency ", err)
     (index, again) = (number for number, line in enumerate(lines) if line["type"] == "gap")
     gap, after = lines[index], lines[index + 1 : again]
-    assert gap["start_s"] == 3.0 and gap["reason"] == "the stream ended" and gap["duration_s"] > 1.0
+    assert gap["start_s"] == 3.0 and gap["reason"] == "the stream ended" and gap["duration_s"] > 0.0
     assert [line["start_s"] for line in lines[:index]] == [0.0, 1.0, 2.0]
     expected = [gap["end_s"] + start for start in range(4)]
     assert [line["start_s"] for line in after] == pytest.approx(expected, abs=2e-4)

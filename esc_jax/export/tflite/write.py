@@ -87,8 +87,10 @@ def _convert(directory: pathlib.Path, functions: Mapping[str, tuple[Function, tu
         environment = os.environ | {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": ""}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace")
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        raise ExportError(f"TensorFlow cannot convert the model ({lines[-1][:300]}): use --format=onnx")
+        # Python underlines the place of an error with a line of its own.
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip(" ^~")]
+        reason = lines[-1][:300] if lines else f"exit status {done.returncode}"
+        raise ExportError(f"TensorFlow cannot convert the model ({reason}): use --format=onnx")
     return done.stdout.split()[-1]
 
 
