@@ -1,6 +1,7 @@
 """LiteRT files compute the probabilities of the run in LiteRT's interpreter, or the export fails."""
 
 import ast
+import functools
 import importlib.util
 import json
 import pathlib
@@ -13,12 +14,39 @@ import pytest
 from esc_jax.export import formats, tflite
 from esc_jax.export.base import ExportError
 from esc_jax.tasks import registry as tasks
+from esc_jax.training.restore import Restored, restore
 from tests.export.examples import example_of
-from tests.export.factories import CLASSES, noise, probabilities
+from tests.export.factories import (
+    CLASSES,
+    noise,
+    normalize_logits,
+    probabilities,
+    random_model,
+    save_run,
+    tiny_config,
+)  # fmt: skip
 from tests.export.isolation import isolated, write_wav
 
 REASON = "needs ai-edge-litert and TensorFlow: pip install 'esc-jax[tflite]'"
 NAMES = {"model.tflite", "features.tflite", "features_int8.tflite", "model.json", "example.py", "README.md"}
+
+
+@pytest.fixture(scope="module")
+def restored(restored, tmp_path_factory):
+    """As the fixture of all formats, with a larger spectrogram for EfficientNet.
+
+    TensorFlow's converter refuses a 1×1 convolution of a map of one point, to which it reduces 32 × 32.
+    """
+
+    @functools.cache
+    def get(name: str) -> Restored:
+        if name != "efficientnet":
+            return restored(name)
+        config = tiny_config(name)
+        config.frontend.update(hop=128, mels=64)
+        return restore(save_run(tmp_path_factory.mktemp(name), config, normalize_logits(random_model(config))))
+
+    return get
 
 
 @pytest.fixture(scope="module")

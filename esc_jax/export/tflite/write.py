@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -87,9 +88,10 @@ def _convert(directory: pathlib.Path, functions: Mapping[str, tuple[Function, tu
         environment = os.environ | {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": ""}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace")
     if done.returncode:
-        # Python underlines the place of an error with a line of its own.
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip(" ^~")]
-        reason = lines[-1][:300] if lines else f"exit status {done.returncode}"
+        # An error of the converter itself is followed by the stack of its calls.
+        found = re.search(r"(?<!\w)error: (.+)", done.stderr)
+        lines = [found[1]] if found else done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        reason = lines[-1][:300]
         raise ExportError(f"TensorFlow cannot convert the model ({reason}): use --format=onnx")
     return done.stdout.split()[-1]
 
