@@ -312,6 +312,7 @@ TABLES = {
     "recipe": Table("recipe", (*RECIPE_COLUMNS, column("NLL", "nll"), NOTE)),
     "recipe-probe": Table("recipe", RECIPE_COLUMNS),
     "recipe-distillation": Table("recipe", (*RECIPE_COLUMNS, NOTE)),
+    "recipe-levels": Table("recipe", (*RECIPE_COLUMNS, NOTE)),
     "models-training": Table("models", MODEL_COLUMNS),
     "models-prediction": Table("models", MODEL_COLUMNS),
     "models-kept-memory": Table("models", MODEL_COLUMNS),
