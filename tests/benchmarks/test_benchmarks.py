@@ -1,5 +1,6 @@
 """The benchmarks at a small size: their output, and the equivalence of what they compare. Times are not tested."""
 
+import argparse
 import importlib.util
 import json
 import math
@@ -318,3 +319,20 @@ def test_few_shot_curves_and_graph(tmp_path):
     pytest.importorskip("usearch")
     measured = module.graph(x, 500, 5, tmp_path)
     assert measured["passages"] == "500" and float(measured["recall"]) > 90
+
+
+def test_estimated_steps_are_those_of_rings(monkeypatch):
+    """Against the sum of the messages of each phase: every GPU of a ring of n sends n − 1 parts of 1/n, twice."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    module = importlib.import_module("weak_scaling")
+    options = argparse.Namespace(
+        step_ms=4.0, batch=32, parameters=10.0, inside_gb=400.0, between_gb=40.0, inside_us=2.0, between_us=5.0
+    )
+    size, machines = 40e6, 4
+    inside = sum(size / 8 / 400e9 for _ in range(2 * 7))
+    between = sum(size / 8 / machines / 40e9 for _ in range(2 * (machines - 1)))
+    latency = 14 * 2e-6 + 6 * 5e-6
+    assert module.step_ms(8 * machines, options) == pytest.approx([1e3 * inside, 1e3 * between, 1e3 * latency])
+    row = module.rows(options)[2]
+    assert row["GPUs"] == 32 and row["batch"] == 1024
+    assert row["computing, %"] == round(100 * 4.0 / (4.0 + 1e3 * (inside + between + latency)))
