@@ -163,7 +163,8 @@ def _train(context: Context, objective: Objective, resident: ResidentClips | Non
     per_epoch = len(context.train) // stage.batch_size
     total = stage.epochs * per_epoch
     start = _initial_variables(context, objective)
-    optimizer = optim.build(stage.optim, start["params"], total, per_epoch)
+    optim_config = optim.for_batch(stage.optim, stage.batch_size)
+    optimizer = optim.build(optim_config, start["params"], total, per_epoch)
     carry = objective.init_carry(start)
     state = states.create(start, optimizer, ema=False, seed=config.seed, carry=carry)
     checkpoints = checkpoint.Checkpoints(context.folder / "checkpoints")
@@ -179,7 +180,7 @@ def _train(context: Context, objective: Objective, resident: ResidentClips | Non
     plan = loop.Plan(
         epochs=stage.epochs,
         per_epoch=per_epoch,
-        rate=optim.schedule(stage.optim, total, per_epoch),
+        rate=optim.schedule(optim_config, total, per_epoch),
         workdir=context.folder,
         tensorboard=config.train.tensorboard,
         checkpoint_epochs=stage.checkpoint_epochs,
@@ -188,7 +189,7 @@ def _train(context: Context, objective: Objective, resident: ResidentClips | Non
         steps_per_call=loop.steps_per_call(config.train.steps_per_call, per_epoch),
         description=f"pretraining ({stage.objective})",
     )
-    step = steps.train_step(objective, optimizer, stage.optim)
+    step = steps.train_step(objective, optimizer, optim_config)
     state, progress = stages.train(plan, step, objective.constants, state, batches, checkpoints, resident)
     checkpoints.close()
     learned = {

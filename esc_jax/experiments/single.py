@@ -74,6 +74,11 @@ class Run:
         return self.teacher.identity if self.teacher else {}
 
     @property
+    def optim_config(self) -> Any:
+        """`optim` of the config for its batch size."""
+        return optim.for_batch(self.config.optim, self.config.train.batch_size)
+
+    @property
     def per_epoch(self) -> int:
         """Steps of an epoch."""
         return len(self.train_indices) // self.config.train.batch_size
@@ -102,7 +107,7 @@ class Run:
 
     def optimizer(self) -> optax.GradientTransformation:
         """Of the training."""
-        return optim.build(self.config.optim, self.model.variables["params"], self.total, self.per_epoch)
+        return optim.build(self.optim_config, self.model.variables["params"], self.total, self.per_epoch)
 
     def train_step(self, objective: Supervised, optimizer: optax.GradientTransformation) -> steps.TrainStep:
         """The step of the training."""
@@ -110,7 +115,7 @@ class Run:
         return steps.train_step(
             objective,
             optimizer,
-            self.config.optim,
+            self.optim_config,
             ema=train.ema,
             accumulate=train.accumulate,
             eval_mode=self.config.model.eval_mode,
@@ -212,7 +217,7 @@ def make_plan(run: Run, folder: pathlib.Path, **options: Any) -> loop.Plan:
     defaults = {
         "epochs": config.train.epochs,
         "per_epoch": run.per_epoch,
-        "rate": optim.schedule(config.optim, run.total, run.per_epoch),
+        "rate": optim.schedule(run.optim_config, run.total, run.per_epoch),
         "workdir": folder,
         "tensorboard": config.train.tensorboard,
         "checkpoint_epochs": config.train.checkpoint_epochs,

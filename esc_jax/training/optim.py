@@ -1,6 +1,7 @@
 """The optimizer of a config: AdamW with a schedule, clipping, and a learning rate per group of parameters."""
 
 from collections.abc import Sequence
+import copy
 import math
 import re
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ SCHEDULES = ("one_cycle", "linear", "cosine", "constant")
 # Key of `optim`: (lowest, highest) allowed.
 RANGES: dict[str, tuple[float, float]] = {
     "lr": (0, 100),
+    "lr_examples": (0, 1 << 20),
     "weight_decay": (0, 10),
     "b1": (0, 0.9999),
     "b2": (0, 0.999999),
@@ -35,6 +37,7 @@ def defaults() -> dict[str, Any]:
     """The `optim` part of a config."""
     return {
         "lr": 1e-3,
+        "lr_examples": 0,  # lr is for batches of so many examples, and grows with the batch; 0: for any batch
         "weight_decay": 0.01,
         "b1": 0.9,  # used where cycle_momentum does not apply
         "b2": 0.999,
@@ -52,6 +55,18 @@ def defaults() -> dict[str, Any]:
         "layer_decay": 0.0,  # factor of lr from each layer of the encoder to the one before it; 0: off
         "unfreeze": (),  # ((regular expression of parameter paths, epochs that they stay frozen), …)
     }
+
+
+def for_batch(config: Any, batch_size: int) -> Any:
+    """`optim` of a config with the learning rate of a batch size: lr · batch size / `lr_examples`.
+
+    The linear rule of Goyal et al., "Accurate, large minibatch SGD: training ImageNet in 1 hour", 2017.
+    """
+    if not config.lr_examples:
+        return config
+    scaled = copy.deepcopy(config)
+    scaled.lr, scaled.lr_examples = config.lr * batch_size / config.lr_examples, 0
+    return scaled
 
 
 class OptimError(UserError, ValueError):

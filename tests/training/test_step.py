@@ -176,6 +176,16 @@ def test_sharpness_aware_steps_follow_the_definition(count_devices):
     np.testing.assert_allclose(metrics["loss"], np.mean(losses), rtol=1e-6)
 
 
+def test_the_learning_rate_grows_with_the_batch(config):
+    config.optim.update(lr=0.01, lr_examples=32, schedule="constant", warmup_percent=0.0)
+    for batch_size, expected in ((32, 0.01), (256, 0.08), (8, 0.0025)):
+        scaled = optim.for_batch(config.optim, batch_size)
+        assert float(optim.schedule(scaled, 10, 5)(jnp.int32(3))) == pytest.approx(expected)
+    assert config.optim.lr == 0.01
+    config.optim.lr_examples = 0
+    assert optim.for_batch(config.optim, 256).lr == 0.01
+
+
 def test_average_of_weights_equals_a_loop():
     rng = np.random.default_rng(0)
     values = rng.standard_normal(30).astype(np.float32)
