@@ -25,8 +25,7 @@ def to_safetensors(restored: Restored, directory: pathlib.Path) -> None:
         directory: empty folder.
 
     Raises:
-        ExportError: the weights are those of a published classifier, whose file can be shared itself. CheckpointError:
-            a weight is too large for half precision.
+        ExportError: the weights are those of a published classifier, whose file can be shared itself.
     """
     import dataclasses
 

@@ -21,6 +21,7 @@ from esc_jax.training.restore import Restored
 SUFFIX = ".safetensors"
 _KEY = "esc_jax"
 _FORMAT = 1
+_HALF_ERROR = 1e-3  # of the largest value of a kernel; half precision has 11 bits
 # Entries of a checkpoint's JSON object that only a resume needs.
 _RESUME = ("batches", "progress", "checksums", "crc32", "metric", "step", "format")
 
@@ -32,16 +33,10 @@ def save(restored: Restored, path: pathlib.Path, about: dict[str, Any] | None = 
         restored: the classifier.
         path: of the file.
         about: further entries of the JSON object, such as the measured accuracy.
-
-    Raises:
-        CheckpointError: a weight is too large for half precision.
     """
     import safetensors.numpy
 
-    weights = traverse_util.flatten_dict(jax.tree.map(np.asarray, dict(restored.model.variables)), sep="/")
-    arrays = {name: array.astype(np.float16 if array.ndim > 1 else np.float32) for name, array in weights.items()}
-    if not all(np.isfinite(array).all() for array in arrays.values()):
-        raise CheckpointError("the weights exceed the range of half precision, and cannot be packed")
+    arrays = traverse_util.flatten_dict(jax.tree.map(_compact, dict(restored.model.variables)), sep="/")
     arrays |= traverse_util.flatten_dict({"novelty": restored.novelty or {}}, sep="/")
     meta = {key: value for key, value in restored.meta.items() if key not in _RESUME}
     meta |= {"packed": _FORMAT, "config": restored.config.to_dict(), "classes": list(restored.model.classes)}
@@ -50,6 +45,15 @@ def save(restored: Restored, path: pathlib.Path, about: dict[str, Any] | None = 
         path,
         metadata={_KEY: json.dumps(meta | (about or {}))},
     )
+
+
+def _compact(values: Any) -> np.ndarray:
+    """An array in half precision if it is a kernel in the range of half precision, else in float32."""
+    array = np.asarray(values, np.float32)
+    with np.errstate(over="ignore"):
+        half = array.astype(np.float16)
+        error = np.abs(half.astype(np.float32) - array).max(initial=0.0)
+    return half if array.ndim > 1 and error <= _HALF_ERROR * np.abs(array).max(initial=0.0) else array
 
 
 def _read_meta(path: pathlib.Path) -> dict[str, Any] | None:

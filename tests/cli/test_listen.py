@@ -116,6 +116,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg")
 def test_a_stream_that_breaks_and_comes_back(listen, classifier, tmp_path):
     """The gap is stated and measured; the windows after it are those of the sound after it; Ctrl-C ends the command."""
@@ -147,6 +148,7 @@ def test_a_stream_that_breaks_and_comes_back(listen, classifier, tmp_path):
     assert [line["top"][0]["probability"] for line in after] == pytest.approx(probabilities, abs=2e-6)
 
 
+@pytest.mark.slow
 def test_a_folder_is_watched_and_a_killed_command_continues(listen, run, untrained, tmp_path):
     """Each recording is classified once, over restarts, and as predict --out does."""
     folder, out = tmp_path / "in", tmp_path / "out"

@@ -16,7 +16,7 @@ def read(folder):
     ).read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_runs_are_the_same(run, tmp_path):
     def train(name, on_device, steps_per_call):
         run(

@@ -136,6 +136,7 @@ def interrupt(monkeypatch):
     monkeypatch.setattr(loop.StopSignal, "__enter__", stop)
 
 
+@pytest.mark.slow
 def test_an_interrupted_stage_resumes_to_the_same_bits_with_its_carry(teacher, noise_clips, tmp_path, monkeypatch):
     parts = small_stage(noise_clips, teacher, checkpoint_epochs=1, epochs=2, projection_dim=8, projection_hidden=16)
     whole = learn(tmp_path / "whole", *parts)
@@ -286,7 +287,7 @@ def long_stage(clips, objective, **changes):
     return config, *rest, models.create(config, clips.classes)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_simclr_improves_the_linear_probe(synthetic_clips, tmp_path):
     config, task, clips, split, model = long_stage(synthetic_clips, "simclr", temperature=0.2)
     learned = learn(tmp_path, config, task, clips, split, model)
@@ -300,7 +301,7 @@ def test_simclr_improves_the_linear_probe(synthetic_clips, tmp_path):
     assert report["probe_score"] == accuracy["learned"]
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_masked_prediction_learns_more_than_the_frequencies_of_tokens(synthetic_clips, tmp_path):
     learned = learn(tmp_path, *long_stage(synthetic_clips, "masked", clusters=24))
     # A constant prediction has at best the entropy of the tokens.

@@ -46,7 +46,7 @@ def published(tmp_path, noise_clips):
     return tmp_path / "published"
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_cross_validation_with_the_runs_of_another_as_teachers(config, tmp_path):
     """Each fold has the teacher with its test fold. The results, the report and the model card name the teacher."""
     config.experiment = "big"

@@ -74,7 +74,7 @@ def test_a_vectorized_run_equals_a_run_alone(config, noise_clips, tmp_path, monk
     assert first["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_interrupted_runs_resume_to_the_same_bits(config, noise_clips, tmp_path, monkeypatch):
     config.train.checkpoint_epochs = 1  # each fold is on a device of its own
     crossval.cross_validate(config, tmp_path / "whole")
@@ -105,7 +105,7 @@ def test_interrupted_runs_resume_to_the_same_bits(config, noise_clips, tmp_path,
 def test_only_a_finished_run_is_tested_again_and_only_on_its_data(config, noise_clips, tmp_path, monkeypatch):
     config.crossval.vectorized, config.data.test_fold = False, 1
     with monkeypatch.context() as patch:
-        patch.setattr(loop.StopSignal, "agree", lambda self, number, last: setattr(self, "stop", True) or True)
+        patch.setattr(loop.StopSignal, "agree", lambda self, number, last, steps: setattr(self, "stop", True) or True)
         with pytest.raises(loop.Interrupted):
             single.train_and_evaluate(config, tmp_path)
     with pytest.raises(ConfigError, match="stopped at step 1 of 4: finish the run first"):

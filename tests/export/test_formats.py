@@ -35,7 +35,7 @@ def wrong_calls(resnet_workdir, tmp_path_factory):
         "no checkpoint": (call(folder / "empty", out), 1, "no checkpoint"),
         "version": (call(old, out), 1, "format 99"),
         "results": (call(bad, out), 1, "was not written by a run"),
-        "format": (call(resnet, out, "tflite"), 2, "'tflite' is not one of"),
+        "format": (call(resnet, out, "tflit"), 2, "'tflit' is not one of"),
         "missing": (["--format=stablehlo", f"--out={out}"], 2, "required: --model"),
         "class": (call(resnet, out, "huggingface"), 2, "transformers has no class for model.name=resnet"),
         "full": (call(resnet, folder / "full"), 2, "is not an empty folder"),

@@ -46,7 +46,7 @@ def test_an_encoder_without_classes_is_refused(shared, tmp_path, capsys):
     assert "has no classes of its own" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_the_published_tagger_in_onnx(shared, tmp_path):
     """Its 527 probabilities on real recordings of ten seconds are those of the classifier."""
     onnxruntime = pytest.importorskip("onnxruntime")

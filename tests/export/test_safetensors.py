@@ -32,7 +32,7 @@ def test_the_file_predicts_as_the_run(restored, tmp_path, name):
         read = classifiers.restore_any(path)
         assert read.model.classes == run.model.classes and read.config.task == run.config.task
         expected = probabilities(run.model, tasks.get("single_label"), audio)
-        assert np.ptp(expected, axis=0).max() > 0.05  # far above the tolerance
+        assert np.ptp(expected, axis=0).max() > 0.02  # far above the tolerance
         # Half precision has 11 bits: 5e-4 of each weight.
         np.testing.assert_allclose(probabilities(read.model, tasks.get("single_label"), audio), expected, atol=5e-3)
     encoder = embeddings.load_encoder(str(out))

@@ -40,7 +40,7 @@ def test_a_program_runs_without_esc_jax(restored, tmp_path, name):
     done = subprocess.run([sys.executable, "-I", "-c", code], cwd=out, env=os.environ, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     expected = probabilities(run.model, tasks.get("single_label"), audio)
-    assert np.ptp(expected, axis=0).max() > 0.05  # far above the tolerance
+    assert np.ptp(expected, axis=0).max() > 0.02  # far above the tolerance
     for count in (1, 2, 5):
         # The same operations, with the weights as constants: float32 sums in a different order.
         np.testing.assert_allclose(np.load(out / f"out{count}.npy"), expected[:count], atol=1e-5, rtol=0)

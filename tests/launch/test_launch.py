@@ -257,7 +257,7 @@ def test_one_command_runs_at_least_ten_ingredients(ingredients):
         assert run.settings["change"] == "none" or any(flat[key] != base[key] for key in flat)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_every_ingredient_is_a_training_step(ingredients):
     """Traced, not computed."""
     task = tasks.get("single_label")

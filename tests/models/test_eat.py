@@ -130,6 +130,7 @@ def test_any_length_gives_a_token_for_each_64_samples(samples):
     assert np.isfinite(result.embedding).all()
 
 
+@pytest.mark.slow
 def test_padding_is_silence():
     module, x = small(stage_blocks=1, layers=1), waveforms(640)
     variables = randomized(module, x)
@@ -149,6 +150,7 @@ def test_weights_are_drawn_with_a_deviation_of_a_fiftieth():
             assert not leaf.any(), path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", [False, True])
 def test_every_parameter_gets_a_gradient(remat):
     module, x = small(stage_blocks=1, layers=1, remat=remat), waveforms(640)
@@ -167,6 +169,7 @@ def test_every_parameter_gets_a_gradient(remat):
     assert all(leaf.any() for leaf in jax.tree.leaves(stats))
 
 
+@pytest.mark.extended
 def test_recomputation_does_not_change_the_gradients():
     x = waveforms(640)
     variables = randomized(small(stage_blocks=1, layers=1), x)
@@ -186,6 +189,7 @@ def test_recomputation_does_not_change_the_gradients():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), gradients(False), gradients(True))
 
 
+@pytest.mark.extended
 def test_bfloat16_gives_an_embedding_in_float32():
     module, x = small(stage_blocks=1, layers=1), waveforms(640)
     variables = randomized(module, x)
@@ -196,6 +200,7 @@ def test_bfloat16_gives_an_embedding_in_float32():
     assert np.abs(expected).max() > 1
 
 
+@pytest.mark.extended
 def test_training_lowers_the_loss(noise_clips):
     from esc_jax import config as configs
 

@@ -104,6 +104,7 @@ def test_a_ramp_stays_a_ramp_with_the_slope_of_the_drawn_size():
     assert len(slopes) > 20 and 0.55 < min(slopes) < 0.8 and 1.2 < max(slopes) < 1.55
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_formula_and_its_gradient_ignores_the_target(config, noise_clips):
     model, objective, variables = create(config)
     # Predictor and target network differ, as they do in training.
@@ -138,6 +139,7 @@ def test_the_loss_is_the_formula_and_its_gradient_ignores_the_target(config, noi
     assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(slope))
 
 
+@pytest.mark.extended
 def test_the_target_network_is_the_moving_average_of_the_online_network(config, noise_clips):
     _, objective, variables = create(config)
     optimizer = optim.build(config.pretrain.optim, variables["params"], total=3, per_epoch=3)

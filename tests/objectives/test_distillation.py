@@ -63,7 +63,7 @@ def test_the_loss_is_that_of_the_definition(config, noise_clips):
     np.testing.assert_allclose(loss.metrics["teacher_loss"], cross_entropy, rtol=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_without_weight_the_training_is_that_of_the_labels(config, noise_clips):
     config.distill.weight = 0.0
     distillation, supervised, student, _ = objectives(config, noise_clips.classes)
@@ -74,6 +74,7 @@ def test_without_weight_the_training_is_that_of_the_labels(config, noise_clips):
     jax.tree.map(np.testing.assert_array_equal, *after)
 
 
+@pytest.mark.slow
 def test_the_student_learns_the_decisions_of_its_teacher(config, noise_clips):
     """The weight 1 leaves nothing of the labels."""
     config.distill.update(weight=1.0, temperature=1.0)
@@ -89,7 +90,7 @@ def test_the_student_learns_the_decisions_of_its_teacher(config, noise_clips):
     assert (decisions[0] == decisions[1]).mean() > 0.9
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_several_devices_give_the_same_run(config, noise_clips):
     results = []
     for devices in (1, 4):

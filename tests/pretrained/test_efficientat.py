@@ -124,7 +124,7 @@ def test_published_checkpoint(shared):
             capture_intermediates=wanted,
             mutable=["intermediates"],
         )
-        maps = [inner["intermediates"]["encoder"][name]["__call__"][0].mean((1, 2)) for name in ("block1", "block8")]
+        maps = [inner["intermediates"]["encoder"][name]["__call__"][0][0].mean((1, 2)) for name in ("block1", "block8")]
         return *maps, *outputs
 
     outputs = run(pretrained.variables, reference["waveform_32k"])

@@ -105,7 +105,7 @@ def test_overrides_of_the_config_have_precedence_over_the_checkpoint(config, pub
     merged = merge.with_checkpoint_options(config, published)
     assert merged.frontend.mels == 16 and not merged.model.encoder.zero_init and merged.model.encoder.width == 8
     config.model.overrides = ("encoder.colour",)
-    with pytest.raises(PretrainedError, match="there is no option encoder.colour; the options are encoder.stage_sizes"):
+    with pytest.raises(PretrainedError, match="there is no option encoder.colour; the options are encoder.drop_path"):
         merge.with_checkpoint_options(config, published)
 
 

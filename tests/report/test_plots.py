@@ -64,7 +64,7 @@ def test_curves_of_pretraining_are_above_those_of_training():
     assert not plots.curves(history, tasks.get("single_label"), "title", pretrain_history=byol).axes[1].lines
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_every_augmentation_has_its_panel(tmp_path):
     rng = np.random.default_rng(0)
     clip, other = rng.uniform(-1, 1, (2, 16_000)).astype(np.float32)

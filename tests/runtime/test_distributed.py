@@ -64,7 +64,12 @@ class ProcessPair:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("stops", "kills"), [(0, ((3, 0),)), pytest.param(1, ((3, 1), (5, 0)), marks=pytest.mark.extended)]
+    ("stops", "kills"),
+    [
+        (0, ()),
+        pytest.param(0, ((3, 0),), marks=pytest.mark.extended),
+        pytest.param(1, ((3, 1), (5, 0)), marks=pytest.mark.extended),
+    ],
 )
 def test_two_processes_equal_one_after_stops_and_kills(run, environment, tmp_path, stops, kills):
     run("main", *TINY, f"--workdir={tmp_path / 'one'}", devices=4)

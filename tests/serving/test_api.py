@@ -214,6 +214,7 @@ def test_an_upload_that_takes_too_long(classifier, tmp_path, monkeypatch):
     assert not list((tmp_path / "uploads").iterdir())
 
 
+@pytest.mark.slow
 def test_the_command(untrained, environment, tmp_path):
     command = [sys.executable, "-m", "esc_jax", "serve", f"--model={untrained}", "--port=0"]
     variables = environment | {"TMPDIR": str(tmp_path)}
