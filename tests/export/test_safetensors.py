@@ -4,6 +4,7 @@ import dataclasses
 import json
 import struct
 
+from flax import traverse_util
 import numpy as np
 import pytest
 import safetensors
@@ -18,6 +19,9 @@ from esc_jax.training import packed
 from esc_jax.training.checkpoint import CheckpointError
 from tests.export.factories import ENCODERS, as_multi_label, noise, probabilities
 
+# With random weights, a deep network of these makes 0.1 of the probabilities from 4e-4 of the weights.
+CHAOTIC = ("efficientnet", "efficientat")
+
 
 @pytest.mark.parametrize(
     "name", [name if name == "resnet" else pytest.param(name, marks=pytest.mark.slow) for name in ENCODERS]
@@ -31,9 +35,14 @@ def test_the_file_predicts_as_the_run(restored, tmp_path, name):
     for path in (out, out / "classifier.safetensors"):
         read = classifiers.restore_any(path)
         assert read.model.classes == run.model.classes and read.config.task == run.config.task
+        weights, kept = (traverse_util.flatten_dict(x.model.variables, sep="/") for x in (run, read))
+        assert weights.keys() == kept.keys()
+        for key, value in weights.items():  # half precision has 11 bits
+            np.testing.assert_allclose(kept[key], value, atol=1e-3 * np.abs(value).max(), rtol=0, err_msg=key)
+        if name in CHAOTIC:
+            continue
         expected = probabilities(run.model, tasks.get("single_label"), audio)
         assert np.ptp(expected, axis=0).max() > 0.02  # far above the tolerance
-        # Half precision has 11 bits: 5e-4 of each weight.
         np.testing.assert_allclose(probabilities(read.model, tasks.get("single_label"), audio), expected, atol=5e-3)
     encoder = embeddings.load_encoder(str(out))
     assert encoder.sample_rate == run.model.sample_rate
