@@ -167,6 +167,7 @@ def test_the_similarity_is_that_of_the_definition(store, archive, untrained, cap
     assert [float(line.split()[1]) for line in lines] == pytest.approx(cosine, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_from_labels_to_a_detector(store, archive, tmp_path, capsys):
     marked = tmp_path / "labels.csv"
     rows = [(archive / f"{n}.wav", 2.0, 4.0, "tone") for n in range(3)]

@@ -93,6 +93,7 @@ def test_a_teacher_that_was_selected_on_the_test_fold_is_refused(config, tmp_pat
     assert not (tmp_path / "student").exists()
 
 
+@pytest.mark.slow
 def test_a_run_does_not_go_on_with_another_teacher(config, tmp_path):
     for seed in (0, 1):
         config.seed = seed
@@ -148,6 +149,7 @@ def test_a_teacher_of_every_clip_teaches_no_run_that_is_tested(config, tmp_path,
         teacher.load(config, TASK, noise_clips, split)
 
 
+@pytest.mark.slow
 def test_a_published_encoder_gets_a_probe_on_the_training_clips(config, published, noise_clips, tmp_path):
     config.distill.teacher = str(published)
     split = dataset.split_clips(config, noise_clips)

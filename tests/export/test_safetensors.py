@@ -121,6 +121,7 @@ def test_a_file_that_does_not_fit_is_refused(file, meta, arrays, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_damaged_file_and_other_files(file, tmp_path, run):
     content = file.read_bytes()
     file.write_bytes(content[:-100])

@@ -121,6 +121,7 @@ def test_failed_run_is_retried_once(start, tmp_path):
     assert sorted(tries(tmp_path).values()) == [1, 1, 2, 2]
 
 
+@pytest.mark.slow
 def test_run_that_fails_twice_is_excluded(start, tmp_path):
     output = start(*ARGUMENTS, check=1, FAIL="0.1", FAIL_TIMES="2").stdout
     assert "lr=0.1,mixup_alpha=0: the loss is nan" in output and tries(tmp_path)["lr=0.2,mixup_alpha=0.3"] == 1
@@ -215,6 +216,7 @@ def test_sweep_values_are_split_at_commas_outside_brackets(ablate):
     assert grid == {"model.encoder.stage_sizes": ["(2,2)", "(3,4,6)"], "seed": ["1", "2"]}
 
 
+@pytest.mark.slow
 def test_changes_are_compared_with_the_config_itself(start, tmp_path):
     file = tmp_path / "arguments.txt"
     file.write_text(f"# A comment.\n\n--config={TINY}\n--config.optim.lr=0.1\n--config.augment.mixup_alpha=0\n")

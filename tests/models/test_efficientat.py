@@ -57,6 +57,7 @@ def test_gradient_of_a_block_agrees_with_finite_differences():
     np.testing.assert_allclose(jax.jit(jax.grad(loss))(0.0), numeric, rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("embedding", ["last", "bottlenecks", "blocks"])
 def test_an_embedding_of_several_levels_starts_with_the_last(embedding):
     """Against the intermediate values that flax captures, averaged over time and frequency where they are maps."""
