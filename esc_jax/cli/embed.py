@@ -186,7 +186,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("--index is for recordings: give their folder instead of --data_dir")
     if options.out and (given := [name for name in ("window_s", "hop_s") if getattr(options, name)]):
         parser.error(f"--{given[0]} is for --index=DB")
-    if options.sample_rate and model_path.is_run(options.model):
+    if options.sample_rate and model_path.has_config(options.model):
         parser.error("--sample_rate is for published encoders: a run has its own")
     discard_native_output()
     import numpy as np

@@ -22,6 +22,7 @@ from esc_jax.evaluation import novelty
 from esc_jax.experiments import probe
 from esc_jax.experiments.probe import ProbeResult
 from esc_jax.inference import embeddings, index, model_path
+from esc_jax.inference.classifier import restore_any
 from esc_jax.inference.index_store import Passage, Store, StoreError
 from esc_jax.inference.labels import LabelledPassages
 from esc_jax.models import model as models
@@ -30,7 +31,6 @@ from esc_jax.models.model import Model
 from esc_jax.pretrained import audioset, load, merge
 from esc_jax.tasks import registry as tasks
 from esc_jax.training import checkpoint
-from esc_jax.training.restore import restore
 
 TASK = tasks.get("single_label")
 FITTED_ON = "the labelled passages, each held out once"
@@ -173,8 +173,8 @@ def _classifier(store: Store, classes: Sequence[str], path: str | None) -> tuple
     """A config and a model with the encoder of a store and a linear head with random weights."""
     settings = store.settings
     path = path or settings.model
-    if model_path.is_run(path):
-        restored = restore(path)
+    if model_path.has_config(path):
+        restored = restore_any(path)
         config = restored.config.copy_and_resolve_references()
         with config.unlocked():
             config.model.head = registry.defaults(config.model.name)["head"]

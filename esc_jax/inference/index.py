@@ -257,7 +257,7 @@ def load_encoder(store: Store, path: str | None = None) -> Model:
     """
     settings = store.settings
     path = path or settings.model
-    rate = None if model_path.is_run(path) else settings.sample_rate
+    rate = None if model_path.has_config(path) else settings.sample_rate
     model = embeddings.load_encoder(path, rate, settings.window_s)
     if embeddings.encoder_fingerprint(model) != settings.encoder:
         raise StoreError(

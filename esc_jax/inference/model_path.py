@@ -55,6 +55,11 @@ def packed_file(path: str | os.PathLike[str]) -> pathlib.Path | None:
     return file if packed.is_packed(file) else None
 
 
+def has_config(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a run or a packed classifier, whose config states sample rate and frontend."""
+    return is_run(path) or packed_file(path) is not None
+
+
 def check_name(path: str | os.PathLike[str]) -> None:
     """Raises ModelPathError if nothing has this path, and published weights have a similar name."""
     name = os.fspath(path)

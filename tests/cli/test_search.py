@@ -10,6 +10,7 @@ import pytest
 import soundfile
 
 from esc_jax.cli import embed, predict, probe, search
+from esc_jax.export import formats
 from esc_jax.inference import embeddings, index, labels
 from esc_jax.inference.index_store import Store, open_for_writing
 from esc_jax.runtime import xla
@@ -198,6 +199,21 @@ def test_from_labels_to_a_detector(store, archive, tmp_path, capsys):
     (tmp_path / "other/file").touch()
     assert error(probe, *command[:2], f"--out={tmp_path}/other") == 2
     assert "has other files and no labels.csv" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_packed_classifier_is_the_encoder_of_a_store(archive, untrained, tmp_path, capsys):
+    """It states its sample rate, as a run does."""
+    packed, store, marked = tmp_path / "packed", tmp_path / "archive.db", tmp_path / "labels.csv"
+    formats.export(untrained, "safetensors", packed)
+    assert embed.main([f"--model={packed}", f"--index={store}", str(archive)]) == 0
+    assert search.main([str(store), str(archive / "1.wav"), "--start_s=2", "--end_s=3"]) == 0
+    assert "10 of 36 passages" in capsys.readouterr().out
+    rows = [(0, 2.0, "tone"), (1, 2.0, "tone"), (4, 0.0, "noise"), (5, 0.0, "noise")]
+    labels.write_labels(marked, [labels.Label(str(archive / f"{n}.wav"), s, s + 2, name) for n, s, name in rows])
+    assert probe.main([f"--index={store}", f"--labels={marked}", f"--out={tmp_path}/run"]) == 0
+    assert predict.main([f"--model={tmp_path}/run", str(archive / "2.wav")]) == 0
+    assert error(embed, f"--model={packed}", f"--index={store}", "--sample_rate=8000", archive) == 2
 
 
 MISTAKES = [
