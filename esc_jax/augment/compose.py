@@ -72,10 +72,8 @@ def augment_waveforms(
         if config.noise:
             x = waveform.noise(noise_key, x, config.noise)
         if config.color_noise:
-            color_key, ratios = (
-                jax.random.fold_in(key, _COLOR),
-                (config.color_noise_snr_min, config.color_noise_snr_max),
-            )
+            color_key = jax.random.fold_in(key, _COLOR)
+            ratios = config.color_noise_snr_min, config.color_noise_snr_max
             probability = config.color_noise_probability
             x = waveform.add_colored_noise(color_key, x, sample_rate, config.color_noise, ratios, probability)
         return x

@@ -18,13 +18,9 @@ from esc_jax.errors import UserError
 def _parser() -> arguments.Parser:
     parser = arguments.Parser("demo", __doc__)
     arguments.add_model(parser, "workdir of a run, or a checkpoint folder in it")
-    add = parser.add_argument
-    add("--examples", metavar="DIR", help="sounds to offer (default: test clips of the data set, if data.dir has them)")
-    add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine only)")
-    add("--port", type=arguments.integer(1, 65_535), default=7860, help="(default: %(default)s)")
-    minutes = arguments.number(0.01, 1_440.0)
-    add("--max_minutes", metavar="M", type=minutes, default=10.0, help="longest sound (default: %(default)g)")
-    add("--max_mb", metavar="MB", type=arguments.integer(), default=100, help="largest file (default: %(default)d)")
+    text = "sounds to offer (default: test clips of the data set, if data.dir has them)"
+    parser.add_argument("--examples", metavar="DIR", help=text)
+    arguments.add_server(parser, 7860, 1, "(default: %(default)s)")
     return parser
 
 

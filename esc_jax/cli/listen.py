@@ -288,12 +288,11 @@ def _file_line(outcome: "Outcome", result: "Result | None", options: argparse.Na
     if options.json:
         entry: dict[str, Any] = {"type": "file", "file": outcome.file, "status": outcome.status, "note": outcome.note}
         if result:
-            top = whole.top(options.top_k) if whole else []
             entry |= {
                 "duration_s": round(outcome.duration_s, 4),
                 "seconds": round(outcome.seconds, 4),
                 "events": len(result.events),
-                "top": [{"class": label, "probability": round(share, 6)} for label, share in top],
+                "top": output.top(whole, options.top_k),
             }
         return json.dumps(entry)
     if result is None:

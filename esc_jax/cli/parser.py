@@ -150,6 +150,16 @@ def add_model(parser: Parser, help_text: str, **options: Any) -> None:
     add_offline(parser)
 
 
+def add_server(parser: Parser, port: int, lowest_port: int, port_help: str) -> None:
+    """Adds the options of a server: --host, --port, --max_minutes, --max_mb."""
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine only)")
+    add("--port", type=integer(lowest_port, 65_535), default=port, help=port_help)
+    minutes = number(0.01, 1_440.0)
+    add("--max_minutes", metavar="M", type=minutes, default=10.0, help="longest sound (default: %(default)g)")
+    add("--max_mb", metavar="MB", type=integer(), default=100, help="largest file (default: %(default)d)")
+
+
 class _Offline(argparse.Action):
     """Sets the environment variables under which nothing is downloaded."""
 

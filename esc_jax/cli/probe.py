@@ -54,12 +54,12 @@ def _parser() -> arguments.Parser:
 
 
 def _table(suggestions: "list[Suggestion]") -> str:
-    from esc_jax.inference.timeline import clock
+    from esc_jax.inference.timeline import span
 
     lines = ["label next:"] if suggestions else []
     for one in suggestions:
-        span = f"{clock(one.start_s, True):>9} –{clock(one.end_s, True):>9}"
-        lines.append(f"  margin {one.margin:.3f} {span}   {' or '.join(one.classes)}   {one.file}")
+        times = span(one.start_s, one.end_s)
+        lines.append(f"  margin {one.margin:.3f} {times}   {' or '.join(one.classes)}   {one.file}")
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -25,14 +25,9 @@ def _parser() -> arguments.Parser:
     arguments.add_model(
         parser, "workdir of a run; or a published classifier: its name (esc-jax weights list), file, folder or hub id"
     )
-    add = parser.add_argument
-    add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine only)")
-    add("--port", type=arguments.integer(0, 65_535), default=8000, help="0 for any (default: %(default)s)")
-    minutes = arguments.number(0.01, 1_440.0)
-    add("--max_minutes", metavar="M", type=minutes, default=10.0, help="longest sound (default: %(default)g)")
-    add("--max_mb", metavar="MB", type=arguments.integer(), default=100, help="largest file (default: %(default)d)")
-    waiting = arguments.integer(0, 10_000)
-    add("--max_queue", metavar="N", type=waiting, default=20, help="requests that wait (default: %(default)d)")
+    arguments.add_server(parser, 8000, 0, "0 for any (default: %(default)s)")
+    waiting, text = arguments.integer(0, 10_000), "requests that wait (default: %(default)d)"
+    parser.add_argument("--max_queue", metavar="N", type=waiting, default=20, help=text)
     return parser
 
 

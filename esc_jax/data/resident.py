@@ -39,7 +39,8 @@ class ResidentClips:
     """
 
     def __init__(self, clips: Clips):
-        self.arrays: Arrays = devices.replicate(pipeline.read_rows(clips.with_background(), range(_count(clips))))
+        whole = clips.with_background()
+        self.arrays: Arrays = devices.replicate(pipeline.read_rows(whole, range(len(whole))))
 
     def eval_batches(self, indices: Sequence[int], batch_size: int) -> Iterator[dict[str, Any]]:
         """As `pipeline.eval_batches`, with arrays on the devices. The last batch is filled with its last clip."""
@@ -58,10 +59,6 @@ def gathered(step: Callable[..., Any]) -> Callable[..., Any]:
     return lambda state, batch, constants: step(state, gather(constants[0], batch["index"]), constants[1])
 
 
-def _count(clips: Clips) -> int:
-    return len(clips) + (len(clips.background) if clips.background else 0)
-
-
 def place(clips: Clips, mode: str) -> ResidentClips | None:
     """Copies the clips to the devices, or returns None where batches are to be read from the host.
 
@@ -75,7 +72,7 @@ def place(clips: Clips, mode: str) -> ResidentClips | None:
     """
     if mode == "false":
         return None
-    needed, memory = 2 * _count(clips) * clips.length, devices.memory_bytes()
+    needed, memory = 2 * len(clips.with_background()) * clips.length, devices.memory_bytes()
     if mode == "auto" and (memory is None or needed > MEMORY_SHARE * memory):
         return None
     if memory is not None and needed > memory:

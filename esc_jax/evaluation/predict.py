@@ -1,6 +1,7 @@
 """One pass of a model over a list of clips."""
 
 from collections.abc import Callable, Sequence
+import functools
 from typing import Any
 
 import jax
@@ -34,8 +35,8 @@ def predict_clips(
         resident: the same clips on the devices; None reads them from the host.
     """
     outputs = []
-    batches = resident.eval_batches(indices, batch_size) if resident else None
-    for batch in batches or pipeline.eval_batches(clips, indices, batch_size):
+    on_host = functools.partial(pipeline.eval_batches, clips)
+    for batch in (resident.eval_batches if resident else on_host)(indices, batch_size):
         inputs = devices.to_device(pipeline.inputs(batch))
         outputs.append(jax.tree.map(lambda x, mask=batch["mask"]: np.asarray(x)[:, mask], step(variables, *inputs)))
     return jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *outputs)

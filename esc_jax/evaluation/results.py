@@ -64,14 +64,9 @@ def fold_predictions(
     epochs: int,
     seconds: float,
     thresholds: np.ndarray | None = None,
-    averaged: np.ndarray | None = None,
 ) -> FoldPredictions:
-    """`FoldPredictions` of (views, n, classes) probabilities. The first view is the clip itself.
-
-    `averaged`, (n, classes), replaces the mean of the probabilities over the views.
-    """
-    if averaged is None and len(views) > 1:
-        averaged = views.mean(axis=0)
+    """`FoldPredictions` of (views, n, classes) probabilities. The first view is the clip itself."""
+    averaged = views.mean(axis=0) if len(views) > 1 else None
     return FoldPredictions(fold, seed, np.asarray(indices), views[0], averaged, epochs, seconds, thresholds)
 
 

@@ -339,16 +339,14 @@ def test(
     config, clips, split = run.config, run.clips, run.split
     parts = []
     if split.test:
-        probabilities, averaged = _predict_views(run, weights)
-        part = results.fold_predictions(
+        part = results.FoldPredictions(
             split.test_folds[0],
             config.seed,
-            split.test,
-            probabilities,
+            np.asarray(split.test),
+            *_predict_views(run, weights),
             record.epochs,
             record.seconds,
             fitted.raw_thresholds(run.task),
-            averaged,
         )
         parts.append(part)
         extra = calibration.for_results({part.fold: fitted}) | extra
@@ -363,7 +361,7 @@ def test(
 
 
 def _predict_views(run: Run, weights: Variables) -> tuple[np.ndarray, np.ndarray | None]:
-    """Probabilities (views, n, classes) of the test clips, the clip itself first, and their average over the views."""
+    """Probabilities (n, classes) of the test clips, and their average over the views; None with fewer than two."""
     options = run.config.eval
     views = Views(options.views, options.tta, round(options.view_crop_s * run.model.sample_rate), options.view_octaves)
     # Views multiply the batch. With a smaller batch, memory stays what it is without them.
@@ -374,13 +372,14 @@ def _predict_views(run: Run, weights: Variables) -> tuple[np.ndarray, np.ndarray
         return predict_clips(step, weights, run.clips, run.split.test, batch_size, run.resident)
 
     if not options.tta:
-        return predict(Views()), None
+        return predict(Views())[0], None
     of_views = predict(views)
     if options.view_average == "logits":
         averaged = run.task.probabilities(run.task.logits(of_views).mean(axis=0))
     else:
         averaged = of_views.mean(axis=0)
-    return (of_views if views.include_clip else predict(Views())), averaged
+    plain = of_views if views.include_clip else predict(Views())
+    return plain[0], averaged
 
 
 def evaluate_again(config: Any, folder: pathlib.Path) -> dict[str, Any]:

@@ -16,8 +16,25 @@ waveforms = np.zeros((1, model["samples"]), np.float32)  # your clips: mono, {ra
 probabilities = np.asarray(classify(waveforms))
 {classes}"""
 
+# Parts of example.py: a wav file as windows of the model, and the classes of a window.
+_READ_WAVE = """\
+with wave.open(sys.argv[1] if len(sys.argv) > 1 else "clip.wav") as file:
+    if (file.getframerate(), file.getsampwidth()) != (rate, 2):
+        sys.exit(f"the file must have 16 bits and {rate} Hz")
+    channels = np.frombuffer(file.readframes(file.getnframes()), np.int16).reshape(-1, file.getnchannels())
+
+windows = max(1, -(-len(channels) // samples))
+waveform = np.zeros(windows * samples, np.float32)  # the last window is padded with zeros
+waveform[: len(channels)] = channels.mean(1) / 32768
+"""
+_PRINT_CLASSES = """\
+    best = ", ".join(f"{labels[i]} {row[i]:.3f}" for i in row.argsort()[::-1][:3])
+    print(f"{number * samples / rate:.1f} s: {best}")
+"""
+
 # example.py of an ONNX export, which is the same for every model.
-ONNX = """\
+ONNX = (
+    """\
 import sys
 import wave
 
@@ -28,22 +45,18 @@ model = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvi
 about = model.get_modelmeta().custom_metadata_map
 labels, rate, samples = about["labels"].split("\\n"), int(about["sample_rate"]), int(about["samples"])
 
-with wave.open(sys.argv[1] if len(sys.argv) > 1 else "clip.wav") as file:
-    if (file.getframerate(), file.getsampwidth()) != (rate, 2):
-        sys.exit(f"the file must have 16 bits and {rate} Hz")
-    channels = np.frombuffer(file.readframes(file.getnframes()), np.int16).reshape(-1, file.getnchannels())
-
-windows = max(1, -(-len(channels) // samples))
-waveform = np.zeros(windows * samples, np.float32)  # the last window is padded with zeros
-waveform[: len(channels)] = channels.mean(1) / 32768
+"""
+    + _READ_WAVE
+    + """\
 probabilities = model.run(None, {"waveform": waveform.reshape(windows, samples)})[0]
 for number, row in enumerate(probabilities):
-    best = ", ".join(f"{labels[i]} {row[i]:.3f}" for i in row.argsort()[::-1][:3])
-    print(f"{number * samples / rate:.1f} s: {best}")
 """
+    + _PRINT_CLASSES
+)
 
 # example.py of a LiteRT export.
-TFLITE = """\
+TFLITE = (
+    """\
 import json
 import sys
 import wave
@@ -57,21 +70,16 @@ model = Interpreter("model.tflite", num_threads=1)
 model.allocate_tensors()
 source, result = model.get_input_details()[0]["index"], model.get_output_details()[0]["index"]
 
-with wave.open(sys.argv[1] if len(sys.argv) > 1 else "clip.wav") as file:
-    if (file.getframerate(), file.getsampwidth()) != (rate, 2):
-        sys.exit(f"the file must have 16 bits and {rate} Hz")
-    channels = np.frombuffer(file.readframes(file.getnframes()), np.int16).reshape(-1, file.getnchannels())
-
-windows = max(1, -(-len(channels) // samples))
-waveform = np.zeros(windows * samples, np.float32)  # the last window is padded with zeros
-waveform[: len(channels)] = channels.mean(1) / 32768
+"""
+    + _READ_WAVE
+    + """\
 for number, window in enumerate(waveform.reshape(windows, 1, samples)):
     model.set_tensor(source, window)
     model.invoke()
     row = model.get_tensor(result)[0]
-    best = ", ".join(f"{labels[i]} {row[i]:.3f}" for i in row.argsort()[::-1][:3])
-    print(f"{number * samples / rate:.1f} s: {best}")
 """
+    + _PRINT_CLASSES
+)
 
 # The classes of a clip: by whether every decision is exactly one class.
 _STABLEHLO_CLASSES = {

@@ -21,12 +21,11 @@ def table(matches: "Sequence[Match]", count: int) -> str:
         matches: the nearest first.
         count: passages that were searched.
     """
-    from esc_jax.inference.timeline import clock
+    from esc_jax.inference.timeline import span
 
     lines = [f"{len(matches)} of {count} passages"]
     for rank, match in enumerate(matches, 1):
-        span = f"{clock(match.start_s, True):>9} –{clock(match.end_s, True):>9}"
-        lines.append(f"{rank:>5}  {match.similarity:.3f} {span}   {match.file}")
+        lines.append(f"{rank:>5}  {match.similarity:.3f} {span(match.start_s, match.end_s)}   {match.file}")
     return "\n".join(lines) + "\n"
 
 

@@ -66,7 +66,7 @@ def table(name: str, timeline: "Timeline", k: int, segments: Sequence[str] | Non
         k: classes per row. All detected classes of a multi-label model are listed, however many they are.
         segments: members of SEGMENTS; None for all passages, with a last row for the whole recording.
     """
-    from esc_jax.inference.timeline import clock
+    from esc_jax.inference.timeline import span
 
     if segments:
         windows = [(segment, timeline.window_at(segment)) for segment in segments]
@@ -81,9 +81,14 @@ def table(name: str, timeline: "Timeline", k: int, segments: Sequence[str] | Non
     count = len(timeline.starts)
     lines = [f"{name}: {timeline.duration_s:.1f} s, {count} window{'s' * (count != 1)}"]
     for label, start, end, prediction in spans:
-        times = f"{clock(start, True):>9} –{clock(end, True):>9}"
-        lines.append(f"  {label:<6} {times}   {cells(prediction, k, width, exclusive)}")
+        lines.append(f"  {label:<6} {span(start, end)}   {cells(prediction, k, width, exclusive)}")
     return "\n".join(lines) + "\n"
+
+
+def top(prediction: "Prediction | None", k: int) -> list[dict[str, Any]]:
+    """The k most probable classes as JSON objects, `class` and `probability`; none without a prediction."""
+    pairs = prediction.top(k) if prediction else []
+    return [{"class": label, "probability": round(share, 6)} for label, share in pairs]
 
 
 def rows(timeline: "Timeline", k: int) -> list[dict[str, Any]]:
@@ -105,10 +110,7 @@ def rows(timeline: "Timeline", k: int) -> list[dict[str, Any]]:
                 "silent": bool(timeline.silent[i]),
                 "unfamiliar": bool(timeline.unfamiliar[i]),
                 **({} if timeline.task.exclusive else {"detected": list(prediction.detected) if prediction else []}),
-                "top": [
-                    {"class": label, "probability": round(share, 6)}
-                    for label, share in (prediction.top(k) if prediction else [])
-                ],
+                "top": top(prediction, k),
             }
         )
     return objects

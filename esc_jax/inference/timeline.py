@@ -16,6 +16,11 @@ def clock(seconds: float, decimals: bool = False) -> str:
     return f"{minutes}:{whole % 60:02}" + (f".{tenths}" if tenths or decimals else "")
 
 
+def span(start_s: float, end_s: float) -> str:
+    """Formats a part of a recording for a table: begin and end, with tenths, in columns of equal width."""
+    return f"{clock(start_s, True):>9} –{clock(end_s, True):>9}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Prediction:
     """Class probabilities of a sound.

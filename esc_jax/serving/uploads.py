@@ -96,7 +96,6 @@ def document(timeline: Timeline, k: int, options: EventOptions = EventOptions())
         (`inference.output.rows`) and `events` (`onset_s`, `offset_s`, `label`, `score`).
     """
     whole = timeline.whole()
-    top = whole.top(k) if whole else []
     return {
         "duration_s": round(timeline.duration_s, 4),
         "note": timeline.note,
@@ -104,7 +103,7 @@ def document(timeline: Timeline, k: int, options: EventOptions = EventOptions())
             "silent": whole is None,
             "unfamiliar": bool(whole and whole.unfamiliar),
             "detected": list(whole.detected) if whole else [],
-            "top": [{"class": label, "probability": round(share, 6)} for label, share in top],
+            "top": output.top(whole, k),
         },
         "windows": output.rows(timeline, k),
         "events": [
