@@ -162,7 +162,7 @@ def _run(config: Any, workdir: pathlib.Path, mode: str, from_crossval: str | Non
     """Runs the mode; returns the summary of the results."""
     import jax
 
-    from esc_jax.experiments import crossval, crossval_quote, probe, single
+    from esc_jax.experiments import crossval, crossval_quote, evaluate, probe, single
     from esc_jax.experiments import workdir as workdirs
     from esc_jax.experiments.artifacts import summary
     from esc_jax.runtime import processes
@@ -174,7 +174,7 @@ def _run(config: Any, workdir: pathlib.Path, mode: str, from_crossval: str | Non
             raise ConfigError(f"--from_crossval needs --mode=train, not {mode}")
         quote = crossval_quote.Quote.read(pathlib.Path(from_crossval), config)
         train = functools.partial(train, quote=quote)
-    run = {"train": train, "crossval": crossval.cross_validate, "evaluate": single.evaluate_again}[mode]
+    run = {"train": train, "crossval": crossval.cross_validate, "evaluate": evaluate.evaluate_again}[mode]
     needs_lock = mode != "evaluate" or workdir.is_dir()
     try:
         with workdirs.locked(workdir) if needs_lock else contextlib.nullcontext():

@@ -14,7 +14,8 @@ import jax
 import numpy as np
 
 from esc_jax.errors import ConfigError
-from esc_jax.experiments import single, workdir
+from esc_jax.experiments import evaluate, workdir
+from esc_jax.experiments.run import Run, initial_variables, make_plan, prepare
 from esc_jax.runtime import devices
 from esc_jax.training import checkpoint, loop
 from esc_jax.training import state as states
@@ -86,7 +87,7 @@ def train(runs: Mapping[str, Any], folder: pathlib.Path) -> None:
     """
     if all((folder / name / "results.json").exists() for name in runs):
         return
-    prepared = [single.prepare(config, folder / name) for name, config in runs.items()]
+    prepared = [prepare(config, folder / name) for name, config in runs.items()]
     if len({run.per_epoch for run in prepared}) > 1:
         raise ConfigError("config.crossval.vectorized needs folds with the same number of training batches")
     layout = devices.run_layout(len(prepared))
@@ -98,11 +99,11 @@ def train(runs: Mapping[str, Any], folder: pathlib.Path) -> None:
             _write_run(run, runs[name], folder / name, _unstack(state, index), progress)
 
 
-def _train(prepared: Sequence[single.Run], folder: pathlib.Path) -> tuple[states.TrainState, dict[str, Any]]:
+def _train(prepared: Sequence[Run], folder: pathlib.Path) -> tuple[states.TrainState, dict[str, Any]]:
     """The final state of all runs, stacked, and the progress."""
     first, layout = prepared[0], devices.run_layout(len(prepared))
     optimizer, ema = first.optimizer(), first.config.train.ema > 0
-    starts = [single.initial_variables(run, run.model.variables) for run in prepared]
+    starts = [initial_variables(run, run.model.variables) for run in prepared]
     initial = [
         states.create(variables, optimizer, ema, run.config.seed)
         for run, (variables, _) in zip(prepared, starts, strict=True)
@@ -111,7 +112,7 @@ def _train(prepared: Sequence[single.Run], folder: pathlib.Path) -> tuple[states
     def finish(weights: Any) -> Any:
         return _stack([of_run(_unstack(weights, i)) for i, (_, of_run) in enumerate(starts) if of_run], layout)
 
-    plan = single.make_plan(
+    plan = make_plan(
         first,
         folder,
         evaluate=lambda weights, line: loop.EpochEval(),
@@ -133,7 +134,7 @@ def _train(prepared: Sequence[single.Run], folder: pathlib.Path) -> tuple[states
     return result
 
 
-def _write_run(run: single.Run, config: Any, folder: pathlib.Path, state: Any, progress: dict[str, Any]) -> None:
+def _write_run(run: Run, config: Any, folder: pathlib.Path, state: Any, progress: dict[str, Any]) -> None:
     """Checkpoint and test of one run. Its history is the mean over all runs."""
     workdir.bind_workdir(folder, config)
     fitted = run.fit(run.outputs_of(), state.weights())
@@ -141,5 +142,5 @@ def _write_run(run: single.Run, config: Any, folder: pathlib.Path, state: Any, p
     meta = checkpoint.meta(run.config, run.clips, progress) | fitted.meta()
     checkpoints.save(state, meta, novelty=fitted.novelty.arrays())
     checkpoints.close()
-    record = single.TrainingRecord(run.config.train.epochs, progress["seconds"], run.total, progress["history"])
-    single.test(run, state.weights(), folder, record, fitted.calibration, {})
+    record = evaluate.TrainingRecord(run.config.train.epochs, progress["seconds"], run.total, progress["history"])
+    evaluate.test(run, state.weights(), folder, record, fitted.calibration, {})

@@ -46,6 +46,7 @@ def largest(folder: pathlib.Path) -> pathlib.Path:
     return max(files_of(folder), key=lambda path: path.stat().st_size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("item", ["variables", "meta", pytest.param("optimizer", marks=pytest.mark.extended)])
 def test_a_resume_passes_over_a_damaged_checkpoint(finished, copy, run, item):
     """The result is that of the undamaged run."""
@@ -60,6 +61,7 @@ def test_a_resume_passes_over_a_damaged_checkpoint(finished, copy, run, item):
     assert (copy / "predictions.csv").read_text() == (finished / "predictions.csv").read_text()
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_not_used_for_prediction_or_evaluation(finished, tmp_path, run):
     workdir = tmp_path / "run"
     shutil.copytree(finished, workdir)
@@ -73,6 +75,7 @@ def test_a_damaged_checkpoint_is_not_used_for_prediction_or_evaluation(finished,
     assert "checkpoints/18" in refused.stderr and "Traceback" not in refused.stderr
 
 
+@pytest.mark.slow
 def test_without_an_intact_checkpoint_a_run_is_refused(copy, run):
     for step in (12, 18):
         flip(largest(copy / "checkpoints" / str(step) / "variables"), 0.5)

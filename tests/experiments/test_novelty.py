@@ -38,6 +38,7 @@ def marked(classifier, rows):
     return np.mean([bool(classifier.timeline(row["filename"]).unfamiliar.all()) for row in rows])
 
 
+@pytest.mark.slow
 def test_a_probe_marks_sounds_of_other_classes(run, tmp_path):
     """Of a random encoder, which knows little of sounds: noises are known, tones are not."""
     known, foreign = ("hiss", "crackle"), ("tone", "harmonics", "vibrato", "tremolo")

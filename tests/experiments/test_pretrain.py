@@ -163,6 +163,7 @@ def test_an_interrupted_stage_resumes_to_the_same_bits_with_its_carry(teacher, n
     ).max()
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("objective", ["simclr", pytest.param("masked", marks=pytest.mark.slow)])
 def test_labels_and_test_clips_are_not_used(noise_clips, tmp_path, objective):
     read = set()

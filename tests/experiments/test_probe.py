@@ -100,6 +100,7 @@ def test_training_starts_from_the_head_of_a_probe(run, environment, monkeypatch,
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_model_with_the_head_of_a_probe(noise_clips, tmp_path):
     """Its logits are those of the head on the embeddings; the encoder is the same."""
     config = configs.defaults("resnet")

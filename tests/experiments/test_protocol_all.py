@@ -24,12 +24,14 @@ def cross_validated(run, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_a_cross_validation_calibrates_each_fold_with_the_others(cross_validated):
     fitted = read(cross_validated)["calibration"]
     assert fitted["fitted_on"] == "the held-out predictions of the other folds"
     assert set(fitted["temperature"]) == {"1", "2"} and all(t > 0 for t in fitted["temperature"].values())
 
 
+@pytest.mark.slow
 def test_a_model_of_every_clip_takes_score_and_temperature_from_the_cross_validation(cross_validated, run, tmp_path):
     settings = ("--config.train.epochs=1", "--config.protocol=all", f"--from_crossval={cross_validated}")
     printed = run("main", TINY, *settings, f"--workdir={tmp_path}").stdout

@@ -10,7 +10,7 @@ import pytest
 from esc_jax import config as configs
 from esc_jax.data.datasets import registry as datasets
 from esc_jax.errors import ConfigError
-from esc_jax.experiments import crossval, dataset, probe, single, teacher
+from esc_jax.experiments import crossval, dataset, evaluate, probe, single, teacher
 from esc_jax.export import formats
 from esc_jax.models import model as models
 from esc_jax.pretrained import hubert
@@ -61,7 +61,7 @@ def test_a_cross_validation_with_the_runs_of_another_as_teachers(config, tmp_pat
     assert "The outputs of the teacher big in fold2 were further targets." in card.read_text()
     # A test of the finished run keeps the mark.
     config.data.test_fold = 2
-    single.evaluate_again(config, tmp_path / "runs/students/fold2")
+    evaluate.evaluate_again(config, tmp_path / "runs/students/fold2")
     assert json.loads((tmp_path / "runs/students/fold2/results.json").read_text())["teacher"] == "big in fold2"
 
 

@@ -11,7 +11,8 @@ from esc_jax import config as configs
 from esc_jax.data.datasets import registry as datasets
 from esc_jax.errors import ConfigError
 from esc_jax.evaluation import novelty, results
-from esc_jax.experiments import crossval, probe, single, vectorized
+from esc_jax.experiments import crossval, evaluate, probe, single, vectorized
+from esc_jax.experiments.run import prepare
 from esc_jax.runtime import devices
 from esc_jax.training import checkpoint, loop
 from esc_jax.training.restore import restore
@@ -109,7 +110,7 @@ def test_only_a_finished_run_is_tested_again_and_only_on_its_data(config, noise_
         with pytest.raises(loop.Interrupted):
             single.train_and_evaluate(config, tmp_path)
     with pytest.raises(ConfigError, match="stopped at step 1 of 4: finish the run first"):
-        single.evaluate_again(config, tmp_path)
+        evaluate.evaluate_again(config, tmp_path)
     single.train_and_evaluate(config, tmp_path)
     with pytest.raises(ConfigError, match="contains the run of one fold"):
         crossval.cross_validate(config, tmp_path)
@@ -118,17 +119,17 @@ def test_only_a_finished_run_is_tested_again_and_only_on_its_data(config, noise_
         datasets, "load", lambda config, check=None: dataclasses.replace(noise_clips, fingerprint="other")
     )
     with pytest.raises(checkpoint.OtherDataError, match="was trained on other data than data.dir contains"):
-        single.evaluate_again(config, tmp_path)
+        evaluate.evaluate_again(config, tmp_path)
     assert (tmp_path / "results.json").read_text() == before
 
 
 def test_a_warning_names_classes_without_training_clips(config, noise_clips, tmp_path, monkeypatch, caplog):
     config.data.test_fold = 1
-    single.prepare(config, tmp_path)
+    prepare(config, tmp_path)
     assert "no training clip" not in caplog.text
     labels = np.where(np.array(noise_clips.folds) == 1, 0, 1)  # the first class is in the test fold only
     monkeypatch.setattr(datasets, "load", lambda config, check=None: dataclasses.replace(noise_clips, labels=labels))
-    single.prepare(config, tmp_path)
+    prepare(config, tmp_path)
     assert f"no training clip has one of the test classes {noise_clips.classes[0]}" in caplog.text
 
 
