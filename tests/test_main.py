@@ -142,6 +142,7 @@ def wait_for_epoch(workdir, epochs, process):
     raise AssertionError(f"no epoch {epochs} in {workdir}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [pytest.param(signal.SIGTERM, marks=pytest.mark.extended), signal.SIGKILL])
 def test_a_killed_run_resumes_to_the_same_bits(done, run, environment, tmp_path, how):
     whole, _ = done
@@ -335,6 +336,7 @@ def test_a_mistake_is_reported_in_one_sentence(mistakes, number):
     assert output.strip().splitlines()[-1].startswith("esc_jax: ")
 
 
+@pytest.mark.slow
 def test_eight_devices_give_the_numbers_of_one(done, run, tmp_path):
     run("main", TINY, f"--workdir={tmp_path}/run", devices=8)
     histories = [pathlib.Path(folder, "metrics.jsonl").read_text() for folder in (done[0], tmp_path / "run")]

@@ -77,6 +77,7 @@ def test_prediction_compares_equal_networks(monkeypatch):
     assert dict(classifier(clip, 16_000).top(50)) == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.extended
 def test_epochs_of_grain_and_torch_have_the_same_clips(benchmark):
     pytest.importorskip("torch")
     grain, loader = benchmark("input_pipeline", "--what=epoch")[0]["epoch"]

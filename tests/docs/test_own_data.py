@@ -44,6 +44,7 @@ def folder(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="commands run in forks")
 def test_the_worked_example_runs(folder, environment, commands):
     """With a small random encoder in the place of the published one."""

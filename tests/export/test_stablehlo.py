@@ -25,9 +25,8 @@ for count in (1, 2, 5):
 """
 
 
-@pytest.mark.parametrize(
-    "name", [name if name == "efficientat" else pytest.param(name, marks=pytest.mark.slow) for name in ENCODERS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ENCODERS)
 def test_a_program_runs_without_esc_jax(restored, tmp_path, name):
     audio, run = noise(5), restored(name)
     out = formats.write(run, "stablehlo", tmp_path / "out")

@@ -83,6 +83,7 @@ def test_the_digest_changes_with_what_the_embeddings_depend_on(small_model, nois
     assert digest not in {embeddings.digest(*arguments) for arguments in changed}
 
 
+@pytest.mark.slow
 def test_windows_of_a_recording_end_with_it(small_model, tmp_path):
     samples = np.random.default_rng(0).integers(-9000, 9000, 16_000 + 4_000, dtype=np.int16)
     lengths = {20_000: [0, 8_000, 12_000], 8_010: [0], 3_000: [0]}  # less than a hundredth of a window gets none

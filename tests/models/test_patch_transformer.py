@@ -191,6 +191,7 @@ def visible_predictor():
     return model, model.init(jax.random.key(0), x, mask), x, mask
 
 
+@pytest.mark.slow
 def test_masked_patches_do_not_reach_an_encoder_of_visible_patches():
     model, variables, x, mask = visible_predictor()
     result = np.asarray(model.apply(variables, x, mask).logits)
@@ -209,6 +210,7 @@ def test_masked_patches_do_not_reach_an_encoder_of_visible_patches():
     np.testing.assert_array_equal(encoded, small().apply(encoder_variables, x).embedding)
 
 
+@pytest.mark.slow
 def test_visible_patches_are_encoded_as_a_clip_of_them_alone():
     model, variables, x, mask = visible_predictor()
     encoder_variables, head = {"params": variables["params"]["encoder"]}, variables["params"]["clip_head"]

@@ -198,6 +198,7 @@ def test_a_frontend_without_a_logarithm_is_refused(config):
         byol_a.ByolA.check(config)
 
 
+@pytest.mark.slow
 def test_a_collapse_is_reported(config):
     _, objective, _ = create(config)
     assert "collapsed" in objective.advice({"projection_spread": 0.01})

@@ -36,6 +36,7 @@ def objectives(config, classes):
     )
 
 
+@pytest.mark.slow
 def test_the_loss_is_that_of_the_definition(config, noise_clips):
     distillation, supervised, student, teacher = objectives(config, noise_clips.classes)
     batch = {"audio": noise_clips.read(range(8)), "label": noise_clips.labels[:8], "step": jnp.int32(0)}

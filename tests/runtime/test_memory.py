@@ -22,6 +22,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_a_command_keeps_its_memory_and_a_library_does_not():
     flags = {"XLA_FLAGS": "", "GLIBC_TUNABLES": ""}  # one device, and the defaults of malloc

@@ -171,6 +171,7 @@ def wait_for(browser, script, condition, *arguments):
 SENTENCE = "return document.querySelector('#sentence strong')?.parentElement.innerText || ''"
 
 
+@pytest.mark.slow
 def test_the_page_in_a_browser(browser, untrained, classifier, environment, tmp_path):
     soundfile.write(tmp_path / "big.wav", noise(70.0), RATE)
     soundfile.write(tmp_path / "long.wav", noise(9.0), RATE)

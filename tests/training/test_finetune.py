@@ -114,6 +114,7 @@ def test_layer_decay_and_groups_multiply(noise_clips):
         assert changes[path] == pytest.approx(1e-3 * factor, rel=1e-2), path
 
 
+@pytest.mark.slow
 def test_parameters_are_unfrozen_after_their_epochs(noise_clips):
     config = resnet()
     config.optim.update(schedule="constant", warmup_percent=-1.0, lr=1e-2)

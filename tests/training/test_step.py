@@ -42,6 +42,7 @@ def config():
     return config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mixup_on", ["waveform", pytest.param("spectrogram", marks=pytest.mark.extended)])
 def test_any_number_of_devices_gives_the_same_run(config, noise_clips, mixup_on):
     config.augment.mixup_on = mixup_on
@@ -213,6 +214,7 @@ def hubert():
     return config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mixup_on", ["waveform", "spectrogram"])
 def test_a_mixture_ends_with_the_longer_of_its_clips(hubert, noise_clips, mixup_on):
     """The targets show which clips are mixed: every clip has a class of its own."""
@@ -245,6 +247,7 @@ def test_the_padding_mask_changes_training_and_the_number_of_devices_does_not(hu
     assert np.abs(np.subtract(unmasked, one)).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_predictions_do_not_depend_on_what_is_in_the_padding(hubert, noise_clips):
     """In all steps that predict, and every view is the prediction of that view alone."""
     model = models.create(hubert, noise_clips.classes)

@@ -12,6 +12,8 @@ from esc_jax.data.layouts.esc50 import Esc50Layout
 
 RATE = 22_050
 
+pytestmark = pytest.mark.slow  # TensorFlow is imported
+
 
 @pytest.fixture(scope="module", autouse=True)
 def tfds():
