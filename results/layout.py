@@ -153,6 +153,7 @@ HEADLINE: dict[str, tuple[str, str]] = {
     "1": ("EfficientAT mn04, frozen encoder, linear head", "results/index.md"),
     "3": ("EfficientAT mn04, fine-tuned", "results/index.md"),
     "h100": ("ResNet-34, full width, from scratch, 200 epochs", "results/gpu.md"),
+    "9": ("ResNet-18, quarter width, distilled (teacher: AudioSet); in the package", "results/index.md"),
     "8": ("ResNet-18, quarter width, from scratch, 510 epochs", "results/index.md"),
     "e": ("ResNet-18, quarter width, SimCLR, then 380 epochs", "results/self-supervision.md"),
 }
@@ -168,7 +169,7 @@ TABLES = {
             column("TTA", "tta"),
             Column("hardware", lambda row: row["machine"].removesuffix(", shared")),
         ),
-        ids=("1", "3", "h100", "8", "e"),
+        ids=("1", "3", "h100", "9", "8", "e"),
         commands=False,
         where=False,
     ),
@@ -176,6 +177,7 @@ TABLES = {
     "accuracy-esc10": Table("accuracy", ACCURACY_COLUMNS, where=False),
     "accuracy-details": Table("accuracy", DETAIL_COLUMNS, ids=tuple("12345678"), commands=False),
     "seeds": Table("accuracy", (*FOLD_COLUMNS[:4], column("minutes", "minutes"))),
+    "small": Table("accuracy", (*ACCURACY_COLUMNS[:-1], per_fold("fold"), per_fold("tta"), column("minutes", "minutes"))),
     "four-folds": Table("accuracy", ACCURACY_COLUMNS, where=False),
     "four-folds-details": Table(
         "accuracy",

@@ -17,7 +17,7 @@ from esc_jax.errors import UserError
 
 def _parser() -> arguments.Parser:
     parser = arguments.Parser("demo", __doc__)
-    arguments.add_model(parser, "workdir of a run, or a checkpoint folder in it")
+    arguments.add_classifier(parser)
     text = "sounds to offer (default: test clips of the data set, if data.dir has them)"
     parser.add_argument("--examples", metavar="DIR", help=text)
     arguments.add_server(parser, 7860, 1, "(default: %(default)s)")

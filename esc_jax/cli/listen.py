@@ -65,9 +65,7 @@ class _Devices(argparse.Action):
 
 def _parser() -> arguments.Parser:
     parser = arguments.Parser("listen", __doc__)
-    arguments.add_model(
-        parser, "workdir of a run; or a published classifier: its name (esc-jax weights list), file, folder or hub id"
-    )
+    arguments.add_classifier(parser)
     archives.add_window_options(parser)
     add = parser.add_argument
     add("--json", action="store_true", help="a JSON object in each line")

@@ -11,6 +11,8 @@ import re
 import sys
 from typing import Any, NoReturn
 
+from esc_jax.pretrained import catalog
+
 STORES = (".db", ".sqlite", ".sqlite3")  # names of embedding stores end in these
 _OPTION = re.compile("--?[A-Za-z]")
 
@@ -55,6 +57,11 @@ class Parser(argparse.ArgumentParser):
         options, unexpected = self.parse_known_intermixed_args(given)
         if unexpected:
             self.error(f"unexpected argument {unexpected[0]!r}")
+        if getattr(options, "model", "") is None:
+            options.model = catalog.DEFAULT
+            weights = catalog.CATALOG[catalog.DEFAULT]
+            about = f"{weights.labels} classes, {weights.licence}"
+            sys.stderr.write(f"esc_jax: without --model, the classifier is {weights.name} ({about})\n")
         return options
 
 
@@ -147,6 +154,16 @@ def output(*suffixes: str, make_parents: bool = False) -> Callable[[str], pathli
 def add_model(parser: Parser, help_text: str, **options: Any) -> None:
     """Adds --model, and --offline."""
     parser.add_argument("--model", metavar="MODEL", required=True, help=help_text, **options)
+    add_offline(parser)
+
+
+def add_classifier(parser: Parser) -> None:
+    """Adds --model for a classifier, and --offline. Without --model, it is the classifier in the package."""
+    text = (
+        "workdir of a run; or a classifier by its name (esc-jax weights list), file, folder or hub id"
+        f" (default: {catalog.DEFAULT}, in the package)"
+    )
+    parser.add_argument("--model", metavar="MODEL", help=text)
     add_offline(parser)
 
 

@@ -55,9 +55,7 @@ class PredictError(UserError, ValueError):
 
 def _parser() -> arguments.Parser:
     parser = arguments.Parser("predict", __doc__)
-    arguments.add_model(
-        parser, "workdir of a run; or a published classifier: its name (esc-jax weights list), file, folder or hub id"
-    )
+    arguments.add_classifier(parser)
     add = parser.add_argument
     segments = arguments.choices(*output.SEGMENTS)
     archives.add_window_options(parser)

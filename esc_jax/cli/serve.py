@@ -22,9 +22,7 @@ from esc_jax.errors import UserError
 
 def _parser() -> arguments.Parser:
     parser = arguments.Parser("serve", __doc__)
-    arguments.add_model(
-        parser, "workdir of a run; or a published classifier: its name (esc-jax weights list), file, folder or hub id"
-    )
+    arguments.add_classifier(parser)
     arguments.add_server(parser, 8000, 0, "0 for any (default: %(default)s)")
     waiting, text = arguments.integer(0, 10_000), "requests that wait (default: %(default)d)"
     parser.add_argument("--max_queue", metavar="N", type=waiting, default=20, help=text)

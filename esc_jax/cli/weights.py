@@ -1,4 +1,4 @@
-"""Published weights: lists those that are known by name, and downloads them.
+"""Weights: lists those that are known by name, and downloads them.
 
     esc-jax weights list
     esc-jax weights get mn04_as
@@ -6,7 +6,8 @@
 A name can be given wherever weights are: esc-jax predict --model=mn04_as FILE, --config.model.pretrained=mn04_as, and
 esc_jax.load_classifier("mn04_as"). Files are kept in the cache and downloaded once. An interrupted download continues.
 The column "checked by" says which SHA-256 a file must have: the one that esc_jax knows, or that of the first download,
-which is kept. Files of the Hugging Face hub are checked and cached by huggingface_hub.
+which is kept. Files of the Hugging Face hub are checked and cached by huggingface_hub. The first
+classifier of the list is a file of esc_jax, and is not downloaded.
 """
 
 import sys
@@ -23,7 +24,15 @@ def _table() -> str:
         ("name", "model.name", "classes", "rate, Hz", "licence", "size, MB", "checked by", "in the cache", "source")
     ]
     for weights in catalog.CATALOG.values():
-        checked = "known SHA-256" if weights.sha256 else "first download" if weights.url else "huggingface_hub"
+        checked = (
+            "–"
+            if weights.included
+            else "known SHA-256"
+            if weights.sha256
+            else "first download"
+            if weights.url
+            else "huggingface_hub"
+        )
         present = "–" if weights.hub_id else "yes" if fetch.local_file(weights) else "no"
         size = f"{weights.size / 1e6:.1f}" if weights.size else "–"
         rate, labels = str(weights.sample_rate or "–"), weights.labels or "none"

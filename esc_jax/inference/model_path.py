@@ -35,8 +35,8 @@ def is_run(path: str | os.PathLike[str]) -> bool:
 
 def is_published(path: str | os.PathLike[str]) -> bool:
     """Whether a path is or looks like published weights: a name in the catalog, a file, a folder, or a hub id."""
-    if catalog.find(path):
-        return True
+    if weights := catalog.find(path):
+        return not weights.included
     folder = pathlib.Path(path).expanduser()
     if folder.is_dir():
         return not is_run(folder) and any((folder / name).is_file() for name in _WEIGHTS)
@@ -45,7 +45,10 @@ def is_published(path: str | os.PathLike[str]) -> bool:
 
 
 def packed_file(path: str | os.PathLike[str]) -> pathlib.Path | None:
-    """The file of a packed classifier (`training.packed`): the path itself, or the one in a folder. None for others."""
+    """The file of a packed classifier (`training.packed`): the path itself, the one in a folder, or that of a name in
+    the catalog. None for others."""
+    if file := catalog.included_file(path):
+        return file
     place = pathlib.Path(path).expanduser()
     file = place / PACKED if place.is_dir() else place
     if file.suffix != ".safetensors" or not file.is_file():

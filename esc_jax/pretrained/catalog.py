@@ -1,9 +1,9 @@
-"""Published weights by name: where they are, what they were trained on, and their licence.
+"""Weights by name: where they are, what they were trained on, and their licence.
 
     esc-jax weights list
     esc-jax predict --model=mn04_as storm.ogg
 
-`pretrained.fetch` downloads them.
+`pretrained.fetch` downloads published ones. A small classifier is a file of this package.
 """
 
 import dataclasses
@@ -35,6 +35,8 @@ class Weights:
         sample_rate: Hz; None for encoders of images.
         sha256: of the file; empty where neither the file was at hand nor its publisher states it.
         size: of the file in bytes; 0 where it is not known.
+        included: name of the file in the package, a packed classifier (`training.packed`); empty for weights that are
+            downloaded.
     """
 
     name: str
@@ -46,10 +48,18 @@ class Weights:
     sample_rate: int | None = None
     sha256: str = ""
     size: int = 0
+    included: str = ""
+
+    @property
+    def path(self) -> pathlib.Path:
+        """Of a file in the package."""
+        return pathlib.Path(__file__).with_name("included") / self.included
 
     @property
     def source(self) -> str:
-        """The address without its query, or the hub id."""
+        """The address without its query, the hub id, or "in the package"."""
+        if self.included:
+            return "in the package"
         return self.url.partition("?")[0] or f"https://huggingface.co/{self.hub_id}"
 
     @property
@@ -92,7 +102,18 @@ def _hub(name: str, architecture: str, hub_id: str, labels: str, sample_rate: in
     return Weights(name, architecture, "", hub_id, labels, "Apache-2.0", sample_rate)
 
 
+DEFAULT = "esc50_small"  # the classifier of commands that are called without --model
 _ALL = (
+    Weights(
+        name=DEFAULT,
+        architecture="resnet",
+        labels="ESC-50, 50",
+        licence="CC BY-NC 3.0",
+        sample_rate=32_000,
+        sha256="e854fd2cff02fc77f5b6d0a828633744ed69d63adf595f7840ade2c23db00d00",
+        size=1468984,
+        included="esc50_small.safetensors",
+    ),
     _efficientat("mn01_as", "298"),
     _efficientat("mn02_as", "378"),
     _efficientat("mn04_as", "432", "899a8c6217063f6941793102a2780b3dd788ab11fce468d9cf5f0577c453321c", 4066513),
@@ -138,3 +159,9 @@ def find(name: str | os.PathLike[str]) -> Weights | None:
     """The entry of a name; None for anything else, and for the path of a file or folder that exists."""
     text = os.fspath(name)
     return CATALOG.get(text) if not pathlib.Path(text).exists() else None
+
+
+def included_file(name: str | os.PathLike[str]) -> pathlib.Path | None:
+    """The file in the package that has this name in the catalog; None for anything else."""
+    weights = find(name)
+    return weights.path if weights and weights.included else None

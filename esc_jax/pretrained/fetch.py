@@ -38,7 +38,9 @@ def folder() -> pathlib.Path:
 
 
 def local_file(weights: Weights) -> pathlib.Path | None:
-    """The downloaded file of an entry; None where it was not downloaded, or is kept by huggingface_hub."""
+    """The file of an entry; None where it was not downloaded, or is kept by huggingface_hub."""
+    if weights.included:
+        return weights.path
     path = folder() / weights.filename
     return path if weights.url and path.is_file() else None
 
@@ -52,6 +54,8 @@ def resolve(name: str) -> str:
     weights = catalog.find(name)
     if weights is None:
         return name
+    if weights.included:
+        return os.fspath(weights.path)
     if not weights.url:
         return weights.hub_id
     target = folder() / weights.filename

@@ -10,10 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from esc_jax.pretrained import catalog, fetch, huggingface
+from esc_jax.pretrained.catalog import Weights
 from esc_jax.pretrained.published import PretrainedError, PublishedCheckpoint
 from esc_jax.pretrained.registry import DIRECTORY_ONLY, FILE_ONLY, READERS
 
 _OPTIONAL = {"layer_weights"}  # of HuBERT's weighted layer sum
+
+
+def _find(path: str) -> Weights | None:
+    """The entry of a name in the catalog. Raises PretrainedError for a classifier in the package."""
+    weights = catalog.find(path)
+    if weights and weights.included:
+        raise PretrainedError(
+            f"{path} is a trained classifier and not an encoder to start from: choose other weights, see esc-jax"
+            " weights list"
+        )
+    return weights
 
 
 def read(architecture: str, path: str) -> PublishedCheckpoint:
@@ -26,12 +38,12 @@ def read(architecture: str, path: str) -> PublishedCheckpoint:
     Raises:
         PretrainedError: the checkpoint cannot be read, or the architecture has no published checkpoints.
     """
+    weights = _find(path)
     if architecture not in READERS:
         raise PretrainedError(
             f"model.pretrained: no published checkpoints are known for model.name={architecture};"
             f" they are for {', '.join(READERS)}"
         )
-    weights = catalog.find(path)
     if weights and weights.architecture != architecture:
         raise PretrainedError(f"model.pretrained={path} is for model.name={weights.architecture}, not {architecture}")
     return READERS[architecture](fetch.resolve(path))
@@ -46,7 +58,7 @@ def identify(path: str) -> PublishedCheckpoint:
     Raises:
         PretrainedError: no reader can read it. The message contains the reason of each reader.
     """
-    weights = catalog.find(path)
+    weights = _find(path)
     path = fetch.resolve(path)
     if weights:
         return READERS[weights.architecture](path)

@@ -14,6 +14,7 @@ from flax import traverse_util
 import jax
 import numpy as np
 
+from esc_jax import files
 from esc_jax.training import restore as restores
 from esc_jax.training.checkpoint import MAX_META_BYTES, MAX_NOVELTY_VALUES, CheckpointError
 from esc_jax.training.restore import Restored
@@ -40,11 +41,11 @@ def save(restored: Restored, path: pathlib.Path, about: dict[str, Any] | None = 
     arrays |= traverse_util.flatten_dict({"novelty": restored.novelty or {}}, sep="/")
     meta = {key: value for key, value in restored.meta.items() if key not in _RESUME}
     meta |= {"packed": _FORMAT, "config": restored.config.to_dict(), "classes": list(restored.model.classes)}
-    safetensors.numpy.save_file(
-        {name: np.ascontiguousarray(array) for name, array in arrays.items()},
-        path,
-        metadata={_KEY: json.dumps(meta | (about or {}))},
+    contents = safetensors.numpy.save(
+        {name: np.ascontiguousarray(array) for name, array in arrays.items()}, {_KEY: json.dumps(meta | (about or {}))}
     )
+    with files.atomic_write(path, "wb") as file:
+        file.write(contents)
 
 
 def _compact(values: Any) -> np.ndarray:

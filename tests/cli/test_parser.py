@@ -1,5 +1,6 @@
 """The argument parser of all commands."""
 
+import importlib
 import pathlib
 
 import pytest
@@ -69,3 +70,14 @@ def test_a_parser_without_positional_arguments(capsys):
     with pytest.raises(SystemExit) as stopped:
         arguments.Parser("test", None).parse(["a.wav"])
     assert stopped.value.code == 2 and capsys.readouterr().err == "esc_jax: unexpected argument 'a.wav'\n"
+
+
+@pytest.mark.parametrize("name", ["predict", "listen", "serve", "demo"])
+def test_without_a_model_it_is_the_classifier_of_the_package(name, capsys):
+    parser = importlib.import_module(f"esc_jax.cli.{name}")._parser()
+    sounds = ["a.wav"] if name == "predict" else []
+    assert parser.parse(["--model=runs/a", *sounds]).model == "runs/a"
+    assert capsys.readouterr().err == ""
+    assert parser.parse(sounds).model == "esc50_small"
+    note = "esc_jax: without --model, the classifier is esc50_small (ESC-50, 50 classes, CC BY-NC 3.0)\n"
+    assert capsys.readouterr().err == note

@@ -166,7 +166,8 @@ def test_weights_of_another_architecture_are_refused():
 
 def test_the_table_is_complete():
     for name, weights in catalog.CATALOG.items():
-        assert weights.name == name and bool(weights.url) != bool(weights.hub_id) and weights.licence
+        assert weights.name == name and weights.licence
+        assert [bool(weights.url), bool(weights.hub_id), bool(weights.included)].count(True) == 1
         assert not weights.sha256 or len(weights.sha256) == 64
     names = [weights.filename for weights in catalog.CATALOG.values() if weights.url]
     assert len(set(names)) == len(names) and not any(set(name) & set("?&%=") for name in names)
