@@ -7,15 +7,16 @@ The program is traced with shapes alone and lowered to StableHLO: no GPU is need
 timed. XLA optimizes this program further, and fuses element-wise operations with gathers and reductions. The columns
 are what it cannot fuse away:
 
-- loops, branches: of the program flow. The host waits for the device before each iteration or branch.
+- loops: the condition of which the host reads from the device before each iteration.
 - sorts, scatters: with the gradient of XLA's max pooling, which becomes a scatter.
 - gathers: of at least 65,536 elements.
 - FFTs, custom calls: calls of libraries, whose inputs and outputs are stored.
 - products: convolutions and matrix products, and of these, "float32": those with a float32 operand of at least 262,144
   elements. In the network of a bfloat16 run, this is an activation that is stored with twice the bytes.
 
-Rows: "inputs" is augmentation, mixing and frontend, "network" the forward and backward pass. The benchmark prints a
-Markdown table and writes lowered.json and lowered.md to --out.
+Rows: "inputs" is augmentation, mixing and frontend, "network" the forward and backward pass. Where a choice is drawn
+for the whole batch (`augment.resample`, `augment.mixup_kinds`), the operations of all branches are counted, of which a
+training step executes one. The benchmark prints a Markdown table and writes lowered.json and lowered.md to --out.
 """
 
 import argparse
@@ -34,11 +35,9 @@ PARTS = {"inputs": "inputs", "forward and backward": "network", "optimizer": "op
 _LARGE_GATHER, _LARGE_OPERAND = 1 << 16, 1 << 18
 _FUNCTION = re.compile(r"^  func\.func \w+ @(\S+?)\(.*?^  }", re.DOTALL | re.MULTILINE)
 _OPERATION = re.compile(r"^ +(?:%\S+ = )?\"?(stablehlo\.\w+|call @[^\s(]+)[^\n]*", re.MULTILINE)
-_BRANCH = re.compile(r" +(%\w+)\S* = \"stablehlo\.case\"\((%\w+)\)")
 _TENSOR = re.compile(r"tensor<((?:\d+x)*)(\w+)[>,]")
 _COLUMNS = {
     "while": "loops",
-    "case": "branches",
     "sort": "sorts",
     "scatter": "scatters",
     "select_and_scatter": "scatters",
@@ -69,15 +68,8 @@ def count(program: str) -> dict[str, int]:
     def of_function(name: str) -> dict[str, int]:
         if name not in counted:
             totals = dict.fromkeys([*dict.fromkeys(_COLUMNS.values()), "gathers", "float32"], 0)
-            constant: set[str] = set()
             for match in _OPERATION.finditer(functions[name]):
-                if match[1].startswith("call @"):
-                    found = of_function(match[1][6:])
-                elif (branch := _BRANCH.match(match[0])) and (branch[2].startswith("%c") or branch[2] in constant):
-                    constant.add(branch[1])  # `lax.platform_dependent`, whose branch is known
-                    found = {}
-                else:
-                    found = _operation(match[1], match[0])
+                found = of_function(match[1][6:]) if match[1].startswith("call @") else _operation(match[1], match[0])
                 for column, number in found.items():
                     totals[column] += number
             counted[name] = totals
@@ -114,10 +106,10 @@ def programs(config: Any) -> dict[str, tuple[Callable, tuple]]:
 
     model = synthetic_step.model_of_shapes(config)
     samples = round(config.data.clip_s * config.data.sample_rate)
-    rows = config.train.batch_size
+    clips = config.train.batch_size
     batch = {
-        "audio": jax.ShapeDtypeStruct((rows, samples), np.int16),
-        "label": jax.ShapeDtypeStruct((rows,), np.int32),
+        "audio": jax.ShapeDtypeStruct((clips, samples), np.int16),
+        "label": jax.ShapeDtypeStruct((clips,), np.int32),
     }
     return step_parts.network_parts(config, model, batch, jax.eval_shape)
 

@@ -290,7 +290,6 @@ TABLES = {
             column("part", "part"),
             column("version", "version"),
             column("loops", "loops"),
-            column("branches", "branches"),
             column("sorts", "sorts"),
             column("scatters", "scatters"),
             column("gathers", "gathers"),

@@ -31,13 +31,11 @@ def random_partners(key: jax.Array, batch_size: int) -> jax.Array:
 
     The partners form one random cycle, so that no example is its own partner (with two examples or more).
     """
-    drawn = jax.random.bits(key, (batch_size,))
-    number = jnp.arange(batch_size)
-    earlier = (drawn[None, :] < drawn[:, None]) | (
-        (drawn[None, :] == drawn[:, None]) & (number[None] < number[:, None])
-    )
-    place = earlier.sum(axis=1, dtype=jnp.int32)  # of each position in the cycle
-    return jnp.argmax(place[None, :] == ((place + batch_size - 1) % batch_size)[:, None], axis=1).astype(jnp.int32)
+    drawn, number = jax.random.bits(key, (batch_size,)), jnp.arange(batch_size)
+    tied = (drawn[None] == drawn[:, None]) & (number[None] < number[:, None])
+    place = ((drawn[None] < drawn[:, None]) | tied).sum(axis=1)  # of each position in the cycle
+    before = (place - 1) % batch_size
+    return jnp.argmax(place[None] == before[:, None], axis=1).astype(jnp.int32)
 
 
 def symmetric_beta(key: jax.Array, alpha: float) -> jax.Array:
