@@ -1,6 +1,7 @@
 """The program for CUDA, counted without a GPU."""
 
 import importlib
+import json
 import pathlib
 
 import jax
@@ -67,3 +68,17 @@ def test_the_gradient_of_max_pooling_for_cuda_is_no_scatter(lowered):
 
     x = jax.ShapeDtypeStruct((2, 16, 16, 4), jnp.bfloat16)
     assert lowered.count(lowered.lower(jax.grad(total), x))["scatters"] == 0
+
+
+def test_rows_of_a_training_step(lowered, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("sys.argv", ["lowered.py", "--tiny", f"--out={tmp_path}"])
+    lowered.main()
+    assert capsys.readouterr().out == (tmp_path / "lowered.md").read_text()
+    rows = json.loads((tmp_path / "lowered.json").read_text())["results"]["lowered"]
+    assert [row["part"] for row in rows] == ["inputs", "network", "optimizer"]
+    assert all(row[column] == 0 for row in rows for column in ("loops", "sorts", "scatters", "custom calls"))
+    inputs, network, _ = rows
+    # The product of the frontend is in float32. The network has 6 convolutions and the head.
+    assert inputs["float32"] == inputs["products"] == inputs["FFTs"] == 1
+    assert network["float32"] == 0 and network["products"] == 3 * 7 - 1  # with their gradients; the input has none
