@@ -32,7 +32,8 @@ sys.path.insert(0, str(ROOT))
 STEPS_PER_CALL = 16
 
 
-def _config(name: str, options: argparse.Namespace) -> Any:
+def load(name: str, options: argparse.Namespace) -> Any:
+    """A config with the dtype and the batch size of the command line."""
     from esc_jax import config as configs
 
     config = configs.load(name)
@@ -41,8 +42,24 @@ def _config(name: str, options: argparse.Namespace) -> Any:
     return config
 
 
-def input_parts(config: Any, model: Any, audio: Any) -> dict[str, tuple[Callable, tuple]]:
-    """Program and arguments of the parts that precede the network, by name."""
+def compute(function: Callable, *arguments: Any) -> Any:
+    """The output of a function, compiled."""
+    import jax
+
+    return jax.jit(function)(*arguments)
+
+
+def input_parts(
+    config: Any, model: Any, audio: Any, evaluate: Callable[..., Any] = compute
+) -> dict[str, tuple[Callable, tuple]]:
+    """Program and arguments of the parts that precede the network, by name.
+
+    Args:
+        config: of a run.
+        model: of the config.
+        audio: (B, time), float.
+        evaluate: makes the arguments that are outputs of other parts; `jax.eval_shape` makes their shapes only.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -50,7 +67,7 @@ def input_parts(config: Any, model: Any, audio: Any) -> dict[str, tuple[Callable
 
     augment, rate, key, positions = config.augment, model.sample_rate, jax.random.key(0), jnp.arange(len(audio))
     waveforms = functools.partial(compose.augment_waveforms, augment, sample_rate=rate)
-    augmented = jax.jit(lambda key, x: waveforms(key, positions, x))(key, audio)
+    augmented = evaluate(lambda key, x: waveforms(key, positions, x), key, audio)
     parts: dict[str, tuple[Callable, tuple]] = {
         "waveforms": (lambda key, x: waveforms(key, positions, x), (key, audio)),
         "frontend": (model.frontend, (augmented,)),
@@ -62,14 +79,19 @@ def input_parts(config: Any, model: Any, audio: Any) -> dict[str, tuple[Callable
             return compose.mix_waveforms(augment, key, positions, share, x, x[partner], rate)
 
         parts["mixing"] = (mix, (key, augmented))
-    features = jax.jit(model.frontend)(augmented)
+    features = evaluate(model.frontend, augmented)
     spectrograms = functools.partial(compose.augment_spectrograms, augment, frontend=model.frontend)
     parts["spectrograms"] = (lambda key, x: spectrograms(key, positions, x), (key, features))
     return parts
 
 
-def network_parts(config: Any, model: Any, batch: Any) -> dict[str, tuple[Callable, tuple]]:
-    """Program and arguments of the inputs as a whole, the loss, its gradient, the optimizer and the whole step."""
+def network_parts(
+    config: Any, model: Any, batch: Any, evaluate: Callable[..., Any] = compute
+) -> dict[str, tuple[Callable, tuple]]:
+    """Program and arguments of the inputs as a whole, the loss, its gradient, the optimizer and the whole step.
+
+    The arguments are as for `input_parts`, with a batch of the pipeline.
+    """
     import jax
     import optax
     import synthetic_step
@@ -83,7 +105,7 @@ def network_parts(config: Any, model: Any, batch: Any) -> dict[str, tuple[Callab
 
     objective = Supervised(config, model, tasks.get("single_label"))
     optimizer = optim.build(config.optim, model.variables["params"], total=1000, per_epoch=10)
-    state = states.create(model.variables, optimizer, ema=config.train.ema > 0)
+    state = evaluate(lambda variables: states.create(variables, optimizer, config.train.ema > 0), model.variables)
     step = synthetic_step.supervised_step(config, model, optimizer)
     key = jax.random.key(0)
 
@@ -99,16 +121,16 @@ def network_parts(config: Any, model: Any, batch: Any) -> dict[str, tuple[Callab
     def make_inputs(key: Any, batch: Any, step: Any) -> Any:
         return objective.inputs(None, key, {**batch, "step": step})
 
-    inputs = jax.jit(on_one_device(make_inputs))(key, batch, state.step)
+    inputs = evaluate(on_one_device(make_inputs), key, batch, state.step)
 
-    def loss(params: Any, inputs: Any, key: Any) -> Any:
-        output = objective.loss(
-            {"params": params, "batch_stats": state.batch_stats}, None, None, inputs, Keys(*jax.random.split(key))
-        )
+    def loss(params: Any, batch_stats: Any, inputs: Any, key: Any) -> Any:
+        variables = {"params": params, "batch_stats": batch_stats}
+        output = objective.loss(variables, None, None, inputs, Keys(*jax.random.split(key)))
         return output.loss.mean(), output.batch_stats
 
     gradient = on_one_device(jax.grad(loss, has_aux=True))
-    grads = jax.jit(gradient)(state.params, inputs, key)[0]
+    arguments = state.params, state.batch_stats, inputs, key
+    grads = evaluate(gradient, *arguments)[0]
 
     def update(grads: Any, opt_state: Any, params: Any) -> Any:
         updates, opt_state = optimizer.update(grads, opt_state, params)
@@ -116,8 +138,8 @@ def network_parts(config: Any, model: Any, batch: Any) -> dict[str, tuple[Callab
 
     return {
         "inputs": (on_one_device(make_inputs), (key, batch, state.step)),
-        "forward": (on_one_device(loss), (state.params, inputs, key)),
-        "forward and backward": (gradient, (state.params, inputs, key)),
+        "forward": (on_one_device(loss), arguments),
+        "forward and backward": (gradient, arguments),
         "optimizer": (update, (grads, state.opt_state, state.params)),
         "step": (on_one_device(step), (state, batch)),
     }
@@ -161,7 +183,7 @@ def measure(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     import jax.numpy as jnp
     import synthetic_step
 
-    config = _config(name, options)
+    config = load(name, options)
     model = synthetic_step.random_model(config)
     batch = jax.tree.map(jnp.asarray, synthetic_step.batch_of(config))
     parts = input_parts(config, model, batch["audio"].astype(jnp.float32) / 32768.0)

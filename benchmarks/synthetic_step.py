@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 
 from esc_jax.models import model as models
@@ -14,7 +15,7 @@ from esc_jax.training import optim
 from esc_jax.training import state as states
 from esc_jax.training import step as steps
 
-CLASSES = 50
+CLASSES = [f"class {number}" for number in range(50)]
 
 
 def batch_of(config: Any) -> dict[str, np.ndarray]:
@@ -22,12 +23,18 @@ def batch_of(config: Any) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     rows, samples = config.train.batch_size, round(config.data.clip_s * config.data.sample_rate)
     audio = (3000 * rng.standard_normal((rows, samples))).astype(np.int16)
-    return {"audio": audio, "label": rng.integers(0, CLASSES, rows).astype(np.int32)}
+    return {"audio": audio, "label": rng.integers(0, len(CLASSES), rows).astype(np.int32)}
 
 
 def random_model(config: Any) -> Model:
     """The model of a config with random weights."""
-    return models.create(config, [f"class {number}" for number in range(CLASSES)])
+    return models.create(config, CLASSES)
+
+
+def model_of_shapes(config: Any) -> Model:
+    """The model of a config whose weights are `jax.ShapeDtypeStruct`."""
+    model, initialize = models.abstract(config, CLASSES)
+    return model.with_variables(jax.eval_shape(initialize, jax.random.key(0)))
 
 
 def supervised_step(config: Any, model: Model, optimizer: Any) -> steps.TrainStep:

@@ -55,11 +55,14 @@ def augment_waveforms(
 
     def augment(key: jax.Array, x: jax.Array, samples: jax.Array | None) -> jax.Array:
         roll_key, crop_key, gain_key, noise_key = jax.random.split(key, 4)
+        shift = None
         if config.roll:
-            x = waveform.roll(roll_key, x, config.roll, samples)
+            shift = waveform.draw_shift(roll_key, x.shape[-1] if samples is None else samples, config.roll)
         if config.crop_s:
             window = round(config.crop_s * sample_rate)
-            x = waveform.crop(crop_key, x, window, config.speed_octaves, config.crop_tries)
+            x = waveform.crop(crop_key, x, window, config.speed_octaves, config.crop_tries, shift)
+        elif shift is not None:
+            x = waveform.rotate(x, shift, samples)
         if config.gain_db:
             x = waveform.gain(gain_key, x, config.gain_db)
         if config.flip_sign:
@@ -215,7 +218,7 @@ def augmentation_examples(
     return {
         "clip": clip,
         "gain": waveform.gain(key, clip, 12.0),
-        "roll": waveform.roll(key, clip, 1.0),
+        "roll": waveform.rotate(clip, waveform.draw_shift(key, len(clip), 1.0)),
         "noise": waveform.noise(key, clip, 1.0),
         "crop": waveform.crop(key, clip, half, tries=2),
         "crop, speed": waveform.crop(key, clip, half, octaves=0.5, tries=2),

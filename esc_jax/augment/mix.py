@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from esc_jax.augment.draws import symmetric_beta
+
 _STFT_SAMPLES = 1024
 # Sounds below this level count as silence.
 _SILENCE_RMS = 1e-5
@@ -30,7 +32,7 @@ def mixup_weight(key: jax.Array, alpha: float, probability: float = 1.0) -> jax.
         Scalar in [½, 1].
     """
     beta_key, coin_key = jax.random.split(key)
-    weight = jax.random.beta(beta_key, alpha, alpha)
+    weight = symmetric_beta(beta_key, alpha)
     mixed = jax.random.bernoulli(coin_key, probability)
     return jnp.where(mixed, jnp.maximum(weight, 1.0 - weight), 1.0)
 

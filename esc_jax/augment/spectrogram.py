@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from esc_jax.augment.draws import symmetric_beta
+
 
 def mask(key: jax.Array, spectrogram: jax.Array, axis: int, width: int, count: int = 1) -> jax.Array:
     """Sets random bands of the spectrogram to its mean (SpecAugment, Park et al. 2019).
@@ -112,4 +114,4 @@ def exchange_statistics(
 def mixstyle_weight(key: jax.Array, alpha: float, probability: float) -> jax.Array:
     """λ ~ Beta(alpha, alpha) with a probability, else 1."""
     beta_key, coin_key = jax.random.split(key)
-    return jnp.where(jax.random.bernoulli(coin_key, probability), jax.random.beta(beta_key, alpha, alpha), 1.0)
+    return jnp.where(jax.random.bernoulli(coin_key, probability), symmetric_beta(beta_key, alpha), 1.0)

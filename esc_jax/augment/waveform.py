@@ -39,21 +39,20 @@ def rotate(waveform: jax.Array, shift: jax.Array, samples: jax.Array | None = No
     return waveform[..., jnp.where(index < samples, (index - shift) % samples, index)]
 
 
-def roll(key: jax.Array, waveform: jax.Array, fraction: float, samples: jax.Array | None = None) -> jax.Array:
-    """Rotates a waveform in time by a random shift.
+def draw_shift(key: jax.Array, samples: int | jax.Array, fraction: float) -> jax.Array:
+    """Shift of a rotation in samples, uniform within ± `fraction` / 2 of the clip; 1 allows every rotation.
 
     Args:
         key: PRNG key.
-        waveform: (time,).
-        fraction: the shift is uniform within ± `fraction` / 2 of the clip; 1 allows every rotation.
-        samples: as for `rotate`.
+        samples: length of the clip without the padding at its end.
+        fraction: of that length.
     """
     limit: int | jax.Array
-    if samples is None:
-        limit = round(fraction * waveform.shape[-1] / 2)
+    if isinstance(samples, int):
+        limit = round(fraction * samples / 2)
     else:
         limit = jnp.round(fraction * samples.astype(jnp.float32) / 2).astype(jnp.int32)
-    return rotate(waveform, jax.random.randint(key, (), -limit, limit + 1), samples)
+    return jax.random.randint(key, (), -limit, limit + 1)
 
 
 def noise(key: jax.Array, waveform: jax.Array, amount: float) -> jax.Array:
@@ -78,7 +77,7 @@ def colored_noise(key: jax.Array, samples: int, exponent: jax.Array, sample_rate
     size = 1 << max(1, samples - 1).bit_length()
     octaves = np.log2(np.maximum(np.arange(size // 2 + 1) * (sample_rate / size) / _FLAT_HZ, 1.0)).astype(np.float32)
     real, imaginary = jax.random.normal(key, (2, size // 2 + 1))
-    amplitude = jnp.exp2(0.5 * exponent * octaves).at[0].set(0.0)
+    amplitude = jnp.where(np.arange(size // 2 + 1) > 0, jnp.exp2(0.5 * exponent * octaves), 0.0)
     noise = jnp.fft.irfft(jax.lax.complex(amplitude * real, amplitude * imaginary), size)[:samples]
     return noise * jax.lax.rsqrt(jnp.mean(jnp.square(noise)))
 
@@ -137,27 +136,36 @@ def flip_sign(key: jax.Array, waveform: jax.Array, probability: float) -> jax.Ar
     return jnp.where(jax.random.bernoulli(key, probability), -waveform, waveform)
 
 
-def _loudest_start(key: jax.Array, waveform: jax.Array, window: jax.Array, tries: int) -> jax.Array:
-    """Start of the loudest of `tries` windows of `window` samples, drawn uniformly.
+def _loudest_start(
+    key: jax.Array, waveform: jax.Array, window: jax.Array, tries: int, shift: jax.Array | None
+) -> jax.Array:
+    """Start of the loudest of `tries` windows of `window` samples of the rotated waveform, drawn uniformly.
 
     Many clips of ESC-50 consist of one short event and digital silence. A crop of the silence would be labelled with a
-    class that it does not contain.
+    class that it does not contain. The level of a window is that of the blocks of 256 samples that begin in it.
     """
-    starts = jax.random.uniform(key, (tries,)) * (waveform.shape[-1] - window)
+    time = waveform.shape[-1]
+    starts = jax.random.uniform(key, (tries,)) * (time - window)
     if tries == 1:
         return starts[0]
-    block = 256  # samples; the energy of whole blocks keeps the cumulative sum short
-    blocks = waveform.shape[-1] // block
-    energy = jnp.cumsum(jnp.square(waveform[: blocks * block]).reshape(blocks, block).mean(axis=1))
-    energy = jnp.concatenate([jnp.zeros(1), energy])
+    block = 256
+    blocks = time // block
+    energy = jnp.square(waveform[: blocks * block]).reshape(blocks, block).sum(axis=1)
+    first = block * jnp.arange(blocks)
+    if shift is not None:  # where the blocks begin in the rotated waveform
+        first = (first + shift) % time
+    distance = first.astype(jnp.float32)[None] - starts[:, None]
+    return starts[jnp.argmax(jnp.where((distance >= 0) & (distance < window), energy[None], 0.0).sum(axis=1))]
 
-    def energy_before(sample: jax.Array) -> jax.Array:
-        return energy[jnp.clip((sample / block).astype(jnp.int32), 0, blocks)]
 
-    return starts[jnp.argmax(energy_before(starts + window) - energy_before(starts))]
-
-
-def crop(key: jax.Array, waveform: jax.Array, samples: int, octaves: float = 0.0, tries: int = 1) -> jax.Array:
+def crop(
+    key: jax.Array,
+    waveform: jax.Array,
+    samples: int,
+    octaves: float = 0.0,
+    tries: int = 1,
+    shift: jax.Array | None = None,
+) -> jax.Array:
     """Takes a random window, played at a random speed (pitch and tempo together).
 
     The speed is 2^u with u uniform in [−octaves, octaves], limited so that the window fits into the clip. Values
@@ -169,6 +177,7 @@ def crop(key: jax.Array, waveform: jax.Array, samples: int, octaves: float = 0.0
         samples: length of the result, at most `time`.
         octaves: largest change of speed; 0 for a crop at the original speed.
         tries: number of windows drawn, of which the loudest is used.
+        shift: crop from `rotate(waveform, shift)`, which is not stored; a scalar. None: without rotation.
 
     Returns:
         (samples,).
@@ -176,12 +185,22 @@ def crop(key: jax.Array, waveform: jax.Array, samples: int, octaves: float = 0.0
     waveform = jnp.asarray(waveform)
     rate_key, start_key = jax.random.split(key)
     time = waveform.shape[-1]
+
+    def rotated(index: jax.Array) -> jax.Array:
+        """Samples of the rotated waveform at indices from 0 to `time` − 1."""
+        if shift is None:
+            return waveform[index]
+        index = index + (-shift) % time
+        return waveform[jnp.where(index < time, index, index - time)]
+
     if not octaves:
-        start = _loudest_start(start_key, waveform, jnp.float32(samples), tries).astype(jnp.int32)
-        return jax.lax.dynamic_slice_in_dim(waveform, start, samples)
+        start = _loudest_start(start_key, waveform, jnp.float32(samples), tries, shift).astype(jnp.int32)
+        if shift is None:
+            return jax.lax.dynamic_slice_in_dim(waveform, start, samples)
+        return rotated(start + jnp.arange(samples))
     rate = 2.0 ** jax.random.uniform(rate_key, minval=-octaves, maxval=octaves)
     rate = jnp.minimum(rate, (time - 1) / samples)
-    start = _loudest_start(start_key, waveform, rate * samples + 1.0, tries).astype(jnp.uint32)
+    start = _loudest_start(start_key, waveform, rate * samples + 1.0, tries, shift).astype(jnp.uint32)
     # Positions are fixed-point numbers with this many fractional bits. Floating point would round the positions in a
     # long clip to some hundredths of a sample, and differently on another number of devices, where XLA fuses the
     # operations differently.
@@ -190,4 +209,4 @@ def crop(key: jax.Array, waveform: jax.Array, samples: int, octaves: float = 0.0
     position = start * one + (rate * one).astype(jnp.uint32) * jnp.arange(samples, dtype=jnp.uint32)
     left = (position >> bits).astype(jnp.int32)
     fraction = (position & (one - 1)).astype(jnp.float32) / one
-    return waveform[left] * (1.0 - fraction) + waveform[left + 1] * fraction
+    return rotated(left) * (1.0 - fraction) + rotated(left + 1) * fraction

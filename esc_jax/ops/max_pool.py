@@ -3,6 +3,8 @@
 On CPU, XLA computes the gradient of max pooling (select and scatter) one element at a time, and its maximum is slower
 than the maximum of shifted slices. The CPU form of this module is the maximum of shifted slices. Its gradient locates
 the maximum of each window again; every input then sums the gradients of the windows that contain it (see `windows`).
+On a CUDA GPU, the gradient of XLA is a scatter, which adds in an order that changes from run to run. The gradient of
+this module is used there too.
 """
 
 import functools
@@ -50,7 +52,7 @@ def _backward(window: Pair, strides: Pair, pads: Pads, x: jax.Array, gradient: j
         index = _max_and_index(x, window, strides, pads)[1]
         return _input_gradient(index, gradient, (x.shape[1], x.shape[2]), window, strides, pads)
 
-    return (lax.platform_dependent(x, gradient, cpu=by_index, default=by_xla),)
+    return (lax.platform_dependent(x, gradient, cpu=by_index, cuda=by_index, default=by_xla),)
 
 
 max_pool.defvjp(_forward, _backward)

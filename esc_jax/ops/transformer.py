@@ -20,6 +20,35 @@ ACTIVATIONS: dict[str, Callable] = {
 }
 
 
+@jax.custom_vjp
+def attention_scores(query: jax.Array, key: jax.Array) -> jax.Array:
+    """s[b, h, q, k] = Σ_d query[b, q, h, d] · key[b, k, h, d], in float32.
+
+    The gradient is a product in the dtype of the inputs, as of other products of the network. Automatic differentiation
+    would multiply the float32 gradient of the scores: in bfloat16 training, the only float32 products of a layer.
+
+    Args:
+        query, key: (B, T, heads, size).
+
+    Returns:
+        (B, heads, T, T).
+    """
+    return jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
+
+
+def _scores_forward(query: jax.Array, key: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return attention_scores(query, key), (query, key)
+
+
+def _scores_backward(residuals: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
+    query, key = residuals
+    g = g.astype(query.dtype)
+    return jnp.einsum("bhqk,bkhd->bqhd", g, key), jnp.einsum("bhqk,bqhd->bkhd", g, query)
+
+
+attention_scores.defvjp(_scores_forward, _scores_backward)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with an optional gated position bias; (B, T, C) → (B, T, C).
 
@@ -60,7 +89,7 @@ class Attention(nn.Module):
             return y.reshape(batch, time, self.heads, size)
 
         query, key, value = project("query", 1.0), project("key", 1.0), project("value", self.init_gain)
-        scores = jnp.einsum("bqhd,bkhd->bhqk", query * size**-0.5, key, preferred_element_type=jnp.float32)
+        scores = attention_scores(query * size**-0.5, key)
         if self.gated:  # the parameters exist even without a bias to gate
             gate = dense(8, self.dtype, "gate")(query).astype(jnp.float32)
             a, b = jnp.moveaxis(nn.sigmoid(gate.reshape(batch, time, self.heads, 2, 4).sum(-1)), -1, 0)

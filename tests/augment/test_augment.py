@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.signal
+import scipy.stats
 
 from esc_jax import config as configs
-from esc_jax.augment import compose, mix, spectrogram, waveform
+from esc_jax.augment import compose, draws, mix, spectrogram, waveform
 from esc_jax.frontends import registry as frontends
 from esc_jax.runtime import devices
 
@@ -27,7 +28,8 @@ def test_gain_is_one_factor_within_its_range():
 
 @pytest.mark.parametrize("fraction", [0.1, 1.0])
 def test_roll_is_a_rotation_within_its_range(fraction):
-    result = np.asarray(jax.vmap(lambda k: waveform.roll(k, X, fraction))(jax.random.split(KEY, 50)))
+    shift = jax.vmap(lambda k: waveform.draw_shift(k, 8000, fraction))
+    result = np.asarray(jax.vmap(waveform.rotate, (None, 0))(X, shift(jax.random.split(KEY, 50))))
     places = np.argmax(result == X[0], axis=1)
     for row, place in zip(result, places, strict=True):
         np.testing.assert_array_equal(row, np.roll(X, place))
@@ -59,6 +61,34 @@ def test_more_tries_contain_the_event_more_often():
     # The window hits the event with probability 10,000 / 24,000.
     assert abs(silent(1) - 7 / 12) < 0.1
     assert abs(silent(3) - (7 / 12) ** 3) < 0.08
+
+
+@pytest.mark.parametrize("octaves, tries", [(0.0, 1), (0.3, 1), (0.3, 3)])
+def test_a_crop_of_a_rotated_clip_equals_the_two_steps(octaves, tries):
+    """The places are integers, so that the values are equal to the bit, and float32 sums of the levels as well."""
+    clip = np.repeat(np.random.default_rng(4).integers(1, 100, 32), 256).astype(np.float32)  # blocks of one level
+
+    def crop(key, x, shift=None):
+        return waveform.crop(key, x, 2000, octaves, tries, shift)
+
+    both = jax.jit(crop)
+    for key, shift in zip(jax.random.split(KEY, 12), 256 * np.arange(-16, 20, 3), strict=True):
+        expected = both(key, np.roll(clip, shift))
+        np.testing.assert_array_equal(both(key, clip, jnp.int32(shift)), expected)
+    if tries == 1:  # any shift: the level of blocks plays no part
+        for key, shift in zip(jax.random.split(KEY, 12), range(-4000, 4000, 667), strict=True):
+            np.testing.assert_array_equal(both(key, X, jnp.int32(shift)), both(key, np.roll(X, shift)))
+
+
+def test_the_loudest_window_of_a_rotated_clip():
+    """Of windows drawn from a rotated clip, the one that contains most of its only event."""
+    clip = np.zeros(32_000, np.float32)
+    clip[30_000:] = 1.0
+    keys = jax.random.split(KEY, 300)
+    crops = jax.jit(jax.vmap(lambda k: waveform.crop(k, clip, 8000, 0.0, 3, jnp.int32(10_000))))(keys)
+    # The event is rotated to 8000 … 10,000. A window begins between 0 and 24,000, and hits it with 10,000 of these.
+    silent = float(np.mean([not window.any() for window in np.asarray(crops)]))
+    assert abs(silent - (14 / 24) ** 3) < 0.08
 
 
 def test_speed_changes_the_pitch_of_a_tone():
@@ -126,9 +156,19 @@ def test_mixing_with_silence_is_finite():
     assert np.isfinite(jax.grad(lambda x: mix.mix_waveforms(jnp.float32(0.5), x, np.zeros_like(X)).sum())(X)).all()
 
 
-def test_mixup_weights_follow_the_folded_beta():
-    import scipy.stats
+@pytest.mark.parametrize("alpha", [0.1, 0.5, 1.0, 10.0, 100.0])
+def test_symmetric_beta_equals_the_quantiles_of_scipy(alpha):
+    keys = jax.random.split(KEY, 4000)
+    drawn = np.asarray(jax.jit(jax.vmap(lambda k: draws.symmetric_beta(k, alpha)))(keys), np.float64)
+    uniform = np.asarray(jax.vmap(jax.random.uniform)(keys), np.float64)
+    beta = scipy.stats.beta(alpha, alpha)
+    np.testing.assert_allclose(drawn, beta.ppf(uniform), atol=1e-4 if alpha > 10 else 1e-5)
+    lower = drawn[drawn < 0.5]  # near 1, many draws are equal in float32
+    assert scipy.stats.kstest(lower, lambda x: 2 * beta.cdf(x)).pvalue > 1e-3
+    assert abs(len(lower) / len(drawn) - 0.5) < 0.04
 
+
+def test_mixup_weights_follow_the_folded_beta():
     weights = np.asarray(jax.vmap(lambda k: mix.mixup_weight(k, 0.4))(jax.random.split(KEY, 4000)))
     beta = scipy.stats.beta(0.4, 0.4)
     result = scipy.stats.kstest(weights, lambda x: np.clip(beta.cdf(x) - beta.cdf(1 - x), 0, 1))
@@ -144,6 +184,17 @@ def test_partners_are_a_permutation_without_fixed_points():
         _, partners = compose.mixup_pairs(config, key, jnp.arange(9), 9)
         assert sorted(np.asarray(partners)) == list(range(9))
         assert (np.asarray(partners) != np.arange(9)).all()
+
+
+def test_partners_are_one_cycle_in_a_random_order():
+    partners = np.asarray(jax.vmap(lambda k: draws.random_partners(k, 5))(jax.random.split(KEY, 6000)))
+    place = np.zeros(6000, np.int64)
+    for step in range(1, 6):
+        place = partners[np.arange(6000), place]
+        assert ((place == 0) == (step == 5)).all()
+    # (5 − 1)! = 24 cycles with equal probability.
+    counts = np.unique(partners, axis=0, return_counts=True)[1]
+    assert len(counts) == 24 and scipy.stats.chisquare(counts).pvalue > 1e-3
 
 
 def test_defaults_are_the_identity():
