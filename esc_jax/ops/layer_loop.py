@@ -126,7 +126,7 @@ def _is_used() -> bool:
     if value is not None:
         return value
     # Not `lax.platform_dependent`: it would keep what the backward pass of either form needs.
-    device = jax.config.jax_default_device or jax.devices()[0]
+    device: Any = getattr(jax.config, "jax_default_device", None) or jax.devices()[0]
     return (device if isinstance(device, str) else device.platform) != "cpu"
 
 
@@ -168,19 +168,19 @@ def _in_loop(
     collect: bool,
 ) -> list[jax.Array]:
     """The output of the last of some layers in a loop, or the outputs of all."""
-    params = [parent.get_variable("params", f"layer_{number}") for number in numbers]
-    dropped = None
+    params: list[Any] = [parent.get_variable("params", f"layer_{number}") for number in numbers]
+    dropped: tuple[jax.Array, jax.Array] | None = None
     if drops:
         dropped = jnp.stack([key for key, _ in drops]), jnp.asarray([rate for _, rate in drops], jnp.float32)
     # The path of the first layer: `eval_mode` selects modules by their path, and treats these layers alike.
     path = (*parent.path, f"layer_{numbers.start}")
 
     def body(x: jax.Array, inputs: Any) -> tuple[jax.Array, jax.Array | None]:
-        params, keys, dropped = inputs
+        params, keys, drop = inputs
         layer = shared.layer.clone(parent=Scope({"params": params}, path=path))
         x = _scaled(x, shared.gradient)
         y = layer(x, shared.bias, shared.padding, shared.train, keys)
-        y = y if dropped is None else layer_drop(*dropped, x, y)
+        y = y if drop is None else layer_drop(drop[0], drop[1], x, y)
         return y, y if collect else None
 
     if shared.remat:

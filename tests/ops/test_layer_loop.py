@@ -69,9 +69,9 @@ def products(function, *arguments):
 @pytest.mark.parametrize(
     ("fields", "options", "masked"),
     [
-        (DEEP_NORM | RATES, {"gradient": 0.6, "drop_rates": (0.3,) * 4}, True),
-        (DEEP_NORM | RATES, {"gradient": 0.6, "drop_rates": (0.3,) * 4, "remat": True}, True),
-        ({"norm_first": True}, {"drop_rates": (0.1, 0.3, 0.5, 0.7), "collect": True}, False),
+        (DEEP_NORM, {"gradient": 0.6}, True),
+        ({"attention_dropout": 0.3}, {"drop_rates": (0.3,) * 4, "remat": True}, True),
+        ({}, {"drop_rates": (0.1, 0.3, 0.5, 0.7), "collect": True}, False),
     ],
     ids=["post-norm", "remat", "pre-norm"],
 )
@@ -88,8 +88,8 @@ def test_a_loop_equals_a_sequence(fields, options, masked):
     scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(sequence))
     # The same float32 operations, fused otherwise: rounding, relative to the largest value.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * scale), sequence, loop)
-    # Draws matter: another seed gives other values.
-    assert np.abs(run(variables, X, 5)[1][1][-1] - loop[1][-1]).max() > 0.01
+    if "drop_rates" in options:  # another seed gives other values
+        assert np.abs(run(variables, X, 5)[1][1][-1] - loop[1][-1]).max() > 0.01
 
 
 def test_a_model_whose_stream_and_hidden_states_reach_the_loop():
@@ -112,7 +112,6 @@ def test_a_model_whose_stream_and_hidden_states_reach_the_loop():
     sequence, loop = run(variables)
     assert np.abs(sequence).max() > 0.01
     np.testing.assert_allclose(sequence, loop, atol=1e-5)
-    assert products(lambda v: run(v)[1], variables) > 0
 
 
 def test_the_program_of_a_loop_does_not_grow_with_the_depth():
@@ -138,28 +137,38 @@ def test_fewer_layers_and_collected_intermediates_need_no_loop():
     assert products(many.apply, parameters(many, X), X) == 4 * 8
 
 
+LOWER = frozenset(f"layer_{i}" for i in range(4))
+
+
+def partly_frozen(module, loop):
+    """variables → gradients with `LOWER` frozen, and the output."""
+
+    def loss(variables):
+        layers = {k: jax.lax.stop_gradient(v) if k in LOWER else v for k, v in variables["params"].items()}
+        with use_loop(loop), eval_mode(LOWER.__contains__):
+            output = module.apply({"params": layers}, X, train=True, rngs=streams(0))
+        return jnp.sum(jnp.sin(output[-1])), output[-1]
+
+    return jax.grad(loss, has_aux=True)
+
+
 def test_frozen_layers_have_a_loop_without_a_backward_pass():
     module = Stack(layers=8, fields=nn.FrozenDict(DEEP_NORM | RATES), masked=True)
     variables = parameters(module, X)
-    lower = {f"layer_{i}" for i in range(4)}
-
-    def frozen(loop, variables, x, seed):
-        def loss(variables):
-            layers = {k: jax.lax.stop_gradient(v) if k in lower else v for k, v in variables["params"].items()}
-            with use_loop(loop), eval_mode(lambda path: path in lower):
-                output = module.apply({"params": layers}, x, train=True, rngs=streams(seed))
-            return jnp.sum(jnp.sin(output[-1])), output[-1]
-
-        return jax.grad(loss, has_aux=True)(variables)
-
     forward = products(lambda v: _applied(module, v), variables)
     backward = products(lambda v: jax.grad(lambda v: jnp.sum(jnp.sin(_applied(module, v))))(v), variables)
-    assert products(lambda v: frozen(True, v, X, 0), variables) == forward + backward
-    sequence, loop = jax.jit(lambda v: [frozen(loop, v, X, 0) for loop in (False, True)])(variables)
+    assert products(partly_frozen(module, True), variables) == forward + backward
+
+
+@pytest.mark.slow
+def test_frozen_layers_run_in_evaluation_mode():
+    module = Stack(layers=8, fields=nn.FrozenDict({"dropout": 0.3}))
+    variables = parameters(module, X)
+    sequence, loop = jax.jit(lambda v: [partly_frozen(module, loop)(v) for loop in (False, True)])(variables)
     scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(sequence))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * scale), sequence, loop)
-    assert not np.any(loop[0]["params"]["layer_3"]["output"]["kernel"])
-    assert np.any(loop[0]["params"]["layer_4"]["output"]["kernel"])
+    kernels = [loop[0]["params"][f"layer_{i}"]["output"]["kernel"] for i in (3, 4)]
+    assert not np.any(kernels[0]) and np.any(kernels[1])
 
 
 def _applied(module, variables):
