@@ -194,8 +194,9 @@ def test_draws_do_not_depend_on_the_number_of_devices():
 @pytest.mark.parametrize("norm_first", [True, False])
 def test_a_loop_in_bfloat16_keeps_the_type(norm_first):
     module = Stack(fields=nn.FrozenDict({"dtype": jnp.bfloat16, "norm_first": norm_first}))
+    x = X.astype(jnp.bfloat16)
     with use_loop(True):
-        output = jax.eval_shape(lambda v, x: module.apply(v, x)[-1], parameters(module, X), X.astype(jnp.bfloat16))
+        output = jax.eval_shape(lambda v: module.apply(v, x)[-1], parameters(module, x))
     assert output.dtype == jnp.bfloat16
 
 
