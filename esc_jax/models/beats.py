@@ -5,7 +5,6 @@ Chi et al., "XLM-E" (2022), the residual scaling from Wang et al., "DeepNet" (20
 """
 
 from collections.abc import Iterator
-import functools
 import math
 
 from flax import linen as nn
@@ -17,7 +16,8 @@ from esc_jax.models.encoder import Encoded
 from esc_jax.models.hubert import PositionalConv
 from esc_jax.models.limits import Constraint
 from esc_jax.ops.dense import Dense
-from esc_jax.ops.dropout import Dropout, layer_drop
+from esc_jax.ops.dropout import Dropout
+from esc_jax.ops.layer_loop import apply_layers
 from esc_jax.ops.transformer import ACTIVATIONS, TransformerLayer, layer_norm, masked_mean
 
 
@@ -122,29 +122,35 @@ class Beats(nn.Module):
             shape = (self.num_buckets, self.encoder_attention_heads)
             table = self.param("relative_bias", nn.initializers.normal(0.02), shape)
             bias = table[distance_buckets(x.shape[1], self.num_buckets, self.max_distance)].transpose(2, 0, 1)
-        layer = nn.remat(TransformerLayer, static_argnums=(4,)) if self.remat else TransformerLayer
-        self.sow("intermediates", "hidden", x)
-        for i in range(self.encoder_layers):
-            x = scale_gradient(x, self.layer_wise_gradient_decay_ratio)
-            y = layer(
-                self.encoder_attention_heads,
-                self.encoder_ffn_embed_dim,
-                self.encoder_layers,
-                self.activation_fn,
-                self.layer_norm_first,
-                self.deep_norm,
-                self.gru_rel_pos,
-                self.dropout,
-                self.attention_dropout,
-                self.activation_dropout,
-                self.dtype,
-                name=f"layer_{i}",
-            )(x, bias, padding, train)
-            if train and self.encoder_layerdrop > 0:
-                y = layer_drop(self.make_rng("droppath"), self.encoder_layerdrop, x, y)
-            x = y
-            self.sow("intermediates", "hidden", x)
-        return x
+        layer = TransformerLayer(
+            self.encoder_attention_heads,
+            self.encoder_ffn_embed_dim,
+            self.encoder_layers,
+            self.activation_fn,
+            self.layer_norm_first,
+            self.deep_norm,
+            self.gru_rel_pos,
+            self.dropout,
+            self.attention_dropout,
+            self.activation_dropout,
+            self.dtype,
+            parent=None,
+        )
+        outputs = apply_layers(
+            self,
+            layer,
+            x,
+            bias,
+            padding,
+            train=train,
+            remat=self.remat,
+            drop_rates=(self.encoder_layerdrop,) * self.encoder_layers if self.encoder_layerdrop > 0 else (),
+            gradient=self.layer_wise_gradient_decay_ratio,
+            collect=self.is_mutable_collection("intermediates"),
+        )
+        for hidden in (x, *outputs):
+            self.sow("intermediates", "hidden", hidden)
+        return outputs[-1] if outputs else x
 
 
 def fold_padding(padding: jax.Array, length: int) -> jax.Array:
@@ -187,14 +193,6 @@ def distance_buckets(length: int, buckets: int, max_distance: int) -> np.ndarray
     large = exact + (ratio * np.float32(half - exact)).astype(np.int32)
     return np.where(distance > 0, half, 0) + np.where(size < exact, size, np.minimum(large, half - 1))
 
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def scale_gradient(x: jax.Array, factor: float) -> jax.Array:
-    """Identity whose gradient is multiplied by `factor`."""
-    return x
-
-
-scale_gradient.defvjp(lambda x, factor: (x, None), lambda factor, _, gradient: (factor * gradient,))
 
 # The default of torch for linear and convolutional layers: uniform within ±1/√fan_in.
 _TORCH_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")

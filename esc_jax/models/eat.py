@@ -16,6 +16,7 @@ from esc_jax.models.limits import MAX_SIZE, MAX_TABLE, Constraint
 from esc_jax.models.patch_transformer import grid_positions
 from esc_jax.ops import conv1d
 from esc_jax.ops.batch_norm import BatchNorm
+from esc_jax.ops.layer_loop import apply_layers
 from esc_jax.ops.transformer import TransformerLayer, layer_norm
 
 _MAX_STRIDE, _MAX_KERNEL, _MAX_BLOCKS = 16, 63, 6
@@ -213,10 +214,9 @@ class Eat(nn.Module):
         places = grid_positions(table[1:, None], batch, tokens, 1, key).squeeze(2)
         first = jnp.broadcast_to((token + table[:1])[None], (batch, 1, width))
         x = jnp.concatenate([first.astype(self.dtype), x + places.astype(self.dtype)], axis=1)
-        layer = nn.remat(TransformerLayer, static_argnums=(4,)) if self.remat else TransformerLayer
-        for i in range(self.layers):
-            x = layer(
-                self.heads, self.ffn, self.layers, activation="gelu", norm_first=False, dropout=self.dropout,
-                attention_dropout=self.dropout, activation_dropout=self.dropout, dtype=self.dtype, name=f"layer_{i}",
-            )(x, None, None, train)  # fmt: skip
+        layer = TransformerLayer(
+            self.heads, self.ffn, self.layers, activation="gelu", norm_first=False, dropout=self.dropout,
+            attention_dropout=self.dropout, activation_dropout=self.dropout, dtype=self.dtype, parent=None,
+        )  # fmt: skip
+        *_, x = x, *apply_layers(self, layer, x, train=train, remat=self.remat)
         return layer_norm(self.dtype, "last")(x)

@@ -4,10 +4,6 @@ The parameters of every model are under `encoder/…` and `head/…`, so that re
 learning rate of or export one part work for all models.
 """
 
-from collections.abc import Callable, Iterator
-import contextlib
-from typing import Any
-
 from flax import linen as nn
 from flax import struct
 import jax
@@ -89,24 +85,3 @@ class Classifier(EncoderModel):
     def classify(self, embedding: jax.Array) -> jax.Array:
         """Applies the head to (B, D) embeddings; use as `module.apply(variables, embedding, method="classify")`."""
         return self.head(embedding)
-
-
-@contextlib.contextmanager
-def eval_mode(predicate: Callable[[str], bool]) -> Iterator[None]:
-    """Context in which selected modules, with all modules that they contain, run in evaluation mode.
-
-    Their BatchNorm uses its running statistics and does not update them; their dropout is off.
-
-    Args:
-        predicate: of the path of a module, such as "encoder/block3".
-    """
-
-    def call(function: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-        if context.method_name == "__call__" and predicate("/".join(context.module.path)):
-            # `train` is the only Python bool that modules of this project are called with.
-            args = tuple(False if a is True else a for a in args)
-            kwargs = {k: False if a is True else a for k, a in kwargs.items()}
-        return function(*args, **kwargs)
-
-    with nn.intercept_methods(call):
-        yield

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 
 from esc_jax.models.encoder import Encoded
 from esc_jax.models.limits import MAX_KERNEL, MAX_SIZE, Constraint
-from esc_jax.ops.dropout import Dropout, layer_drop
+from esc_jax.ops.dropout import Dropout
 from esc_jax.ops.grouped_conv import grouped_conv1d
+from esc_jax.ops.layer_loop import apply_layers
 from esc_jax.ops.transformer import TransformerLayer, dense, layer_norm, masked_mean
 
 Count = TypeVar("Count", int, jax.Array)
@@ -205,24 +206,28 @@ class Hubert(nn.Module):
         return x
 
     def _layers(self, x: jax.Array, padding: jax.Array | None, train: bool) -> list[jax.Array]:
-        """The input of the first layer and the outputs of all layers, each (B, frames, C)."""
-        layer = nn.remat(TransformerLayer, static_argnums=(4,)) if self.remat else TransformerLayer
-        hidden = [x]
-        for i in range(self.num_hidden_layers):
-            y = layer(
-                self.num_attention_heads,
-                self.intermediate_size,
-                self.num_hidden_layers,
-                "gelu",
-                norm_first=False,
-                dropout=self.hidden_dropout,
-                attention_dropout=self.attention_dropout,
-                activation_dropout=self.activation_dropout,
-                dtype=self.dtype,
-                epsilon=self.layer_norm_eps,
-                name=f"layer_{i}",
-            )(hidden[-1], None, padding, train)
-            if train and self.layerdrop > 0:
-                y = layer_drop(self.make_rng("droppath"), self.layerdrop, hidden[-1], y)
-            hidden.append(y)
-        return hidden
+        """The input of the first layer and the outputs of all layers, or of the last one; each (B, frames, C)."""
+        layer = TransformerLayer(
+            self.num_attention_heads,
+            self.intermediate_size,
+            self.num_hidden_layers,
+            "gelu",
+            norm_first=False,
+            dropout=self.hidden_dropout,
+            attention_dropout=self.attention_dropout,
+            activation_dropout=self.activation_dropout,
+            dtype=self.dtype,
+            epsilon=self.layer_norm_eps,
+            parent=None,
+        )
+        outputs = apply_layers(
+            self,
+            layer,
+            x,
+            padding=padding,
+            train=train,
+            remat=self.remat,
+            drop_rates=(self.layerdrop,) * self.num_hidden_layers if self.layerdrop > 0 else (),
+            collect=self.weighted_layer_sum,
+        )
+        return [x, *outputs]

@@ -9,6 +9,7 @@ from esc_jax.models.encoder import Encoded, EncoderModel
 from esc_jax.models.patch_transformer import PatchTransformer, sinusoidal_positions
 from esc_jax.ops import patches
 from esc_jax.ops.dense import Dense
+from esc_jax.ops.layer_loop import apply_layers
 from esc_jax.ops.transformer import TransformerLayer, layer_norm
 
 
@@ -113,9 +114,8 @@ class VisiblePredictor(EncoderModel):
         x = jnp.broadcast_to(mask_token, (batch, rows * columns, width))
         x = jax.vmap(lambda x, positions, tokens: x.at[positions].set(tokens))(x, visible, visible_tokens)
         x = x + sinusoidal_positions(rows, columns, width).reshape(1, -1, width).astype(dtype)
-        for i in range(self.layers):
-            layer = TransformerLayer(encoder.heads, encoder.ffn, self.layers, dtype=dtype, name=f"layer_{i}")
-            x = layer(x, None, None, train)
+        layer = TransformerLayer(encoder.heads, encoder.ffn, self.layers, dtype=dtype, parent=None)
+        *_, x = x, *apply_layers(self, layer, x, train=train)
         x = layer_norm(dtype, "norm")(x).astype(jnp.float32)
         logits = nn.Dense(self.vocabulary_size, name="head")(x).reshape(batch, rows, columns, self.vocabulary_size)
         return MaskedPrediction(logits, _predict_clip(self.clip_dim, encoded))

@@ -16,7 +16,8 @@ from esc_jax.models.encoder import Encoded
 from esc_jax.models.limits import MAX_TABLE, Constraint
 from esc_jax.ops import patches
 from esc_jax.ops.dense import Dense
-from esc_jax.ops.dropout import Dropout, layer_drop
+from esc_jax.ops.dropout import Dropout
+from esc_jax.ops.layer_loop import apply_layers
 from esc_jax.ops.transformer import TransformerLayer, layer_norm
 from esc_jax.runtime.devices import example_keys
 
@@ -145,15 +146,12 @@ class PatchTransformer(nn.Module):
         if train and self.patchout:
             x = self._drop_patches(x)
         x = Dropout(self.dropout)(x, train=train)
-        layer = nn.remat(TransformerLayer, static_argnums=(4,)) if self.remat else TransformerLayer
-        for i in range(self.layers):
-            y = layer(
-                self.heads, self.ffn, self.layers, dropout=self.dropout, attention_dropout=self.attention_dropout,
-                dtype=self.dtype, name=f"layer_{i}",
-            )(x, None, None, train)  # fmt: skip
-            if train and self.drop_path:
-                y = layer_drop(self.make_rng("droppath"), self.drop_path * (i + 1) / self.layers, x, y)
-            x = y
+        layer = TransformerLayer(
+            self.heads, self.ffn, self.layers, dropout=self.dropout, attention_dropout=self.attention_dropout,
+            dtype=self.dtype, parent=None,
+        )  # fmt: skip
+        rates = [self.drop_path * (i + 1) / self.layers for i in range(self.layers)] if self.drop_path else []
+        *_, x = x, *apply_layers(self, layer, x, train=train, remat=self.remat, drop_rates=rates)
         x = layer_norm(self.dtype, "last")(x).astype(jnp.float32)
         complete = visible is None and x.shape[1] == rows * columns
         return Encoded(x.mean(1), x.reshape(batch, rows, columns, self.width) if complete else x)

@@ -1,4 +1,4 @@
-"""Self-attention and transformer layers of `models.beats`, `models.hubert` and `models.patch_transformer`."""
+"""Self-attention and a transformer layer. `layer_loop.apply_layers` applies the layers of a model."""
 
 from collections.abc import Callable
 import functools
@@ -18,6 +18,9 @@ ACTIVATIONS: dict[str, Callable] = {
     "tanh": jnp.tanh,
     "linear": lambda x: x,
 }
+
+# The dropout layers of a `TransformerLayer`, by their path in it, in the order of its argument `keys`.
+DROPOUTS = (("attention", "Dropout_0"), ("Dropout_0",), ("Dropout_1",), ("Dropout_2",))
 
 
 @jax.custom_vjp
@@ -72,7 +75,14 @@ class Attention(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: jax.Array, bias: jax.Array | None, padding: jax.Array | None, train: bool) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        bias: jax.Array | None,
+        padding: jax.Array | None,
+        train: bool,
+        dropout_key: jax.Array | None = None,
+    ) -> jax.Array:
         """Attends to all tokens that are not padding.
 
         Args:
@@ -80,6 +90,7 @@ class Attention(nn.Module):
             bias: (heads, T, T), added to the scores; or None.
             padding: (B, T), true where a token is padding; or None.
             train: dropout is active.
+            dropout_key: for the dropout of the weights; None: from the PRNG stream "dropout".
         """
         batch, time, channels = x.shape
         size = channels // self.heads
@@ -105,7 +116,7 @@ class Attention(nn.Module):
             scores = jnp.where(padding[:, None, None], jnp.finfo(jnp.float32).min, scores)
         weights = nn.softmax(scores, -1)
         self.sow("intermediates", "attention", weights)
-        weights = Dropout(self.dropout)(weights.astype(self.dtype), train=train)
+        weights = Dropout(self.dropout)(weights.astype(self.dtype), train=train, key=dropout_key)
         mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(batch, time, channels)
         return dense(channels, self.dtype, "out", self.init_gain)(mixed)
 
@@ -145,11 +156,19 @@ class TransformerLayer(nn.Module):
     epsilon: float = 1e-5
 
     @nn.compact
-    def __call__(self, x: jax.Array, bias: jax.Array | None, padding: jax.Array | None, train: bool) -> jax.Array:
-        """See `Attention`."""
+    def __call__(
+        self,
+        x: jax.Array,
+        bias: jax.Array | None,
+        padding: jax.Array | None,
+        train: bool,
+        keys: jax.Array | None = None,
+    ) -> jax.Array:
+        """See `Attention`. `keys` has a key for each of `DROPOUTS`; None: from the PRNG stream "dropout"."""
+        attention_key, *dropout_keys = [None] * len(DROPOUTS) if keys is None else list(keys)
 
         def dropout(y: jax.Array, rate: float) -> jax.Array:
-            return Dropout(rate)(y, train=train)
+            return Dropout(rate)(y, train=train, key=dropout_keys.pop(0))
 
         gain = (8 * self.layers) ** -0.25 if self.deep_norm else None
         alpha = (2 * self.layers) ** 0.25 if self.deep_norm else 1.0
@@ -160,7 +179,7 @@ class TransformerLayer(nn.Module):
         output = dense(x.shape[-1], self.dtype, "output", gain)
 
         def attend(y: jax.Array) -> jax.Array:
-            return dropout(attention(y, bias, padding, train), self.dropout)
+            return dropout(attention(y, bias, padding, train, attention_key), self.dropout)
 
         def feed_forward(y: jax.Array) -> jax.Array:
             y = dropout(ACTIVATIONS[self.activation](intermediate(y)), self.activation_dropout)

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import optax
 
 from esc_jax.augment.views import Views
-from esc_jax.models import encoder
 from esc_jax.models.model import Model
 from esc_jax.objectives.base import Keys, Objective, padding_mask, to_float
+from esc_jax.ops import eval_mode as modes
 from esc_jax.runtime import devices
 from esc_jax.tasks.base import Task
 from esc_jax.training import optim
@@ -57,7 +57,7 @@ def train_step(
         def mean_loss(params: Any, batch_stats: Any, inputs: Any, key: jax.Array) -> tuple[jax.Array, Any]:
             params = jax.tree.map(lambda p, fixed: jax.lax.stop_gradient(p) if fixed else p, params, frozen)
             variables = {"params": params, "batch_stats": batch_stats}
-            with encoder.eval_mode(lambda path: path in modules or bool(pattern.fullmatch(path))):
+            with modes.eval_mode(lambda path: path in modules or bool(pattern.fullmatch(path))):
                 output = objective.loss(variables, state.carry, constants, inputs, Keys(*jax.random.split(key)))
             loss = output.loss.mean()
             return loss, ({"loss": loss} | jax.tree.map(jnp.mean, output.metrics), output.batch_stats)

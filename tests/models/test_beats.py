@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from esc_jax.frontends.kaldi_fbank import KaldiFbank
-from esc_jax.models.beats import Beats, distance_buckets, fold_padding, scale_gradient
+from esc_jax.models.beats import Beats, distance_buckets, fold_padding
 from esc_jax.models.encoder import Classifier
 from esc_jax.models.heads import Linear
 from esc_jax.pretrained import beats as pretrained
@@ -215,9 +215,3 @@ def test_fold_padding_cuts_to_a_multiple_and_needs_all():
     padding = jnp.asarray([[False, False, True, True, True, True, True]])
     np.testing.assert_array_equal(fold_padding(padding, 3), [[False, True, True]])
     np.testing.assert_array_equal(fold_padding(padding[:, 1:], 3), [[False, True, True]])
-
-
-def test_scale_gradient():
-    value, gradient = jax.value_and_grad(lambda x: jnp.sum(scale_gradient(x, 0.6) ** 2))(jnp.asarray([1.0, 2.0]))
-    assert float(value) == 5.0
-    np.testing.assert_allclose(gradient, [1.2, 2.4], rtol=1e-6)  # one float32 product

@@ -1,0 +1,43 @@
+"""Modules that run in evaluation mode within a training step."""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import contextvars
+from typing import Any
+
+from flax import linen as nn
+
+_PREDICATE: contextvars.ContextVar[Callable[[str], bool]] = contextvars.ContextVar(
+    "eval_mode", default=lambda path: False
+)
+
+
+@contextlib.contextmanager
+def eval_mode(predicate: Callable[[str], bool]) -> Iterator[None]:
+    """Context in which selected modules, with all modules that they contain, run in evaluation mode.
+
+    Their BatchNorm uses its running statistics and does not update them; their dropout is off.
+
+    Args:
+        predicate: of the path of a module, such as "encoder/block3".
+    """
+
+    def call(function: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        if context.method_name == "__call__" and predicate("/".join(context.module.path)):
+            # `train` is the only Python bool that modules of this project are called with.
+            args = tuple(False if a is True else a for a in args)
+            kwargs = {k: False if a is True else a for k, a in kwargs.items()}
+        return function(*args, **kwargs)
+
+    outer = _PREDICATE.get()
+    token = _PREDICATE.set(lambda path: outer(path) or predicate(path))
+    try:
+        with nn.intercept_methods(call):
+            yield
+    finally:
+        _PREDICATE.reset(token)
+
+
+def in_eval_mode(path: str) -> bool:
+    """Whether a context of `eval_mode` selects the module of this path."""
+    return _PREDICATE.get()(path)
