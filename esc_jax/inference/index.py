@@ -36,7 +36,7 @@ from esc_jax.training import step as steps
 Nearest = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 _ADDED = 16_384  # vectors given to the graph at a time
 _SAVED = 250_000  # vectors after which a graph that is being built is saved
-_COMPARED, _ROUNDING = 16, 2e-3  # vectors of a graph that are compared with those of the store; difference of one number
+_COMPARED, _ROUNDING = 16, 2e-3  # vectors of a graph that are compared with the store's; difference of a number
 _SEARCH_WIDTH = 128  # candidates that a search of the graph keeps; more is slower and finds more
 
 
