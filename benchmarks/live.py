@@ -15,6 +15,7 @@ import datetime
 import io
 import json
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -50,7 +51,10 @@ def listen(model: str, samples: np.ndarray, seconds: float, hop_s: float) -> dic
     latencies: list[float] = []
     with subprocess.Popen([*command, f"--hop_s={hop_s:g}"], stdin=-1, stdout=-1, stderr=-1, cwd=ROOT) as process:
         assert process.stdin and process.stdout and process.stderr
-        process.stderr.readline()  # windows of … s: it begins to read when its program is compiled
+        head = process.stderr.readline().decode()  # it begins to read when its program is compiled
+        if not (match := re.search(r"windows of ([\d.]+) s", head)):
+            raise SystemExit(head + process.stderr.read().decode())
+        seconds += float(match[1])  # before the first window
         stderr = threading.Thread(target=process.stderr.read)
         stderr.start()
 

@@ -8,7 +8,8 @@ retrieval: each clip of a fold is a query, and the clips of the other folds are 
 of clips of its class among the ten nearest, and mAP the mean over queries of the average precision of the whole
 ranking. Intervals count source recordings. Published encoders have the queries of all folds. A run has those of its
 test fold only, so that its encoder has not seen a query; it was trained on the clips that are searched. With --model
-for the run of each fold, the queries are pooled. Two runs must not have the same test fold.
+for the run of each fold, the queries are pooled. Two runs must not have the same test fold. A self-supervised encoder
+as it is before fine-tuning is that of a run with --config.optim.groups="(('encoder/.*', 0.0),)".
 
 few-shot: 1, 2, 4, 8 and 16 labelled clips for each class on average; a draw is tested on one fold, and the labelled
 clips are of the others. They are as many of each class at random, or one of each class and then those with the smallest
