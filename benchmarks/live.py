@@ -66,18 +66,19 @@ def listen(model: str, samples: np.ndarray, seconds: float, hop_s: float) -> dic
 
         reader = threading.Thread(target=collect)
         reader.start()
-        size, place, begin = round(PIECE_S * RATE), 0, None
-        while begin is None or time.monotonic() < begin + seconds:
+        size, place, begin = round(PIECE_S * RATE), 0, time.monotonic()
+        while place < seconds * RATE:
             piece = np.take(samples, np.arange(place, place + size), mode="wrap")
             process.stdin.write(piece.astype("<i2").tobytes())
             process.stdin.flush()
             place += size
-            begin = begin or time.monotonic()
             time.sleep(max(0.0, begin + place / RATE - time.monotonic()))
         process.stdin.close()
         reader.join()
         stderr.join()
     skipped = max(1, round(1 / hop_s))
+    if len(latencies) <= skipped:
+        raise SystemExit("esc-jax listen wrote too few windows: give more --seconds")
     return summary(f"listen, a window each {hop_s:g} s", 1, latencies[skipped:])
 
 
