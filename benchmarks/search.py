@@ -1,20 +1,21 @@
-"""Search by example: retrieval and few-shot accuracy on ESC-50, and a graph of many passages against exact search.
+"""Search by example: retrieval and few-shot accuracy on ESC-50.
 
     esc-jax embed --model=mn04_as --index=esc50.db FOLDS_1_TO_4/audio
     python benchmarks/search.py --what=retrieval,few-shot --index=esc50.db --data_dir=FOLDS_1_TO_4 --plot=search.png
-    python benchmarks/search.py --what=graph --index=esc50.db --passages=1000000
+    python benchmarks/search.py --what=retrieval --model=CV/fold1 --model=CV/fold2 --data_dir=FOLDS_1_TO_4
 
 retrieval: each clip of a fold is a query, and the clips of the other folds are searched. Precision at 10 is the share
 of clips of its class among the ten nearest, and mAP the mean over queries of the average precision of the whole
-ranking. Intervals count source recordings.
+ranking. Intervals count source recordings. Published encoders have the queries of all folds. A run has those of its
+test fold only, so that its encoder has not seen a query; it was trained on the clips that are searched. With --model
+for the run of each fold, the queries are pooled. Two runs must not have the same test fold. A self-supervised encoder
+as it is before fine-tuning is that of a run with --config.optim.groups="(('encoder/.*', 0.0),)".
 
 few-shot: 1, 2, 4, 8 and 16 labelled clips for each class on average; a draw is tested on one fold, and the labelled
 clips are of the others. They are as many of each class at random, or one of each class and then those with the smallest
 margins (margin sampling), which double the number each time. The classifiers are the linear head of
 `esc-jax probe --index` with a fixed strength, and the class of the nearest labelled clip. Intervals are Student's over
-draws.
-
-graph: passages with embeddings that are mixtures of two of those of the store, with noise. Times are CPU seconds.
+draws. The encoder must be a published one: a run was trained on the clips that are labelled.
 """
 
 import argparse
@@ -22,11 +23,8 @@ from collections.abc import Callable, Iterator, Sequence
 import csv
 import datetime
 import math
-import os
 import pathlib
 import sys
-import tempfile
-import time
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,23 +33,23 @@ from scipy import stats
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from esc_jax.errors import UserError  # noqa: E402
 from esc_jax.evaluation import confidence  # noqa: E402
 from esc_jax.experiments.probe import STEPS, head_logits  # noqa: E402
-from esc_jax.inference import index  # noqa: E402
-from esc_jax.inference.index_store import Store, StoreSettings, open_for_writing  # noqa: E402
+from esc_jax.inference import embeddings, index, model_path  # noqa: E402
+from esc_jax.inference.classifier import restore_any  # noqa: E402
+from esc_jax.inference.index_store import Store, open_for_writing  # noqa: E402
 from esc_jax.runtime import xla  # noqa: E402
 from esc_jax.tasks import registry as tasks  # noqa: E402
 from esc_jax.training import linear_probe  # noqa: E402
 
 SHOTS = (1, 2, 4, 8, 16)
 L2 = 0.02
-NOISE = 0.1  # of a mixture, relative to its length
-_PER_RECORDING = 1000
 FIELDS = [
     "table", "encoder", "queries", *(f"{key}{end}" for key in ("p10", "map") for end in ("", "_low", "_high")),
     "classifier", "choice", "draws", *(f"n{shots}{end}" for shots in SHOTS for end in ("", "_low", "_high")),
-    "passages", "build_s", "exact_ms", "graph_ms", "recall", "store_mib", "graph_mib", "peak_mib",
-    "command", "machine", "date",
+    "passages", "drawn", "insert_s", "build_s", "exact_ms", "exact_batch_ms", "graph_ms", "graph_batch_ms", "open_ms",
+    "recall", "store_mib", "graph_mib", "peak_mib", "command", "machine", "date",
 ]  # fmt: skip
 
 
@@ -89,13 +87,15 @@ def rank(similarity: np.ndarray, relevant: np.ndarray) -> tuple[np.ndarray, np.n
     return hits[:, :10].mean(axis=1), (precision * hits).sum(axis=1) / np.maximum(hits.sum(axis=1), 1)
 
 
-def retrieval(data: Data) -> dict[str, str]:
-    """Columns of the table: means over the queries of all folds."""
-    x, scores = index.unit(data.x), []
-    for fold in np.unique(data.folds):
-        inside = data.folds == fold
-        relevant = data.labels[inside][:, None] == data.labels[~inside]
-        scores.append((*rank(x[inside] @ x[~inside].T, relevant), data.sources[inside]))
+def retrieval(tested: Sequence[tuple[Data, Sequence[int]]]) -> dict[str, str]:
+    """Columns of the table: means over the queries of all encoders, each with its clips and query folds."""
+    scores = []
+    for data, folds in tested:
+        x = index.unit(data.x)
+        for fold in folds:
+            inside = data.folds == fold
+            relevant = data.labels[inside][:, None] == data.labels[~inside]
+            scores.append((*rank(x[inside] @ x[~inside].T, relevant), data.sources[inside]))
     precision, average, sources = (np.concatenate(parts) for parts in zip(*scores, strict=True))
     row = {"queries": str(len(precision))}
     for key, values in (("p10", precision), ("map", average)):
@@ -219,79 +219,63 @@ def plot(curves: Sequence[dict[str, str]], path: pathlib.Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-# Graph --------------------------------------------------------------------------------------------------------------
+# Encoders -----------------------------------------------------------------------------------------------------------
 
 
-def mixtures(x: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """(count, D) float32: a share of one row and the rest of another, with noise."""
-    first, second = x[rng.integers(len(x), size=(2, count))]
-    share = rng.random((count, 1), np.float32)
-    mixed = share * first + (1 - share) * second
-    noise = rng.standard_normal(mixed.shape, np.float32) / math.sqrt(mixed.shape[1])
-    return mixed + NOISE * np.linalg.norm(mixed, axis=1, keepdims=True) * noise
+class FoldError(UserError):
+    """Queries that an encoder was trained on. The message is one sentence."""
 
 
-def peak_mib() -> float:
-    """Largest resident memory of this process so far."""
-    import resource
+def query_folds(path: str, folds: Sequence[int]) -> list[int]:
+    """The folds whose clips an encoder was not trained on: the test fold of a run, all for published weights."""
+    if not model_path.has_config(path):
+        return list(folds)
+    config = restore_any(path).config
+    if config.protocol == "all" or config.data.test_fold not in folds:
+        trained = f"protocol {config.protocol} and test fold {config.data.test_fold}"
+        raise FoldError(f"{path}: was trained with {trained}, which leaves no fold of the data for queries")
+    return [config.data.test_fold]
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+def embed(path: str, data_dir: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
+    """The store of the clips of ESC-50 by an encoder, in a folder; it is continued if it is there."""
+    model = embeddings.load_encoder(path)
+    settings = index.store_settings(model, path)
+    store_path = folder / f"{settings.encoder}.db"
+    clips = sorted(map(str, (data_dir / "audio").iterdir()))
+    with open_for_writing(store_path, settings) as store:
+        problems = [one.note for one in index.add_recordings(store, model, clips) if one.status == "failed"]
+    if problems:
+        raise SystemExit(problems[0])
+    return store_path
 
 
-def graph(x: np.ndarray, count: int, queries: int, folder: pathlib.Path) -> dict[str, str]:
-    """Columns of the table: a store of `count` passages, its graph, and both ways of searching."""
-    rng = np.random.default_rng(0)
-    settings = StoreSettings("mixtures", "mixtures", 32_000, 5.0, 5.0, x.shape[1])
-    path = folder / "mixtures.db"
-    with open_for_writing(path, settings) as store:
-        for number, first in enumerate(range(0, count, _PER_RECORDING)):
-            vectors = mixtures(x, min(_PER_RECORDING, count - first), rng)
-            starts = 5.0 * np.arange(len(vectors))
-            store.add(f"/{number}.wav", str(number), 0, 0, 5.0 * len(vectors), "", starts, vectors)
-        wanted = mixtures(x, queries, rng)
-        exact, exact_s = index.exact(store), []
-        expected = []
-        for query in wanted:
-            started = time.process_time()
-            expected.append(exact(query[None], 10)[0])
-            exact_s.append(time.process_time() - started)
-        started = time.process_time()
-        nearest = index.approximate(store)
-        build_s = time.process_time() - started
-        graph_s, found = [], []
-        for query in wanted:
-            started = time.process_time()
-            found.append(nearest(query[None], 10)[0])
-            graph_s.append(time.process_time() - started)
-        recall = np.mean([len(np.intersect1d(a, b)) / 10 for a, b in zip(expected, found, strict=True)])
-        sizes = [os.path.getsize(file) / 2**20 for file in (path, index.graph_path(store))]
-    return {
-        "passages": str(count),
-        "queries": str(queries),
-        "build_s": f"{build_s:.0f}",
-        "exact_ms": f"{1000 * np.median(exact_s):.0f}",
-        "graph_ms": f"{1000 * np.median(graph_s):.1f}",
-        "recall": f"{100 * recall:.1f}",
-        "store_mib": f"{sizes[0]:.0f}",
-        "graph_mib": f"{sizes[1]:.0f}",
-        "peak_mib": f"{peak_mib():.0f}",
-    }
+def sources(options: Any) -> Iterator[tuple[str, Data, list[int]]]:
+    """Yields name, clips and query folds of each encoder."""
+    paths = (
+        [options.index] if options.index else [embed(one, options.data_dir, options.folder) for one in options.model]
+    )
+    for place, path in enumerate(paths):
+        with Store(path) as store:
+            data, model = load(store, options.data_dir), store.settings.model
+        model = options.model[place] if options.model else model
+        name = options.name or pathlib.PurePath(model).stem
+        yield name, data, query_folds(model, np.unique(data.folds).tolist())
 
 
 def rows(options: Any) -> Iterator[dict[str, str]]:
     """All rows of the tables."""
-    with Store(options.index) as store:
-        name = pathlib.PurePath(store.settings.model).stem
-        if "graph" in options.what:
-            x = next(store.blocks())[1]
-            with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-                measured = graph(x, options.passages, options.queries, pathlib.Path(folder))
-            yield {"table": "search-graph", "encoder": name} | measured
-            return
-        data = load(store, options.data_dir)
+    tested = list(sources(options))
+    used = [fold for _, _, folds in tested for fold in folds]
+    if len(used) > len(set(used)):
+        raise FoldError("the queries of a fold would count twice: give one run for each test fold")
+    name = tested[0][0]
     if "retrieval" in options.what:
-        yield {"table": "search-retrieval", "encoder": name} | retrieval(data)
+        yield {"table": "search-retrieval", "encoder": name} | retrieval([(data, folds) for _, data, folds in tested])
     if "few-shot" in options.what:
+        data, folds = tested[0][1:]
+        if len(tested) > 1 or len(folds) < len(np.unique(data.folds)):
+            raise FoldError("few-shot needs one encoder that was trained on none of the clips, and not a run")
         curves = []
         for row, _ in few_shot(data, options.draws):
             curves.append(row)
@@ -305,20 +289,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--what", type=lambda text: text.split(","), default=["retrieval", "few-shot"])
-    add("--index", type=pathlib.Path, required=True, help="store of the clips, of esc-jax embed --index")
-    add("--data_dir", type=pathlib.Path, help="ESC-50, for its table of clips")
+    add("--index", type=pathlib.Path, help="store of the clips, of esc-jax embed --index")
+    text = "instead of --index: published encoder, run or packed classifier; several times for the runs of the folds"
+    add("--model", action="append", help=text)
+    add("--folder", type=pathlib.Path, default=pathlib.Path("search_stores"), help="of the stores of --model")
+    add("--name", help="of the encoder in the table (default: from its path)")
+    add("--data_dir", type=pathlib.Path, required=True, help="ESC-50, for its clips and their table")
     add("--draws", type=int, default=10, help="few-shot: draws (default: 10)")
     add("--plot", type=pathlib.Path, help="few-shot: picture to write")
-    add("--passages", type=int, default=1_000_000, help="graph: number of passages (default: a million)")
-    add("--queries", type=int, default=50, help="graph: number of queries (default: 50)")
-    add("--folder", type=pathlib.Path, help="graph: where it is written meanwhile (default: the system's)")
     options = parser.parse_args()
+    if bool(options.index) == bool(options.model):
+        parser.error("give either --index or --model")
     xla.initialize(library=True)
     writer = csv.DictWriter(sys.stdout, FIELDS, lineterminator="\n")
     writer.writeheader()
-    for row in rows(options):
-        writer.writerow(row | {"date": datetime.date.today().isoformat()})
-        sys.stdout.flush()
+    try:
+        for row in rows(options):
+            writer.writerow(row | {"date": datetime.date.today().isoformat()})
+            sys.stdout.flush()
+    except UserError as error:
+        raise SystemExit(str(error)) from None
 
 
 if __name__ == "__main__":

@@ -177,7 +177,9 @@ TABLES = {
     "accuracy-esc10": Table("accuracy", ACCURACY_COLUMNS, where=False),
     "accuracy-details": Table("accuracy", DETAIL_COLUMNS, ids=tuple("12345678"), commands=False),
     "seeds": Table("accuracy", (*FOLD_COLUMNS[:4], column("minutes", "minutes"))),
-    "small": Table("accuracy", (*ACCURACY_COLUMNS[:-1], per_fold("fold"), per_fold("tta"), column("minutes", "minutes"))),
+    "small": Table(
+        "accuracy", (*ACCURACY_COLUMNS[:-1], per_fold("fold"), per_fold("tta"), column("minutes", "minutes"))
+    ),
     "four-folds": Table("accuracy", ACCURACY_COLUMNS, where=False),
     "four-folds-details": Table(
         "accuracy",
@@ -233,9 +235,15 @@ TABLES = {
         "search",
         (
             column("passages", "passages"),
+            column("drawn from", "drawn"),
+            column("queries", "queries"),
+            column("add, CPU s", "insert_s"),
             column("build the graph, CPU s", "build_s"),
             column("a query: exact, CPU ms", "exact_ms"),
+            column("each of many windows: exact, CPU ms", "exact_batch_ms"),
             column("by the graph, CPU ms", "graph_ms"),
+            column("each of many windows: by the graph, CPU ms", "graph_batch_ms"),
+            column("open the graph, CPU ms", "open_ms"),
             column("recall at 10, %", "recall"),
             column("store, MiB", "store_mib"),
             column("graph, MiB", "graph_mib"),

@@ -15,6 +15,7 @@ samples are rounded to 16 bits, as those of a data set are.
 With --index, recordings are added to a store that `esc-jax search` and `esc-jax probe` read. A recording is added when
 it is finished. The same command continues after a stop (exit status 75): recordings that the store has are skipped.
 Copies of a recording are entered under their names, and embedded once. One process at a time can write a store.
+--hoplite writes the store also in the layout of perch-hoplite, for its notebooks.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from esc_jax.errors import EX_TEMPFAIL, MultipleErrors, collect_errors
 from esc_jax.inference import model_path, recordings
 
 if TYPE_CHECKING:  # JAX, which --help does not need
+    from esc_jax.inference.index_store import Store
     from esc_jax.models.model import Model
 
 
@@ -60,6 +62,8 @@ def _add_store_options(parser: arguments.Parser) -> None:
     add("--window_s", metavar="S", type=span, help="length of a passage (default: of the encoder's training clips)")
     add("--hop_s", metavar="S", type=span, help="between the starts of passages (default: their length)")
     dtype = "type of the stored embeddings: float16 or float32 (default: %(default)s)"
+    text = "also write the store as a database of perch-hoplite, into a new folder; needs usearch"
+    add("--hoplite", metavar="FOLDER", type=pathlib.Path, help=text)
     add("--dtype", metavar="TYPE", type=arguments.choice("float16", "float32"), default="float16", help=dtype)
 
 
@@ -170,7 +174,24 @@ def _embed_into_store(model: "Model", options: argparse.Namespace, problems: lis
             problems += [outcome.note] if outcome.note else []
             bar.update()
         passages = store.counts()["passages"]
-    sys.stdout.write(f"{summary()}; {passages} passages of {settings.dimension} numbers\n")
+        sys.stdout.write(f"{summary()}; {passages} passages of {settings.dimension} numbers\n")
+        if options.hoplite:
+            _write_hoplite(store, options.hoplite)
+
+
+def _write_hoplite(store: "Store", folder: pathlib.Path) -> None:
+    import tqdm
+
+    from esc_jax.inference import hoplite
+
+    with tqdm.tqdm(desc=str(folder), unit="passage", leave=False, disable=None) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        hoplite.write_database(store, folder, progress)
+    sys.stdout.write(f"{folder}: a database of perch-hoplite\n")
 
 
 @command
@@ -184,7 +205,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("give either --out=OUT.npz or --index=DB")
     if options.index and options.data_dir:
         parser.error("--index is for recordings: give their folder instead of --data_dir")
-    if options.out and (given := [name for name in ("window_s", "hop_s") if getattr(options, name)]):
+    if options.out and (given := [name for name in ("window_s", "hop_s", "hoplite") if getattr(options, name)]):
         parser.error(f"--{given[0]} is for --index=DB")
     if options.sample_rate and model_path.has_config(options.model):
         parser.error("--sample_rate is for published encoders: a run has its own")
@@ -195,6 +216,10 @@ def main(argv: list[str] | None = None) -> None:
 
     problems: list[str] = []
     if options.index:
+        if options.hoplite:
+            from esc_jax.inference import hoplite
+
+            hoplite.check_folder(options.hoplite)
         initialize_device()
         _embed_into_store(
             embeddings.load_encoder(options.model, options.sample_rate, options.window_s), options, problems

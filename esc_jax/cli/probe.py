@@ -37,7 +37,7 @@ def _parser() -> arguments.Parser:
     parser.add_argument("--seeds", metavar="N", type=arguments.integer(), help=seeds)
     add = parser.add_argument_group("labelled passages of a store").add_argument
     add("--index", metavar="DB", type=pathlib.Path, help="the store, written by esc-jax embed --index=DB")
-    text = "labels; may be given several times, and later files count where they differ"
+    text = "labels, or a folder of perch-hoplite with annotations; may be given several times; the last counts"
     add("--labels", metavar="LABELS.csv", type=pathlib.Path, action="append", help=text)
     add("--out", metavar="RUN", type=pathlib.Path, help="folder of the classifier to write")
     add(
@@ -79,12 +79,12 @@ def _write_csv(path: pathlib.Path, suggestions: "list[Suggestion]") -> None:
 
 def _probe_index(options: argparse.Namespace) -> None:
     from esc_jax.experiments import index_probe
-    from esc_jax.inference import index_store, labels
+    from esc_jax.inference import hoplite, index_store, labels
 
     if options.out:
         index_probe.check_folder(options.out)
     with index_store.Store(options.index) as store:
-        given = [one for path in options.labels for one in labels.read_labels(path)]
+        given = [one for path in options.labels for one in (hoplite if path.is_dir() else labels).read_labels(path)]
         labelled = labels.match_labels(store, given)
         _, x = store.embeddings([one.id for one in labelled.passages])
         fitted = index_probe.fit(x, labelled)

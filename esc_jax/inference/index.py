@@ -35,6 +35,8 @@ from esc_jax.training import step as steps
 
 Nearest = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 _ADDED = 16_384  # vectors given to the graph at a time
+_SAVED = 250_000  # vectors after which a graph that is being built is saved
+_COMPARED, _ROUNDING = 16, 2e-3  # vectors of a graph that are compared with the store's; difference of a number
 _SEARCH_WIDTH = 128  # candidates that a search of the graph keeps; more is slower and finds more
 
 
@@ -178,7 +180,9 @@ def approximate(store: Store, progress: Callable[[int, int], None] | None = None
     def nearest(queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         graph.expansion_search = max(_SEARCH_WIDTH, 2 * k)
         wanted = unit(queries.astype(np.float32))
-        found = np.unique(np.concatenate([graph.search(query, k).keys.astype(np.int64) for query in wanted]))
+        matches = graph.search(wanted, k)
+        rows = [matches] if len(wanted) == 1 else [matches[row] for row in range(len(wanted))]
+        found = np.unique(np.concatenate([row.keys for row in rows])).astype(np.int64)
         found, x = store.embeddings(found)
         similarity = (unit(x) @ wanted.T).max(axis=1)
         order = _largest(similarity, found, k)
@@ -194,26 +198,53 @@ def _graph(store: Store, progress: Callable[[int, int], None] | None) -> Any:
     except ImportError:
         sentence = 'approximate search needs usearch: pip install "esc-jax[search]", or search without --approximate'
         raise SearchError(sentence) from None
-    path, numbers = graph_path(store), store.numbers()
+    path = graph_path(store)
     graph = Index(ndim=store.settings.dimension, metric="cos", dtype="f16")
-    if path.is_file():
-        with contextlib.suppress(Exception):  # a damaged file raises many types: the graph is built again
-            graph.load(str(path))
-    known = np.array(graph.keys, np.int64) if len(graph) else np.zeros(0, np.int64)
-    fits = graph.ndim == store.settings.dimension and len(np.setdiff1d(known, numbers)) == 0
-    if not fits:
-        graph, known = Index(ndim=store.settings.dimension, metric="cos", dtype="f16"), known[:0]
-    # Numbers ascend and are never used again, and passages are added in their order.
-    last = int(known.max()) if len(known) else 0
-    if len(known) == len(numbers):
+    with contextlib.suppress(Exception):  # a damaged file raises many types: the graph is built again
+        graph.view(str(path))  # only the pages that a search needs are read
+    last = _last_passage(graph, store)
+    missing, total = store.count_after(last), store.count_after(0)
+    if last and not missing:
         return graph
+    graph.reset()
+    if last:  # a graph that is only viewed cannot grow
+        graph.load(str(path))
+    saved = len(graph)
     for added, x in store.blocks(last, _ADDED):
         graph.add(added, unit(x))
+        if len(graph) - saved >= _SAVED:
+            saved = _save(graph, path)
         if progress:
-            progress(len(graph), len(numbers))
+            progress(len(graph), total)
+    if len(graph) > saved:
+        _save(graph, path)
+    return graph
+
+
+def _last_passage(graph: Any, store: Store) -> int:
+    """The largest number in a graph; 0 if the graph is empty, or is not that of the first passages of a store.
+
+    Numbers ascend and are never used again, and passages are added in their order. The graph thus has all passages up
+    to its largest number, and those that were removed since. Some vectors are compared, too: the store may be a new one
+    under an old name.
+    """
+    if not len(graph) or graph.ndim != store.settings.dimension:
+        return 0
+    known = np.array(graph.keys[:], np.int64)
+    last = int(known.max())
+    if len(known) != store.count_after(0) - store.count_after(last):
+        return 0
+    sample = np.sort(known)[np.linspace(0, len(known) - 1, _COMPARED).astype(int)]
+    numbers, x = store.embeddings(np.unique(sample))
+    kept = graph.get(numbers.astype(np.uint64), np.float32)
+    return last if len(numbers) == len(np.unique(sample)) and np.allclose(kept, unit(x), atol=_ROUNDING) else 0
+
+
+def _save(graph: Any, path: pathlib.Path) -> int:
+    """Writes a graph, and returns the number of its passages."""
     with files.atomic_write(path) as file:
         graph.save(file.name)
-    return graph
+    return len(graph)
 
 
 # Matches ------------------------------------------------------------------------------------------------------------

@@ -213,6 +213,14 @@ class Store:
                 for name in ("recordings", "files", "passages")
             }
 
+    def count_after(self, number: int) -> int:
+        """Number of passages with larger numbers."""
+        # Without a condition, SQLite counts in the small index; with one, it reads the pages of the embeddings.
+        condition = " WHERE id > ?" if number else ""
+        with self._lock, _sentences(self.path):
+            statement = f"SELECT count(*) FROM passages{condition}"
+            return self._connection.execute(statement, (int(number),) if number else ()).fetchone()[0]
+
     def is_known(self, path: str, size: int, mtime_ns: int) -> bool:
         """Whether the store has this file, with this size and time of change."""
         with self._lock, _sentences(self.path):

@@ -4,6 +4,7 @@ import csv
 import json
 import pathlib
 import shutil
+import sqlite3
 
 import numpy as np
 import pytest
@@ -246,3 +247,15 @@ def test_an_encoder_that_has_changed_is_refused(store, archive, untrained, tmp_p
     assert error(search, store, archive / "1.wav") == 2
     captured = capsys.readouterr().err
     assert f"{store} has passages of another encoder" in captured and captured.count("\n") == 1
+
+
+def test_the_store_for_perch_hoplite(store, archive, untrained, tmp_path, capsys):
+    pytest.importorskip("usearch")
+    folder = tmp_path / "hoplite"
+    command = [f"--model={untrained}", f"--index={store}", f"--hoplite={folder}", str(archive)]
+    assert embed.main(command) == 0
+    assert f"{folder}: a database of perch-hoplite" in capsys.readouterr().out
+    with sqlite3.connect(folder / "hoplite.sqlite") as connection:
+        assert connection.execute("SELECT count(*) FROM windows").fetchone() == (36,)
+    assert embed.main(command) == 2
+    assert f"--hoplite={folder} exists and is not empty: give a new folder" in capsys.readouterr().err

@@ -273,3 +273,26 @@ def test_files_that_are_counted_and_named(no_ffmpeg):
         "5 files are not read: they need ffmpeg, which is not installed (a.webm, b.webm, c.webm and 2 more)"
     )
     assert audio.is_audio_name("a.m4a") and not audio.is_readable_name("a.m4a") and audio.is_readable_name("a.WAV")
+
+
+def test_options_for_cameras(monkeypatch, tmp_path):
+    """RTSP over TCP and without pictures; other streams have neither option, which ffmpeg would refuse."""
+    given = []
+
+    def popen(command, **_):
+        given.append(command)
+        raise FileNotFoundError(2, "no such program")
+
+    monkeypatch.setattr(ffmpeg.subprocess, "Popen", popen)
+    for address in ("rtsp://user:secret@camera/live", "RTSPS://camera/live", "http://radio/live"):
+        with pytest.raises(AudioError, match="cannot be run") as error:
+            ffmpeg.FfmpegDecoder(address, "ffmpeg")
+        assert "secret" not in str(error.value)
+        command = given.pop()
+        options = command[: command.index("-i")]
+        network = ["-rtsp_transport", "tcp", "-allowed_media_types", "audio"]
+        assert (options[-4:] == network) == (not address.startswith("http"))
+        assert (
+            command[command.index("-i") + 1] == address
+            and "file" not in options[options.index("-protocol_whitelist") + 1]
+        )

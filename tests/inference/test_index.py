@@ -129,3 +129,47 @@ def test_without_usearch(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "usearch.index", None)
     with Store(tmp_path / "a.db") as store, pytest.raises(SearchError, match=r'pip install "esc-jax\[search\]"'):
         index.approximate(store)
+
+
+def test_the_graph_of_another_store_is_not_used(tmp_path):
+    """A store that was deleted and written again has the same numbers, and other embeddings."""
+    pytest.importorskip("usearch")
+    path = tmp_path / "a.db"
+    for seed in (0, 1):
+        path.unlink(missing_ok=True)
+        make(path, recordings(4, 10, seed=seed))
+        with Store(path) as store:
+            calls = []
+            nearest = index.approximate(store, lambda *count, calls=calls: calls.append(count))
+            assert calls == [(40, 40)]
+            (x,) = [x for _, x in store.blocks()]
+            assert nearest(x[7:8], 1)[0].tolist() == [8]
+
+
+def test_a_graph_is_saved_while_it_is_built(tmp_path, monkeypatch):
+    pytest.importorskip("usearch")
+    monkeypatch.setattr(index, "_ADDED", 10)
+    monkeypatch.setattr(index, "_SAVED", 20)
+    make(tmp_path / "a.db", recordings(5, 10))
+
+    def stop(done, total):
+        if done == 40:
+            raise KeyboardInterrupt
+
+    with Store(tmp_path / "a.db") as store:
+        with pytest.raises(KeyboardInterrupt):
+            index.approximate(store, stop)
+        calls = []
+        nearest = index.approximate(store, lambda *count: calls.append(count))
+        assert calls == [(50, 50)]  # 40 were kept
+        queries = RNG.standard_normal((3, 8))
+        assert set(nearest(queries, 5)[0]) == set(index.exact(store)(queries, 5)[0])  # several windows at once
+
+
+def test_counts_do_not_read_the_embeddings(tmp_path):
+    """The plan of SQLite: a count of all passages goes through an index, which has no embeddings."""
+    make(tmp_path / "a.db", recordings(3, 4))
+    with Store(tmp_path / "a.db") as store:
+        assert [store.count_after(number) for number in (0, 5, 12)] == [12, 7, 0]
+        plan = store._connection.execute("EXPLAIN QUERY PLAN SELECT count(*) FROM passages").fetchall()
+        assert "COVERING INDEX" in plan[0][3]
