@@ -142,7 +142,16 @@ def exported(restored, tmp_path_factory):
 
 @pytest.mark.parametrize(
     "name",
-    [name if name == "resnet" else pytest.param(name, marks=pytest.mark.slow) for name in ENCODERS if name != "eat"],
+    [
+        "resnet",
+        pytest.param("efficientat", marks=pytest.mark.slow),
+        pytest.param("beats", marks=pytest.mark.slow),
+        *(
+            pytest.param(name, marks=pytest.mark.extended)
+            for name in ENCODERS
+            if name not in ("eat", "resnet", "efficientat", "beats")
+        ),
+    ],
 )
 def test_every_architecture_computes_the_same_probabilities(restored, exported, name):
     run, out, audio = restored(name), exported(name), noise(5)

@@ -121,14 +121,14 @@ def test_failed_run_is_retried_once(start, tmp_path):
     assert sorted(tries(tmp_path).values()) == [1, 1, 2, 2]
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_run_that_fails_twice_is_excluded(start, tmp_path):
     output = start(*ARGUMENTS, check=1, FAIL="0.1", FAIL_TIMES="2").stdout
     assert "lr=0.1,mixup_alpha=0: the loss is nan" in output and tries(tmp_path)["lr=0.2,mixup_alpha=0.3"] == 1
     assert "+25.00" in output  # from the other runs
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_interrupted_run_is_not_retried_and_truncated_results_are_replaced(start, tmp_path):
     done = start(*ARGUMENTS, check=75, INTERRUPTED="0.1")
     message = "lr=0.1,mixup_alpha=0: interrupted; run the same command again to resume it"
