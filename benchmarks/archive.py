@@ -86,7 +86,7 @@ def watch_memory(results: pathlib.Path, count: int, readings: dict[str, float], 
             return
 
 
-def measure(model: str, count: int, seconds: float) -> dict[str, Any]:
+def measure(model: str, count: int, seconds: float, hop_s: float) -> dict[str, Any]:
     """The row of the table."""
     from esc_jax.cli import predict
     from esc_jax.inference.classifier import SoundClassifier
@@ -101,7 +101,7 @@ def measure(model: str, count: int, seconds: float) -> dict[str, Any]:
         watcher = threading.Thread(target=watch_memory, args=(results, count, readings, stop))
         watcher.start()
         started = time.perf_counter()
-        status = predict.main([f"--model={model}", f"--out={results}", str(recordings)])
+        status = predict.main([f"--model={model}", f"--hop_s={hop_s}", f"--out={results}", str(recordings)])
         wall = time.perf_counter() - started
         stop.set()
         watcher.join()
@@ -109,6 +109,7 @@ def measure(model: str, count: int, seconds: float) -> dict[str, Any]:
     return {
         "files": count,
         "audio, hours": round(count * seconds / 3600, 1),
+        "hop, s": hop_s,
         "minutes": round(wall / 60, 2),
         "real-time factor": round(count * seconds / wall),
         "device waits, %": round(100 * (1 - timer.busy_s / wall), 1),
@@ -123,8 +124,9 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="work directory of a run, or name of published weights")
     parser.add_argument("--files", type=int, default=1000, help="number of recordings (default: 1000)")
     parser.add_argument("--seconds", type=float, default=60.0, help="of each recording (default: 60)")
+    parser.add_argument("--hop_s", type=float, default=1.0, help="between the starts of windows (default: 1)")
     options = parser.parse_args()
-    row = measure(options.model, options.files, options.seconds)
+    row = measure(options.model, options.files, options.seconds, options.hop_s)
     sys.stdout.write(f"| {' | '.join(row)} |\n|{'---|' * len(row)}\n| {' | '.join(map(str, row.values()))} |\n")
 
 

@@ -362,6 +362,20 @@ TABLES = {
     ),
     "prediction": Table("prediction", (*PREDICTION_COLUMNS, column("peak memory, MiB", "peak_mib"))),
     "prediction-pipeline": Table("prediction", (*PREDICTION_COLUMNS, NOTE)),
+    "archive": Table(
+        "archive",
+        (
+            column("model", "model"),
+            column("recordings", "files"),
+            column("hours of audio", "hours"),
+            column("hop, s", "hop_s"),
+            column("minutes", "minutes"),
+            column("times real time", "factor"),
+            column("device waits, %", "waits"),
+            column("memory after a tenth, MiB", "memory_tenth"),
+            column("memory at the end, MiB", "memory_end"),
+        ),
+    ),
     "memory": Table(
         "memory",
         (
