@@ -53,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the command and its arguments; None for those of the process.
 
     Returns:
-        The exit status: 0 done; 1 the command failed; 2 the command line is wrong; 130 interrupted. `train` also has
-        75: stopped by a signal, with its state saved.
+        The exit status: 0 done; 1 the command failed; 2 the command line is wrong; 75 stopped by a signal, with the
+        state saved; 130 interrupted.
     """
     name, *arguments = list(sys.argv[1:] if argv is None else argv) or [""]
     if name in ("-h", "--help", "help"):

@@ -1,4 +1,4 @@
-"""Folders with a result file of each recording, for predict and listen --watch: options, and how they are opened."""
+"""Folders with result files of each recording, for predict and listen --watch: their options, and opening them."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -25,8 +25,8 @@ def add_window_options(parser: arguments.Parser) -> None:
     """Adds the options of windows: --window_s, --hop_s, --top_k, --smooth_s, --silence_db, --names."""
     add = parser.add_argument
     seconds, smooth = arguments.seconds(), arguments.seconds(0.0, 86_400.0)
-    add("--window_s", metavar="S", type=seconds, help="length of a window (default: of the training clips)")
-    add("--hop_s", metavar="S", type=seconds, default=1.0, help="between the starts of windows (default: 1)")
+    add("--window_s", metavar="S", type=seconds, help="length of a window (default: that of the training clips)")
+    add("--hop_s", metavar="S", type=seconds, default=1.0, help="time between the starts of windows (default: 1)")
     add(
         "--top_k", metavar="K", type=arguments.integer(), default=3, help="classes per row, in all outputs (default: 3)"
     )
@@ -46,12 +46,12 @@ def add_options(group: argparse._ArgumentGroup) -> None:
     share = arguments.number(0.0, 1.0)
     text = "smallest probability of an event (default: the thresholds of the model)"
     add("--min_confidence", metavar="P", type=share, help=text)
-    text = "smallest probability of some classes: two columns, class and probability"
+    text = "smallest probabilities of single classes: two columns, class and probability"
     add("--thresholds", metavar="T.csv", type=pathlib.Path, help=text)
     span = arguments.seconds(0.0, 86_400.0)
     add("--min_length_s", metavar="S", type=span, default=0.0, help="drop shorter events (default: 0)")
     add("--max_gap_s", metavar="S", type=span, default=0.0, help="join events with a shorter gap (default: 0)")
-    text = "when a recording began: names, to read it in file names, or a time such as 2026-05-11T05:30+02:00"
+    text = "start of a recording: names, to read it from file names, or a time such as 2026-05-11T05:30+02:00"
     add("--start", metavar="TIME", help=text)
 
 

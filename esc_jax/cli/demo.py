@@ -4,7 +4,7 @@
     esc-jax demo --model=runs/resnet34 --examples=recordings/ --host=0.0.0.0 --port=8080
 
 The page is reachable from this machine only, unless --host says otherwise. Sounds are processed one after the other and
-deleted ten minutes after the upload, or when the server ends. Requires Gradio: pip install "esc-jax[demo]".
+deleted ten minutes after the upload, or when the server stops. Requires Gradio: pip install "esc-jax[demo]".
 """
 
 import importlib.util

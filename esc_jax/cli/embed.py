@@ -1,4 +1,4 @@
-"""Computes the embeddings of a frozen encoder: one forward pass, which continues where it was interrupted.
+"""Computes the embeddings of a frozen encoder. An interrupted command continues where it stopped.
 
     esc-jax embed --model=mn04_as_mAP_432.pt --data_dir=ESC-50-master --out=embeddings.npz
     esc-jax embed --model=runs/resnet34 --data_dir=ESC-50-master --out=embeddings.npz
@@ -8,14 +8,14 @@
 OUT.npz contains `embeddings` (rows, D) and, for each row, `filename` and `start_s`. For a data set it also contains
 `label`, `fold`, `source`, the `classes` and the `task`; `esc-jax probe` reads such a file. Labels of a multi-label set
 are (rows, classes). A data set gives one row per clip, or per window of a longer file. A recording gives one row per
-window of the length of the encoder's training clips, side by side. If the last window ends before the recording does,
-one more window ends with the recording. A shorter recording is padded with zeros. FILE is as for `esc-jax predict`;
-samples are rounded to 16 bits, as those of a data set are.
+window; windows have the length of the encoder's training clips and do not overlap. If the last window ends before the
+recording does, one more window ends with the recording. A shorter recording is padded with zeros. FILE is as for
+`esc-jax predict`. Samples are rounded to 16 bits, as in a data set.
 
 With --index, recordings are added to a store that `esc-jax search` and `esc-jax probe` read. A recording is added when
 it is finished. The same command continues after a stop (exit status 75): recordings that the store has are skipped.
-Copies of a recording are entered under their names, and embedded once. One process at a time can write a store.
---hoplite writes the store also in the layout of perch-hoplite, for its notebooks.
+Copies of a recording are listed under their own names, but embedded once. One process at a time can write a store.
+--hoplite also writes the store in the layout of perch-hoplite, for its notebooks.
 """
 
 import argparse
@@ -43,24 +43,24 @@ def _parser() -> arguments.Parser:
     add = parser.add_argument
     rate = "Hz, for published encoders without a sample rate of their own"
     add("--sample_rate", metavar="HZ", type=arguments.integer(), help=rate)
-    add("--data_dir", metavar="DIR", help="a data set: folder, zip or csv")
-    add("--data_name", metavar="NAME", help="its kind, as in data.name (default: recognised by what is in it)")
+    add("--data_dir", metavar="DIR", help="data set: folder, zip or csv")
+    add("--data_name", metavar="NAME", help="kind of the data set, as in data.name (default: from its contents)")
     bad = "what to do with clips that cannot be decoded: error or skip (default: %(default)s)"
     add("--on_bad_clip", metavar="ACTION", type=arguments.choice("error", "skip"), default="error", help=bad)
     out = arguments.output(".npz", make_parents=True)
-    add("--out", metavar="OUT.npz", type=out, help="the file to write")
+    add("--out", metavar="OUT.npz", type=out, help="file to write")
     add("files", nargs="*", metavar="FILE", help="recording, folder or quoted pattern")
     _add_store_options(parser)
     return parser
 
 
 def _add_store_options(parser: arguments.Parser) -> None:
-    group = parser.add_argument_group("a store to search in")
+    group = parser.add_argument_group("a store for esc-jax search")
     add, span = group.add_argument, arguments.seconds(0.1, 60.0)
     store = arguments.output(*arguments.STORES, make_parents=True)
-    add("--index", metavar="DB", type=store, help=f"the store, a file {', '.join(arguments.STORES)}")
-    add("--window_s", metavar="S", type=span, help="length of a passage (default: of the encoder's training clips)")
-    add("--hop_s", metavar="S", type=span, help="between the starts of passages (default: their length)")
+    add("--index", metavar="DB", type=store, help=f"store to write or extend, a file {', '.join(arguments.STORES)}")
+    add("--window_s", metavar="S", type=span, help="length of a passage (default: that of the training clips)")
+    add("--hop_s", metavar="S", type=span, help="time between the starts of passages (default: their length)")
     dtype = "type of the stored embeddings: float16 or float32 (default: %(default)s)"
     text = "also write the store as a database of perch-hoplite, into a new folder; needs usearch"
     add("--hoplite", metavar="FOLDER", type=pathlib.Path, help=text)
@@ -206,7 +206,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.index and options.data_dir:
         parser.error("--index is for recordings: give their folder instead of --data_dir")
     if options.out and (given := [name for name in ("window_s", "hop_s", "hoplite") if getattr(options, name)]):
-        parser.error(f"--{given[0]} is for --index=DB")
+        parser.error(f"--{given[0]} needs --index=DB")
     if options.sample_rate and model_path.has_config(options.model):
         parser.error("--sample_rate is for published encoders: a run has its own")
     discard_native_output()

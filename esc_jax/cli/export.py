@@ -1,4 +1,4 @@
-"""Exports a classifier for use without esc_jax (with transformers, ONNX Runtime, or JAX alone), or as one file for it.
+"""Exports a classifier for use without esc_jax (transformers, ONNX Runtime, LiteRT or JAX), or as one file for esc_jax.
 
     esc-jax export --model=runs/NAME --format=stablehlo --out=exports/NAME
     esc-jax export --model=runs/NAME --format=onnx --out=exports/NAME
@@ -12,9 +12,9 @@ waveform to probabilities, including frontend and weights, for any batch size on
 files for ONNX Runtime, in float32 and int8, which are compared with JAX on clips (needs pip install 'esc-jax[onnx]').
 tflite: files for LiteRT (TensorFlow Lite) on phones, compared in the same way (efficientat, efficientnet, resnet; needs
 pip install 'esc-jax[tflite]').
-safetensors: classifier.safetensors, the whole classifier in one small file without names of folders of this machine,
+safetensors: classifier.safetensors, the whole classifier in one small file without folder names of this machine,
 which `esc-jax predict --model=exports/NAME` reads.
-Each contains a README.md, the model card, which says how to use it.
+Each folder contains a README.md, the model card, which says how to use the files.
 """
 
 import sys

@@ -6,18 +6,19 @@
     esc-jax listen --model=mn04_as --json rtsp://camera.local/audio
     esc-jax listen --model=mn04_as --watch=recordings/ --out=RESULTS --formats=csv,events
 
-Without SOURCE, --pcm and --watch, the sound is that of the microphone, which needs sounddevice: pip install
+Without SOURCE, --pcm and --watch, the command listens to the microphone, which needs sounddevice: pip install
 "esc-jax[live]". SOURCE is an address (rtsp, http, rtmp, srt, udp and others) or a file, and is read with ffmpeg.
 
-There is a line for each window, as soon as its last sample has arrived: the time of its first sample, its position
-since the beginning, its classes as in the table of predict, its level, and the latency from the arrival of its last
-sample to the line. With --json, each line is a JSON object. Windows are those of predict for the same recording.
+A line is written for each window as soon as its last sample has arrived. It contains the time of the first sample, the
+position since the beginning, the classes in the format of predict, the level, and the latency from the arrival of the
+last sample to the line. With --json, each line is a JSON object. The windows are those of predict for the same sound.
 
-Positions are numbers of samples, so that they do not drift. Times are those of this machine's clock, or begin at
---start. If a stream or the microphone breaks, it is connected again; a line states the gap, and no window contains it.
+Positions are numbers of samples, so that they do not drift. Times are taken from the clock of this machine, or begin at
+--start. If a stream or the microphone breaks, the command connects again. A line states the gap, and no window contains
+it.
 
-With --watch, each recording in FOLDER is classified once, when it has not changed for --settle_s, into the folder
---out, as predict FOLDER --out=RESULTS does. Restart the command at any time: it continues.
+With --watch, each recording in FOLDER is classified once, when it has not changed for --settle_s. The results are
+written into the folder --out, as by predict --out=RESULTS FOLDER. The command continues after a restart.
 
 Ctrl-C ends the command with status 130 and SIGTERM with 143; with --watch, both with 75.
 """
@@ -68,20 +69,20 @@ def _parser() -> arguments.Parser:
     arguments.add_classifier(parser)
     archives.add_window_options(parser)
     add = parser.add_argument
-    add("--json", action="store_true", help="a JSON object in each line")
+    add("--json", action="store_true", help="write each line as a JSON object")
     group = parser.add_argument_group("source")
     group.add_argument("source", metavar="SOURCE", nargs="?", help="address of a stream, or a file")
     add = group.add_argument
     add("--pcm", metavar="PIPE", help="raw samples from a named pipe, or from stdin: -")
     formats = arguments.choice("s16le", "f32le")
-    add("--format", type=formats, default="s16le", help="of raw samples: s16le or f32le (default: s16le)")
+    add("--format", type=formats, default="s16le", help="format of raw samples: s16le or f32le (default: s16le)")
     rate = arguments.integer(1_000, 1_000_000)
-    add("--rate", metavar="HZ", type=rate, help="of raw samples, and of the microphone (default: that of the device)")
+    add("--rate", metavar="HZ", type=rate, help="sample rate; required with --pcm (default: that of the microphone)")
     channels = arguments.integer(1, 64)
-    add("--channels", metavar="N", type=channels, default=1, help="of raw samples and the microphone (default: 1)")
-    text = "the channel to use (default: the mean, which is decided for a second at a time and delays results by it)"
+    add("--channels", metavar="N", type=channels, default=1, help="number of channels of the source (default: 1)")
+    text = "the channel to use (default: the mean of all channels, which delays results by up to a second)"
     add("--channel", metavar="N", type=channels, help=text)
-    add("--device", type=_device, help="number of the microphone, or a part of its name (default: of the system)")
+    add("--device", type=_device, help="number of the microphone, or a part of its name (default: that of the system)")
     add("--devices", action=_Devices, nargs=0, help="list the audio devices of this machine")
     span = arguments.seconds(0.0, 1e9)
     text = "end with status 1 if a broken stream does not come back for this long (default: never)"
@@ -110,7 +111,7 @@ def _check(parser: arguments.Parser, options: argparse.Namespace) -> None:
         return
     needed = ("out", *archives.NEEDED, "smooth_s")
     if given := [name for name in needed if getattr(options, name)]:
-        parser.error(f"--{given[0]} is for --watch=FOLDER")
+        parser.error(f"--{given[0]} needs --watch=FOLDER")
 
 
 def _capture(options: argparse.Namespace) -> "Capture":
@@ -267,7 +268,7 @@ def _watch(classifier: "SoundClassifier", options: argparse.Namespace) -> None:
         os.write(sys.stderr.fileno(), sentence.encode())
         return EX_TEMPFAIL
 
-    _log(f"{options.watch}: classifying what appears into {options.out}; press Ctrl-C to stop")
+    _log(f"{options.watch}: classifying new recordings into {options.out}; press Ctrl-C to stop")
     with files.exit_on_signal(stop, interrupt=True):
         for paths in _finished(options):
             for outcome in archive.process(store, paths, classify):

@@ -9,16 +9,17 @@
 A window slides over each recording. Windows start at 0, hop, 2 hop, … as long as they fit. If the last window ends
 before the recording does, one more window ends with the recording. A recording shorter than a window, and a window
 shorter than a training clip, is padded with zeros at its end, as short clips are in training. The table has a row for
-each run of windows with the same class (the mean over these windows), or a row for each of --segments: the first
-window, the one closest to the middle, and the last. With a multi-label model, a row is a run of windows with the same
-detected classes: those with a probability above their threshold. Its last row has the largest probabilities.
+each series of windows with the same class (with the mean over these windows), or a row for each of --segments: the
+first window, the one closest to the middle, and the last. With a multi-label model, a row is a series of windows with
+the same detected classes: the classes whose probability is at least their threshold. The last row has the largest
+probabilities.
 
 FILE is a recording, a folder (searched recursively, by file extension), or a quoted pattern. WAV, FLAC, OGG, MP3 and
 other formats are read with libsndfile, and M4A, WebM, WMA and others with ffmpeg, where it is installed. Files that
 cannot be read, or that break off, are reported at the end, and the exit status is 1. Memory does not grow with the
 length of a recording.
 
-With --out, each recording gets result files of its own, in a folder with the same tree as the recordings. They are
+With --out, each recording gets result files of its own, in a folder with the same tree as the recordings. The files are
 written when the recording is finished. If the command is stopped (exit status 75), the same command continues. Several
 processes can share a folder.
 """
@@ -60,16 +61,18 @@ def _parser() -> arguments.Parser:
     segments = arguments.choices(*output.SEGMENTS)
     archives.add_window_options(parser)
     add("--segments", metavar="NAMES", type=segments, help="a table of these windows only: begin,middle,end")
-    add("--json", metavar="OUT.json", type=arguments.output(".json"), help="every window: classes, level, silence")
+    add("--json", metavar="OUT.json", type=arguments.output(".json"), help="all windows: classes, level, silence")
     add("--csv", metavar="OUT.csv", type=arguments.output(".csv"), help="file, start_s, end_s, class, probability")
-    picture = "a picture; with several recordings one of each, OUT-NAME.png"
+    picture = "write a picture; with several recordings one for each, OUT-NAME.png"
     add("--plot", metavar="OUT.png", type=arguments.output(*PICTURES), help=picture)
     group = parser.add_argument_group("a result file for each recording")
     archives.add_options(group)
     text = "folder for the best events of each class, as wav files"
     group.add_argument("--clips", metavar="DIR", type=pathlib.Path, help=text)
     number = arguments.integer(1, 10_000)
-    group.add_argument("--clips_per_class", metavar="N", type=number, default=10, help="(default: 10)")
+    group.add_argument(
+        "--clips_per_class", metavar="N", type=number, default=10, help="events of each class (default: 10)"
+    )
     add("files", metavar="FILE", nargs="+", help="recording, folder or quoted pattern")
     return parser
 
@@ -145,7 +148,7 @@ def _check_archive_options(parser: arguments.Parser, options: argparse.Namespace
     """Refuses options that do not belong together."""
     if not options.out:
         if given := [name for name in (*archives.NEEDED, "start", "clips") if getattr(options, name)]:
-            parser.error(f"--{given[0]} is for --out=RESULTS")
+            parser.error(f"--{given[0]} needs --out=RESULTS")
         return
     if given := [name for name in ("json", "csv", "plot", "segments") if getattr(options, name)]:
         parser.error(f"--{given[0]} is for the output on the terminal; --out writes files, see --formats")

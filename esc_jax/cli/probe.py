@@ -8,10 +8,10 @@ The regularisation for a test fold is selected within its training folds: each o
 by a classifier fitted on neither it nor the test fold. The classifier is then fitted on all training folds and tested
 once.
 
-With --index, a classifier is fitted on the passages of a store that are labelled: csv files with the columns recording,
-start_s, end_s and label, as the page of `esc-jax search --page` writes them. Its accuracy is that on passages that are
-held out, whole recordings at a time. --out is a model for `esc-jax predict --model=OUT`. The passages that it is least
-certain about are listed: label them next, with --page, or in the column label of --csv.
+With --index, a classifier is fitted on the labelled passages of a store. LABELS.csv has the columns recording, start_s,
+end_s and label; the page of `esc-jax search --page` writes such a file. The accuracy is measured on held-out passages;
+the passages of a recording are held out together. --out is a model for `esc-jax predict --model=RUN`. The passages that
+the classifier is least certain about are listed. Label them next, with --page or in the column label of --csv.
 """
 
 import argparse
@@ -31,13 +31,13 @@ if TYPE_CHECKING:  # numpy and JAX, which --help does not need
 def _parser() -> arguments.Parser:
     parser = arguments.Parser("probe", __doc__)
     arguments.add_offline(parser)
-    text = "of a data set, written by esc-jax embed"
+    text = "embeddings of a data set, written by esc-jax embed"
     parser.add_argument("embeddings", metavar="EMBEDDINGS.npz", nargs="?", help=text)
     seeds = "random initialisations of the solver (default: 1)"
     parser.add_argument("--seeds", metavar="N", type=arguments.integer(), help=seeds)
     add = parser.add_argument_group("labelled passages of a store").add_argument
     add("--index", metavar="DB", type=pathlib.Path, help="the store, written by esc-jax embed --index=DB")
-    text = "labels, or a folder of perch-hoplite with annotations; may be given several times; the last counts"
+    text = "labels, or a folder of perch-hoplite with annotations; can be repeated, the last label of a passage counts"
     add("--labels", metavar="LABELS.csv", type=pathlib.Path, action="append", help=text)
     add("--out", metavar="RUN", type=pathlib.Path, help="folder of the classifier to write")
     add(
@@ -45,11 +45,11 @@ def _parser() -> arguments.Parser:
         metavar="N",
         type=arguments.integer(0, 10_000),
         default=20,
-        help="passages to label next (default: 20)",
+        help="number of passages to label next (default: 20)",
     )
-    add("--csv", metavar="NEXT.csv", type=arguments.output(".csv"), help="the passages to label next")
-    add("--page", metavar="NEXT.html", type=arguments.output(".html"), help="a page that plays them, with labels")
-    add("--model", metavar="MODEL", help="where the encoder of the store is now, if it was moved")
+    add("--csv", metavar="NEXT.csv", type=arguments.output(".csv"), help="write the passages to label next")
+    add("--page", metavar="NEXT.html", type=arguments.output(".html"), help="write a page to play and label them")
+    add("--model", metavar="MODEL", help="new location of the encoder of the store, if it was moved")
     return parser
 
 
@@ -126,7 +126,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("--index needs --labels=LABELS.csv")
     needed = ("labels", "out", "csv", "page", "model")
     if options.embeddings and (given := [name for name in needed if getattr(options, name)]):
-        parser.error(f"--{given[0]} is for --index=DB")
+        parser.error(f"--{given[0]} needs --index=DB")
     if options.index:
         if options.seeds:
             parser.error("--seeds is for EMBEDDINGS.npz")

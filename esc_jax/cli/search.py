@@ -4,16 +4,16 @@
     esc-jax search archive.db frog.wav
     esc-jax search archive.db night.wav --start_s=12 --end_s=15 --top=50 --page=frogs.html --labels=frog,other
 
-The similarity is the cosine of the embeddings. A query that is longer than the passages of the store has several
-windows, and a passage the largest similarity to any of them; a shorter one is padded with zeros. Of passages of a
-recording that overlap, the most similar is listed. If the recording of the query is in the store, passages that overlap
-the query are left out.
+The similarity is the cosine of the embeddings. A query that is longer than the passages of the store is split into
+windows, and the similarity of a passage is the largest one to any of them. A shorter query is padded with zeros. Of
+overlapping passages of a recording, only the most similar one is listed. If the recording of the query is in the store,
+passages that overlap the query are left out.
 
 --page writes a web page in one file, on which the passages can be played and labelled. Its labels are a csv file for
 `esc-jax probe --index=DB --labels=LABELS.csv`.
 
 Search is exact by default. --approximate uses a graph of neighbours (usearch), which is built at the first search and
-kept beside the store. It is faster from about a million passages on, and can miss some.
+kept beside the store. It is meant for large stores, and can miss some passages.
 """
 
 import argparse
@@ -40,18 +40,18 @@ def _parser() -> arguments.Parser:
     add, span = parser.add_argument, arguments.seconds(0.0, 1e6)
     add("index", metavar="DB", type=pathlib.Path, help="the store, written by esc-jax embed --index=DB")
     add("query", metavar="QUERY", help="recording of the sound to search for")
-    add("--start_s", metavar="S", type=span, default=0.0, help="begin of the sound in QUERY, seconds (default: 0)")
-    add("--end_s", metavar="S", type=span, help="its end, seconds (default: the end of QUERY)")
+    add("--start_s", metavar="S", type=span, default=0.0, help="start of the sound in QUERY, seconds (default: 0)")
+    add("--end_s", metavar="S", type=span, help="end of the sound in QUERY, seconds (default: its end)")
     add("--top", metavar="N", type=arguments.integer(1, 10_000), default=10, help="passages to list (default: 10)")
-    limit = "largest number of passages of one recording (default: any)"
+    limit = "largest number of passages of one recording (default: no limit)"
     add("--per_recording", metavar="N", type=arguments.integer(), help=limit)
     add("--approximate", action="store_true", help="faster in large stores; needs usearch")
-    add("--csv", metavar="OUT.csv", type=arguments.output(".csv"), help="recording, start_s, end_s, similarity")
-    add("--json", metavar="OUT.json", type=arguments.output(".json"), help="the same as a JSON document")
-    add("--page", metavar="OUT.html", type=arguments.output(".html"), help="a page that plays the passages")
+    add("--csv", metavar="OUT.csv", type=arguments.output(".csv"), help="write recording, start_s, end_s, similarity")
+    add("--json", metavar="OUT.json", type=arguments.output(".json"), help="write the same as a JSON document")
+    add("--page", metavar="OUT.html", type=arguments.output(".html"), help="write a page that plays the passages")
     names = "comma-separated classes that --page offers as labels (default: yes,no)"
     add("--labels", metavar="NAMES", type=lambda text: text.split(","), help=names)
-    add("--model", metavar="MODEL", help="where the encoder of the store is now, if it was moved")
+    add("--model", metavar="MODEL", help="new location of the encoder of the store, if it was moved")
     return parser
 
 
@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.end_s is not None and options.end_s <= options.start_s:
         parser.error(f"--end_s={options.end_s:g} is not after --start_s={options.start_s:g}")
     if options.labels and not options.page:
-        parser.error("--labels is for --page=OUT.html")
+        parser.error("--labels needs --page=OUT.html")
     discard_native_output()
     for path in (options.csv, options.json, options.page):
         if path and path.exists() and path.resolve() == pathlib.Path(options.query).resolve():

@@ -4,12 +4,12 @@
     esc-jax serve --model=runs/resnet34 --host=0.0.0.0 --port=8080 --max_queue=50
     curl --data-binary @storm.ogg http://127.0.0.1:8000/classify
 
-The page /docs describes the API; /openapi.json is its description for programs. GET /health, /metrics (for Prometheus)
-and /model state how the server does, and what it knows. Recordings are computed one after the other, and deleted then.
-If more than --max_queue wait, the answer is 503, with the time after which to try again.
+The page /docs describes the API for people, and /openapi.json for programs. GET /health, /metrics (for Prometheus) and
+/model return the state of the server, its metrics, and the classes and limits. Recordings are classified one at a time,
+and then deleted. If more than --max_queue requests wait, the status is 503, with the time after which to try again.
 
 The API is reachable from this machine only, unless --host says otherwise. It has no accounts and no encryption: put a
-reverse proxy before it where others reach it. Requires FastAPI: pip install "esc-jax[serve]".
+reverse proxy in front of it if others can reach it. Requires FastAPI: pip install "esc-jax[serve]".
 """
 
 import importlib.util
@@ -24,7 +24,7 @@ def _parser() -> arguments.Parser:
     parser = arguments.Parser("serve", __doc__)
     arguments.add_classifier(parser)
     arguments.add_server(parser, 8000, 0, "0 for any (default: %(default)s)")
-    waiting, text = arguments.integer(0, 10_000), "requests that wait (default: %(default)d)"
+    waiting, text = arguments.integer(0, 10_000), "largest number of waiting requests (default: %(default)d)"
     parser.add_argument("--max_queue", metavar="N", type=waiting, default=20, help=text)
     return parser
 

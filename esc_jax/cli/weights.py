@@ -1,13 +1,13 @@
-"""Weights: lists those that are known by name, and downloads them.
+"""Lists the weights that are known by name, and downloads them.
 
     esc-jax weights list
     esc-jax weights get mn04_as
 
 A name can be given wherever weights are: esc-jax predict --model=mn04_as FILE, --config.model.pretrained=mn04_as, and
 esc_jax.load_classifier("mn04_as"). Files are kept in the cache and downloaded once. An interrupted download continues.
-The column "checked by" says which SHA-256 a file must have: the one that esc_jax knows, or that of the first download,
-which is kept. Files of the Hugging Face hub are checked and cached by huggingface_hub. The first
-classifier of the list is a file of esc_jax, and is not downloaded.
+The column "checked by" says which SHA-256 a file must have: the one that esc_jax knows, or the one of the first
+download, which is stored. Files of the Hugging Face hub are checked and cached by huggingface_hub. The first classifier
+of the list is included in esc_jax, and is not downloaded.
 """
 
 import sys

@@ -91,7 +91,7 @@ class PcmPipe:
         self._type, self._scale = PCM_FORMATS[sample_format]
         self._name = "stdin" if path == "-" else path
         if path == "-" and os.isatty(0):
-            raise LiveError("--pcm=- reads samples from a pipe, and stdin is a terminal")
+            raise LiveError("--pcm=- reads samples from a pipe, but stdin is a terminal")
         try:
             self._descriptor = os.dup(0) if path == "-" else os.open(path, os.O_RDONLY)
         except OSError as error:

@@ -168,9 +168,7 @@ def read_labels(folder: pathlib.Path) -> list[Label]:
     """
     path = folder / TABLES
     if not path.is_file():
-        raise HopliteError(
-            f"{folder} has no {TABLES}: give a file of labels, or the folder of a perch-hoplite database"
-        )
+        raise HopliteError(f"{folder} has no {TABLES}: give a label file, or the folder of a perch-hoplite database")
     statement = (
         "SELECT filename, offsets, label FROM annotations JOIN recordings ON recordings.id = recording_id"
         " WHERE label_type = ? ORDER BY annotations.id"
@@ -183,7 +181,7 @@ def read_labels(folder: pathlib.Path) -> list[Label]:
             rows = connection.execute(statement, (_POSITIVE,)).fetchall()
         return [Label(_locate(bases, name), *_times(offsets), label) for name, offsets, label in rows]
     except (sqlite3.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise HopliteError(f"{path} is no database of perch-hoplite 1.0 ({error})") from None
+        raise HopliteError(f"{path} is not a database of perch-hoplite 1.0 ({error})") from None
 
 
 def _times(offsets: bytes) -> tuple[float, float]:

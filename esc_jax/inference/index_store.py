@@ -119,7 +119,7 @@ def _sentences(path: pathlib.Path) -> Iterator[None]:
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorname", None) or ""
         if code == "SQLITE_NOTADB":
-            raise StoreError(f"{path} is no store of esc-jax embed --index") from None
+            raise StoreError(f"{path} is not a store of esc-jax embed --index") from None
         if code.startswith("SQLITE_CORRUPT"):
             raise StoreError(f"{path} is damaged ({error}): delete it and embed the recordings again") from None
         if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
@@ -162,7 +162,7 @@ class Store:
             self._connection.execute(f"PRAGMA {name}").fetchone() for name in ("application_id", "user_version")
         )
         if application != _APPLICATION:
-            raise StoreError(f"{self.path} is no store of esc-jax embed --index")
+            raise StoreError(f"{self.path} is not a store of esc-jax embed --index")
         if version != _VERSION:
             raise StoreError(f"{self.path} was written by another version of esc_jax: embed the recordings again")
         try:
@@ -302,7 +302,7 @@ class Store:
     def _array(self, blobs: Sequence[bytes]) -> np.ndarray:
         dtype = np.dtype(self.settings.dtype)
         if {len(blob) for blob in blobs} - {self.settings.dimension * dtype.itemsize}:
-            raise StoreError(f"{self.path} is damaged (an embedding has another length): embed the recordings again")
+            raise StoreError(f"{self.path} is damaged (an embedding has the wrong length): embed the recordings again")
         values = np.frombuffer(b"".join(blobs), dtype)
         return values.reshape(len(blobs), self.settings.dimension).astype(np.float32)
 
@@ -331,7 +331,7 @@ class Store:
         with np.errstate(over="ignore"):
             values = np.ascontiguousarray(embeddings, self.settings.dtype)
         if not np.isfinite(values).all():
-            wide = " or too large for float16: give another store, with --dtype=float32"
+            wide = " or too large for float16: use a new store with --dtype=float32"
             raise RangeError(f"{path}: an embedding is not finite{wide if self.settings.dtype == 'float16' else ''}")
         ends = np.minimum(starts_s + self.settings.window_s, duration_s)
         with self._transaction() as connection:

@@ -57,10 +57,10 @@ def read_labels(path: pathlib.Path) -> list[Label]:
         try:
             reader = csv.DictReader(file)
             if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
-                raise LabelError(f"{path} has no column {missing[0]}: a file of labels has {', '.join(COLUMNS)}")
+                raise LabelError(f"{path} has no column {missing[0]}: a label file has {', '.join(COLUMNS)}")
             return [_label(path, row, reader.line_num) for row in reader if (row["label"] or "").strip()]
         except csv.Error as error:
-            raise LabelError(f"{path} is no csv file ({error})") from None
+            raise LabelError(f"{path} is not a csv file ({error})") from None
 
 
 def _label(path: pathlib.Path, row: dict[str, str], line: int) -> Label:
@@ -70,7 +70,7 @@ def _label(path: pathlib.Path, row: dict[str, str], line: int) -> Label:
         start = end = math.nan
     if not 0 <= start < end < math.inf:
         times = f"{shorten(row['start_s'])} to {shorten(row['end_s'])}"
-        raise LabelError(f"{path}, line {line}: {times} is no part of a recording, in seconds")
+        raise LabelError(f"{path}, line {line}: {times} is not a range of seconds in a recording")
     return Label(restore_cell(row["recording"]), start, end, restore_cell(row["label"].strip()))
 
 
@@ -123,7 +123,9 @@ def match_labels(store: Store, labels: Sequence[Label]) -> LabelledPassages:
     classes = tuple(sorted({name for _, name in chosen}))
     if len(classes) < 2:
         found = f"only {classes[0]}" if classes else "none"
-        raise LabelError(f"a classifier needs labels of two classes or more, and passages of the store have {found}")
+        raise LabelError(
+            f"a classifier needs labels of two classes or more, but the passages of the store have {found}"
+        )
     targets = [classes.index(name) for _, name in chosen]
     return LabelledPassages([passage for passage, _ in chosen], targets, classes, problems)
 

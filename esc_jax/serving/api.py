@@ -105,7 +105,7 @@ class Queue:
         if self.waiting > self._max_queue:
             await self._drain(request)
             later = min(600, math.ceil(self._mean_s * self.waiting))
-            sentence = f"{self.waiting} requests are waiting already: try again in {later} s"
+            sentence = f"{self.waiting} requests are already waiting: try again in {later} s"
             raise Refusal(503, sentence, {"Retry-After": str(later)})
         with self._counted():
             async with self._received(request) as path:

@@ -339,8 +339,8 @@ def test_names_and_thresholds_of_classes(command, loaded, tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--clips=x"], "--clips is for --out=RESULTS"),
-        (["--start=names"], "--start is for --out=RESULTS"),
+        (["--clips=x"], "--clips needs --out=RESULTS"),
+        (["--start=names"], "--start needs --out=RESULTS"),
         (["--out=o", "--csv=o.csv"], "--csv is for the output on the terminal"),
         (["--out=o", "--formats=csv,ravn"], "'ravn' is not one of .*; did you mean raven?"),
         (["--out=o", "--start=dawn"], "'dawn' is neither names nor a time"),

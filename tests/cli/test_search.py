@@ -222,14 +222,14 @@ MISTAKES = [
     (search, ("{store}", "{tmp}/none.wav"), 1, "none.wav: no such file"),
     (search, ("{store}", "{archive}/1.wav", "--start_s=9"), 1, "ends after 6.0 s, before the part at 9.0 s"),
     (search, ("{store}", "{archive}/1.wav", "--start_s=3", "--end_s=2"), 2, "--end_s=2 is not after --start_s=3"),
-    (search, ("{store}", "q.wav", "--labels=a"), 2, "--labels is for --page"),
+    (search, ("{store}", "q.wav", "--labels=a"), 2, "--labels needs --page"),
     (embed, ("--model=x", "--index=o.db", "--out=o.npz", "a.wav"), 2, "give either --out=OUT.npz or --index=DB"),
     (embed, ("--model=x", "a.wav"), 2, "give either --out=OUT.npz or --index=DB"),
-    (embed, ("--model=x", "--out=o.npz", "--hop_s=1", "a.wav"), 2, "--hop_s is for --index=DB"),
+    (embed, ("--model=x", "--out=o.npz", "--hop_s=1", "a.wav"), 2, "--hop_s needs --index=DB"),
     (embed, ("--model=x", "--index=o.db", "--data_dir=d"), 2, "--index is for recordings"),
     (probe, ("--index={store}",), 2, "--index needs --labels"),
     (probe, ("x.npz", "--index={store}"), 2, "give either EMBEDDINGS.npz, or --index=DB"),
-    (probe, ("x.npz", "--out=o"), 2, "--out is for --index=DB"),
+    (probe, ("x.npz", "--out=o"), 2, "--out needs --index=DB"),
     (probe, ("--index={store}", "--labels={tmp}/none.csv"), 1, "No such file or directory: {tmp}/none.csv"),
 ]
 

@@ -94,13 +94,13 @@ def test_folders_that_cannot_be_used(store, folder, tmp_path, capsys):
     with pytest.raises(HopliteError, match=r"has no hoplite\.sqlite"):
         hoplite.read_labels(tmp_path / "other")
     (tmp_path / "other/hoplite.sqlite").write_bytes(b"nothing of that kind" * 100)
-    with pytest.raises(HopliteError, match=r"is no database of perch-hoplite 1\.0"):
+    with pytest.raises(HopliteError, match=r"is not a database of perch-hoplite 1\.0"):
         hoplite.read_labels(tmp_path / "other")
     assert probe.main([f"--index={store.path}", f"--labels={tmp_path / 'other'}"]) == 2
-    assert "no database of perch-hoplite" in capsys.readouterr().err
+    assert "not a database of perch-hoplite" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stopped:
         embed.main(["--model=x", "--out=o.npz", f"--hoplite={folder}", "a.wav"])
-    assert stopped.value.code == 2 and "--hoplite is for --index=DB" in capsys.readouterr().err
+    assert stopped.value.code == 2 and "--hoplite needs --index=DB" in capsys.readouterr().err
 
 
 def test_an_empty_store(tmp_path):

@@ -146,7 +146,7 @@ def test_files_that_are_no_store(path, tmp_path):
         Store(path)
     path.write_text("no database" * 100)
     for open_it in (lambda: Store(path), lambda: open_for_writing(path, settings()).__enter__()):
-        with pytest.raises(StoreError, match="is no store of esc-jax embed --index"):
+        with pytest.raises(StoreError, match="is not a store of esc-jax embed --index"):
             open_it()
     other = tmp_path / "other.db"
     import sqlite3
@@ -154,7 +154,7 @@ def test_files_that_are_no_store(path, tmp_path):
     connection = sqlite3.connect(other)
     connection.execute("CREATE TABLE t (x)")
     connection.close()
-    with pytest.raises(StoreError, match="is no store"):
+    with pytest.raises(StoreError, match="is not a store"):
         Store(other)
 
 

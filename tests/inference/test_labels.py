@@ -34,10 +34,10 @@ def test_files_of_labels(tmp_path):
     [
         ("recording,start_s,label\n", "has no column end_s"),
         ("", "has no column recording"),
-        ("recording,start_s,end_s,label\na,0,x,l\n", "line 2: 0 to x is no part"),
-        ("recording,start_s,end_s,label\n\na,2,1,l\n", "2 to 1 is no part of a recording"),
-        ("recording,start_s,end_s,label\na,0,inf,l\n", "is no part"),
-        ("recording,label,start_s,end_s\na,l\n", "is no part"),
+        ("recording,start_s,end_s,label\na,0,x,l\n", "line 2: 0 to x is not a range"),
+        ("recording,start_s,end_s,label\n\na,2,1,l\n", "2 to 1 is not a range of seconds in a recording"),
+        ("recording,start_s,end_s,label\na,0,inf,l\n", "is not a range"),
+        ("recording,label,start_s,end_s\na,l\n", "is not a range"),
     ],
 )
 def test_files_that_cannot_be_used(tmp_path, text, message):
@@ -84,7 +84,7 @@ def test_labels_that_no_passage_has(store):
         "/none.wav: the store does not have this recording; 2 labels not used",
         "/archive/a.wav: no passage at 9 to 10 s",
     ]
-    with pytest.raises(LabelError, match="two classes or more, and passages of the store have only x"):
+    with pytest.raises(LabelError, match="two classes or more, but the passages of the store have only x"):
         match(store, given[0])
     with pytest.raises(LabelError, match="have none"):
         match(store, ("/none.wav", 0, 1, "x"))
