@@ -1,5 +1,6 @@
 """Serves a web page that classifies uploaded and recorded sounds.
 
+    esc-jax demo
     esc-jax demo --model=runs/resnet34
     esc-jax demo --model=runs/resnet34 --examples=recordings/ --host=0.0.0.0 --port=8080
 

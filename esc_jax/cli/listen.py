@@ -1,5 +1,6 @@
 """Classifies live sound: from the microphone, a pipe, a stream, or a folder that recorders write to.
 
+    esc-jax listen
     esc-jax listen --model=mn04_as
     esc-jax listen --devices
     arecord -q -t raw -f S16_LE -r 48000 -c 1 | esc-jax listen --model=mn04_as --pcm=- --rate=48000

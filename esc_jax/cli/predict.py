@@ -1,5 +1,6 @@
 """Classifies recordings of any length: which classes are heard in them, and when.
 
+    esc-jax predict storm.ogg
     esc-jax predict --model=runs/resnet34 storm.ogg
     esc-jax predict --model=mn04_as storm.ogg
     esc-jax predict --model=runs/resnet34 --segments=begin,middle,end storm.ogg

@@ -1,5 +1,6 @@
 """Serves a JSON API that classifies recordings.
 
+    esc-jax serve
     esc-jax serve --model=mn04_as
     esc-jax serve --model=runs/resnet34 --host=0.0.0.0 --port=8080 --max_queue=50
     curl --data-binary @storm.ogg http://127.0.0.1:8000/classify
