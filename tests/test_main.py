@@ -12,6 +12,7 @@ import time
 import jax
 import numpy as np
 import pytest
+import soundfile
 
 from esc_jax import config as configs
 from esc_jax import main
@@ -346,6 +347,20 @@ def test_eight_devices_give_the_numbers_of_one(done, run, tmp_path):
         assert eight["accuracy"] == one["accuracy"]
     results = [json.loads(pathlib.Path(folder, "results.json").read_text()) for folder in (done[0], tmp_path / "run")]
     assert results[0]["confusion"] == results[1]["confusion"]
+
+
+@pytest.mark.slow
+def test_a_run_on_two_devices_is_used_on_one(run, tmp_path):
+    """The devices that saved a checkpoint need not be there when it is read."""
+    workdir, recording = tmp_path / "run", tmp_path / "noise.wav"
+    run("main", TINY, f"--workdir={workdir}", devices=2)
+    before = json.loads((workdir / "results.json").read_text())
+    soundfile.write(recording, 0.1 * np.random.default_rng(0).standard_normal(16_000), 16_000)
+    run("predict", f"--model={workdir}", str(recording))
+    run("embed", f"--model={workdir}", f"--out={tmp_path}/o.npz", str(recording))
+    (workdir / "results.json").unlink()
+    run("main", TINY, f"--workdir={workdir}")  # reads the last state and tests again
+    assert json.loads((workdir / "results.json").read_text())["confusion"] == before["confusion"]
 
 
 def test_a_batch_that_does_not_divide_over_the_devices_is_an_error(run, tmp_path):

@@ -41,6 +41,7 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
+        self.default_model = ""  # see `add_classifier`
 
     def error(self, message: str) -> NoReturn:
         """Exits with status 2 and one sentence."""
@@ -57,9 +58,9 @@ class Parser(argparse.ArgumentParser):
         options, unexpected = self.parse_known_intermixed_args(given)
         if unexpected:
             self.error(f"unexpected argument {unexpected[0]!r}")
-        if getattr(options, "model", "") is None:
-            options.model = catalog.DEFAULT
-            weights = catalog.CATALOG[catalog.DEFAULT]
+        if self.default_model and options.model is None:
+            options.model = self.default_model
+            weights = catalog.CATALOG[self.default_model]
             about = f"{weights.labels} classes, {weights.licence}"
             sys.stderr.write(f"esc_jax: without --model, the classifier is {weights.name} ({about})\n")
         return options
@@ -164,6 +165,7 @@ def add_classifier(parser: Parser) -> None:
         f" (default: {catalog.DEFAULT}, in the package)"
     )
     parser.add_argument("--model", metavar="MODEL", help=text)
+    parser.default_model = catalog.DEFAULT
     add_offline(parser)
 
 

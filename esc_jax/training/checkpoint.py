@@ -424,7 +424,9 @@ def read_weights(folder: pathlib.Path, step: int, like: Any) -> Any:
     """Weights for prediction, in the structure of `like` (arrays or shapes): the moving average where there is one."""
     meta, path = read_meta(folder, step), folder / str(step)
     item = "ema" if "ema" in meta["checksums"] else "variables"
-    like = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    # The devices of the training need not be there.
+    placement = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement), like)
     weights = _read_item(path, item, "its weights", reason=", or do not match the model of its config", like=like)
     _verify(weights, item, meta, path)
     return weights
