@@ -87,7 +87,7 @@ def test_without_an_intact_checkpoint_a_run_is_refused(copy, run):
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_damaged_fold_is_tested_again(run, tmp_path):
     settings = ("--config.train.epochs=1", "--config.crossval.folds=(1,2)", "--mode=crossval", f"--workdir={tmp_path}")
     run("main", TINY, *settings)

@@ -24,7 +24,7 @@ CHAOTIC = ("efficientnet", "efficientat")
 
 
 @pytest.mark.parametrize(
-    "name", [name if name == "resnet" else pytest.param(name, marks=pytest.mark.slow) for name in ENCODERS]
+    "name", [name if name == "resnet" else pytest.param(name, marks=pytest.mark.extended) for name in ENCODERS]
 )
 def test_the_file_predicts_as_the_run(restored, tmp_path, name):
     run, audio = restored(name), noise(5)

@@ -166,7 +166,7 @@ def test_any_number_of_devices_gives_the_same_run(config, noise_clips):
         np.testing.assert_allclose([line[key] for line in one], [line[key] for line in four], rtol=2e-4, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_training_brings_predictions_and_targets_together(config, noise_clips):
     _, history = train(config, noise_clips, 30)
     assert np.mean([line["cosine"] for line in history[-5:]]) > np.mean([line["cosine"] for line in history[:5]]) + 0.2

@@ -50,7 +50,7 @@ class FixedInputs(Supervised):
         return Examples(batch["features"], jax.nn.one_hot(batch["label"], len(self._model.classes)), None)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_frozen_layer_has_no_dropout(noise_clips):
     config = helpers.hubert()
     model = models.create(config, noise_clips.classes)
