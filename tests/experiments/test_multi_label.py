@@ -22,6 +22,7 @@ def probed(run, tmp_path_factory):
     return workdir, run("main", TINY, *arguments, f"--workdir={workdir}").stdout
 
 
+@pytest.mark.slow
 def test_the_results_of_a_cross_validation(probed, tmp_path):
     workdir, printed = probed
     results = json.loads((workdir / "results.json").read_text())
@@ -36,6 +37,7 @@ def test_the_results_of_a_cross_validation(probed, tmp_path):
     assert [run.score.value for run in findings.runs] == [results["mAP"]["mean"]] and findings.mistakes[0][1]
 
 
+@pytest.mark.slow
 def test_thresholds_are_those_of_the_checkpoint(probed):
     workdir, _ = probed
     fold = json.loads((workdir / "results.json").read_text())["folds"][1]
@@ -44,6 +46,7 @@ def test_thresholds_are_those_of_the_checkpoint(probed):
     np.testing.assert_allclose(fold["thresholds"], fitted.raw_thresholds(TASK))
 
 
+@pytest.mark.slow
 def test_the_detected_classes_of_a_recording(probed, run, environment, tmp_path):
     workdir, _ = probed
     data = next(pathlib.Path(environment["ESC_JAX_CACHE"]).glob("synthetic-*"))

@@ -65,6 +65,7 @@ def test_a_cross_validation_with_the_runs_of_another_as_teachers(config, tmp_pat
     assert json.loads((tmp_path / "runs/students/fold2/results.json").read_text())["teacher"] == "big in fold2"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -99,6 +99,7 @@ def tries(tmp_path):
     return {p.parent.name: len(p.read_text()) for p in (tmp_path / "runs").glob("*/tries")}
 
 
+@pytest.mark.slow
 def test_sweep_runs_every_combination_once_and_estimates_effects(start, tmp_path):
     output = start(*ARGUMENTS, "--at_once=2").stdout
     names = {f"lr={lr},mixup_alpha={alpha}" for lr in ("0.1", "0.2") for alpha in ("0", "0.3")}

@@ -274,6 +274,7 @@ def test_logits_of_transformers_and_what_is_written_again(b0, tmp_path):
     np.testing.assert_allclose(torch_logits(again.eval(), spectrogram), expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_torch_padding_and_epsilon_under_the_other_names(b0, tmp_path):
     """The same weights with other names, against the same modules with torch's padding and epsilon."""
     import copy

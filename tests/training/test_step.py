@@ -71,6 +71,7 @@ def test_every_augmentation_draws_the_same_on_any_number_of_devices(config, nois
     assert np.isfinite(one).all() and len(set(one)) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("loss", "task"), [("binary", "single_label"), ("task", "multi_label")])
 def test_binary_targets_are_not_smoothed(config, loss, task):
     config.train.loss = loss
@@ -83,6 +84,7 @@ def test_binary_targets_are_not_smoothed(config, loss, task):
     np.testing.assert_array_equal(examples.targets, np.eye(4)[:, : 4 if labels.ndim == 1 else 3])
 
 
+@pytest.mark.slow
 def test_groups_freeze_parameters_and_scale_their_learning_rate(config, noise_clips):
     config.optim.groups = (("encoder/stem/.*", 0.0), ("encoder/.*", 0.01))
     before, state, _ = helpers.train(config, noise_clips, 3)
