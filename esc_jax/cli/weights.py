@@ -17,6 +17,14 @@ from esc_jax.cli.command import command
 from esc_jax.pretrained import catalog
 
 
+def _checked_by(weights: catalog.Weights) -> str:
+    if weights.included:
+        return "–"
+    if weights.sha256:
+        return "known SHA-256"
+    return "first download" if weights.url else "huggingface_hub"
+
+
 def _table() -> str:
     from esc_jax.pretrained import fetch
 
@@ -24,15 +32,7 @@ def _table() -> str:
         ("name", "model.name", "classes", "rate, Hz", "licence", "size, MB", "checked by", "in the cache", "source")
     ]
     for weights in catalog.CATALOG.values():
-        checked = (
-            "–"
-            if weights.included
-            else "known SHA-256"
-            if weights.sha256
-            else "first download"
-            if weights.url
-            else "huggingface_hub"
-        )
+        checked = _checked_by(weights)
         present = "–" if weights.hub_id else "yes" if fetch.local_file(weights) else "no"
         size = f"{weights.size / 1e6:.1f}" if weights.size else "–"
         rate, labels = str(weights.sample_rate or "–"), weights.labels or "none"

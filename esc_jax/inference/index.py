@@ -234,10 +234,10 @@ def _last_passage(graph: Any, store: Store) -> int:
     last = int(known.max())
     if len(known) != store.count_after(0) - store.count_after(last):
         return 0
-    sample = np.sort(known)[np.linspace(0, len(known) - 1, _COMPARED).astype(int)]
-    numbers, x = store.embeddings(np.unique(sample))
+    sample = np.unique(np.sort(known)[np.linspace(0, len(known) - 1, _COMPARED).astype(int)])
+    numbers, x = store.embeddings(sample)
     kept = graph.get(numbers.astype(np.uint64), np.float32)
-    return last if len(numbers) == len(np.unique(sample)) and np.allclose(kept, unit(x), atol=_ROUNDING) else 0
+    return last if len(numbers) == len(sample) and np.allclose(kept, unit(x), atol=_ROUNDING) else 0
 
 
 def _save(graph: Any, path: pathlib.Path) -> int:
