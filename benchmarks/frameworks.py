@@ -197,16 +197,19 @@ class FrameworkProcess:
         self._process.communicate()
 
 
-def serve(prepare: Callable[[], tuple[dict[str, Any], Callable[[int], None]]]) -> None:
+def serve(prepare: Callable[[], tuple[dict[str, Any], Callable[[int], None]]], call_first: bool = False) -> None:
     """Makes calls on the requests of a `FrameworkProcess`, until that ends.
 
     Args:
         prepare: returns the description to send, and the function of a number of calls.
+        call_first: make a call, which compiles, before the description is sent.
     """
     # The output of libraries must not be read as an answer.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     about, call = prepare()
+    if call_first:
+        call(1)
     answers.write(json.dumps(about) + "\n")
     answers.flush()
     for line in sys.stdin:

@@ -18,6 +18,10 @@ is the forward pass to probabilities in evaluation mode: `training.step.predict_
 input is what frontends return: spectrograms, or the waveform for DistilHuBERT. Decoding, resampling, augmentation, the
 frontend and the copy of a batch from the host are not measured.
 
+With --together, the processes of all networks compile at the same time, before the first one is timed. This saves time
+on a GPU that has enough memory for all of them. Libraries that choose algorithms by timing them are then disturbed by
+the other processes.
+
 PyTorch runs eagerly, or compiled with --compile. Its images are in channels_last, or contiguous with --channels_first,
 which is PyTorch's default and the layout of EfficientAT's published code. --keep_memory applies `runtime.memory` to its
 process. It uses as many threads as there are cores, and on a GPU TF32 and cuDNN's benchmark mode, as XLA does.
@@ -164,19 +168,30 @@ def prepare(
     return about, jax_calls(what, config, model, x, labels)
 
 
-def measure(name: str, what: str, options: argparse.Namespace) -> dict[str, Any]:
-    """The figures of one network for "train" or "predict"."""
-    with contextlib.ExitStack() as stack:
-        processes = {
-            framework: stack.enter_context(FrameworkProcess(_command(name, what, framework)))
-            for framework in FRAMEWORKS
-        }
-        about, other = (process.about() for process in processes.values())
-        for key in ("parameters", "device"):
-            if about[key] != other[key]:
-                sys.exit(f"{name}: {key} is {about[key]} in esc_jax and {other[key]} in PyTorch: cannot compare them")
-        seconds = alternate(processes, options.rounds, 0.0 if options.tiny else ROUND_SECONDS)
-    return about | {"seconds": seconds}
+def start_processes(name: str, what: str, stack: contextlib.ExitStack) -> dict[str, FrameworkProcess]:
+    """The processes of one network for "train" or "predict", which end with the stack."""
+    return {
+        framework: stack.enter_context(FrameworkProcess(_command(name, what, framework))) for framework in FRAMEWORKS
+    }
+
+
+def ready(processes: dict[str, FrameworkProcess]) -> tuple[dict[str, FrameworkProcess], list[dict[str, Any]]]:
+    """The same processes when they are prepared, and their descriptions."""
+    return processes, [process.about() for process in processes.values()]
+
+
+def measure(
+    name: str,
+    processes: Mapping[str, FrameworkProcess],
+    descriptions: list[dict[str, Any]],
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    """The figures of one network."""
+    about, other = descriptions
+    for key in ("parameters", "device"):
+        if about[key] != other[key]:
+            sys.exit(f"{name}: {key} is {about[key]} in esc_jax and {other[key]} in PyTorch: cannot compare them")
+    return about | {"seconds": alternate(processes, options.rounds, 0.0 if options.tiny else ROUND_SECONDS)}
 
 
 def _command(name: str, what: str, framework: str) -> list[str]:
@@ -259,6 +274,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--compile", action="store_true", help="use torch.compile")
     add("--channels_first", action="store_true", help="contiguous images in PyTorch")
     add("--keep_memory", action="store_true", help="apply runtime.memory to PyTorch's process")
+    add("--together", action="store_true", help="start and compile all networks at once, then time one after the other")
     add("--tiny", action="store_true", help="small networks, for tests")
     add("--out", type=pathlib.Path, default=ROOT / "benchmarks/results", help="folder of the results")
     add("--framework", choices=FRAMEWORKS, help=argparse.SUPPRESS)
@@ -273,7 +289,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.framework:
         (name,), (what,) = options.models, options.what
-        serve(functools.partial(prepare, name, what, options.framework, options))
+        serve(functools.partial(prepare, name, what, options.framework, options), call_first=options.together)
         return
     results = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -287,13 +303,20 @@ def main() -> None:
         "tiny": options.tiny,
         "lines": [],
     }
-    for model, what in itertools.product(options.models, options.what):
-        sys.stderr.write(f"{model}, {what}\n")
-        line = measure(model, what, options)
-        results |= {"device": line["processor"], "threads": line["threads"]}
-        results["peak"] = _peak(line["processor"], options)
-        results["lines"].append(line)
-        table = write(options.out, results)  # after each network, so that a later failure loses nothing
+    cases = list(itertools.product(options.models, options.what))
+    with contextlib.ExitStack() as together:
+        started = None
+        if options.together:
+            started = [ready(processes) for processes in [start_processes(*case, together) for case in cases]]
+        for number, (model, what) in enumerate(cases):
+            sys.stderr.write(f"{model}, {what}\n")
+            with contextlib.ExitStack() as stack:
+                processes, about = started[number] if started else ready(start_processes(model, what, stack))
+                line = measure(model, processes, about, options)
+            results |= {"device": line["processor"], "threads": line["threads"]}
+            results["peak"] = _peak(line["processor"], options)
+            results["lines"].append(line)
+            table = write(options.out, results)  # after each network, so that a later failure loses nothing
     sys.stdout.write(table)
 
 

@@ -20,6 +20,7 @@ step_parts.json and step_parts.md to --out.
 
 import argparse
 from collections.abc import Callable
+import concurrent.futures
 import functools
 import pathlib
 import sys
@@ -188,7 +189,9 @@ def measure(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     batch = jax.tree.map(jnp.asarray, synthetic_step.batch_of(config))
     parts = input_parts(config, model, batch["audio"].astype(jnp.float32) / 32768.0)
     parts |= network_parts(config, model, batch)
-    compiled = {part: jax.jit(program).lower(*arguments).compile() for part, (program, arguments) in parts.items()}
+    lowered = [jax.jit(program).lower(*arguments) for program, arguments in parts.values()]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        compiled = dict(zip(parts, pool.map(lambda program: program.compile(), lowered), strict=True))
 
     def repeat(call: Callable[[], Any], count: int) -> Callable[[], None]:
         def run() -> None:

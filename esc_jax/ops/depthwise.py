@@ -10,19 +10,26 @@ this sum would be slow (K² padded additions, K² strided reductions). The custo
 - kernel gradient: a loop over output rows, in which K vectorized accumulators stay in cache. They are reduced to one
   number per channel once, at the end.
 
+On a CUDA GPU, the grouped convolutions of cuDNN are fast for two-dimensional kernels with strides of 1. The explicit sum
+is used for the input gradient with other strides, and for one-dimensional kernels, whose gradient is the sum of the
+products over all outputs. A strided convolution of a single channel is that of `convolution`.
+
 The form is chosen when the program is lowered (`lax.platform_dependent`), not when it is traced. A step that is placed
 on the CPU of a machine with a GPU, or a program that is exported for another platform, uses the right one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import functools
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 
-from esc_jax.ops import windows
+from esc_jax.ops import sums, windows
+from esc_jax.ops.convolution import space_to_depth_conv
 from esc_jax.ops.windows import Pads, Pair
+
+_SUMS_AT_ONCE = 16  # taps whose sums one kernel computes on a CUDA GPU
 
 Residuals = tuple[jax.Array, jax.Array]
 
@@ -79,12 +86,14 @@ pointwise_conv.defvjp(_pointwise_forward, _pointwise_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _conv(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
-    return lax.platform_dependent(
-        x,
-        kernel,
-        cpu=functools.partial(_shifted_sum, strides=strides, pads=pads),
-        default=functools.partial(_grouped, strides=strides, pads=pads),
-    )
+    shifted = functools.partial(_shifted_sum, strides=strides, pads=pads)
+    grouped = functools.partial(_grouped, strides=strides, pads=pads)
+    cuda = grouped
+    if _is_one_dimensional(kernel):
+        cuda = shifted
+    elif _is_stem(x, strides):
+        cuda = functools.partial(space_to_depth_conv, strides=strides, pads=pads)
+    return lax.platform_dependent(x, kernel, cpu=shifted, cuda=cuda, default=grouped)
 
 
 def _forward(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> tuple[jax.Array, Residuals]:
@@ -94,19 +103,43 @@ def _forward(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> tupl
 def _backward(strides: Pair, pads: Pads, residuals: Residuals, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
 
-    def shifted(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def shifted_input_gradient(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> jax.Array:
         x_gradient = _input_gradient(kernel, gradient, (x.shape[1], x.shape[2]), strides, pads)
-        if x.shape[-1] != x_gradient.shape[-1]:
-            x_gradient = x_gradient.sum(-1, keepdims=True)
-        return x_gradient, _kernel_gradient(x, gradient, (kernel.shape[0], kernel.shape[1]), strides, pads)
+        return x_gradient if x.shape[-1] == x_gradient.shape[-1] else x_gradient.sum(-1, keepdims=True)
+
+    def shifted(
+        kernel_gradient: Callable[..., jax.Array], x: jax.Array, kernel: jax.Array, gradient: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        size = (kernel.shape[0], kernel.shape[1])
+        return shifted_input_gradient(x, kernel, gradient), kernel_gradient(x, gradient, size, strides, pads)
 
     def grouped(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jax.vjp(functools.partial(_grouped, strides=strides, pads=pads), x, kernel)[1](gradient)
 
-    return lax.platform_dependent(x, kernel, gradient, cpu=shifted, default=grouped)
+    def for_cuda(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+        if _is_one_dimensional(kernel):
+            return shifted(_kernel_gradient_by_sums, x, kernel, gradient)
+        if _is_stem(x, strides):
+            return jax.vjp(functools.partial(space_to_depth_conv, strides=strides, pads=pads), x, kernel)[1](gradient)
+        x_gradient, kernel_gradient = grouped(x, kernel, gradient)
+        if strides != (1, 1):
+            x_gradient = shifted_input_gradient(x, kernel, gradient)
+        return x_gradient, kernel_gradient
+
+    cpu = functools.partial(shifted, _kernel_gradient)
+    return lax.platform_dependent(x, kernel, gradient, cpu=cpu, cuda=for_cuda, default=grouped)
 
 
 _conv.defvjp(_forward, _backward)
+
+
+def _is_one_dimensional(kernel: jax.Array) -> bool:
+    return 1 in kernel.shape[:2]
+
+
+def _is_stem(x: jax.Array, strides: Pair) -> bool:
+    """Whether this is a strided convolution of a single channel, as in the first layer of a network."""
+    return x.shape[-1] == 1 and strides != (1, 1)
 
 
 def _grouped(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
@@ -170,6 +203,21 @@ def _kernel_gradient(x: jax.Array, gradient: jax.Array, size: Pair, strides: Pai
 
     zeros = [jnp.zeros((batch, taps, out_w, channels), jnp.float32) for _, _, taps in groups]
     totals = lax.fori_loop(0, out_h, add_row, zeros)
-    sums = {(a, j): total.sum((0, 2)) for total, (a, j, _) in zip(totals, groups, strict=True)}
-    taps = jnp.stack([sums[i % s, j][i // s] for i in range(rows) for j in range(columns)])
+    reduced = {(a, j): total.sum((0, 2)) for total, (a, j, _) in zip(totals, groups, strict=True)}
+    taps = jnp.stack([reduced[i % s, j][i // s] for i in range(rows) for j in range(columns)])
     return taps.reshape(rows, columns, 1, channels).astype(x.dtype)
+
+
+def _kernel_gradient_by_sums(x: jax.Array, gradient: jax.Array, size: Pair, strides: Pair, pads: Pads) -> jax.Array:
+    """As `_kernel_gradient`. Products are summed over all outputs, for several taps in one kernel."""
+    out_h, out_w, channels = gradient.shape[1:]
+    padding = []
+    for (low, _), outputs, stride, taps, n in zip(pads, (out_h, out_w), strides, size, x.shape[1:3], strict=True):
+        padding.append((low, (outputs - 1) * stride + taps - n - low))
+    padded, g = windows.pad(x, (padding[0], padding[1])), gradient.astype(jnp.float32)
+    taps = [values for _, _, values in windows.shifted_slices(padded, size, strides)]
+    totals: list[jax.Array] = []
+    for first in range(0, len(taps), _SUMS_AT_ONCE):
+        some = taps[first : first + _SUMS_AT_ONCE]
+        totals += sums.channel_sums_in_parts(*(values.astype(jnp.float32) * g for values in some))
+    return jnp.stack(totals).reshape(*size, 1, channels).astype(x.dtype)

@@ -74,7 +74,7 @@ def train_step(
         if average is not None:
             weights = {"params": params, "batch_stats": batch_stats}
             average = states.update_ema(average, weights, state.step, ema)
-        metrics |= {"grad_norm": optax.global_norm(grads)}
+        metrics |= {"grad_norm": optim.global_norm(grads)}
         new = state.replace(
             step=state.step + 1,
             params=params,
@@ -93,7 +93,7 @@ def _ascend(params: Any, grads: Any, rho: float) -> Any:
 
     Foret et al., "Sharpness-aware minimization for efficiently improving generalization", ICLR 2021.
     """
-    scale = rho / (optax.global_norm(grads) + 1e-12)
+    scale = rho / (optim.global_norm(grads) + 1e-12)
     return jax.tree.map(lambda p, g: p + scale * g, params, grads)
 
 

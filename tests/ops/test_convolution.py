@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from esc_jax.ops.convolution import conv
+from esc_jax.ops import convolution
 
 
 def xla(x, kernel, strides, pads):
@@ -16,7 +16,7 @@ def xla(x, kernel, strides, pads):
     return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-def check(shape, size, channels, strides, pads):
+def check(shape, size, channels, strides, pads, form=convolution.conv):
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal(shape), jnp.float32)
     kernel = jnp.asarray(rng.standard_normal((*size, shape[-1], channels)), jnp.float32)
@@ -26,7 +26,7 @@ def check(shape, size, channels, strides, pads):
         out, transpose = jax.vjp(lambda x, kernel: conv(x, kernel, strides, pads), x, kernel)
         return out, *transpose(weights)
 
-    result, expected = jax.jit(lambda: value_and_gradients(conv))(), jax.jit(lambda: value_and_gradients(xla))()
+    result, expected = jax.jit(lambda: value_and_gradients(form))(), jax.jit(lambda: value_and_gradients(xla))()
     for name, a, b in zip(("output", "input gradient", "kernel gradient"), result, expected, strict=True):
         # Sums of a few hundred float32 products of order 1, in another order.
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4, err_msg=name)
@@ -46,3 +46,19 @@ def test_equals_xlas(size, stride):
 )
 def test_any_shape(size, kernel, strides, pads):
     check((2, *size, 3), kernel, 2, strides, pads)
+
+
+@settings(max_examples=8)
+@given(
+    size=st.tuples(st.integers(5, 9), st.integers(5, 9)),
+    kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    strides=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    pads=st.tuples(*[st.tuples(st.integers(0, 2), st.integers(0, 2))] * 2),
+)
+def test_form_for_cuda(size, kernel, strides, pads):
+    """The form that a CPU does not use."""
+    check((2, *size, 1), kernel, 3, strides, pads, convolution.space_to_depth_conv)
+
+
+def test_resnets_first_layer_for_cuda():
+    check((2, 26, 16, 1), (7, 7), 4, (2, 2), ((3, 3), (3, 3)), convolution.space_to_depth_conv)

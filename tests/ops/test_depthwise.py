@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from esc_jax.ops import depthwise
 from esc_jax.ops.depthwise import depthwise_conv, pointwise_conv
 
 
@@ -62,6 +63,26 @@ def test_any_kernel_stride_and_padding(size, kernel, strides, padding):
     check((1, *size, 2), kernel, strides, padding)
 
 
+@settings(max_examples=6, deadline=None, derandomize=True)
+@given(
+    size=st.tuples(st.integers(5, 9), st.integers(5, 9)),
+    kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    strides=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    padding=st.tuples(*[st.tuples(st.integers(0, 2), st.integers(0, 2))] * 2),
+    channels=st.sampled_from([1, 3]),
+)
+def test_kernel_gradient_for_cuda(size, kernel, strides, padding, channels):
+    """The form that a CPU does not use."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, *size, channels)), jnp.float32)
+    taps = jnp.asarray(rng.normal(size=(*kernel, 1, 3)), jnp.float32)
+    out, transpose = jax.vjp(lambda kernel: grouped(x, kernel, strides, padding), taps)
+    weights = jnp.asarray(rng.normal(size=out.shape), jnp.float32)
+    result = jax.jit(lambda: depthwise._kernel_gradient_by_sums(x, weights, kernel, strides, padding))()
+    # Sums of up to a few hundred float32 products of order 1, in another order.
+    np.testing.assert_allclose(result, transpose(weights)[0], rtol=1e-4, atol=1e-4)
+
+
 def test_one_input_channel_seen_by_every_kernel():
     check((2, 9, 8, 1), (3, 3), (2, 2), ((1, 1), (1, 1)), channels=6)
 
@@ -106,6 +127,17 @@ def test_pointwise_equals_a_1x1_convolution():
     xlas = value_and_gradients(by_xla, x, kernel, weights, (1, 1), "VALID")
     for a, b in zip(ours, xlas, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)  # sums of at most 40 float32 products
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "strides", "channels"),
+    [((2, 9, 8, 5), (3, 3), (2, 2), 5), ((2, 9, 8, 5), (3, 3), (1, 1), 5), ((2, 9, 1, 5), (3, 1), (1, 1), 5),
+     ((2, 9, 8, 1), (3, 3), (2, 2), 6)],
+)  # fmt: skip
+def test_forms_for_cuda(monkeypatch, shape, size, strides, channels):
+    """The forms that a CPU does not use, computed there."""
+    monkeypatch.setattr(lax, "platform_dependent", lambda *arguments, cuda, **_: cuda(*arguments))
+    check(shape, size, strides, ((1, 1), (size[1] // 2,) * 2), channels)
 
 
 def test_lowering_for_another_platform_takes_the_grouped_convolution():
