@@ -62,7 +62,7 @@ def _blocks(x: jax.Array, size: Pair) -> jax.Array:
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // s, width // t, s * t * channels)
 
 
-def _usespace_to_depth_conv(kernel: jax.Array, strides: Pair) -> bool:
+def _use_space_to_depth(kernel: jax.Array, strides: Pair) -> bool:
     return kernel.shape[2] < _FEW_CHANNELS and strides != (1, 1)
 
 
@@ -79,7 +79,7 @@ def conv(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> jax.Arra
     Returns:
         (B, H', W', O).
     """
-    if not _usespace_to_depth_conv(kernel, strides):
+    if not _use_space_to_depth(kernel, strides):
         return _xla(x, kernel, strides, pads)
     return lax.platform_dependent(
         x,
@@ -103,14 +103,14 @@ def _backward(
     def by_xla(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jax.vjp(lambda x, kernel: _xla(x, kernel, strides, pads), x, kernel)[1](g)
 
-    def byspace_to_depth_conv(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def by_space_to_depth(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jax.vjp(lambda x, kernel: space_to_depth_conv(x, kernel, strides, pads), x, kernel)[1](g)
 
     def for_cpu(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
         x_gradient = by_xla(x, kernel, g)[0] if strides == (1, 1) else _input_gradient(x, kernel, g, strides, pads)
         return x_gradient, _kernel_gradient(x, kernel, g, strides, pads)
 
-    cuda = by_space_to_depth if _usespace_to_depth_conv(kernel, strides) else by_xla
+    cuda = by_space_to_depth if _use_space_to_depth(kernel, strides) else by_xla
     return lax.platform_dependent(x, kernel, g, cpu=for_cpu, cuda=cuda, default=by_xla)
 
 

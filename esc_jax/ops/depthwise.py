@@ -10,8 +10,8 @@ this sum would be slow (K² padded additions, K² strided reductions). The custo
 - kernel gradient: a loop over output rows, in which K vectorized accumulators stay in cache. They are reduced to one
   number per channel once, at the end.
 
-On a CUDA GPU, the grouped convolutions of cuDNN are fast for two-dimensional kernels with strides of 1. The explicit sum
-is used for the input gradient with other strides, and for one-dimensional kernels, whose gradient is the sum of the
+On a CUDA GPU, the grouped convolutions of cuDNN are fast for two-dimensional kernels with strides of 1. The explicit
+sum is used for the input gradient with other strides, and for one-dimensional kernels, whose gradient is the sum of the
 products over all outputs. A strided convolution of a single channel is that of `convolution`.
 
 The form is chosen when the program is lowered (`lax.platform_dependent`), not when it is traced. A step that is placed
