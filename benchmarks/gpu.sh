@@ -5,7 +5,7 @@
 #   DATA=ESC-50-master bash benchmarks/gpu.sh                     all parts, within BUDGET_S seconds (530)
 #   bash benchmarks/gpu.sh "steps resnet34" "compare resnet34 256"   selected parts
 #
-# Parts: "steps CONFIG", "startup CONFIG", "compare MODEL BATCH", "ways CONFIG EPOCHS", "recipe CONFIG EPOCHS", "quickstart".
+# Parts: "steps CONFIG", "kernels CONFIG", "startup CONFIG", "compare MODEL BATCH", "ways CONFIG EPOCHS", "recipe CONFIG EPOCHS", "quickstart".
 # DATA is a data set in the layout of ESC-50, whose clips may be Opus or FLAC files. Without it, "startup" and "ways" use
 # synthesized sounds, and "recipe" fails.
 #
@@ -49,7 +49,7 @@ config_of() { # CONFIG
 }
 
 if [ $# -eq 0 ]; then
-  set -- "steps resnet34" "startup resnet34" "ways resnet34 20" "recipe resnet34 300" "compare resnet34 256" \
+  set -- "steps resnet34" "kernels resnet34" "startup resnet34" "ways resnet34 20" "recipe resnet34 300" "compare resnet34 256" \
     "compare beats 32" "compare beats 64" "compare mn04 256" "compare mn10 256" "compare distilhubert 32" \
     "compare efficientnet_b0 256" "steps efficientat_finetune" "startup beats_finetune" quickstart
 fi
@@ -64,6 +64,8 @@ for part; do
   case $kind in
     steps)
       run "$part" 150 "$python" benchmarks/step_parts.py "$(config_of "$name")" --dtype=bfloat16 --out="$folder" $tiny ;;
+    kernels)
+      run "$part" 150 "$python" benchmarks/kernels.py "$(config_of "$name")" --dtype=bfloat16 --out="$folder" $tiny ;;
     startup)
       run "$part" 150 "$python" benchmarks/startup.py --config="$(config_of "$name")" --rounds=2 --out="$folder" $tiny \
         --config.model.dtype=bfloat16 $data ;;

@@ -236,16 +236,21 @@ def measure(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of benchmarks of the training steps of configs."""
     parser.add_argument("configs", nargs="*", default=["configs/resnet34.py"], help="default: configs/resnet34.py")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--batch_size", type=int, default=0, help="default: that of the config")
-    parser.add_argument("--calls", type=int, default=20, help="calls that are timed together (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
     parser.add_argument("--tiny", action="store_true", help="a small network, for tests")
     parser.add_argument("--out", default=record.RESULTS, help="folder of the files (default: benchmarks/results)")
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    parser.add_argument("--calls", type=int, default=20, help="calls that are timed together (default: %(default)s)")
     options = parser.parse_args()
     from esc_jax.runtime import xla
 

@@ -135,7 +135,11 @@ PRETRAINING_COLUMNS = (
     Column("value", lambda row: f"{row['value']} {row['unit']}"),
 )
 
-
+GPU_MODEL_COLUMNS = (
+    *MODEL_COLUMNS,
+    column("esc_jax, % of peak", "esc_jax_peak"),
+    column("PyTorch, % of peak", "pytorch_peak"),
+)
 MISTAKE_COLUMNS = (column("class", "true"), column("mistakes", "errors"), column("clips", "total"))
 
 
@@ -409,10 +413,13 @@ TABLES = {
         (*MISTAKE_COLUMNS[:1], column("predicted", "predicted"), *MISTAKE_COLUMNS[1:]),
         commands=False,
     ),
-    "models-gpu": Table(
-        "models",
-        (*MODEL_COLUMNS, column("esc_jax, % of peak", "esc_jax_peak"), column("PyTorch, % of peak", "pytorch_peak")),
+    "h200": Table("accuracy", ACCURACY_COLUMNS),
+    "h200-details": Table(
+        "accuracy", DETAIL_COLUMNS[1:], ids=("h200-linear", "h200-four"), commands=False, where=False
     ),
+    "models-gpu": Table("models", GPU_MODEL_COLUMNS),
+    "models-gpu-h200": Table("models", (*GPU_MODEL_COLUMNS, NOTE)),
+    "gpu-step-h200": Table("timings", TIME_COLUMNS),
     "gpu-step": Table("timings", TIME_COLUMNS),
 }
 

@@ -247,6 +247,16 @@ def test_parts_of_a_step(benchmark):
     assert gflop["step"] >= gflop["inputs"] + gflop["forward"] > 0
 
 
+@pytest.mark.extended
+def test_kernels_of_a_step(benchmark):
+    rows = benchmark("kernels", "--top=100000")[0]["kernels"]
+    (all_kernels, *kernels), times = rows, [row["µs per step"] for row in rows]
+    assert all_kernels["operation"] == "all" and times[1:] == sorted(times[1:], reverse=True)
+    # Each row is rounded to 0.05 µs.
+    assert times[0] == pytest.approx(sum(times[1:]), abs=0.05 * len(rows) + 1)
+    assert any("conv" in row["operation"] for row in kernels)
+
+
 @pytest.fixture
 def gpu(environment, tmp_path):
     """Runs parts of gpu.sh with a small network: (its exit status, its output), files in `tmp_path`."""
@@ -273,13 +283,20 @@ def test_the_gpu_script_names_what_it_cannot_run(gpu):
 def test_the_gpu_script_runs_every_part_and_skips_finished_ones(gpu, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     data = importlib.import_module("input_pipeline").write_esc50(tmp_path / "data", 60)
-    parts = ["steps resnet34", "startup resnet34", "ways resnet34 1", "recipe resnet34 1", "quickstart"]
+    parts = [
+        "steps resnet34",
+        "kernels resnet34",
+        "startup resnet34",
+        "ways resnet34 1",
+        "recipe resnet34 1",
+        "quickstart",
+    ]
     if importlib.util.find_spec("torch"):
         parts.append("compare resnet34 2")
     status, output = gpu(*parts, DATA=str(data), BUDGET_S="3000")
     assert status == 0, output
     tables = (tmp_path / "gpu.md").read_text()
-    for title in ("step_parts", "startup", "crossval_ways", "Cross-validation"):
+    for title in ("step_parts", "kernels", "startup", "crossval_ways", "Cross-validation"):
         assert title in tables
     results = json.loads((tmp_path / "recipe_resnet34_1" / "results.json").read_text())
     assert len(results["folds"]) == 5

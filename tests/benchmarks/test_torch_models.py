@@ -115,8 +115,9 @@ def test_variables_of_another_network_are_refused():
 
 
 @pytest.mark.extended
-def test_command_prints_a_table_and_writes_it(environment, tmp_path):
-    command = [sys.executable, BENCHMARKS / "models.py", "--models", "resnet34", "--tiny", "--rounds=1"]
+@pytest.mark.parametrize("options", [[], ["--together"]])
+def test_command_prints_a_table_and_writes_it(environment, tmp_path, options):
+    command = [sys.executable, BENCHMARKS / "models.py", "--models", "resnet34", "--tiny", "--rounds=1", *options]
     done = subprocess.run([*command, f"--out={tmp_path}"], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     rows = [line for line in done.stdout.splitlines() if line.startswith("| resnet34 |")]
