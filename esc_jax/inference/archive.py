@@ -29,7 +29,7 @@ from esc_jax.models.model import update_hash
 
 SETTINGS, MANIFEST, LOCKS = "settings.json", "manifest.csv", ".locks"
 COLUMNS = ("file", "status", "duration_s", "seconds", "finished", "note")
-_AHEAD = 2  # recordings in work at once: one is decoded while the device computes the other
+_MOST_AT_ONCE = 8  # recordings
 
 
 class ArchiveError(UserError, ValueError):
@@ -180,7 +180,7 @@ class Archive:
 def process(
     archive: Archive, recordings: Sequence[str], classify: Callable[[str], tuple[float, str, Sequence[str]]]
 ) -> Iterator[Outcome]:
-    """Classifies recordings into an archive, two at a time: one is decoded while the device computes the other.
+    """Classifies recordings into an archive, several at a time: some are decoded while the device computes others.
 
     Args:
         archive: the folder of results.
@@ -217,11 +217,19 @@ def process(
     yield from run_ahead(run, recordings)
 
 
+def recordings_at_once() -> int:
+    """Number of recordings that are processed at a time: half of the processor cores, but from two to eight.
+
+    One of them uses the device. Decoding the others takes longer than that for small networks and on GPUs.
+    """
+    return max(2, min(_MOST_AT_ONCE, (os.cpu_count() or 1) // 2))
+
+
 def run_ahead(run: Callable[[str], Outcome], recordings: Sequence[str]) -> Iterator[Outcome]:
-    """Yields `run` of each recording in the order of their ends; two are in work at a time, in threads."""
-    remaining = iter(recordings)
-    with futures.ThreadPoolExecutor(_AHEAD) as pool:
-        running = {pool.submit(run, recording) for recording in itertools.islice(remaining, _AHEAD)}
+    """Yields `run` of each recording in the order of their ends; `recordings_at_once` are in work, in threads."""
+    remaining, count = iter(recordings), recordings_at_once()
+    with futures.ThreadPoolExecutor(count) as pool:
+        running = {pool.submit(run, recording) for recording in itertools.islice(remaining, count)}
         try:
             while running:
                 done, running = futures.wait(running, return_when=futures.FIRST_COMPLETED)

@@ -147,3 +147,17 @@ def test_what_a_killed_process_was_writing_is_removed(tmp_path, recordings):
     assert statuses(archive.process(open_archive(tmp_path), recordings, classify)) == dict.fromkeys(NAMES, "done")
     assert not list((tmp_path / "out").rglob("*.partial"))
     assert (tmp_path / "out/2026/a.wav.csv").read_text() == f"csv of {recordings[1]}"
+
+
+@pytest.mark.parametrize(("cores", "expected"), [(1, 2), (2, 2), (6, 3), (64, 8), (None, 2)])
+def test_several_recordings_are_in_work_at_once(monkeypatch, cores, expected):
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    together = threading.Barrier(expected, timeout=60)  # broken if fewer than `expected` wait at the same time
+
+    def run(name):
+        together.wait()
+        return archive.Outcome(name, "done")
+
+    names = [f"{number}.wav" for number in range(2 * expected)]
+    assert sorted(outcome.file for outcome in archive.run_ahead(run, names)) == sorted(names)
+    assert archive.recordings_at_once() == expected
