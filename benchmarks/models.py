@@ -274,7 +274,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--compile", action="store_true", help="use torch.compile")
     add("--channels_first", action="store_true", help="contiguous images in PyTorch")
     add("--keep_memory", action="store_true", help="apply runtime.memory to PyTorch's process")
-    add("--together", action="store_true", help="start and compile all networks at once, then time one after the other")
     add("--tiny", action="store_true", help="small networks, for tests")
     add("--out", type=pathlib.Path, default=ROOT / "benchmarks/results", help="folder of the results")
     add("--framework", choices=FRAMEWORKS, help=argparse.SUPPRESS)
@@ -285,6 +284,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments(parser)
     parser.add_argument("--rounds", type=int, default=5, help="counted rounds (default: %(default)s)")
+    parser.add_argument("--together", action="store_true", help="start and compile all networks at once")
     parser.add_argument("--peak_tflops", type=float, default=0.0, help="peak of the processor")
     options = parser.parse_args()
     if options.framework:
