@@ -37,6 +37,8 @@ def test_equals_xlas(size, stride):
     check((3, 13, 10, 4), (size, size), 5, (stride, stride), ((size // 2, size // 2),) * 2)
 
 
+# A CPU does not use the second form.
+@pytest.mark.parametrize(("form", "channels"), [(convolution.conv, 3), (convolution.space_to_depth_conv, 1)])
 @settings(max_examples=8)
 @given(
     size=st.tuples(st.integers(5, 9), st.integers(5, 9)),
@@ -44,20 +46,8 @@ def test_equals_xlas(size, stride):
     strides=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     pads=st.tuples(*[st.tuples(st.integers(0, 2), st.integers(0, 2))] * 2),
 )
-def test_any_shape(size, kernel, strides, pads):
-    check((2, *size, 3), kernel, 2, strides, pads)
-
-
-@settings(max_examples=8)
-@given(
-    size=st.tuples(st.integers(5, 9), st.integers(5, 9)),
-    kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
-    strides=st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    pads=st.tuples(*[st.tuples(st.integers(0, 2), st.integers(0, 2))] * 2),
-)
-def test_form_for_cuda(size, kernel, strides, pads):
-    """The form that a CPU does not use."""
-    check((2, *size, 1), kernel, 3, strides, pads, convolution.space_to_depth_conv)
+def test_any_shape(form, channels, size, kernel, strides, pads):
+    check((2, *size, channels), kernel, 2, strides, pads, form)
 
 
 def test_resnets_first_layer_for_cuda():

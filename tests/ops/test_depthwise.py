@@ -11,6 +11,13 @@ import pytest
 from esc_jax.ops import depthwise
 from esc_jax.ops.depthwise import depthwise_conv, pointwise_conv
 
+SHAPES = {
+    "size": st.tuples(st.integers(5, 9), st.integers(5, 9)),
+    "kernel": st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    "strides": st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    "padding": st.tuples(*[st.tuples(st.integers(0, 2), st.integers(0, 2))] * 2),
+}
+
 
 def grouped(x, kernel, strides, padding):
     """The definition, by XLA."""
@@ -53,24 +60,13 @@ def test_equals_grouped_convolution(shape, kernel, stride):
 
 
 @settings(max_examples=6, deadline=None, derandomize=True)
-@given(
-    size=st.tuples(st.integers(5, 9), st.integers(5, 9)),
-    kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),
-    strides=st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    padding=st.tuples(*[st.tuples(st.integers(0, 2), st.integers(0, 2))] * 2),
-)
+@given(**SHAPES)
 def test_any_kernel_stride_and_padding(size, kernel, strides, padding):
     check((1, *size, 2), kernel, strides, padding)
 
 
 @settings(max_examples=6, deadline=None, derandomize=True)
-@given(
-    size=st.tuples(st.integers(5, 9), st.integers(5, 9)),
-    kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),
-    strides=st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    padding=st.tuples(*[st.tuples(st.integers(0, 2), st.integers(0, 2))] * 2),
-    channels=st.sampled_from([1, 3]),
-)
+@given(**SHAPES, channels=st.sampled_from([1, 3]))
 def test_kernel_gradient_for_cuda(size, kernel, strides, padding, channels):
     """The form that a CPU does not use."""
     rng = np.random.default_rng(0)
