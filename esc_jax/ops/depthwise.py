@@ -212,8 +212,8 @@ def _kernel_gradient_by_sums(x: jax.Array, gradient: jax.Array, size: Pair, stri
     """As `_kernel_gradient`. Products are summed over all outputs, for several taps in one kernel."""
     out_h, out_w, channels = gradient.shape[1:]
     padding = []
-    for (low, _), outputs, stride, taps, n in zip(pads, (out_h, out_w), strides, size, x.shape[1:3], strict=True):
-        padding.append((low, (outputs - 1) * stride + taps - n - low))
+    for (low, _), outputs, stride, length, n in zip(pads, (out_h, out_w), strides, size, x.shape[1:3], strict=True):
+        padding.append((low, (outputs - 1) * stride + length - n - low))
     padded, g = windows.pad(x, (padding[0], padding[1])), gradient.astype(jnp.float32)
     taps = [values for _, _, values in windows.shifted_slices(padded, size, strides)]
     totals: list[jax.Array] = []
