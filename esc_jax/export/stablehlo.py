@@ -51,15 +51,13 @@ def classifier(restored: Restored, model: Model) -> Callable[[jax.Array], jax.Ar
     import numpy as np
 
     from esc_jax.evaluation.calibration import Calibration
-    from esc_jax.ops import layer_loop
     from esc_jax.tasks import registry as tasks
 
     task, variables = tasks.get(restored.config.task), jax.tree.map(np.asarray, model.variables)
     temperature = np.float32(Calibration.read(restored.meta).temperature or 1.0)
 
     def classify(features: jax.Array) -> jax.Array:
-        with layer_loop.use_loop(False):  # the weights are constants, and other runtimes know no loop
-            logits: Any = model.module.apply(variables, features)
+        logits: Any = model.module.apply(variables, features)
         return task.activation(logits / temperature)
 
     return classify

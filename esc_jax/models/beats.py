@@ -17,8 +17,7 @@ from esc_jax.models.hubert import PositionalConv
 from esc_jax.models.limits import Constraint
 from esc_jax.ops.dense import Dense
 from esc_jax.ops.dropout import Dropout
-from esc_jax.ops.layer_loop import apply_layers
-from esc_jax.ops.transformer import ACTIVATIONS, TransformerLayer, layer_norm, masked_mean
+from esc_jax.ops.transformer import ACTIVATIONS, TransformerLayer, apply_layers, layer_norm, masked_mean
 
 
 class Beats(nn.Module):

@@ -16,8 +16,7 @@ from esc_jax.models.limits import MAX_SIZE, MAX_TABLE, Constraint
 from esc_jax.models.patch_transformer import grid_positions
 from esc_jax.ops import conv1d
 from esc_jax.ops.batch_norm import BatchNorm
-from esc_jax.ops.layer_loop import apply_layers
-from esc_jax.ops.transformer import TransformerLayer, layer_norm
+from esc_jax.ops.transformer import TransformerLayer, apply_layers, layer_norm
 
 _MAX_STRIDE, _MAX_KERNEL, _MAX_BLOCKS = 16, 63, 6
 _SLOPE = 0.2

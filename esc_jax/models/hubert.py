@@ -16,8 +16,7 @@ from esc_jax.models.encoder import Encoded
 from esc_jax.models.limits import MAX_KERNEL, MAX_SIZE, Constraint
 from esc_jax.ops.dropout import Dropout
 from esc_jax.ops.grouped_conv import grouped_conv1d
-from esc_jax.ops.layer_loop import apply_layers
-from esc_jax.ops.transformer import TransformerLayer, dense, layer_norm, masked_mean
+from esc_jax.ops.transformer import TransformerLayer, apply_layers, dense, layer_norm, masked_mean
 
 Count = TypeVar("Count", int, jax.Array)
 

@@ -9,8 +9,7 @@ from esc_jax.models.encoder import Encoded, EncoderModel
 from esc_jax.models.patch_transformer import PatchTransformer, sinusoidal_positions
 from esc_jax.ops import patches
 from esc_jax.ops.dense import Dense
-from esc_jax.ops.layer_loop import apply_layers
-from esc_jax.ops.transformer import TransformerLayer, layer_norm
+from esc_jax.ops.transformer import TransformerLayer, apply_layers, layer_norm
 
 
 @struct.dataclass

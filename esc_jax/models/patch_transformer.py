@@ -17,8 +17,7 @@ from esc_jax.models.limits import MAX_TABLE, Constraint
 from esc_jax.ops import patches
 from esc_jax.ops.dense import Dense
 from esc_jax.ops.dropout import Dropout
-from esc_jax.ops.layer_loop import apply_layers
-from esc_jax.ops.transformer import TransformerLayer, layer_norm
+from esc_jax.ops.transformer import TransformerLayer, apply_layers, layer_norm
 from esc_jax.runtime.devices import example_keys
 
 

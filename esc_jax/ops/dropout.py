@@ -20,11 +20,10 @@ class Dropout(nn.Module):
     rate: float
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool, key: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         if not train or not self.rate:
             return x
-        # `key` is given where a layer is applied outside of the model's own tree (`layer_loop`).
-        keys = example_keys(self.make_rng("dropout") if key is None else key, len(x))
+        keys = example_keys(self.make_rng("dropout"), len(x))
         keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - self.rate, x.shape[1:]))(keys)
         return jnp.where(keep, x / (1.0 - self.rate), jnp.zeros_like(x))
 

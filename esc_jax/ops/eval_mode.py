@@ -2,14 +2,9 @@
 
 from collections.abc import Callable, Iterator
 import contextlib
-import contextvars
 from typing import Any
 
 from flax import linen as nn
-
-_PREDICATE: contextvars.ContextVar[Callable[[str], bool]] = contextvars.ContextVar(
-    "eval_mode", default=lambda path: False
-)
 
 
 @contextlib.contextmanager
@@ -29,15 +24,5 @@ def eval_mode(predicate: Callable[[str], bool]) -> Iterator[None]:
             kwargs = {k: False if a is True else a for k, a in kwargs.items()}
         return function(*args, **kwargs)
 
-    outer = _PREDICATE.get()
-    token = _PREDICATE.set(lambda path: outer(path) or predicate(path))
-    try:
-        with nn.intercept_methods(call):
-            yield
-    finally:
-        _PREDICATE.reset(token)
-
-
-def in_eval_mode(path: str) -> bool:
-    """Whether a context of `eval_mode` selects the module of this path."""
-    return _PREDICATE.get()(path)
+    with nn.intercept_methods(call):
+        yield

@@ -1,14 +1,16 @@
-"""Self-attention and a transformer layer. `layer_loop.apply_layers` applies the layers of a model."""
+"""Self-attention, a transformer layer, and the layers of a model one after the other."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+import dataclasses
 import functools
+from typing import Any
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
 from esc_jax.ops.dense import Dense
-from esc_jax.ops.dropout import Dropout
+from esc_jax.ops.dropout import Dropout, layer_drop
 
 ACTIVATIONS: dict[str, Callable] = {
     "gelu": functools.partial(nn.gelu, approximate=False),
@@ -18,9 +20,6 @@ ACTIVATIONS: dict[str, Callable] = {
     "tanh": jnp.tanh,
     "linear": lambda x: x,
 }
-
-# The dropout layers of a `TransformerLayer`, by their path in it, in the order of its argument `keys`.
-DROPOUTS = (("attention", "Dropout_0"), ("Dropout_0",), ("Dropout_1",), ("Dropout_2",))
 
 
 @jax.custom_vjp
@@ -75,14 +74,7 @@ class Attention(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        bias: jax.Array | None,
-        padding: jax.Array | None,
-        train: bool,
-        dropout_key: jax.Array | None = None,
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, bias: jax.Array | None, padding: jax.Array | None, train: bool) -> jax.Array:
         """Attends to all tokens that are not padding.
 
         Args:
@@ -90,7 +82,6 @@ class Attention(nn.Module):
             bias: (heads, T, T), added to the scores; or None.
             padding: (B, T), true where a token is padding; or None.
             train: dropout is active.
-            dropout_key: for the dropout of the weights; None: from the PRNG stream "dropout".
         """
         batch, time, channels = x.shape
         size = channels // self.heads
@@ -116,7 +107,7 @@ class Attention(nn.Module):
             scores = jnp.where(padding[:, None, None], jnp.finfo(jnp.float32).min, scores)
         weights = nn.softmax(scores, -1)
         self.sow("intermediates", "attention", weights)
-        weights = Dropout(self.dropout)(weights.astype(self.dtype), train=train, key=dropout_key)
+        weights = Dropout(self.dropout)(weights.astype(self.dtype), train=train)
         mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(batch, time, channels)
         return dense(channels, self.dtype, "out", self.init_gain)(mixed)
 
@@ -156,19 +147,11 @@ class TransformerLayer(nn.Module):
     epsilon: float = 1e-5
 
     @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        bias: jax.Array | None,
-        padding: jax.Array | None,
-        train: bool,
-        keys: jax.Array | None = None,
-    ) -> jax.Array:
-        """See `Attention`. `keys` has a key for each of `DROPOUTS`; None: from the PRNG stream "dropout"."""
-        attention_key, *dropout_keys = [None] * len(DROPOUTS) if keys is None else list(keys)
+    def __call__(self, x: jax.Array, bias: jax.Array | None, padding: jax.Array | None, train: bool) -> jax.Array:
+        """See `Attention`."""
 
         def dropout(y: jax.Array, rate: float) -> jax.Array:
-            return Dropout(rate)(y, train=train, key=dropout_keys.pop(0))
+            return Dropout(rate)(y, train=train)
 
         gain = (8 * self.layers) ** -0.25 if self.deep_norm else None
         alpha = (2 * self.layers) ** 0.25 if self.deep_norm else 1.0
@@ -179,7 +162,7 @@ class TransformerLayer(nn.Module):
         output = dense(x.shape[-1], self.dtype, "output", gain)
 
         def attend(y: jax.Array) -> jax.Array:
-            return dropout(attention(y, bias, padding, train, attention_key), self.dropout)
+            return dropout(attention(y, bias, padding, train), self.dropout)
 
         def feed_forward(y: jax.Array) -> jax.Array:
             y = dropout(ACTIVATIONS[self.activation](intermediate(y)), self.activation_dropout)
@@ -190,6 +173,54 @@ class TransformerLayer(nn.Module):
             return x + feed_forward(output_norm(x))
         x = attention_norm(alpha * x + attend(x))
         return output_norm(alpha * x + feed_forward(x))
+
+
+def apply_layers(
+    parent: nn.Module,
+    layer: TransformerLayer,
+    x: jax.Array,
+    bias: jax.Array | None = None,
+    padding: jax.Array | None = None,
+    *,
+    train: bool,
+    remat: bool = False,
+    drop_rates: Sequence[float] = (),
+    gradient: float = 1.0,
+    collect: bool = False,
+) -> list[jax.Array]:
+    """Applies the layers `layer_0` … of a module, with LayerDrop; must be called in its compact method.
+
+    Args:
+        parent: the module. Its PRNG stream "droppath" draws which examples skip a layer.
+        layer: unbound layer (`parent=None`) with the fields of all; `layer.layers` is their number.
+        x: (B, T, C).
+        bias, padding, train: as for `TransformerLayer`.
+        remat: recompute the layers in the backward pass.
+        drop_rates: rate at which an example skips a layer in training, for each layer; empty: none is skipped.
+        gradient: factor on the gradient at the input of each layer.
+        collect: return the outputs of all layers.
+
+    Returns:
+        The output of the last layer alone, or the outputs of all layers; nothing if there is no layer.
+    """
+    kind: Any = nn.remat(TransformerLayer, static_argnums=(4,)) if remat else TransformerLayer
+    fields = {f.name: getattr(layer, f.name) for f in dataclasses.fields(layer) if f.init}
+    outputs: list[jax.Array] = []
+    for number in range(layer.layers):
+        x = x if gradient == 1 else scale_gradient(x, gradient)
+        y = kind(**fields | {"name": f"layer_{number}", "parent": parent})(x, bias, padding, train)
+        x = layer_drop(parent.make_rng("droppath"), drop_rates[number], x, y) if train and drop_rates else y
+        outputs.append(x)
+    return outputs if collect else outputs[-1:]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def scale_gradient(x: jax.Array, factor: float) -> jax.Array:
+    """Identity whose gradient is multiplied by `factor`."""
+    return x
+
+
+scale_gradient.defvjp(lambda x, factor: (x, None), lambda factor, _, gradient: (factor * gradient,))
 
 
 def dense(width: int, dtype: jnp.dtype, name: str, gain: float | None = None) -> Dense:
