@@ -18,6 +18,7 @@ from esc_jax.cli import predict
 from esc_jax.inference import classifier as classifiers
 from esc_jax.runtime import xla
 from esc_jax.training.restore import restore
+from tests.data.audio_files import encode, with_positions
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RATE, CLASSES = 16_000, ["rain", "sea_waves", "dog"]
@@ -104,6 +105,26 @@ def test_the_command_end_to_end(run, untrained, loaded, tmp_path):
     assert table[1:] == expected
     assert [w["silent"] for w in document["files"][3]["windows"]] == [True, True]
     assert document["files"][3]["windows"][0]["level_db"] is None
+
+
+def test_opus_files_that_libsndfile_refuses(command, tmp_path):
+    """A page that is 10 ms late changes nothing, and the codec little."""
+    content = encode(sound(6.3), "opus")
+    late = with_positions(content, lambda number, position: position + 488 * (number == 3))
+    soundfile.write(tmp_path / "a.wav", sound(6.3), RATE)
+    (tmp_path / "whole.opus").write_bytes(content)
+    (tmp_path / "late.opus").write_bytes(late)
+    with pytest.raises(soundfile.LibsndfileError, match="malformed"):
+        soundfile.read(tmp_path / "late.opus")
+    windows = {}
+    for name in ("a.wav", "whole.opus", "late.opus"):
+        status, _, stderr = command(tmp_path / name, "--window_s=2", f"--json={tmp_path}/o.json")
+        assert status == 0 and stderr == ""
+        windows[name] = json.loads((tmp_path / "o.json").read_text())["files"][0]["windows"]
+    assert windows["late.opus"] == windows["whole.opus"]
+    for window, expected in zip(windows["late.opus"], windows["a.wav"], strict=True):
+        shares = [{top["class"]: top["probability"] for top in w["top"]} for w in (window, expected)]
+        assert shares[0] == pytest.approx(shares[1], abs=0.05)
 
 
 def test_segments_are_three_windows(command, loaded, tmp_path):

@@ -1,5 +1,6 @@
 """Audio files in memory, whole and in the forms that recorders, browsers and disks leave them in."""
 
+import functools
 import io
 import struct
 
@@ -90,15 +91,53 @@ def ogg_pages(content):
     return pages
 
 
+@functools.cache
+def _remainders():
+    """The remainder of each byte, for the checksum of Ogg."""
+    table = []
+    for byte in range(256):
+        value = byte << 24
+        for _ in range(8):
+            value = (value << 1 ^ 0x04C11DB7 if value & 1 << 31 else value << 1) & 0xFFFFFFFF
+        table.append(value)
+    return table
+
+
 def ogg_checksum(page):
     """The page with its checksum."""
     page = page[:22] + bytes(4) + page[26:]
-    value = 0
+    value, table = 0, _remainders()
     for byte in page:
-        value ^= byte << 24
-        for _ in range(8):
-            value = (value << 1 ^ 0x04C11DB7 if value & 1 << 31 else value << 1) & 0xFFFFFFFF
+        value = (value << 8 & 0xFFFFFFFF) ^ table[value >> 24 ^ byte]
     return page[:22] + struct.pack("<I", value) + page[26:]
+
+
+def with_positions(content, function):
+    """An Ogg file with other granule positions after its headers: `function(number, position)` of a page."""
+    pages = ogg_pages(content)
+    for number, page in enumerate(pages[2:], 2):
+        position = function(number, struct.unpack_from("<q", page, 6)[0])
+        pages[number] = ogg_checksum(page[:6] + struct.pack("<q", position) + page[14:])
+    return b"".join(pages)
+
+
+def opus_file(content, segments):
+    """An Opus file in pages of up to `segments` segments, so that packets continue on the next page."""
+    headers, audio = ogg_pages(content)[:2], ogg_pages(content)[2:]
+    lacing = b"".join(page[27 : 27 + page[26]] for page in audio)
+    body = b"".join(page[27 + page[26] :] for page in audio)
+    end, position, pages = struct.unpack_from("<q", audio[-1], 6)[0], 0, []
+    for first in range(0, len(lacing), segments):
+        sizes = lacing[first : first + segments]
+        last, continued = first + segments >= len(lacing), first > 0 and lacing[first - 1] == 255
+        packets = sum(size < 255 for size in sizes)
+        position += 960 * packets  # libsndfile writes packets of 20 ms, and a shorter one at the end
+        flags = 4 * last + continued
+        shown = end if last else position if packets else -1
+        head = struct.pack("<4sBBq4sIIB", b"OggS", 0, flags, shown, audio[0][14:18], 2 + len(pages), 0, len(sizes))
+        pages.append(ogg_checksum(head + sizes + body[: sum(sizes)]))
+        body = body[sum(sizes) :]
+    return b"".join([*headers, *pages])
 
 
 def flac_in_ogg(content, size=4000, serial=7):

@@ -1,10 +1,11 @@
-"""Ogg: joined streams, streams without an end, and FLAC in Ogg as a FLAC file of its own."""
+"""Ogg: joined streams, streams without an end, FLAC in Ogg as a FLAC file of its own, and timestamps of Opus."""
 
 from collections.abc import Iterator
 import dataclasses
 import zlib
 
 from esc_jax.data.containers.flac import flac_parts
+from esc_jax.data.containers.opus import GranulePositions
 from esc_jax.data.containers.part import WHOLE, Part
 from esc_jax.data.source import Bytes, View
 
@@ -25,7 +26,8 @@ def is_ogg(head: bytes) -> bool:
 class _Page:
     """A page: `start` to `stop` in the file, of which the first `header` bytes are its header.
 
-    `number` counts the pages of a stream. A page is damaged if its checksum does not match.
+    `number` counts the pages of a stream. A page is damaged if its checksum does not match. `content` is the whole page
+    if its checksum has been compared.
     """
 
     start: int
@@ -35,6 +37,7 @@ class _Page:
     serial: bytes
     number: int
     damaged: bool = False
+    content: bytes = b""
 
 
 @dataclasses.dataclass
@@ -48,6 +51,7 @@ class _Link:
         last: serial number → the last page of the stream.
         bodies: serial number → (start, stop) of the content of every page, of a stream of FLAC.
         damaged: number of damaged and of missing pages.
+        positions: serial number → the timestamps of a stream of Opus.
     """
 
     start: int
@@ -57,6 +61,7 @@ class _Link:
     last: dict[bytes, _Page] = dataclasses.field(default_factory=dict)
     bodies: dict[bytes, list[tuple[int, int]]] = dataclasses.field(default_factory=dict)
     damaged: int = 0
+    positions: dict[bytes, GranulePositions] = dataclasses.field(default_factory=dict)
 
     def add(self, page: _Page) -> None:
         """Adds the next page."""
@@ -68,6 +73,8 @@ class _Link:
         self.last[page.serial] = page
         if self.codecs[page.serial] == _FLAC:
             self.bodies.setdefault(page.serial, []).append((page.start + page.header, page.stop))
+        if self.codecs[page.serial] == _OPUS and page.content and not page.damaged:
+            self.positions.setdefault(page.serial, GranulePositions()).add(page.content)
 
     @property
     def ended(self) -> bool:
@@ -97,11 +104,11 @@ def _pages(source: Bytes, verify: bool = False) -> Iterator[_Page]:
             return
         header = 27 + head[26]
         stop = start + header + sum(head[27:header])
-        damaged = False
+        damaged, content = False, b""
         if verify and stop <= source.size:  # a page that is cut is no damage: the end of its stream is missing
-            stored = int.from_bytes(head[22:26], "little")
-            damaged = _checksum(source.read_at(start, stop - start)) != stored
-        yield _Page(start, stop, header, head[5], head[14:18], int.from_bytes(head[18:22], "little"), damaged)
+            content = source.read_at(start, stop - start)
+            damaged = _checksum(content) != int.from_bytes(head[22:26], "little")
+        yield _Page(start, stop, header, head[5], head[14:18], int.from_bytes(head[18:22], "little"), damaged, content)
         start = stop
 
 
@@ -156,10 +163,26 @@ def ogg_parts(source: Bytes) -> list[Part]:
                 dataclasses.replace(p, truncated=truncated, reason=reason, damage=damage) for p in _flac(source, link)
             ]
             continue
-        whole = len(links) == 1 and link.start == 0
-        view = None if whole else View(source, [(link.start, link.stop)])
+        patches = _corrected(source, link)
+        whole = len(links) == 1 and link.start == 0 and not patches
+        view = None if whole else View.patched(source, link.start, link.stop, patches)
         parts.append(Part(view, truncated=truncated, reason=reason, damage=damage))
     return parts
+
+
+def _corrected(source: Bytes, link: _Link) -> dict[int, bytes]:
+    """Offset → new bytes of the headers of pages, if libsndfile does not accept the timestamps of a stream of Opus."""
+    if all(positions.readable for positions in link.positions.values()):
+        return {}
+    patches = {}
+    corrected = {serial: GranulePositions() for serial in link.positions}
+    for page in _pages(View(source, [(link.start, link.stop)]), verify=True):
+        if page.serial in corrected and page.content and not page.damaged:
+            position = corrected[page.serial].add(page.content).to_bytes(8, "little", signed=True)
+            content = page.content[:6] + position + page.content[14:]
+            if content != page.content:
+                patches[link.start + page.start + 6] = content[6:22] + _checksum(content).to_bytes(4, "little")
+    return patches
 
 
 def _flac(source: Bytes, link: _Link) -> list[Part]:
