@@ -18,38 +18,44 @@ probabilities = np.asarray(classify(waveforms))
 
 # Parts of example.py: a wav file as windows of the model, and the classes of a window.
 _READ_WAVE = """\
-with wave.open(sys.argv[1] if len(sys.argv) > 1 else "clip.wav") as file:
-    if (file.getframerate(), file.getsampwidth()) != (rate, 2):
-        sys.exit(f"the file must have 16 bits and {rate} Hz")
-    channels = np.frombuffer(file.readframes(file.getnframes()), np.int16).reshape(-1, file.getnchannels())
+path = sys.argv[1] if len(sys.argv) > 1 else "clip.wav"
+try:
+    with wave.open(path) as clip:
+        if (clip.getframerate(), clip.getsampwidth()) != (rate, 2):
+            raise wave.Error
+        channels = np.frombuffer(clip.readframes(clip.getnframes()), np.int16).reshape(-1, clip.getnchannels())
+except (OSError, EOFError, wave.Error):
+    sys.exit(f"{path} is not a 16-bit wav file of {rate} Hz: ffmpeg -i FILE -ar {rate} -c:a pcm_s16le clip.wav")
 
-windows = max(1, -(-len(channels) // samples))
-waveform = np.zeros(windows * samples, np.float32)  # the last window is padded with zeros
+waveform = np.zeros(max(samples, len(channels)), np.float32)  # a short recording is padded with zeros
 waveform[: len(channels)] = channels.mean(1) / 32768
+starts = [*range(0, len(waveform) - samples, samples), len(waveform) - samples]  # the last window ends with the file
 """
 _PRINT_CLASSES = """\
     best = ", ".join(f"{labels[i]} {row[i]:.3f}" for i in row.argsort()[::-1][:3])
-    print(f"{number * samples / rate:.1f} s: {best}")
+    print(f"{start / rate:.1f} s: {best}")
 """
 
 # example.py of an ONNX export, which is the same for every model.
 ONNX = (
     """\
+import pathlib
 import sys
 import wave
 
 import numpy as np
 import onnxruntime
 
-model = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
+file = pathlib.Path(__file__).with_name("model.onnx")
+model = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
 about = model.get_modelmeta().custom_metadata_map
 labels, rate, samples = about["labels"].split("\\n"), int(about["sample_rate"]), int(about["samples"])
 
 """
     + _READ_WAVE
     + """\
-probabilities = model.run(None, {"waveform": waveform.reshape(windows, samples)})[0]
-for number, row in enumerate(probabilities):
+probabilities = model.run(None, {"waveform": np.stack([waveform[start : start + samples] for start in starts])})[0]
+for start, row in zip(starts, probabilities):
 """
     + _PRINT_CLASSES
 )
@@ -58,23 +64,25 @@ for number, row in enumerate(probabilities):
 TFLITE = (
     """\
 import json
+import pathlib
 import sys
 import wave
 
 from ai_edge_litert.interpreter import Interpreter
 import numpy as np
 
-about = json.load(open("model.json", encoding="utf-8"))
+folder = pathlib.Path(__file__).parent
+about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
 labels, rate, samples = about["labels"], about["sample_rate"], about["samples"]
-model = Interpreter("model.tflite", num_threads=1)
+model = Interpreter(str(folder / "model.tflite"), num_threads=1)
 model.allocate_tensors()
 source, result = model.get_input_details()[0]["index"], model.get_output_details()[0]["index"]
 
 """
     + _READ_WAVE
     + """\
-for number, window in enumerate(waveform.reshape(windows, 1, samples)):
-    model.set_tensor(source, window)
+for start in starts:
+    model.set_tensor(source, waveform[None, start : start + samples])
     model.invoke()
     row = model.get_tensor(result)[0]
 """

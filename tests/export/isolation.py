@@ -15,16 +15,18 @@ class Block(importlib.abc.MetaPathFinder):
         if name.partition(".")[0] not in {allowed} and name.partition(".")[0] not in sys.stdlib_module_names:
             raise ImportError(f"{{name}} is not allowed")
 sys.meta_path.insert(0, Block())
-sys.argv = ["example.py", *sys.argv[1:]]
-runpy.run_path("example.py", run_name="__main__")
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
 assert not {{"jax", "onnx", "tensorflow", "esc_jax"}}.intersection(sys.modules)
 """
 
 
-def isolated(folder: pathlib.Path, allowed: Set[str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs example.py in its folder."""
-    command = [sys.executable, "-I", "-c", _CODE.format(allowed=set(allowed)), *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+def isolated(
+    folder: pathlib.Path, allowed: Set[str], *arguments: str, cwd: pathlib.Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Runs example.py of a folder, in this folder or in another one."""
+    command = [sys.executable, "-I", "-c", _CODE.format(allowed=set(allowed)), str(folder / "example.py"), *arguments]
+    return subprocess.run(command, cwd=cwd or folder, capture_output=True, text=True)
 
 
 def write_wav(path: pathlib.Path, channels: np.ndarray, rate: int) -> None:

@@ -11,6 +11,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import soundfile
 
 from esc_jax.data.layouts.registry import open_source
 from esc_jax.data.synthetic import generate
@@ -268,30 +269,31 @@ def test_clips_of_the_run_are_checked(restored, tmp_path):
     assert np.array_equal(found.checked, np.rint(found.checked * 32768) / 32768)
 
 
-def test_the_example_needs_numpy_and_onnxruntime_only(exported):
+def test_the_example_needs_numpy_and_onnxruntime_only(exported, tmp_path):
     out = exported("resnet")
     source = (out / "example.py").read_text()
     assert len(source.splitlines()) <= 30
     imported = {
         name.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Import) for name in node.names
     }
-    assert imported == {"numpy", "onnxruntime", "sys", "wave"}
-    audio = noise(4)
-    write_wav(out / "clip.wav", np.concatenate([audio[0], audio[1], audio[2][:100]])[:, None].repeat(2, 1), RATE)
-    write_wav(out / "other.wav", audio[:1].T, 8000)
+    assert imported == {"numpy", "onnxruntime", "pathlib", "sys", "wave"}
+    audio = np.concatenate(noise(4))[:20_000]
+    write_wav(tmp_path / "clip.wav", audio[:, None].repeat(2, 1), RATE)
+    write_wav(tmp_path / "other.wav", audio[:, None], 8000)
+    soundfile.write(tmp_path / "deep.wav", audio / 32768, RATE, subtype="PCM_24", format="WAVEX")
 
-    done, wrong = (isolated(out, {"numpy", "onnxruntime"}, name) for name in ("clip.wav", "other.wav"))
-    for name in ("clip.wav", "other.wav"):
-        (out / name).unlink()
+    names = ("clip.wav", "other.wav", "deep.wav", "missing.wav")
+    done, *wrong = (isolated(out, {"numpy", "onnxruntime"}, name, cwd=tmp_path) for name in names)
     assert done.returncode == 0, done.stderr[-3000:]
-    waveforms = np.concatenate([audio[:2], np.pad(audio[2:3, :100], [(0, 0), (0, 7900)])]).astype(np.float32) / 32768
-    expected = write.run(out / "model.onnx", waveforms)
+    starts = (0, 8000, 12_000)  # the last window ends with the file
+    expected = write.run(out / "model.onnx", np.stack([audio[i : i + 8000] for i in starts]).astype(np.float32) / 32768)
     lines = []
-    for number, row in enumerate(expected):
+    for start, row in zip(starts, expected, strict=True):
         best = ", ".join(f"{CLASSES[i]} {row[i]:.3f}" for i in row.argsort()[::-1][:3])
-        lines.append(f"{number * 0.5:.1f} s: {best}")
+        lines.append(f"{start / RATE:.1f} s: {best}")
     assert done.stdout.splitlines() == lines
-    assert wrong.returncode == 1 and "16 bits and 16000 Hz" in wrong.stderr
+    for name, run in zip(names[1:], wrong, strict=True):
+        assert run.returncode == 1 and run.stderr.startswith(f"{name} is not a 16-bit wav file of 16000 Hz: ffmpeg")
 
 
 @pytest.mark.parametrize(("agreement", "marked"), [(1.0, False), (0.89, True)])

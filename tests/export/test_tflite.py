@@ -109,7 +109,7 @@ def test_the_example_needs_numpy_and_litert_only(exported):
     source = (out / "example.py").read_text()
     modules = [node for node in ast.walk(ast.parse(source)) if isinstance(node, (ast.Import, ast.ImportFrom))]
     names = {node.module if isinstance(node, ast.ImportFrom) else node.names[0].name for node in modules}
-    assert names == {"ai_edge_litert.interpreter", "json", "numpy", "sys", "wave"}
+    assert names == {"ai_edge_litert.interpreter", "json", "numpy", "pathlib", "sys", "wave"}
     write_wav(out / "clip.wav", audio.reshape(-1, 1), 16_000)
     done = isolated(out, {"numpy", "ai_edge_litert", "flatbuffers", "backports"}, "clip.wav")
     (out / "clip.wav").unlink()
