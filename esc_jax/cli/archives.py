@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # numpy and JAX, which --help does not need
 # Path of a recording → length in seconds, a sentence on what is wrong with it or "", contents of its result files.
 Classify = Callable[[str], tuple[float, str, list[str]]]
 # Options that have no use without a folder.
-NEEDED = ("min_confidence", "thresholds", "min_length_s", "max_gap_s")
+NEEDED = ("min_confidence", "thresholds", "min_length_s", "max_gap_s", "drop_unfamiliar")
 
 
 def add_window_options(parser: arguments.Parser) -> None:
@@ -51,6 +51,7 @@ def add_options(group: argparse._ArgumentGroup) -> None:
     span = arguments.seconds(0.0, 86_400.0)
     add("--min_length_s", metavar="S", type=span, default=0.0, help="drop shorter events (default: 0)")
     add("--max_gap_s", metavar="S", type=span, default=0.0, help="join events with a shorter gap (default: 0)")
+    add("--drop_unfamiliar", action="store_true", help="no events where a sound is unlike any class")
     text = "start of a recording: names, to read it from file names, or a time such as 2026-05-11T05:30+02:00"
     add("--start", metavar="TIME", help=text)
 
@@ -115,7 +116,9 @@ def open_archive(
     from esc_jax.inference import archive, class_table, events
 
     thresholds = class_table.read_numbers(options.thresholds) if options.thresholds else {}
-    chosen = events.EventOptions(options.min_confidence, thresholds, options.min_length_s, options.max_gap_s)
+    chosen = events.EventOptions(
+        options.min_confidence, thresholds, options.min_length_s, options.max_gap_s, options.drop_unfamiliar
+    )
     events.check_thresholds(chosen, classifier.classes)
     start_of, entries = _start_of(options), settings(classifier, options)
     formats = list(dict.fromkeys([*options.formats, *extra_formats]))

@@ -21,12 +21,16 @@ class Event:
         onset_s, offset_s: in the recording.
         label: the class.
         score: largest probability of the class in a window of the event.
+        peak_s: centre of this window; None where it is not known.
+        unfamiliar: whether more than half of the windows are unlike any class.
     """
 
     onset_s: float
     offset_s: float
     label: str
     score: float
+    peak_s: float | None = None
+    unfamiliar: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,12 +43,14 @@ class EventOptions:
         thresholds: class → smallest probability, in the place of `min_confidence`.
         min_length_s: shorter events are dropped.
         max_gap_s: events of one class that are not farther apart are joined.
+        drop_unfamiliar: windows that are unlike any class have no events.
     """
 
     min_confidence: float | None = None
     thresholds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     min_length_s: float = 0.0
     max_gap_s: float = 0.0
+    drop_unfamiliar: bool = False
 
 
 def check_thresholds(options: EventOptions, classes: Sequence[str]) -> None:
@@ -75,10 +81,22 @@ def find_events(timeline: Timeline, options: EventOptions = EventOptions()) -> l
         runs = list(zip(np.flatnonzero(changes == 1).tolist(), np.flatnonzero(changes == -1).tolist(), strict=True))
         for first, stop in _joined(runs, edges, options.max_gap_s):
             if edges[stop] - edges[first] >= options.min_length_s:
-                score = timeline.probabilities[first:stop, index].max()
-                label = timeline.classes[index]
-                events.append(Event(float(edges[first]), float(edges[stop]), label, float(score)))
+                events.append(_event(timeline, index, first, stop))
     return sorted(events, key=lambda event: (event.onset_s, event.label))
+
+
+def _event(timeline: Timeline, index: int, first: int, stop: int) -> Event:
+    """The event of a class in the windows `first` to `stop` − 1."""
+    scores = timeline.probabilities[first:stop, index]
+    best = first + int(scores.argmax())
+    return Event(
+        onset_s=float(timeline.edges[first]),
+        offset_s=float(timeline.edges[stop]),
+        label=timeline.classes[index],
+        score=float(scores.max()),
+        peak_s=float(timeline.starts[best] + timeline.ends[best]) / 2,
+        unfamiliar=bool(timeline.unfamiliar[first:stop].mean() > 0.5),
+    )
 
 
 def _active(timeline: Timeline, options: EventOptions) -> np.ndarray:
@@ -94,11 +112,11 @@ def _active(timeline: Timeline, options: EventOptions) -> np.ndarray:
         for name, value in options.thresholds.items():
             limits[timeline.classes.index(name)] = value
     active = timeline.active
-    if limits is None:
-        return active
-    above = timeline.probabilities >= limits
-    # A model with one class for each window decides first: a threshold can only drop its decision.
-    return active & above if timeline.task.exclusive else above & ~timeline.silent[:, None]
+    if limits is not None:
+        above = timeline.probabilities >= limits
+        # A model with one class for each window decides first: a threshold can only drop its decision.
+        active = active & above if timeline.task.exclusive else above & ~timeline.silent[:, None]
+    return active & ~timeline.unfamiliar[:, None] if options.drop_unfamiliar else active
 
 
 def _joined(runs: Iterable[tuple[int, int]], edges: np.ndarray, max_gap_s: float) -> list[tuple[int, int]]:

@@ -35,7 +35,8 @@ def read_events(path: pathlib.Path) -> list[Detection]:
 
 def _event(row: dict[str, str]) -> Event:
     label = restore_cell(row["class"])
-    return Event(float(row["onset_s"]), float(row["offset_s"]), label, float(row["score"]))
+    peak = float(row["peak_s"]) if row.get("peak_s") else None
+    return Event(float(row["onset_s"]), float(row["offset_s"]), label, float(row["score"]), peak)
 
 
 def best_events(events: Iterable[Detection], per_class: int) -> list[Detection]:
@@ -62,7 +63,7 @@ def write_excerpts(
         detections: the events, the best of a class first.
         root: folder that the recordings are in.
         folder: is created.
-        max_s: a longer event is cut.
+        max_s: of a longer event, so much around its best window is written.
         problems: a sentence is appended for each recording that cannot be read.
 
     Returns:
@@ -96,6 +97,14 @@ def _file_name(text: str) -> str:
     return re.sub(r'[\x00-\x1f<>:"/\\|?*]+', "_", text).strip(" .")[:80] or "_"
 
 
+def _span(event: Event, max_s: float) -> tuple[float, float]:
+    """The part of an event, of at most `max_s`, that is written: around its best window, seconds."""
+    start = event.onset_s
+    if event.peak_s is not None:
+        start = max(start, min(event.peak_s - max_s / 2, event.offset_s - max_s))
+    return start, min(event.offset_s, start + max_s)
+
+
 def _cut(
     path: pathlib.Path, parts: Sequence[tuple[Detection, pathlib.Path]], max_s: float
 ) -> list[tuple[Detection, pathlib.Path]]:
@@ -103,13 +112,10 @@ def _cut(
     probe = AudioStream(path, 16_000)
     rate = round(probe.rate)
     probe.close()
-    spans = [
-        (
-            max(0, round((one.event.onset_s - _MARGIN_S) * rate)),
-            round((min(one.event.offset_s, one.event.onset_s + max_s) + _MARGIN_S) * rate),
-        )
-        for one, _ in parts
-    ]
+    spans = []
+    for one, _ in parts:
+        start, end = _span(one.event, max_s)
+        spans.append((max(0, round((start - _MARGIN_S) * rate)), round((end + _MARGIN_S) * rate)))
     for (one, target), samples in zip(parts, cut(AudioStream(path, rate), spans), strict=True):
         target.parent.mkdir(parents=True, exist_ok=True)
         event = one.event

@@ -157,16 +157,16 @@ def write_windows(
     for (name, timeline), begin in zip(timelines, starts, strict=True):
         for row in rows(timeline, k):
             level = "" if row["level_db"] is None else row["level_db"]
-            marks = level, _flag(row["silent"]), _flag(row["unfamiliar"])
+            marks = level, flag(row["silent"]), flag(row["unfamiliar"])
             time = [times.at(begin, row["start_s"]) if begin else ""] if timed else []
             top = [(one["class"], one["probability"]) for one in row["top"]]
             for label, probability in top or [(SILENCE, "")]:
-                detected = [] if exclusive else [_flag(label in row["detected"])]
+                detected = [] if exclusive else [flag(label in row["detected"])]
                 first = escape_cell(name), row["start_s"], row["end_s"], escape_cell(label), probability
                 writer.writerow([*first, *marks, *detected, *time])
 
 
-def _flag(value: bool) -> str:
+def flag(value: bool) -> str:
     return "true" if value else "false"
 
 

@@ -3,7 +3,7 @@
 csv       every window: file, start, end, class, probability, level, silence, unfamiliarity
 json      every window, as a JSON document
 jsonl     every event, a JSON object in each line
-events    every event as a csv file: file, onset, offset, class, score
+events    every event as a csv file: file, onset, offset, class, score, centre of the best window, unfamiliarity
 audacity  label track (File, Import, Labels)
 raven     selection table of Raven
 dcase     event list of sed_eval and of the DCASE challenges
@@ -102,6 +102,8 @@ def _jsonl(result: Result) -> str:
                 "offset_s": round(event.offset_s, 3),
                 "label": event.label,
                 "score": round(event.score, 6),
+                "peak_s": None if event.peak_s is None else round(event.peak_s, 3),
+                "unfamiliar": event.unfamiliar,
                 **_event_times(result, event),
             },
             ensure_ascii=False,
@@ -115,25 +117,28 @@ def _events(result: Result) -> str:
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     clock = ("onset_time", "offset_time") if result.start else ()
-    writer.writerow(["file", "onset_s", "offset_s", "class", "score", *clock])
+    writer.writerow(["file", "onset_s", "offset_s", "class", "score", "peak_s", "unfamiliar", *clock])
     for event in result.events:
         cells = escape_cell(result.file), f"{event.onset_s:.3f}", f"{event.offset_s:.3f}", escape_cell(event.label)
-        writer.writerow([*cells, f"{event.score:.6f}", *_event_times(result, event).values()])
+        peak = "" if event.peak_s is None else f"{event.peak_s:.3f}"
+        marks = peak, output.flag(event.unfamiliar)
+        writer.writerow([*cells, f"{event.score:.6f}", *marks, *_event_times(result, event).values()])
     return text.getvalue()
 
 
+def _label(event: "Event") -> str:
+    """Class, score, and a note if the sound is unfamiliar."""
+    note = f" ({output.UNFAMILIAR})" if event.unfamiliar else ""
+    return f"{_plain(event.label)} {event.score:.3f}{note}"
+
+
 def _audacity(result: Result) -> str:
-    return _tabs(
-        [
-            (f"{event.onset_s:.6f}", f"{event.offset_s:.6f}", f"{_plain(event.label)} {event.score:.3f}")
-            for event in result.events
-        ]
-    )
+    return _tabs([(f"{event.onset_s:.6f}", f"{event.offset_s:.6f}", _label(event)) for event in result.events])
 
 
 _RAVEN = (
     "Selection", "View", "Channel", "Begin Time (s)", "End Time (s)", "Low Freq (Hz)", "High Freq (Hz)", "Begin File",
-    "Annotation", "Score",
+    "Annotation", "Score", "Unfamiliar",
 )  # fmt: skip
 
 
@@ -144,7 +149,7 @@ def _raven(result: Result) -> str:
         + [
             (
                 number, "Spectrogram 1", 1, f"{event.onset_s:.6f}", f"{event.offset_s:.6f}", "0.0", f"{top:.1f}",
-                _plain(result.name), _plain(event.label), f"{event.score:.4f}",
+                _plain(result.name), _plain(event.label), f"{event.score:.4f}", output.flag(event.unfamiliar),
             )
             for number, event in enumerate(result.events, 1)
         ]
@@ -165,7 +170,7 @@ def _textgrid(result: Result) -> str:
     by_class: dict[str, list[tuple[float, float, str]]] = {}
     for event in result.events:
         label = _plain(event.label)
-        by_class.setdefault(label, []).append((event.onset_s, event.offset_s, f"{label} {event.score:.3f}"))
+        by_class.setdefault(label, []).append((event.onset_s, event.offset_s, _label(event)))
     for label, entries in by_class.items() or {"events": []}.items():
         grid.addTier(textgrid.IntervalTier(label, entries, 0.0, result.timeline.duration_s))
     return _save_grid(grid)

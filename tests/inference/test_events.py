@@ -76,3 +76,26 @@ def test_the_events_of_a_scene_by_hand():
 def test_a_threshold_for_a_class_that_does_not_exist():
     with pytest.raises(EventError, match="the model has no class 'owl'"):
         find_events(make_scene(), EventOptions(thresholds={"owl": 0.5}))
+
+
+@given(
+    rows=st.lists(st.lists(st.integers(0, 10), min_size=3, max_size=3), min_size=8, max_size=8),
+    unfamiliar=st.lists(st.booleans(), min_size=8, max_size=8),
+    gap=st.sampled_from([0.0, 5.0]),
+)
+def test_best_window_and_unfamiliar_sounds(rows, unfamiliar, gap):
+    probabilities = np.array(rows, np.float32) / 10 + np.array([0.001, 0.002, 0.003], np.float32)
+    scene = make_scene()
+    values = {**vars(scene), "probabilities": probabilities, "silent": np.zeros(8, bool)}
+    timeline = type(scene)(**values | {"unfamiliar": np.array(unfamiliar)})
+    for event in find_events(timeline, EventOptions(0.5, max_gap_s=gap)):
+        index = timeline.classes.index(event.label)
+        windows = [i for i in range(8) if event.onset_s <= timeline.edges[i] < event.offset_s]
+        best = max(windows, key=lambda i: probabilities[i, index])
+        assert event.score == probabilities[best, index]
+        assert event.peak_s == pytest.approx((timeline.starts[best] + timeline.ends[best]) / 2)
+        assert event.unfamiliar == (sum(unfamiliar[i] for i in windows) > len(windows) / 2)
+    dropped = find_events(timeline, EventOptions(0.5, max_gap_s=gap, drop_unfamiliar=True))
+    # As if the unfamiliar windows were silent.
+    as_silent = type(scene)(**values | {"silent": np.array(unfamiliar), "unfamiliar": np.array(unfamiliar)})
+    assert dropped == find_events(as_silent, EventOptions(0.5, max_gap_s=gap))

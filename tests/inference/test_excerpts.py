@@ -23,8 +23,8 @@ def root(tmp_path):
     return folder
 
 
-def detection(label, score, file, onset, offset):
-    return Detection(score, file, Event(onset, offset, label, score))
+def detection(label, score, file, onset, offset, peak=None):
+    return Detection(score, file, Event(onset, offset, label, score, peak))
 
 
 def test_the_best_of_each_class():
@@ -70,7 +70,21 @@ def test_excerpts_are_cut_with_a_second_at_both_ends(root, tmp_path):
     assert table["sea_waves/001-a-18.0s.wav"]["class"] == "sea/waves"
 
 
+@pytest.mark.parametrize(
+    ("peak", "start", "stop"), [(4.0, 2.0, 7.0), (10.0, 7.5, 12.5), (16.5, 13.0, 18.0), (None, 2.0, 7.0)]
+)
+def test_of_a_long_event_the_part_around_its_best_window_is_written(root, tmp_path, peak, start, stop):
+    best = [detection("dog", 0.9, "a.wav", 2.0, 18.0, peak)]
+    assert excerpts.write_excerpts(best, root, tmp_path, 5.0, []) == 1
+    (path,) = tmp_path.glob("dog/*.wav")
+    samples, _ = soundfile.read(path)
+    expected = np.arange(round((start - 1) * RATE), round((stop + 1) * RATE)) / (20 * RATE)
+    np.testing.assert_allclose(samples, expected, atol=2 / 32768)  # both files are rounded to 16 bits
+
+
 def test_events_are_read_back(tmp_path):
     path = tmp_path / "e.csv"
     path.write_text("file,onset_s,offset_s,class,score\n'=a.wav,1.000,2.500,dog,0.5\n")
     assert excerpts.read_events(path) == [detection("dog", 0.5, "=a.wav", 1.0, 2.5)]
+    path.write_text("file,onset_s,offset_s,class,score,peak_s,unfamiliar\na.wav,1.000,2.500,dog,0.5,2.000,false\n")
+    assert excerpts.read_events(path)[0].event.peak_s == 2.0
