@@ -327,6 +327,15 @@ TABLES = {
             span("points (95 % interval)", "points", signed=True),
         ),
     ),
+    "ingredients": Table(
+        "ablation",
+        (
+            Column("setting", lambda row: f"`{row['setting']}`" if row["points"] else row["setting"]),
+            column("accuracy", "accuracy"),
+            span("points (95 % interval)", "points", signed=True),
+            span("points with views (95 % interval)", "tta_points", signed=True),
+        ),
+    ),
     "ablation-range": Table(
         "ablation",
         (
