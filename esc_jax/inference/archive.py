@@ -223,7 +223,9 @@ class Archive:
         finished = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         path = self.folder / MANIFEST
         with files.file_lock(self.folder / LOCKS / "manifest"), open(path, "ab+") as file:
-            if not file.tell():
+            file.seek(0)
+            if not file.readline().endswith(b"\n"):
+                file.truncate(0)
                 writer.writerow(COLUMNS)
             buffer.write(_end_of_row(file))
             writer.writerow([escape_cell(outcome.file), outcome.status, *times, finished, escape_cell(outcome.note)])
@@ -259,7 +261,7 @@ def _remove_partial(path: pathlib.Path) -> None:
 
 def _end_of_row(file: BinaryIO) -> str:
     """What ends a half row at the end of a csv file, which a full disk or a crash of the machine can leave."""
-    if not file.tell():
+    if not file.seek(0, os.SEEK_END):
         return ""
     file.seek(-1, os.SEEK_END)
     if file.read() == b"\n":

@@ -171,7 +171,7 @@ def test_a_row_that_a_full_disk_cut_off_does_not_merge_with_the_next(tmp_path, r
     list(archive.process(store, recordings[:1], noted))
     path = tmp_path / "out/manifest.csv"
     whole = path.read_bytes()
-    for length in range(whole.index(b"\n") + 1, len(whole)):
+    for length in range(len(whole)):
         path.write_bytes(whole[:length])
         list(archive.process(open_archive(tmp_path), recordings[:2], noted))
         list(archive.process(open_archive(tmp_path), recordings[:2], pytest.fail))
