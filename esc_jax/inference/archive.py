@@ -26,7 +26,7 @@ import time
 from typing import Any, BinaryIO
 
 from esc_jax import files
-from esc_jax.errors import UserError, describe_error, shorten
+from esc_jax.errors import UserError, describe_error
 from esc_jax.evaluation.escaping import escape_cell, restore_cell
 from esc_jax.models.model import update_hash
 
@@ -135,7 +135,7 @@ class Archive:
         known = known if isinstance(known, dict) else {}
         if (other := known.get("recordings", wanted["recordings"])) != wanted["recordings"]:
             raise ArchiveError(
-                f"{self.folder} has results of the recordings in {shorten(other, 1000)}, not of those in"
+                f"{self.folder} has results of the recordings in {other}, not of those in"
                 f" {wanted['recordings']}: give another --out folder"
             )
         differing = [name for name, value in wanted.items() if known.get(name) != value]
