@@ -12,11 +12,9 @@ from esc_jax.inference import result_files
 if TYPE_CHECKING:  # numpy and JAX, which --help does not need
     from datetime import datetime
 
-    from esc_jax.inference.archive import Archive
+    from esc_jax.inference.archive import Archive, Classify
     from esc_jax.inference.classifier import SoundClassifier
 
-# Path of a recording → length in seconds, a sentence on what is wrong with it or "", contents of its result files.
-Classify = Callable[[str], tuple[float, str, list[str]]]
 # Options that have no use without a folder.
 NEEDED = ("min_confidence", "thresholds", "min_length_s", "max_gap_s", "drop_unfamiliar")
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:  # numpy and JAX, which --help does not need
     import numpy as np
 
     from esc_jax.data.stream import AudioStream
-    from esc_jax.inference.archive import Archive
+    from esc_jax.inference.archive import Archive, Classify
     from esc_jax.inference.classifier import SoundClassifier
     from esc_jax.inference.timeline import Timeline
     from esc_jax.report.timeline_plot import Overview
@@ -164,12 +164,7 @@ def _archive(classifier: "SoundClassifier", paths: list[str], options: argparse.
         _write_excerpts(store, paths, options, problems)
 
 
-def _process(
-    store: "Archive",
-    paths: list[str],
-    classify: archives.Classify,
-    problems: list[str],
-) -> None:
+def _process(store: "Archive", paths: list[str], classify: "Classify", problems: list[str]) -> None:
     """Classifies recordings into an archive under a progress bar, and prints how many; see `archive.process`."""
     import tqdm
 

@@ -1,11 +1,12 @@
 """Classifies many recordings into a folder: a result file of each, written when it is finished.
 
-    RESULTS/settings.json      what the results depend on: model, windows, formats
+    RESULTS/settings.json      the folder of the recordings, and what the results depend on: model, windows, formats
     RESULTS/manifest.csv       a row for each recording that was finished, or failed
     RESULTS/2026/dawn.wav.csv  the results, in the tree of the recordings
 
-A second call skips what is finished, and classifies again what has failed, or has changed since. Several processes can
-share the folder: each recording is locked by one of them.
+A second call skips what is finished, and classifies again what has failed, or has changed since. The result files have
+the time of change of the recording that was read. Several processes can share the folder: each recording is locked by
+one of them.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,21 +16,29 @@ import csv
 import dataclasses
 import glob
 import hashlib
+import io
 import itertools
 import json
 import os
 import pathlib
+import threading
 import time
-from typing import Any
+from typing import Any, BinaryIO
 
 from esc_jax import files
 from esc_jax.errors import UserError, describe_error
-from esc_jax.evaluation.escaping import escape_cell
+from esc_jax.evaluation.escaping import escape_cell, restore_cell
 from esc_jax.models.model import update_hash
 
 SETTINGS, MANIFEST, LOCKS = "settings.json", "manifest.csv", ".locks"
 COLUMNS = ("file", "status", "duration_s", "seconds", "finished", "note")
 _MOST_AT_ONCE = 8  # recordings
+_MAX_SETTINGS_BYTES = 1 << 24
+# Time stamps of file systems: exFAT has steps of 10 ms, others of a second, FAT of two.
+_STEP_NS, _WHOLE_STEP_NS, _SECOND_NS = 10_000_000, 2_000_000_000, 1_000_000_000
+
+# Path of a recording → length in seconds, a sentence on what is wrong with it or "", contents of its result files.
+Classify = Callable[[str], tuple[float, str, Sequence[str]]]
 
 
 class ArchiveError(UserError, ValueError):
@@ -89,31 +98,51 @@ class Archive:
         suffixes: ends of the names of the result files of a recording.
 
     Raises:
-        ArchiveError: the folder has results with other settings, or something else.
+        ArchiveError: the folder has results of other recordings or with other settings, or something else.
     """
 
     def __init__(self, folder: pathlib.Path, root: pathlib.Path, settings: Mapping[str, Any], suffixes: Sequence[str]):
         self.folder, self.root, self._suffixes = folder, root, tuple(suffixes)
-        path, text = folder / SETTINGS, json.dumps(dict(settings), indent=1)
-        if path.is_file():
-            try:
-                known = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError:
-                raise ArchiveError(f"{path} is damaged: give another folder") from None
-            wanted = json.loads(text)  # a tuple is a list after it was on disk
-            if known != wanted:
-                known = known if isinstance(known, dict) else {}
-                differing = [name for name, value in wanted.items() if known.get(name) != value]
-                raise ArchiveError(
-                    f"{folder} has results with another {' and '.join(differing) or 'setting'}: give another folder, or"
-                    " the same options"
-                )
-        elif folder.is_dir() and any(folder.iterdir()):
-            raise ArchiveError(f"{folder} has other files and no {SETTINGS}: give a new or an empty folder")
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            with files.atomic_write(path, "w") as file:
-                file.write(text)
+        self._rows: dict[str, tuple[str, str]] = {}  # recording → status in its last row, note of its results
+        self._read_bytes = 0  # of the manifest
+        self._reading = threading.Lock()
+        self._open({"recordings": os.path.abspath(root)} | dict(settings))
+        self._read_manifest()
+
+    def _open(self, settings: Mapping[str, Any]) -> None:
+        """Compares settings.json with the settings, or writes it."""
+        path, text = self.folder / SETTINGS, json.dumps(settings, indent=1)
+        # In this order: of a folder that another process has just begun, settings.json is written first.
+        names = {entry.name for entry in self.folder.iterdir()} if self.folder.is_dir() else set()
+        if not path.is_file():
+            partial = {name for name in names if name.startswith(f"{SETTINGS}.") and name.endswith(".partial")}
+            if names - partial - {SETTINGS, LOCKS}:
+                raise ArchiveError(f"{self.folder} has other files and no {SETTINGS}: give a new or an empty folder")
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with files.file_lock(self.folder / LOCKS / "settings") as held:
+                if held:
+                    _remove_partial(path)
+                if not path.is_file():
+                    with files.atomic_write(path, "w") as file:
+                        file.write(text)
+        try:
+            known = files.read_json(path, _MAX_SETTINGS_BYTES)
+        except ValueError:
+            raise ArchiveError(f"{path} is damaged: give another folder") from None
+        wanted = json.loads(text)  # a tuple is a list after it was on disk
+        if known == wanted:
+            return
+        known = known if isinstance(known, dict) else {}
+        if (other := known.get("recordings", wanted["recordings"])) != wanted["recordings"]:
+            raise ArchiveError(
+                f"{self.folder} has results of the recordings in {other}, not of those in"
+                f" {wanted['recordings']}: give another --out folder"
+            )
+        differing = [name for name, value in wanted.items() if known.get(name) != value]
+        raise ArchiveError(
+            f"{self.folder} has results with another {' and '.join(differing) or 'setting'}: give another folder, or"
+            " the same options"
+        )
 
     def name(self, recording: str) -> str:
         """Path of a recording below the common folder, with "/"."""
@@ -125,12 +154,35 @@ class Archive:
         return [base.with_name(base.name + suffix) for suffix in self._suffixes]
 
     def is_finished(self, recording: str) -> bool:
-        """Whether all result files are there, and none is older than the recording."""
+        """Whether all result files are there, and have the time of change of the recording."""
         try:
             changed = os.stat(recording).st_mtime_ns
-            return all(path.stat().st_mtime_ns >= changed for path in self.paths(recording))
+            times = [path.stat().st_mtime_ns for path in self.paths(recording)]
         except OSError:
             return False
+        return all(abs(t - changed) <= (_STEP_NS if t % _SECOND_NS else _WHOLE_STEP_NS) for t in times)
+
+    def finish(self, recording: str, changed_ns: int) -> None:
+        """Marks the results as finished.
+
+        Args:
+            recording: whose result files are written.
+            changed_ns: its time of change before it was read: what has changed since is classified again.
+        """
+        with contextlib.suppress(OSError):  # then it is not finished
+            for path in self.paths(recording):
+                os.utime(path, ns=(changed_ns, changed_ns))
+
+    def skip(self, recording: str) -> Outcome:
+        """The outcome of a recording that is finished, with the note of its last row. If it has no row, it gets one."""
+        name = self.name(recording)
+        with self._reading:
+            if self._rows.get(name, ("", ""))[0] != "done":
+                self._read_manifest()  # another process can have written the row
+            status, note = self._rows.get(name, ("", ""))
+        if status != "done":
+            self.record(Outcome(name, "done", note=note))
+        return Outcome(name, "skipped", note=note)
 
     @contextlib.contextmanager
     def locked(self, recording: str) -> Iterator[bool]:
@@ -143,17 +195,12 @@ class Archive:
         try:
             with files.file_lock(lock, blocking=False):
                 if killed:
-                    self._remove_partial(recording)
+                    for path in self.paths(recording):
+                        _remove_partial(path)
                 yield True
                 lock.unlink(missing_ok=True)
         except filelock.Timeout:
             yield False
-
-    def _remove_partial(self, recording: str) -> None:
-        """Removes what a killed process has written of the result files (`files.atomic_write`)."""
-        for path in self.paths(recording):
-            for partial in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
-                partial.unlink(missing_ok=True)
 
     def write(self, recording: str, contents: Sequence[str]) -> None:
         """Writes the result files, each in one rename."""
@@ -162,25 +209,71 @@ class Archive:
             with files.atomic_write(path) as file:
                 file.write(content.encode("utf-8", errors="surrogateescape"))
 
+    def remove(self, recording: str) -> None:
+        """Removes the result files of a recording."""
+        with contextlib.suppress(OSError):
+            for path in self.paths(recording):
+                path.unlink(missing_ok=True)
+
     def record(self, outcome: Outcome) -> None:
-        """Appends a row to the manifest."""
+        """Appends a row to the manifest. Length and time are empty if no time was measured."""
+        buffer = io.StringIO(newline="")
+        writer = csv.writer(buffer)
+        times = [f"{value:.2f}" if outcome.seconds else "" for value in (outcome.duration_s, outcome.seconds)]
+        finished = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         path = self.folder / MANIFEST
-        with files.file_lock(self.folder / LOCKS / "manifest"):
-            new = not path.exists()
-            with open(path, "a", newline="", encoding="utf-8", errors="surrogateescape") as file:
-                writer = csv.writer(file)
-                if new:
-                    writer.writerow(COLUMNS)
-                finished = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-                duration, seconds = f"{outcome.duration_s:.2f}", f"{outcome.seconds:.2f}"
-                note = escape_cell(outcome.note)
-                writer.writerow([escape_cell(outcome.file), outcome.status, duration, seconds, finished, note])
+        with files.file_lock(self.folder / LOCKS / "manifest"), open(path, "ab+") as file:
+            file.seek(0)
+            if not file.readline().endswith(b"\n"):
+                file.truncate(0)
+                writer.writerow(COLUMNS)
+            buffer.write(_end_of_row(file))
+            writer.writerow([escape_cell(outcome.file), outcome.status, *times, finished, escape_cell(outcome.note)])
+            file.write(buffer.getvalue().encode("utf-8", errors="surrogateescape"))
+
+    def _read_manifest(self) -> None:
+        """Reads the rows that were appended since the last call. A half row at the end is read when it is completed."""
+        path = self.folder / MANIFEST
+        try:
+            with open(path, "rb") as file:
+                file.seek(self._read_bytes)
+                content = file.read()
+        except FileNotFoundError:
+            return
+        content = content[: content.rfind(b"\n") + 1]
+        self._read_bytes += len(content)
+        try:
+            rows = list(csv.reader(io.StringIO(content.decode("utf-8", errors="surrogateescape"), newline="")))
+        except csv.Error:
+            raise ArchiveError(f"{path} is damaged: remove it, and run the same command again") from None
+        for row in rows:
+            if len(row) == len(COLUMNS):
+                name, status, note = restore_cell(row[0]), row[1], restore_cell(row[-1])
+                # A recording that could not be found has failed, and its results remain.
+                self._rows[name] = status, note if status == "done" else self._rows.get(name, ("", ""))[1]
 
 
-def process(
-    archive: Archive, recordings: Sequence[str], classify: Callable[[str], tuple[float, str, Sequence[str]]]
-) -> Iterator[Outcome]:
+def _remove_partial(path: pathlib.Path) -> None:
+    """Removes what a killed process has written of a file (`files.atomic_write`)."""
+    for partial in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
+        partial.unlink(missing_ok=True)
+
+
+def _end_of_row(file: BinaryIO) -> str:
+    """What ends a half row at the end of a csv file, which a full disk or a crash of the machine can leave."""
+    if not file.seek(0, os.SEEK_END):
+        return ""
+    file.seek(-1, os.SEEK_END)
+    if file.read() == b"\n":
+        return ""
+    file.seek(0)
+    return '"\n' if file.read().count(b'"') % 2 else "\n"
+
+
+def process(archive: Archive, recordings: Sequence[str], classify: Classify) -> Iterator[Outcome]:
     """Classifies recordings into an archive, several at a time: some are decoded while the device computes others.
+
+    Recordings that another process has locked are tried again at the end, once.
 
     Args:
         archive: the folder of results.
@@ -191,30 +284,47 @@ def process(
     Yields:
         The outcome of each recording, in the order of their ends.
     """
+    locked: list[str] = []
 
     def run(recording: str) -> Outcome:
-        name = archive.name(recording)
         if archive.is_finished(recording):
-            return Outcome(name, "skipped")
-        with archive.locked(recording) as locked:
-            if not locked:
-                return Outcome(name, "locked")
+            return archive.skip(recording)
+        with archive.locked(recording) as held:
+            if not held:
+                locked.append(recording)
+                return Outcome(archive.name(recording), "locked")
             if archive.is_finished(recording):  # by another process meanwhile
-                return Outcome(name, "skipped")
-            started = time.monotonic()
-            try:
-                duration_s, note, contents = classify(recording)
-                archive.write(recording, contents)
-                outcome = Outcome(name, "done", duration_s, time.monotonic() - started, note)
-            except Exception as error:
-                description = describe_error(error, recording)
-                if description is None:
-                    raise
-                outcome = Outcome(name, "failed", 0.0, time.monotonic() - started, description[1])
-            archive.record(outcome)
-            return outcome
+                return archive.skip(recording)
+            return _classify(archive, recording, classify)
 
-    yield from run_ahead(run, recordings)
+    yield from (outcome for outcome in run_ahead(run, recordings) if outcome.status != "locked")
+    yield from run_ahead(run, locked.copy())
+
+
+def _classify(archive: Archive, recording: str, classify: Classify) -> Outcome:
+    """Classifies a recording that is locked for this process, and writes its results and its row."""
+    name, started = archive.name(recording), time.monotonic()
+    try:
+        changed_ns = os.stat(recording).st_mtime_ns
+    except OSError:  # classify has a sentence on it
+        changed_ns = None
+    try:
+        duration_s, note, contents = classify(recording)
+        archive.write(recording, contents)
+    except Exception as error:
+        description = describe_error(error, recording)
+        if description is None:
+            raise
+        if changed_ns is not None:  # else its disk may be missing, and the results be right
+            archive.remove(recording)
+        outcome = Outcome(name, "failed", 0.0, time.monotonic() - started, description[1])
+        archive.record(outcome)
+        return outcome
+    outcome = Outcome(name, "done", duration_s, time.monotonic() - started, note)
+    archive.record(outcome)  # first, so that what is finished has a row
+    if changed_ns is not None:
+        archive.finish(recording, changed_ns)
+    return outcome
 
 
 def recordings_at_once() -> int:

@@ -328,6 +328,22 @@ def test_a_folder_of_results(command, loaded, tmp_path):
     assert (status, text) == (0, f"{out}: 0 recordings of 0:00 classified, 6 finished before\n")
 
 
+def test_a_second_call_reports_what_the_first_did_and_another_folder_is_refused(command, tmp_path):
+    out, (one, two) = tmp_path / "out", (tmp_path / "one", tmp_path / "two")
+    for folder in (one, two):
+        folder.mkdir()
+        soundfile.write(folder / "REC001.wav", sound(6.0), RATE)
+    (one / "REC001.wav").write_bytes((one / "REC001.wav").read_bytes()[: 44 + 3 * RATE * 2])
+    first, again = (command(f"--out={out}", one) for _ in range(2))
+    sentence = f"esc_jax: {one}/REC001.wav: breaks off after 3.0 of 6.0 s; only what is there was classified\n"
+    assert first == (1, f"{out}: 1 recordings of 0:03 classified\n", sentence)
+    assert again == (1, f"{out}: 0 recordings of 0:00 classified, 1 finished before\n", sentence)
+    status, text, error = command(f"--out={out}", two)
+    assert (status, text) == (2, "") and error == (
+        f"esc_jax: {out} has results of the recordings in {one}, not of those in {two}: give another --out folder\n"
+    )
+
+
 def test_excerpts_of_the_best_events(command, tmp_path):
     root = tree_of_sounds(tmp_path / "sounds")
     (root / "bad.wav").unlink()

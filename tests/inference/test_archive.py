@@ -1,6 +1,8 @@
 """Folders of results: what is skipped, repeated, refused, and shared by several processes."""
 
+import contextlib
 import csv
+import errno
 import os
 import subprocess
 import sys
@@ -40,6 +42,13 @@ def manifest(tmp_path):
         return list(csv.DictReader(file))
 
 
+def change(recording, seconds):
+    """Moves the time of change of a recording."""
+    status = os.stat(recording)
+    time_ns = status.st_mtime_ns + round(seconds * 1e9)
+    os.utime(recording, ns=(time_ns, time_ns))
+
+
 NAMES = ["a.wav", "2026/a.wav", "2026/may/b.wav"]
 
 
@@ -50,8 +59,7 @@ def test_the_tree_is_that_of_the_recordings_and_what_is_finished_is_skipped(tmp_
     again = statuses(archive.process(open_archive(tmp_path), recordings, pytest.fail))
     assert again == dict.fromkeys(NAMES, "skipped")
     (tmp_path / "out/2026/a.wav.json").unlink()  # as if it was stopped between two files
-    newer = os.stat(tmp_path / "out/a.wav.csv").st_mtime + 5
-    os.utime(recordings[0], (newer, newer))  # another recording of this name
+    change(recordings[0], 5)  # another recording of this name
     third = statuses(archive.process(open_archive(tmp_path), recordings, classify))
     assert third == {"a.wav": "done", "2026/a.wav": "done", "2026/may/b.wav": "skipped"}
     assert sorted(row["file"] for row in manifest(tmp_path)) == sorted([*NAMES, "a.wav", "2026/a.wav"])
@@ -89,6 +97,168 @@ def test_other_settings_and_other_folders_are_refused(tmp_path, recordings):
         open_archive(tmp_path)
     with pytest.raises(ArchiveError, match="has other files and no settings"):
         Archive(tmp_path / "recordings", tmp_path / "recordings", {}, [".csv"])
+
+
+def test_results_of_another_folder_are_refused(tmp_path):
+    """Recorders name their files alike on every card."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "REC001.wav").write_text(name)
+    out, (one, two) = tmp_path / "out", (tmp_path / "one", tmp_path / "two")
+    list(archive.process(Archive(out, one, {}, [".csv", ".json"]), [str(one / "REC001.wav")], classify))
+    with pytest.raises(ArchiveError) as error:
+        Archive(out, two, {}, [".csv", ".json"])
+    assert str(error.value) == (
+        f"{out} has results of the recordings in {one}, not of those in {two}: give another --out folder"
+    )
+    one.rename(tmp_path / "moved")
+    settings = out / "settings.json"
+    settings.write_text(settings.read_text().replace(str(one), str(tmp_path / "moved")))
+    moved = Archive(out, tmp_path / "moved", {}, [".csv", ".json"])
+    again = archive.process(moved, [str(tmp_path / "moved/REC001.wav")], pytest.fail)
+    assert statuses(again) == {"REC001.wav": "skipped"}
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "[]", "\xff", '{"recordings": ["'], ids=str.__len__)
+def test_damaged_settings_are_refused(tmp_path, content):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/settings.json").write_text(content, encoding="latin-1")
+    with pytest.raises(ArchiveError, match=r"settings\.json is damaged|has results with another"):
+        open_archive(tmp_path)
+
+
+@pytest.mark.parametrize("seconds", [-86_400, -5, 0.5, 1e9])
+def test_a_recording_with_another_time_of_change_is_classified_again(tmp_path, recordings, seconds):
+    """Also an older one, which replaced it, and one whose time lies in the future; each is then finished."""
+    list(archive.process(open_archive(tmp_path), recordings, classify))
+    change(recordings[1], seconds)
+    again = statuses(archive.process(open_archive(tmp_path), recordings, classify))
+    assert again == dict.fromkeys(NAMES, "skipped") | {"2026/a.wav": "done"}
+    third = statuses(archive.process(open_archive(tmp_path), recordings, pytest.fail))
+    assert third == dict.fromkeys(NAMES, "skipped")
+
+
+@pytest.mark.parametrize("seconds", [0.1, 60])
+def test_a_recording_that_changes_while_it_is_read_is_classified_again(tmp_path, recordings, seconds):
+    def grow(path):
+        change(path, seconds)
+        return classify(path)
+
+    change(recordings[0], -3600)
+    assert statuses(archive.process(open_archive(tmp_path), recordings[:1], grow)) == {"a.wav": "done"}
+    assert statuses(archive.process(open_archive(tmp_path), recordings[:1], classify)) == {"a.wav": "done"}
+    assert statuses(archive.process(open_archive(tmp_path), recordings[:1], pytest.fail)) == {"a.wav": "skipped"}
+
+
+@pytest.mark.parametrize("step_s", [1, 2])
+def test_time_stamps_of_coarse_file_systems(tmp_path, recordings, step_s):
+    store = open_archive(tmp_path)
+    list(archive.process(store, recordings, classify))
+    for path in (path for recording in recordings for path in store.paths(recording)):
+        whole = os.stat(path).st_mtime_ns // (step_s * 10**9) * step_s * 10**9
+        os.utime(path, ns=(whole, whole))
+    again = statuses(archive.process(open_archive(tmp_path), recordings, pytest.fail))
+    assert again == dict.fromkeys(NAMES, "skipped")
+
+
+def test_a_row_that_a_full_disk_cut_off_does_not_merge_with_the_next(tmp_path, recordings):
+    """Wherever it ends: a csv reader finds the other rows, and the skipped recording gets a new one."""
+
+    def noted(path):
+        return 2.0, f'{path}: "a, b", ends early', ["", ""]
+
+    store = open_archive(tmp_path)
+    list(archive.process(store, recordings[:1], noted))
+    path = tmp_path / "out/manifest.csv"
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        list(archive.process(open_archive(tmp_path), recordings[:2], noted))
+        list(archive.process(open_archive(tmp_path), recordings[:2], pytest.fail))
+        rows = [row for row in manifest(tmp_path) if row["finished"]]
+        assert {row["file"] for row in rows if row["status"] == "done"} == {"a.wav", "2026/a.wav"}, length
+        (tmp_path / "out/2026/a.wav.csv").unlink()
+
+
+def test_a_finished_recording_without_a_row_gets_one(tmp_path, recordings):
+    list(archive.process(open_archive(tmp_path), recordings, classify))
+    (tmp_path / "out/manifest.csv").unlink()
+    for _ in range(2):
+        list(archive.process(open_archive(tmp_path), recordings, pytest.fail))
+        assert sorted((row["file"], row["status"]) for row in manifest(tmp_path)) == [
+            (name, "done") for name in sorted(NAMES)
+        ]
+
+
+def test_a_recording_without_a_row_is_not_finished(tmp_path, recordings, monkeypatch):
+    """Its note would be lost."""
+
+    def full(self, outcome):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    change(recordings[0], -60)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(Archive, "record", full)
+        list(archive.process(open_archive(tmp_path), recordings[:1], classify))
+    assert statuses(archive.process(open_archive(tmp_path), recordings[:1], classify)) == {"a.wav": "done"}
+
+
+def test_a_skipped_recording_keeps_its_note(tmp_path, recordings):
+    note = "=a.wav: ends after 2 s"
+
+    def noted(path):
+        return 2.0, note if path == recordings[0] else "", ["", ""]
+
+    early = open_archive(tmp_path)  # another process, which has read the manifest before
+    notes = [
+        {outcome.file: outcome.note for outcome in archive.process(store, recordings, function)}
+        for store, function in ((open_archive(tmp_path), noted), (open_archive(tmp_path), pytest.fail), (early, noted))
+    ]
+    assert notes == 3 * [dict.fromkeys(NAMES, "") | {"a.wav": note}]
+    assert len(manifest(tmp_path)) == 3
+    os.rename(recordings[0], tmp_path / "a.wav")  # a disk that is missing for a while
+    missing = archive.process(open_archive(tmp_path), recordings[:1], lambda path: os.stat(path) and noted(path))
+    assert statuses(missing) == {"a.wav": "failed"}
+    os.rename(tmp_path / "a.wav", recordings[0])
+    (back,) = archive.process(open_archive(tmp_path), recordings[:1], pytest.fail)
+    assert (back.status, back.note) == ("skipped", note)
+    assert [row["status"] for row in manifest(tmp_path) if row["file"] == "a.wav"] == ["done", "failed", "done"]
+
+
+def test_a_recording_that_fails_has_no_results(tmp_path, recordings):
+    def fail(path):
+        raise AudioError(f"{path}: not readable as audio")
+
+    list(archive.process(open_archive(tmp_path), recordings, classify))
+    change(recordings[1], 5)
+    assert statuses(archive.process(open_archive(tmp_path), recordings, fail))["2026/a.wav"] == "failed"
+    assert [path.exists() for recording in recordings for path in open_archive(tmp_path).paths(recording)] == [
+        True, True, False, False, True, True,
+    ]  # fmt: skip
+
+
+def test_two_processes_that_begin_at_once(tmp_path, recordings):
+    """The second sees the unfinished settings of the first, or of a process that was killed, and its locks."""
+    (tmp_path / "out/.locks").mkdir(parents=True)
+    partial = tmp_path / "out/settings.json.123.partial"
+    partial.write_text("{")
+    assert statuses(archive.process(open_archive(tmp_path), recordings, classify)) == dict.fromkeys(NAMES, "done")
+    assert not partial.exists()
+
+
+def test_what_another_process_had_locked_is_tried_again(tmp_path, recordings):
+    """The other process gives up its recording while this one works on the rest."""
+    held = contextlib.ExitStack()
+    assert held.enter_context(open_archive(tmp_path).locked(recordings[0]))
+
+    def release(path):
+        held.close()
+        return classify(path)
+
+    outcomes = [
+        (outcome.file, outcome.status) for outcome in archive.process(open_archive(tmp_path), recordings, release)
+    ]
+    assert sorted(outcomes) == sorted((name, "done") for name in NAMES)
 
 
 def test_a_recording_is_classified_by_one_of_several_processes(tmp_path, recordings):
