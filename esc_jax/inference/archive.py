@@ -26,7 +26,7 @@ import time
 from typing import Any, BinaryIO
 
 from esc_jax import files
-from esc_jax.errors import UserError, describe_error
+from esc_jax.errors import UserError, describe_error, shorten
 from esc_jax.evaluation.escaping import escape_cell, restore_cell
 from esc_jax.models.model import update_hash
 
@@ -138,10 +138,9 @@ class Archive:
                 f"{self.folder} has results of the recordings in {other}, not of those in"
                 f" {wanted['recordings']}: give another --out folder"
             )
-        differing = [name for name, value in wanted.items() if known.get(name) != value]
+        differing = "; ".join(_differences(known, wanted)) or "entries that this version does not have"
         raise ArchiveError(
-            f"{self.folder} has results with another {' and '.join(differing) or 'setting'}: give another folder, or"
-            " the same options"
+            f"{self.folder} has results with other settings ({differing}): give another folder, or the same options"
         )
 
     def name(self, recording: str) -> str:
@@ -251,6 +250,16 @@ class Archive:
                 name, status, note = restore_cell(row[0]), row[1], restore_cell(row[-1])
                 # A recording that could not be found has failed, and its results remain.
                 self._rows[name] = status, note if status == "done" else self._rows.get(name, ("", ""))[1]
+
+
+def _differences(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
+    """ "name: old, now new" for every setting that differs, those in groups included."""
+    for name, value in wanted.items():
+        old = known.get(name)
+        if isinstance(value, dict) and isinstance(old, dict):
+            yield from _differences(old, value)
+        elif old != value:
+            yield shorten(f"{name}: {json.dumps(old)}, now {json.dumps(value)}")
 
 
 def _remove_partial(path: pathlib.Path) -> None:

@@ -90,7 +90,9 @@ def test_a_bug_is_not_a_failed_recording(tmp_path, recordings):
 
 def test_other_settings_and_other_folders_are_refused(tmp_path, recordings):
     list(archive.process(open_archive(tmp_path), recordings, classify))
-    with pytest.raises(ArchiveError, match=r"out has results with another hop_s and top_k: give another folder"):
+    with pytest.raises(
+        ArchiveError, match=r"out has results with other settings \(hop_s: 1\.0, now 2\.0; top_k: null, now 5\)"
+    ):
         open_archive(tmp_path, hop_s=2.0, top_k=5)
     (tmp_path / "out/settings.json").write_text("{")
     with pytest.raises(ArchiveError, match=r"settings\.json is damaged"):
@@ -123,7 +125,7 @@ def test_results_of_another_folder_are_refused(tmp_path):
 def test_damaged_settings_are_refused(tmp_path, content):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/settings.json").write_text(content, encoding="latin-1")
-    with pytest.raises(ArchiveError, match=r"settings\.json is damaged|has results with another"):
+    with pytest.raises(ArchiveError, match=r"settings\.json is damaged|has results with other settings"):
         open_archive(tmp_path)
 
 
