@@ -1,21 +1,31 @@
 """Cuts the best events of each class out of recordings, as sound files."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import csv
 import dataclasses
 import heapq
+import io
+import math
 import pathlib
 import re
 
+import numpy as np
 import soundfile
 
+from esc_jax import files
 from esc_jax.data.stream import AudioStream, cut
-from esc_jax.errors import collect_errors
+from esc_jax.errors import Failure, collect_errors, first_line
 from esc_jax.evaluation.escaping import escape_cell, restore_cell
 from esc_jax.inference.events import Event
 
 TABLE = "excerpts.csv"
+_COLUMNS = ("file", "onset_s", "offset_s", "class", "score")  # of the format `events`
 _MARGIN_S = 1.0  # before and after an event
+_REMEDY = "if the file was changed, delete it to have it written again"
+
+
+class ExcerptError(Failure):
+    """Events that cannot be read, or an excerpt that cannot be written. The message is one sentence."""
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -28,14 +38,31 @@ class Detection:
 
 
 def read_events(path: pathlib.Path) -> list[Detection]:
-    """The events in a file of the format `events` (`result_files`)."""
-    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return [Detection(float(row["score"]), restore_cell(row["file"]), _event(row)) for row in csv.DictReader(file)]
+    """The events in a file of the format `events` (`result_files`).
+
+    Raises:
+        ExcerptError: the file is not of this format, for example because another program has changed it.
+        OSError: it cannot be read.
+    """
+    with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+        try:
+            reader = csv.DictReader(file)
+            if missing := [name for name in _COLUMNS if name not in (reader.fieldnames or ())]:
+                raise ExcerptError(f"{path} has no column {missing[0]}: {_REMEDY}")
+            return [_detection(path, row, reader.line_num) for row in reader]
+        except csv.Error as error:
+            raise ExcerptError(f"{path} is not a csv file ({error}): {_REMEDY}") from None
 
 
-def _event(row: dict[str, str]) -> Event:
-    label = restore_cell(row["class"])
-    return Event(float(row["onset_s"]), float(row["offset_s"]), label, float(row["score"]))
+def _detection(path: pathlib.Path, row: dict[str, str | None], line: int) -> Detection:
+    file, onset, offset, label, score = (row[name] or "" for name in _COLUMNS)
+    try:
+        onset_s, offset_s, value = float(onset), float(offset), float(score)
+    except ValueError:
+        onset_s = offset_s = value = math.nan
+    if not (file and 0 <= onset_s <= offset_s < math.inf and math.isfinite(value)):
+        raise ExcerptError(f"{path}, line {line}: not an event: {_REMEDY}")
+    return Detection(value, restore_cell(file), Event(onset_s, offset_s, restore_cell(label), value))
 
 
 def best_events(events: Iterable[Detection], per_class: int) -> list[Detection]:
@@ -55,7 +82,7 @@ def write_excerpts(
 ) -> int:
     """Writes FOLDER/CLASS/NUMBER-RECORDING-ONSETs.wav for each event, and a table of them.
 
-    An excerpt has the sample rate of its recording, one channel and 16 bits, and a second more at both ends. Its WAV
+    If the names of two classes become the same folder name, one of them has a number at its end. An excerpt has the sample rate of its recording, one channel and 16 bits, and a second more at both ends. Its WAV
     header has the class as its title, and recording, times and score as its comment.
 
     Args:
@@ -63,7 +90,7 @@ def write_excerpts(
         root: folder that the recordings are in.
         folder: is created.
         max_s: a longer event is cut.
-        problems: a sentence is appended for each recording that cannot be read.
+        problems: a sentence is appended for each recording that cannot be read, or whose excerpts cannot be written.
 
     Returns:
         The number of excerpts.
@@ -71,17 +98,18 @@ def write_excerpts(
     folder.mkdir(parents=True, exist_ok=True)
     numbers: dict[str, int] = {}
     targets: dict[str, list[tuple[Detection, pathlib.Path]]] = {}
+    folders = _folder_names({one.event.label for one in detections})
     for one in detections:
         label = one.event.label
         numbers[label] = numbers.get(label, 0) + 1
         stem = _file_name(pathlib.PurePosixPath(one.file).stem)
         name = f"{numbers[label]:03d}-{stem}-{one.event.onset_s:.1f}s.wav"
-        targets.setdefault(one.file, []).append((one, folder / _file_name(label) / name))
+        targets.setdefault(one.file, []).append((one, folder / folders[label] / name))
     written: list[tuple[Detection, pathlib.Path]] = []
     for name, parts in targets.items():
         with collect_errors(problems, root / name):
-            written += _cut(root / name, parts, max_s)
-    with open(folder / TABLE, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            written.extend(_cut(root / name, parts, max_s))  # those before an error are kept
+    with files.write_output(folder / TABLE, "w", newline="", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(["excerpt", "class", "score", "file", "onset_s", "offset_s"])
         for one, path in sorted(written, key=lambda pair: pair[1]):
@@ -96,10 +124,23 @@ def _file_name(text: str) -> str:
     return re.sub(r'[\x00-\x1f<>:"/\\|?*]+', "_", text).strip(" .")[:80] or "_"
 
 
+def _folder_names(labels: Iterable[str]) -> dict[str, str]:
+    """Class → its folder; all are different, also where a file system ignores case."""
+    taken, folders = {TABLE}, {}
+    for label in sorted(labels, key=lambda label: (_file_name(label) != label, label)):  # unchanged names come first
+        name, number = _file_name(label), 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{_file_name(label)}-{number}"
+        taken.add(name.casefold())
+        folders[label] = name
+    return folders
+
+
 def _cut(
     path: pathlib.Path, parts: Sequence[tuple[Detection, pathlib.Path]], max_s: float
-) -> list[tuple[Detection, pathlib.Path]]:
-    """Reads a recording once, and writes its excerpts."""
+) -> Iterator[tuple[Detection, pathlib.Path]]:
+    """Reads a recording once, writes its excerpts, and yields each that is written."""
     probe = AudioStream(path, 16_000)
     rate = round(probe.rate)
     probe.close()
@@ -112,10 +153,27 @@ def _cut(
     ]
     for (one, target), samples in zip(parts, cut(AudioStream(path, rate), spans), strict=True):
         target.parent.mkdir(parents=True, exist_ok=True)
-        event = one.event
-        with soundfile.SoundFile(target, "w", rate, 1, "PCM_16") as file:
-            file.title = event.label
-            file.comment = f"{one.file}, {event.onset_s:.1f} to {event.offset_s:.1f} s, score {event.score:.3f}"
+        content = _encode(one, samples, rate, target)
+        with files.write_output(target) as file:
+            file.write(content)
+        yield one, target
+
+
+def _encode(detection: Detection, samples: np.ndarray, rate: int, target: pathlib.Path) -> bytes:
+    """An excerpt as a WAV file. It is made in memory, since libsndfile does not say why a file cannot be written."""
+    event, content = detection.event, io.BytesIO()
+    times = f"{event.onset_s:.1f} to {event.offset_s:.1f} s, score {event.score:.3f}"
+    try:
+        with soundfile.SoundFile(content, "w", rate, 1, "PCM_16", format="WAV") as file:
+            file.title = _valid(event.label)
+            file.comment = _valid(f"{detection.file}, {times}")
             file.software = "esc_jax"
             file.write(samples)
-    return list(parts)
+    except soundfile.LibsndfileError as error:
+        raise ExcerptError(f"{target}: cannot be written ({first_line(error)})") from None
+    return content.getvalue()
+
+
+def _valid(text: str) -> str:
+    """Text as UTF-8 has it: names of files are bytes on Linux."""
+    return text.encode("utf-8", errors="surrogateescape").decode("utf-8", errors="replace")
