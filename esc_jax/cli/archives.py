@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Callable, Sequence
 import dataclasses
-import pathlib
 from typing import TYPE_CHECKING, Any
 
 from esc_jax.cli import parser as arguments
@@ -63,9 +62,8 @@ def load(options: argparse.Namespace) -> "SoundClassifier":
 
     classifier = classifiers.load_classifier(options.model)
     if options.names:
-        classifier.classes = class_table.renamed(
-            classifier.classes, class_table.read_names(options.names, classifier.classes)
-        )
+        names = class_table.read_names(options.names, classifier.classes)
+        classifier.classes = class_table.renamed(classifier.classes, names)
     return classifier
 
 

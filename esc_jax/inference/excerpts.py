@@ -82,8 +82,9 @@ def write_excerpts(
 ) -> int:
     """Writes FOLDER/CLASS/NUMBER-RECORDING-ONSETs.wav for each event, and a table of them.
 
-    If the names of two classes become the same folder name, one of them has a number at its end. An excerpt has the sample rate of its recording, one channel and 16 bits, and a second more at both ends. Its WAV
-    header has the class as its title, and recording, times and score as its comment.
+    An excerpt has the sample rate of its recording, one channel and 16 bits, and a second more at both ends. Its WAV
+    header has the class as its title, and recording, times and score as its comment. Where the names of two classes
+    become the same folder name, a number is appended to one of them.
 
     Args:
         detections: the events, the best of a class first.
@@ -165,15 +166,10 @@ def _encode(detection: Detection, samples: np.ndarray, rate: int, target: pathli
     times = f"{event.onset_s:.1f} to {event.offset_s:.1f} s, score {event.score:.3f}"
     try:
         with soundfile.SoundFile(content, "w", rate, 1, "PCM_16", format="WAV") as file:
-            file.title = _valid(event.label)
-            file.comment = _valid(f"{detection.file}, {times}")
+            file.title = event.label
+            file.comment = f"{detection.file}, {times}"
             file.software = "esc_jax"
             file.write(samples)
     except soundfile.LibsndfileError as error:
         raise ExcerptError(f"{target}: cannot be written ({first_line(error)})") from None
     return content.getvalue()
-
-
-def _valid(text: str) -> str:
-    """Text as UTF-8 has it: names of files are bytes on Linux."""
-    return text.encode("utf-8", errors="surrogateescape").decode("utf-8", errors="replace")
