@@ -20,6 +20,7 @@ from esc_jax.errors import Failure
 MANIFEST = "manifest.json"
 
 _BLOCK = 1 << 20
+_LONGEST_NAME = 230  # bytes: file systems allow 255, and the name of a partial file is longer
 _JSON_VALUES = 1_000_000
 _TASK, _TASKS = 16, 256  # files of a task for a thread, and tasks at a time: a future takes more than a small file
 # What ends a process from outside and can be handled. Windows has SIGBREAK (Ctrl-Break, a closed console) beside it.
@@ -42,7 +43,9 @@ def atomic_write(
         path: file to write; its folder exists.
         mode, newline, errors: as of `open`. Text is written as UTF-8.
     """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    encoded = os.fsencode(path.name)
+    stem = path.name if len(encoded) <= _LONGEST_NAME else f"{zlib.crc32(encoded):08x}"
+    partial = path.with_name(f"{stem}.{os.getpid()}.partial")
     try:
         with open(partial, mode, newline=newline, encoding=None if "b" in mode else "utf-8", errors=errors) as file:
             yield file
@@ -86,13 +89,7 @@ def _is_replaceable(path: pathlib.Path) -> bool:
     except FileNotFoundError:
         return True
     writable = os.access(path, os.W_OK) and os.access(os.path.dirname(os.path.realpath(path)), os.W_OK)
-    if not stat.S_ISREG(status.st_mode) or not writable:
-        return False
-    for descriptor in (1, 2):  # a link to /dev/stdout, which is redirected to a file
-        with contextlib.suppress(OSError):
-            if os.path.samestat(status, os.fstat(descriptor)):
-                return False
-    return True
+    return stat.S_ISREG(status.st_mode) and writable
 
 
 def read_json(path: pathlib.Path, largest: int) -> Any:

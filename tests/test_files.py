@@ -21,6 +21,13 @@ def test_atomic_write_replaces_the_file_at_the_end(tmp_path):
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
 
 
+def test_atomic_write_of_a_file_with_the_longest_name(tmp_path):
+    path = tmp_path / ("a" * 255)
+    with files.atomic_write(path, "w") as file:
+        file.write("new")
+    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
 def test_atomic_write_that_fails_changes_nothing(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")

@@ -122,7 +122,8 @@ def write_excerpts(
 
 def _file_name(text: str) -> str:
     """Text as a part of a file name: without separators and characters that some systems do not allow."""
-    return re.sub(r'[\x00-\x1f<>:"/\\|?*]+', "_", text).strip(" .")[:80] or "_"
+    name = re.sub(r'[\x00-\x1f<>:"/\\|?*]+', "_", text).strip(" .")[:80]
+    return name.encode("utf-8", errors="surrogateescape")[:160].decode("utf-8", errors="ignore").strip(" .") or "_"
 
 
 def _folder_names(labels: Iterable[str]) -> dict[str, str]:

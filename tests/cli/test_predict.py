@@ -353,7 +353,7 @@ def test_names_and_thresholds_of_classes(command, loaded, tmp_path, monkeypatch)
     status, text, _ = command(f"--names={tmp_path / 'names.csv'}", "--window_s=1", tmp_path / "a.wav")
     assert status == 0 and any(name in text for name in ("Regen", "Wellen", "Hund"))
     assert not any(name in text for name in CLASSES)
-    (tmp_path / "t.csv").write_text("class,threshold\nRegen,1.0\nWellen,1.0\nHund,1.0\n")
+    (tmp_path / "t.csv").write_text("Regen,1.0\nWellen,1.0\nHund,1.0\n")  # without a header
     out = tmp_path / "out"
     status, _, _ = command(f"--thresholds={tmp_path / 't.csv'}", f"--out={out}", "--formats=events", tmp_path / "a.wav")
     assert status == 0 and (out / "a.wav.events.csv").read_text().count("\n") == 1  # no event
