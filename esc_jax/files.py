@@ -20,6 +20,7 @@ from esc_jax.errors import Failure
 MANIFEST = "manifest.json"
 
 _BLOCK = 1 << 20
+_LONGEST_NAME = 230  # bytes: file systems allow 255, and the name of a partial file is longer
 _JSON_VALUES = 1_000_000
 _TASK, _TASKS = 16, 256  # files of a task for a thread, and tasks at a time: a future takes more than a small file
 # What ends a process from outside and can be handled. Windows has SIGBREAK (Ctrl-Break, a closed console) beside it.
@@ -31,22 +32,64 @@ class LockedError(Failure):
 
 
 @contextlib.contextmanager
-def atomic_write(path: pathlib.Path, mode: str = "wb", newline: str | None = None) -> Iterator[IO[Any]]:
+def atomic_write(
+    path: pathlib.Path, mode: str = "wb", newline: str | None = None, errors: str | None = None
+) -> Iterator[IO[Any]]:
     """Opens a file that replaces `path` in one rename at the end. If an exception is raised, `path` is unchanged.
 
     Processes that write the same file at once do not disturb each other: the last rename counts.
 
     Args:
         path: file to write; its folder exists.
-        mode, newline: as of `open`. Text is written as UTF-8.
+        mode, newline, errors: as of `open`. Text is written as UTF-8.
     """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    encoded = os.fsencode(path.name)
+    stem = path.name if len(encoded) <= _LONGEST_NAME else f"{zlib.crc32(encoded):08x}"
+    partial = path.with_name(f"{stem}.{os.getpid()}.partial")
     try:
-        with open(partial, mode, newline=newline, encoding=None if "b" in mode else "utf-8") as file:
+        with open(partial, mode, newline=newline, encoding=None if "b" in mode else "utf-8", errors=errors) as file:
             yield file
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def write_output(
+    path: pathlib.Path, mode: str = "wb", newline: str | None = None, errors: str | None = None
+) -> Iterator[IO[Any]]:
+    """Opens a file that a user has named for results. Arguments are those of `atomic_write`.
+
+    A regular file, also one behind a link, is replaced as by `atomic_write` and keeps its permissions. Pipes and
+    devices are written directly, and so is a file in a folder that cannot be written.
+
+    Raises:
+        OSError: the file cannot be written; the error names `path`.
+    """
+    try:
+        if not _is_replaceable(path):
+            with open(path, mode, newline=newline, encoding=None if "b" in mode else "utf-8", errors=errors) as file:
+                yield file
+            return
+        target = pathlib.Path(os.path.realpath(path))
+        with atomic_write(target, mode, newline, errors) as file:
+            with contextlib.suppress(OSError):  # there is no older file, or the file system has no permissions
+                shutil.copymode(target, file.name)
+            yield file
+    except OSError as error:
+        if error.errno is not None:
+            error.filename, error.filename2 = str(path), None  # not the partial file
+        raise
+
+
+def _is_replaceable(path: pathlib.Path) -> bool:
+    """Whether another file can take the place of `path`: it is a regular file that may be written, or there is none."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return True
+    writable = os.access(path, os.W_OK) and os.access(os.path.dirname(os.path.realpath(path)), os.W_OK)
+    return stat.S_ISREG(status.st_mode) and writable
 
 
 def read_json(path: pathlib.Path, largest: int) -> Any:

@@ -21,6 +21,13 @@ def test_atomic_write_replaces_the_file_at_the_end(tmp_path):
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
 
 
+def test_atomic_write_of_a_file_with_the_longest_name(tmp_path):
+    path = tmp_path / ("a" * 255)
+    with files.atomic_write(path, "w") as file:
+        file.write("new")
+    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
 def test_atomic_write_that_fails_changes_nothing(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
@@ -28,6 +35,46 @@ def test_atomic_write_that_fails_changes_nothing(tmp_path):
         file.write("new")
         raise RuntimeError
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_an_output_replaces_the_file_behind_a_link(tmp_path):
+    target, link = tmp_path / "a.txt", tmp_path / "link.txt"
+    target.write_text("old")
+    target.chmod(0o640)
+    link.symlink_to(target)
+    with files.write_output(link, "w") as file:
+        file.write("new")
+        file.flush()
+        assert target.read_text() == "old"
+    assert link.is_symlink() and target.read_text() == "new" and target.stat().st_mode & 0o777 == 0o640
+    with pytest.raises(RuntimeError), files.write_output(link, "w") as file:
+        file.write("newer")
+        raise RuntimeError
+    assert target.read_text() == "new" and sorted(tmp_path.iterdir()) == [target, link]
+
+
+def test_an_output_to_a_device_or_a_pipe_is_written_directly(tmp_path):
+    (tmp_path / "null").symlink_to(os.devnull)
+    with files.write_output(tmp_path / "null", "w") as file:
+        file.write("x")
+    assert (tmp_path / "null").is_char_device()
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    with files.write_output(tmp_path / "pipe", "w") as file:
+        file.write("through")
+    assert os.read(reader, 100) == b"through" and (tmp_path / "pipe").is_fifo()
+    os.close(reader)
+
+
+def test_the_error_of_an_output_names_the_file_that_was_asked_for(tmp_path):
+    path = tmp_path / "nowhere/a.txt"
+    with pytest.raises(FileNotFoundError) as caught, files.write_output(path):
+        pass
+    assert caught.value.filename == str(path)
+    (tmp_path / "a.txt").write_text("old")
+    with pytest.raises(OSError, match="No space") as caught, files.write_output(tmp_path / "a.txt"):
+        raise OSError(28, "No space left on device")
+    assert caught.value.filename == str(tmp_path / "a.txt") and (tmp_path / "a.txt").read_text() == "old"
 
 
 def test_a_temporary_folder_is_removed_on_sigterm(tmp_path):

@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Callable, Sequence
 import dataclasses
-import pathlib
 from typing import TYPE_CHECKING, Any
 
 from esc_jax.cli import parser as arguments
@@ -16,7 +15,7 @@ if TYPE_CHECKING:  # numpy and JAX, which --help does not need
     from esc_jax.inference.classifier import SoundClassifier
 
 # Options that have no use without a folder.
-NEEDED = ("min_confidence", "thresholds", "min_length_s", "max_gap_s", "drop_unfamiliar")
+NEEDED = ("formats", "min_confidence", "thresholds", "min_length_s", "max_gap_s", "drop_unfamiliar")
 
 
 def add_window_options(parser: arguments.Parser) -> None:
@@ -31,25 +30,26 @@ def add_window_options(parser: arguments.Parser) -> None:
     add("--smooth_s", metavar="S", type=smooth, default=0.0, help="length of a moving average (default: 0, none)")
     silence = "windows with a lower RMS level (dB relative to full scale) are silence (default: -60; or: off)"
     add("--silence_db", metavar="DB", type=arguments.decibels, default=-60.0, help=silence)
-    add("--names", metavar="NAMES.csv", type=pathlib.Path, help="other names of classes: two columns, class and name")
+    names = "other names of classes: two columns, class and name; a header is optional"
+    add("--names", metavar="NAMES.csv", type=arguments.path, help=names)
 
 
 def add_options(group: argparse._ArgumentGroup) -> None:
     """Adds the options of a folder: --out, --formats, those of events, and --start."""
     add = group.add_argument
-    add("--out", metavar="RESULTS", type=pathlib.Path, help="folder of the results")
+    add("--out", metavar="RESULTS", type=arguments.path, help="folder of the results")
     formats = arguments.choices(*result_files.FORMATS)
     text = f"comma-separated: {', '.join(result_files.FORMATS)} (default: csv)"
-    add("--formats", metavar="NAMES", type=formats, default=("csv",), help=text)
+    add("--formats", metavar="NAMES", type=formats, help=text)
     share = arguments.number(0.0, 1.0)
     text = "smallest probability of an event (default: the thresholds of the model)"
     add("--min_confidence", metavar="P", type=share, help=text)
-    text = "smallest probabilities of single classes: two columns, class and probability"
-    add("--thresholds", metavar="T.csv", type=pathlib.Path, help=text)
+    text = "smallest probabilities of single classes: two columns, class and probability; a header is optional"
+    add("--thresholds", metavar="T.csv", type=arguments.path, help=text)
     span = arguments.seconds(0.0, 86_400.0)
-    add("--min_length_s", metavar="S", type=span, default=0.0, help="drop shorter events (default: 0)")
-    add("--max_gap_s", metavar="S", type=span, default=0.0, help="join events with a shorter gap (default: 0)")
-    add("--drop_unfamiliar", action="store_true", help="no events where a sound is unlike any class")
+    add("--min_length_s", metavar="S", type=span, help="drop shorter events (default: 0)")
+    add("--max_gap_s", metavar="S", type=span, help="join events with a shorter gap (default: 0)")
+    add("--drop_unfamiliar", action="store_true", default=None, help="no events where a sound is unlike any class")
     text = "start of a recording: names, to read it from file names, or a time such as 2026-05-11T05:30+02:00"
     add("--start", metavar="TIME", help=text)
 
@@ -61,7 +61,8 @@ def load(options: argparse.Namespace) -> "SoundClassifier":
 
     classifier = classifiers.load_classifier(options.model)
     if options.names:
-        classifier.classes = class_table.renamed(classifier.classes, class_table.read_names(options.names))
+        names = class_table.read_names(options.names, classifier.classes)
+        classifier.classes = class_table.renamed(classifier.classes, names)
     return classifier
 
 
@@ -111,15 +112,16 @@ def open_archive(
     Raises:
         ArchiveError, EventError, TimeError: the folder has other results, or options cannot be used.
     """
-    from esc_jax.inference import archive, class_table, events
+    from esc_jax.inference import archive, class_table, events, times
 
-    thresholds = class_table.read_numbers(options.thresholds) if options.thresholds else {}
-    chosen = events.EventOptions(
-        options.min_confidence, thresholds, options.min_length_s, options.max_gap_s, options.drop_unfamiliar
-    )
-    events.check_thresholds(chosen, classifier.classes)
+    classes = classifier.classes
+    thresholds = class_table.read_numbers(options.thresholds, classes) if options.thresholds else {}
+    length, gap = options.min_length_s or 0.0, options.max_gap_s or 0.0
+    drop = bool(options.drop_unfamiliar)
+    chosen = events.EventOptions(options.min_confidence, thresholds, length, gap, drop)
+    events.check_thresholds(chosen, classes)
     start_of, entries = _start_of(options), settings(classifier, options)
-    formats = list(dict.fromkeys([*options.formats, *extra_formats]))
+    formats = list(dict.fromkeys([*(options.formats or ("csv",)), *extra_formats]))
     recorded = {
         "weights": archive.weights_checksum(classifier.model.variables),
         "formats": formats,
@@ -135,9 +137,12 @@ def open_archive(
         timeline = classifier.timeline(
             file, options.window_s, options.hop_s, smooth_s=options.smooth_s, silence_db=options.silence_db
         )
+        start = start_of(file)
+        if start:
+            times.check_end(file, start, timeline.duration_s)
         found = events.find_events(timeline, chosen)
         result = result_files.Result(
-            store.name(file), timeline, found, start_of(file), classifier.sample_rate, options.top_k, entries
+            store.name(file), timeline, found, start, classifier.sample_rate, options.top_k, entries
         )
         contents = [write(result) for _, write in writers]
         show(result)

@@ -110,8 +110,8 @@ def _check(parser: arguments.Parser, options: argparse.Namespace) -> None:
         if not os.path.isdir(options.watch):
             parser.error(f"--watch={options.watch}: no such folder")
         return
-    needed = ("out", *archives.NEEDED, "smooth_s")
-    if given := [name for name in needed if getattr(options, name)]:
+    given = [name for name in ("out", *archives.NEEDED) if getattr(options, name) is not None]
+    if given := given + ["smooth_s"] * bool(options.smooth_s):
         parser.error(f"--{given[0]} needs --watch=FOLDER")
 
 

@@ -86,6 +86,18 @@ def number(lowest: float, highest: float, unit: str = "") -> Callable[[str], flo
     return read
 
 
+def text(value: str) -> str:
+    """The type of a text that is not empty. As a path, an empty text would be the current folder."""
+    if not value:
+        raise argparse.ArgumentTypeError("the value is empty")
+    return value
+
+
+def path(value: str) -> pathlib.Path:
+    """The type of a path."""
+    return pathlib.Path(text(value))
+
+
 def seconds(lowest: float = 0.01, highest: float = 600.0) -> Callable[[str], float]:
     """The type of a duration."""
     return number(lowest, highest, "seconds")

@@ -26,6 +26,7 @@ processes can share a folder.
 """
 
 import argparse
+from collections.abc import Iterator
 import os
 import pathlib
 import sys
@@ -48,7 +49,7 @@ if TYPE_CHECKING:  # numpy and JAX, which --help does not need
     from esc_jax.report.timeline_plot import Overview
 
 PICTURES = (".png", ".pdf", ".svg")
-MAX_CLIP_S = 30.0
+MAX_CLIP_S, CLIPS_PER_CLASS = 30.0, 10
 
 
 class PredictError(UserError, ValueError):
@@ -69,12 +70,11 @@ def _parser() -> arguments.Parser:
     group = parser.add_argument_group("a result file for each recording")
     archives.add_options(group)
     text = "folder for the best events of each class, as wav files"
-    group.add_argument("--clips", metavar="DIR", type=pathlib.Path, help=text)
+    group.add_argument("--clips", metavar="DIR", type=arguments.path, help=text)
     number = arguments.integer(1, 10_000)
-    group.add_argument(
-        "--clips_per_class", metavar="N", type=number, default=10, help="events of each class (default: 10)"
-    )
-    add("files", metavar="FILE", nargs="+", help="recording, folder or quoted pattern")
+    text = f"events of each class (default: {CLIPS_PER_CLASS})"
+    group.add_argument("--clips_per_class", metavar="N", type=number, help=text)
+    add("files", metavar="FILE", nargs="+", type=arguments.text, help="recording, folder or quoted pattern")
     return parser
 
 
@@ -147,12 +147,30 @@ def _classify(
 
 def _check_archive_options(parser: arguments.Parser, options: argparse.Namespace) -> None:
     """Refuses options that do not belong together."""
-    if not options.out:
-        if given := [name for name in (*archives.NEEDED, "start", "clips") if getattr(options, name)]:
-            parser.error(f"--{given[0]} needs --out=RESULTS")
+
+    def given(*names: str) -> list[str]:
+        return [name for name in names if getattr(options, name) is not None]
+
+    if options.out is None:
+        if names := given(*archives.NEEDED, "start", "clips", "clips_per_class"):
+            parser.error(f"--{names[0]} needs --out=RESULTS")
         return
-    if given := [name for name in ("json", "csv", "plot", "segments") if getattr(options, name)]:
-        parser.error(f"--{given[0]} is for the output on the terminal; --out writes files, see --formats")
+    if names := given("json", "csv", "plot", "segments"):
+        parser.error(f"--{names[0]} is for the output on the terminal; --out writes files, see --formats")
+    if options.clips is None and given("clips_per_class"):
+        parser.error("--clips_per_class needs --clips=DIR")
+
+
+def _check_written(options: argparse.Namespace, paths: list[str]) -> None:
+    """Raises PredictError where a recording or a table of classes would be overwritten."""
+    written = {path.resolve() for path in (options.json, options.csv, options.plot) if path}
+    if options.clips:
+        from esc_jax.inference import excerpts
+
+        written.add((options.clips / excerpts.TABLE).resolve())
+    for file in (*paths, *(path for path in (options.names, options.thresholds) if path)):
+        if pathlib.Path(file).resolve() in written:
+            raise PredictError(f"{file} is both read and written: give another name for the results")
 
 
 def _archive(classifier: "SoundClassifier", paths: list[str], options: argparse.Namespace, problems: list[str]) -> None:
@@ -205,11 +223,16 @@ def _write_excerpts(store: "Archive", paths: list[str], options: argparse.Namesp
 
     suffix, _ = result_files.FORMATS["events"]
     tables = [store.folder / f"{store.name(path)}{suffix}" for path in paths if store.is_finished(path)]
-    best = excerpts.best_events(
-        (detection for table in tables for detection in excerpts.read_events(table)), options.clips_per_class
-    )
-    written = excerpts.write_excerpts(best, store.root, options.clips, MAX_CLIP_S, problems)
-    sys.stdout.write(f"{options.clips}: {written} excerpts\n")
+
+    def detections() -> "Iterator[excerpts.Detection]":
+        for table in tables:
+            with collect_errors(problems, table):
+                yield from excerpts.read_events(table)
+
+    best = excerpts.best_events(detections(), options.clips_per_class or CLIPS_PER_CLASS)
+    with collect_errors(problems, options.clips):
+        written = excerpts.write_excerpts(best, store.root, options.clips, MAX_CLIP_S, problems)
+        sys.stdout.write(f"{options.clips}: {written} excerpts\n")
 
 
 @command
@@ -220,10 +243,7 @@ def main(argv: list[str] | None = None) -> None:
     _check_archive_options(parser, options)
     discard_native_output()
     paths, problems = recordings.find_recordings(options.files)
-    written = {path.resolve() for path in (options.json, options.csv, options.plot) if path}
-    for file in paths:
-        if pathlib.Path(file).resolve() in written:
-            raise PredictError(f"{file} is both read and written: give another name for the results")
+    _check_written(options, paths)
     initialize_device()
     classifier = archives.load(options)
     if options.out:

@@ -1,6 +1,6 @@
 """Tables of two columns that a user gives: a class, and its name in another language or its threshold."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 import math
 import pathlib
 
@@ -13,38 +13,56 @@ class ClassTableError(UserError, ValueError):
     """A table that cannot be used. The message is one sentence."""
 
 
-def _read(path: pathlib.Path) -> dict[str, str]:
-    """The first column of a table with a header → its second one."""
+def _read(path: pathlib.Path, is_row: Callable[[str, str], bool]) -> dict[str, str]:
+    """The first column of a table → its second one.
+
+    Args:
+        path: the table.
+        is_row: first two cells of the first line → whether they are a row; else, the line is a header.
+    """
     try:
-        table = Table(path)
-        lines, columns = table.read(table.columns[:2])
+        rows = [(line, [cell.strip() for cell in cells]) for line, cells in Table(path).lines()]
     except DataError as error:
         raise ClassTableError(str(error).removeprefix("data.dir: ")) from None
-    classes, values = (columns[name] for name in table.columns[:2])
+    width = len(rows[0][1])
     entries: dict[str, str] = {}
-    for line, name, value in zip(lines, classes, values, strict=True):
+    for line, cells in rows if is_row(*rows[0][1][:2]) else rows[1:]:
+        if len(cells) != width:
+            raise ClassTableError(f"{path}, line {line}: {len(cells)} values, but the first line has {width}")
+        name, value = cells[:2]
         if name in entries:
             raise ClassTableError(f"{path}, line {line}: the class {name} has two lines")
         entries[name] = value
+    if not entries:
+        raise ClassTableError(f"{path} has no rows below its header")
     return entries
 
 
-def read_names(path: pathlib.Path) -> dict[str, str]:
-    """Class → its other name, from a table with a header, separated by comma, semicolon or tab."""
-    entries = _read(path)
+def read_names(path: pathlib.Path, classes: Collection[str]) -> dict[str, str]:
+    """Class → its other name, from a table of two columns, separated by comma, semicolon or tab.
+
+    Args:
+        path: the table. Its first line is a header, unless it begins with a class.
+        classes: of the model.
+    """
+    entries = _read(path, lambda name, _: name in classes)
     if empty := [name for name, value in entries.items() if not value]:
         raise ClassTableError(f"{path}: the class {empty[0]} has no name")
     return entries
 
 
-def read_numbers(path: pathlib.Path) -> dict[str, float]:
-    """Class → its threshold from 0 to 1, from such a table."""
+def _to_float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def read_numbers(path: pathlib.Path, classes: Collection[str]) -> dict[str, float]:
+    """Class → its threshold from 0 to 1, from such a table. A first line with a number is no header either."""
     numbers = {}
-    for name, text in _read(path).items():
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
+    for name, text in _read(path, lambda name, text: name in classes or not math.isnan(_to_float(text))).items():
+        value = _to_float(text)
         if not 0 <= value <= 1:
             raise ClassTableError(f"{path}: the threshold of {name}, {text!r}, is not a number from 0 to 1")
         numbers[name] = value

@@ -1,21 +1,31 @@
 """Cuts the best events of each class out of recordings, as sound files."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import csv
 import dataclasses
 import heapq
+import io
+import math
 import pathlib
 import re
 
+import numpy as np
 import soundfile
 
+from esc_jax import files
 from esc_jax.data.stream import AudioStream, cut
-from esc_jax.errors import collect_errors
+from esc_jax.errors import Failure, collect_errors, first_line
 from esc_jax.evaluation.escaping import escape_cell, restore_cell
 from esc_jax.inference.events import Event
 
 TABLE = "excerpts.csv"
+_COLUMNS = ("file", "onset_s", "offset_s", "class", "score")  # of the format `events`
 _MARGIN_S = 1.0  # before and after an event
+_REMEDY = "if the file was changed, delete it to have it written again"
+
+
+class ExcerptError(Failure):
+    """Events that cannot be read, or an excerpt that cannot be written. The message is one sentence."""
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -28,15 +38,34 @@ class Detection:
 
 
 def read_events(path: pathlib.Path) -> list[Detection]:
-    """The events in a file of the format `events` (`result_files`)."""
-    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return [Detection(float(row["score"]), restore_cell(row["file"]), _event(row)) for row in csv.DictReader(file)]
+    """The events in a file of the format `events` (`result_files`).
+
+    Raises:
+        ExcerptError: the file is not of this format, for example because another program has changed it.
+        OSError: it cannot be read.
+    """
+    with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+        try:
+            reader = csv.DictReader(file)
+            if missing := [name for name in _COLUMNS if name not in (reader.fieldnames or ())]:
+                raise ExcerptError(f"{path} has no column {missing[0]}: {_REMEDY}")
+            return [_detection(path, row, reader.line_num) for row in reader]
+        except csv.Error as error:
+            raise ExcerptError(f"{path} is not a csv file ({error}): {_REMEDY}") from None
 
 
-def _event(row: dict[str, str]) -> Event:
-    label = restore_cell(row["class"])
-    peak = float(row["peak_s"]) if row.get("peak_s") else None
-    return Event(float(row["onset_s"]), float(row["offset_s"]), label, float(row["score"]), peak)
+def _detection(path: pathlib.Path, row: dict[str, str | None], line: int) -> Detection:
+    file, onset, offset, label, score = (row[name] or "" for name in _COLUMNS)
+    peak = row.get("peak_s")  # which earlier versions do not have
+    try:
+        onset_s, offset_s, value = float(onset), float(offset), float(score)
+        peak_s = float(peak) if peak else None
+    except ValueError:
+        onset_s = offset_s = value = math.nan
+        peak_s = None
+    if not (file and 0 <= onset_s <= offset_s < math.inf and math.isfinite(value) and math.isfinite(peak_s or 0.0)):
+        raise ExcerptError(f"{path}, line {line}: not an event: {_REMEDY}")
+    return Detection(value, restore_cell(file), Event(onset_s, offset_s, restore_cell(label), value, peak_s))
 
 
 def best_events(events: Iterable[Detection], per_class: int) -> list[Detection]:
@@ -57,14 +86,15 @@ def write_excerpts(
     """Writes FOLDER/CLASS/NUMBER-RECORDING-ONSETs.wav for each event, and a table of them.
 
     An excerpt has the sample rate of its recording, one channel and 16 bits, and a second more at both ends. Its WAV
-    header has the class as its title, and recording, times and score as its comment.
+    header has the class as its title, and recording, times and score as its comment. Where the names of two classes
+    become the same folder name, a number is appended to one of them.
 
     Args:
         detections: the events, the best of a class first.
         root: folder that the recordings are in.
         folder: is created.
         max_s: of a longer event, so much around its best window is written.
-        problems: a sentence is appended for each recording that cannot be read.
+        problems: a sentence is appended for each recording that cannot be read, or whose excerpts cannot be written.
 
     Returns:
         The number of excerpts.
@@ -72,17 +102,18 @@ def write_excerpts(
     folder.mkdir(parents=True, exist_ok=True)
     numbers: dict[str, int] = {}
     targets: dict[str, list[tuple[Detection, pathlib.Path]]] = {}
+    folders = _folder_names({one.event.label for one in detections})
     for one in detections:
         label = one.event.label
         numbers[label] = numbers.get(label, 0) + 1
         stem = _file_name(pathlib.PurePosixPath(one.file).stem)
         name = f"{numbers[label]:03d}-{stem}-{one.event.onset_s:.1f}s.wav"
-        targets.setdefault(one.file, []).append((one, folder / _file_name(label) / name))
+        targets.setdefault(one.file, []).append((one, folder / folders[label] / name))
     written: list[tuple[Detection, pathlib.Path]] = []
     for name, parts in targets.items():
         with collect_errors(problems, root / name):
-            written += _cut(root / name, parts, max_s)
-    with open(folder / TABLE, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            written.extend(_cut(root / name, parts, max_s))  # those before an error are kept
+    with files.write_output(folder / TABLE, "w", newline="", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(["excerpt", "class", "score", "file", "onset_s", "offset_s"])
         for one, path in sorted(written, key=lambda pair: pair[1]):
@@ -94,7 +125,21 @@ def write_excerpts(
 
 def _file_name(text: str) -> str:
     """Text as a part of a file name: without separators and characters that some systems do not allow."""
-    return re.sub(r'[\x00-\x1f<>:"/\\|?*]+', "_", text).strip(" .")[:80] or "_"
+    name = re.sub(r'[\x00-\x1f<>:"/\\|?*]+', "_", text).strip(" .")[:80]
+    return name.encode("utf-8", errors="surrogateescape")[:160].decode("utf-8", errors="ignore").strip(" .") or "_"
+
+
+def _folder_names(labels: Iterable[str]) -> dict[str, str]:
+    """Class → its folder; all are different, also where a file system ignores case."""
+    taken, folders = {TABLE}, {}
+    for label in sorted(labels, key=lambda label: (_file_name(label) != label, label)):  # unchanged names come first
+        name, number = _file_name(label), 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{_file_name(label)}-{number}"
+        taken.add(name.casefold())
+        folders[label] = name
+    return folders
 
 
 def _span(event: Event, max_s: float) -> tuple[float, float]:
@@ -107,8 +152,8 @@ def _span(event: Event, max_s: float) -> tuple[float, float]:
 
 def _cut(
     path: pathlib.Path, parts: Sequence[tuple[Detection, pathlib.Path]], max_s: float
-) -> list[tuple[Detection, pathlib.Path]]:
-    """Reads a recording once, and writes its excerpts."""
+) -> Iterator[tuple[Detection, pathlib.Path]]:
+    """Reads a recording once, writes its excerpts, and yields each that is written."""
     probe = AudioStream(path, 16_000)
     rate = round(probe.rate)
     probe.close()
@@ -118,10 +163,22 @@ def _cut(
         spans.append((max(0, round((start - _MARGIN_S) * rate)), round((end + _MARGIN_S) * rate)))
     for (one, target), samples in zip(parts, cut(AudioStream(path, rate), spans), strict=True):
         target.parent.mkdir(parents=True, exist_ok=True)
-        event = one.event
-        with soundfile.SoundFile(target, "w", rate, 1, "PCM_16") as file:
+        content = _encode(one, samples, rate, target)
+        with files.write_output(target) as file:
+            file.write(content)
+        yield one, target
+
+
+def _encode(detection: Detection, samples: np.ndarray, rate: int, target: pathlib.Path) -> bytes:
+    """An excerpt as a WAV file. It is made in memory, since libsndfile does not say why a file cannot be written."""
+    event, content = detection.event, io.BytesIO()
+    times = f"{event.onset_s:.1f} to {event.offset_s:.1f} s, score {event.score:.3f}"
+    try:
+        with soundfile.SoundFile(content, "w", rate, 1, "PCM_16", format="WAV") as file:
             file.title = event.label
-            file.comment = f"{one.file}, {event.onset_s:.1f} to {event.offset_s:.1f} s, score {event.score:.3f}"
+            file.comment = f"{detection.file}, {times}"
             file.software = "esc_jax"
             file.write(samples)
-    return list(parts)
+    except soundfile.LibsndfileError as error:
+        raise ExcerptError(f"{target}: cannot be written ({first_line(error)})") from None
+    return content.getvalue()

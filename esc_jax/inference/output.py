@@ -7,6 +7,7 @@ import math
 import pathlib
 from typing import IO, TYPE_CHECKING, Any
 
+from esc_jax import files
 from esc_jax.evaluation.escaping import escape_cell
 
 if TYPE_CHECKING:  # numpy, which --help does not need
@@ -122,9 +123,9 @@ def write_csv(
     k: int,
     starts: "Sequence[datetime | None] | None" = None,
 ) -> None:
-    """Writes `write_windows` to a file."""
+    """Writes `write_windows` to a file. If that fails, an older file is unchanged."""
     # File names are bytes on Linux and need not be valid UTF-8.
-    with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with files.write_output(path, "w", newline="", errors="surrogateescape") as file:
         write_windows(file, timelines, k, starts)
 
 
@@ -180,6 +181,8 @@ def write_json(
 ) -> None:
     """Writes every window of every recording, with the k most probable classes.
 
+    If that fails, an older file is unchanged.
+
     Args:
         path: the file to write.
         timelines: (file name, timeline) of each recording.
@@ -192,7 +195,8 @@ def write_json(
         "files": [document_entry(name, timeline, k) for name, timeline in timelines],
         "problems": list(problems),
     }
-    path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    with files.write_output(path, "w") as file:
+        file.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 
 def document_entry(name: str, timeline: "Timeline", k: int) -> dict[str, Any]:

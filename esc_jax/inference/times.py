@@ -57,6 +57,14 @@ def parse_start(text: str) -> datetime | None:
         raise TimeError(f"{text!r} is neither {FROM_NAMES} nor a time such as 2026-05-11T05:30:00+02:00") from None
 
 
+def check_end(file: str, start: datetime, duration_s: float) -> None:
+    """Raises TimeError where a recording ends after the year 9999, the last that a `datetime` has."""
+    try:
+        start + timedelta(seconds=duration_s)
+    except OverflowError:
+        raise TimeError(f"{file}: a recording that begins at {start.isoformat()} ends after the year 9999") from None
+
+
 def at(start: datetime, seconds: float) -> str:
     """A time in a recording that begins at `start`, in ISO 8601, to the millisecond, with the time zone of `start`."""
     return (start + timedelta(seconds=seconds)).isoformat(timespec="milliseconds")

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 import numpy as np
 
+from esc_jax import files
 from esc_jax.frontends.log_mel import hz_to_mel, mel_bank
 from esc_jax.inference.timeline import Timeline, clock
 from esc_jax.report.plots import literal
@@ -199,5 +200,6 @@ def recording(timeline: Timeline, overview: Overview, title: str, path: pathlib.
     for axes in panels:
         axes.tick_params(length=2, labelsize=9)
     if path:
-        figure.savefig(path, dpi=120)
+        with files.write_output(path) as file:
+            figure.savefig(file, dpi=120, format=path.suffix[1:].lower())
     return figure

@@ -1,5 +1,6 @@
 """`esc-jax predict`: its tables, files and pictures, and its errors."""
 
+import contextlib
 import csv
 import json
 import pathlib
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from esc_jax import files
 from esc_jax.cli import predict
 from esc_jax.inference import classifier as classifiers
 from esc_jax.runtime import xla
@@ -367,15 +369,95 @@ def test_names_and_thresholds_of_classes(command, loaded, tmp_path, monkeypatch)
     status, text, _ = command(f"--names={tmp_path / 'names.csv'}", "--window_s=1", tmp_path / "a.wav")
     assert status == 0 and any(name in text for name in ("Regen", "Wellen", "Hund"))
     assert not any(name in text for name in CLASSES)
-    (tmp_path / "t.csv").write_text("class,threshold\nRegen,1.0\nWellen,1.0\nHund,1.0\n")
+    (tmp_path / "t.csv").write_text("Regen,1.0\nWellen,1.0\nHund,1.0\n")  # without a header
     out = tmp_path / "out"
     status, _, _ = command(f"--thresholds={tmp_path / 't.csv'}", f"--out={out}", "--formats=events", tmp_path / "a.wav")
     assert status == 0 and (out / "a.wav.events.csv").read_text().count("\n") == 1  # no event
 
 
+def test_older_results_survive_a_full_disk(command, monkeypatch, tmp_path):
+    """The disk is full after a part of the table, the document and the picture."""
+    soundfile.write(tmp_path / "a.wav", sound(2.0), RATE)
+    outputs = {kind: tmp_path / f"o.{kind}" for kind in ("csv", "json", "png")}
+    arguments = [f"--{'plot' if kind == 'png' else kind}={path}" for kind, path in outputs.items()]
+    assert command(*arguments, tmp_path / "a.wav")[0] == 0
+    before = {path: path.read_bytes() for path in outputs.values()}
+    write = files.atomic_write
+
+    @contextlib.contextmanager
+    def full(*arguments):
+        with write(*arguments) as file:
+            yield file
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "atomic_write", full)
+    status, _, error = command(*arguments, "--window_s=1", tmp_path / "a.wav")
+    assert status == 1
+    expected = [f"esc_jax: No space left on device: {outputs[kind]}" for kind in ("png", "csv", "json")]
+    assert error.splitlines() == expected
+    assert {path: path.read_bytes() for path in before} == before and len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--names=t.csv", "--csv=t.csv"],
+        ["--names=t.csv", "--json=t.json", "--csv=./t.csv"],
+        ["--thresholds=c/excerpts.csv", "--out=o", "--clips=c"],
+        ["--names=c/excerpts.csv", "--out=o", "--clips=./c"],
+    ],
+)
+def test_tables_of_classes_are_not_overwritten(command, monkeypatch, tmp_path, options):
+    monkeypatch.chdir(tmp_path)
+    table = tmp_path / options[0].split("=")[1]
+    table.parent.mkdir(exist_ok=True)
+    table.write_text("rain,0.5\n")
+    soundfile.write("a.wav", sound(1.0), RATE)
+    sentence = f"esc_jax: {table.relative_to(tmp_path)} is both read and written: give another name for the results\n"
+    assert command(*options, "a.wav") == (2, "", sentence)
+    assert table.read_text() == "rain,0.5\n"
+
+
+def test_recordings_that_end_after_the_last_year(command, tmp_path):
+    names = ["99991231_235958.wav", "20260511_053000.wav"]
+    for name in names:
+        soundfile.write(tmp_path / name, sound(4.0), RATE)
+    paths = [tmp_path / name for name in names]
+    status, text, error = command("--start=names", f"--out={tmp_path}/o", "--formats=csv,events", *paths)
+    assert (status, text) == (1, f"{tmp_path}/o: 1 recordings of 0:04 classified, 1 failed\n")
+    assert error == (f"esc_jax: {paths[0]}: a recording that begins at 9999-12-31T23:59:58 ends after the year 9999\n")
+    assert (tmp_path / "o" / f"{names[1]}.events.csv").exists()
+
+
+def test_excerpts_in_spite_of_a_changed_file_of_events(command, tmp_path):
+    for name in ("a.wav", "b.wav"):
+        soundfile.write(tmp_path / name, sound(2.0), RATE)
+    options = [f"--out={tmp_path}/o", "--formats=events", tmp_path / "a.wav", tmp_path / "b.wav"]
+    assert command(*options)[0] == 0
+    table = tmp_path / "o/a.wav.events.csv"
+    table.write_text(table.read_text().replace(",", ";"))
+    status, text, error = command(f"--clips={tmp_path}/clips", *options)
+    assert status == 1 and error.startswith(f"esc_jax: {table} has no column file: ") and error.count("\n") == 1
+    with open(tmp_path / "clips/excerpts.csv", newline="") as file:
+        assert {row["file"] for row in csv.DictReader(file)} == {"b.wav"}
+    (tmp_path / "file").touch()
+    status, _, error = command(f"--clips={tmp_path}/file", *options)
+    assert status == 1 and f"esc_jax: File exists: {tmp_path}/file\n" in error
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--min_confidence=0"], "--min_confidence needs --out=RESULTS"),
+        (["--formats=events"], "--formats needs --out=RESULTS"),
+        (["--min_length_s=0"], "--min_length_s needs --out=RESULTS"),
+        (["--clips_per_class=3"], "--clips_per_class needs --out=RESULTS"),
+        (["--out=o", "--clips_per_class=3"], "--clips_per_class needs --clips=DIR"),
+        ([""], "FILE: the value is empty"),
+        (["--out=o", "--clips="], "--clips: the value is empty"),
+        (["--out="], "--out: the value is empty"),
+        (["--names="], "--names: the value is empty"),
+        (["--out=o", "--thresholds="], "--thresholds: the value is empty"),
         (["--clips=x"], "--clips needs --out=RESULTS"),
         (["--start=names"], "--start needs --out=RESULTS"),
         (["--out=o", "--csv=o.csv"], "--csv is for the output on the terminal"),

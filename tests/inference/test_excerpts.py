@@ -1,6 +1,8 @@
 """The best events of each class, cut out of recordings."""
 
 import csv
+import os
+import pathlib
 
 import numpy as np
 import pytest
@@ -88,3 +90,64 @@ def test_events_are_read_back(tmp_path):
     assert excerpts.read_events(path) == [detection("dog", 0.5, "=a.wav", 1.0, 2.5)]
     path.write_text("file,onset_s,offset_s,class,score,peak_s,unfamiliar\na.wav,1.000,2.500,dog,0.5,2.000,false\n")
     assert excerpts.read_events(path)[0].event.peak_s == 2.0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file;onset_s;offset_s;class;score\na.wav;1,0;2,5;dog;0,5\n", "has no column file"),
+        ("file,onset_s,class,score\na.wav,1,dog,0.5\n", "has no column offset_s"),
+        ("", "has no column file"),
+        ("file,onset_s,offset_s,class,score\na.wav,1,2\n", "line 2: not an event"),
+        ("file,onset_s,offset_s,class,score\na.wav,1,2,dog,high\n", "line 2: not an event"),
+        ("file,onset_s,offset_s,class,score\na.wav,0,1,dog,1\na.wav,2,1,dog,1\n", "line 3: not an event"),
+        ("file,onset_s,offset_s,class,score\na.wav,0,inf,dog,1\n", "line 2: not an event"),
+    ],
+)
+def test_events_that_another_program_has_changed(tmp_path, text, message):
+    path = tmp_path / "e.csv"
+    path.write_text(text)
+    with pytest.raises(excerpts.ExcerptError, match=message) as caught:
+        excerpts.read_events(path)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_classes_with_similar_names_have_folders_of_their_own(root, tmp_path):
+    labels = ["a/b", "A:b", "a_b", "a:b", "a_b-2", "excerpts.csv", "\N{OWL}" * 80, "\N{OWL}" * 79 + "x"]
+    best = [detection(label, 0.5, "a.wav", 2.0 + i, 3.0 + i) for i, label in enumerate(labels)]
+    problems = []
+    assert excerpts.write_excerpts(best, root, tmp_path / "clips", 10.0, problems) == len(labels) and not problems
+    with open(tmp_path / "clips/excerpts.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = {row["class"]: row["excerpt"] for row in rows}
+    assert len({name.lower() for name in names.values()}) == len(labels)
+    assert names["a_b"].startswith("a_b/") and names["a_b-2"].startswith("a_b-2/")
+    for row in rows:
+        samples, _ = soundfile.read(tmp_path / "clips" / row["excerpt"])
+        first = (float(row["onset_s"]) - 1) / 20  # of the ramp
+        np.testing.assert_allclose(samples[0], first, atol=2 / 32768)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_an_excerpt_that_cannot_be_written(root, tmp_path):
+    """The disk is full for the second one of a.wav; the others stay, and those of b.flac follow."""
+    out = tmp_path / "clips"
+    (out / "dog").mkdir(parents=True)
+    (out / "dog/002-a-5.0s.wav").symlink_to("/dev/full")
+    places = [("a.wav", 2.0), ("a.wav", 5.0), ("x/b.flac", 2.0)]
+    best = [detection("dog", 0.9, file, onset, onset + 1) for file, onset in places]
+    problems = []
+    assert excerpts.write_excerpts(best, root, out, 10.0, problems) == 2
+    assert problems == [f"No space left on device: {out}/dog/002-a-5.0s.wav"]
+    with open(out / "excerpts.csv", newline="") as file:
+        assert [row["excerpt"] for row in csv.DictReader(file)] == ["dog/001-a-2.0s.wav", "dog/003-b-2.0s.wav"]
+
+
+def test_what_libsndfile_refuses_is_one_sentence(root, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise soundfile.LibsndfileError(2)
+
+    monkeypatch.setattr(excerpts.soundfile, "SoundFile", refuse)
+    one = detection("dog", 0.9, "a.wav", 2.0, 3.0)
+    with pytest.raises(excerpts.ExcerptError, match="^x.wav: cannot be written "):
+        excerpts._encode(one, np.zeros(9, np.float32), RATE, pathlib.Path("x.wav"))

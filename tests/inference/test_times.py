@@ -39,3 +39,10 @@ def test_the_value_of_the_option():
     assert times.at(datetime(2026, 12, 31, 23, 59), 60.0) == "2027-01-01T00:00:00.000"
     with pytest.raises(times.TimeError, match="'dawn' is neither names nor a time such as"):
         times.parse_start("dawn")
+
+
+def test_a_recording_that_ends_after_the_last_year():
+    start = datetime(9999, 12, 31, 23, 59, 58)
+    times.check_end("a.wav", start, 1.0)
+    with pytest.raises(times.TimeError, match="a.wav: a recording that begins at 9999-12-31T23:59:58 ends after"):
+        times.check_end("a.wav", start, 3.0)

@@ -55,7 +55,7 @@ class Table:
             raise DataError(f"data.dir: the first line of {path} cannot be read ({error})") from None
         files = set(USUAL["file"])
         self.delimiter = max(headers, key=lambda d: (bool(files & set(map(_plain, headers[d]))), len(headers[d])))
-        _, self.columns = next(self._lines())
+        _, self.columns = next(self.lines())
         if len(self.columns) < 2:
             raise DataError(
                 f"data.dir: {path} has one column, {self.columns[0]!r}: a file and its label are separated by comma,"
@@ -111,7 +111,7 @@ class Table:
         values: dict[str, list[str]] = {name: [] for name in places}
         shared: dict[str, str] = {}  # most columns have few different values
         lines: list[int] = []
-        rows = self._lines()
+        rows = self.lines()
         next(rows)
         for line, row in rows:
             if len(row) != len(self.columns):
@@ -144,7 +144,7 @@ class Table:
         except OSError as error:
             raise DataError(f"data.dir: {self.path} cannot be read ({error.strerror})") from None
 
-    def _lines(self) -> Iterator[tuple[int, list[str]]]:
+    def lines(self) -> Iterator[tuple[int, list[str]]]:
         """Number and values of the lines that are not empty, the header first."""
         reader = csv.reader(self._text(), delimiter=self.delimiter, skipinitialspace=True)
         try:
