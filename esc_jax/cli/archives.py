@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable, Sequence
 import dataclasses
-import pathlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from esc_jax.cli import parser as arguments
@@ -33,13 +33,13 @@ def add_window_options(parser: arguments.Parser) -> None:
     add("--smooth_s", metavar="S", type=smooth, default=0.0, help="length of a moving average (default: 0, none)")
     silence = "windows with a lower RMS level (dB relative to full scale) are silence (default: -60; or: off)"
     add("--silence_db", metavar="DB", type=arguments.decibels, default=-60.0, help=silence)
-    add("--names", metavar="NAMES.csv", type=pathlib.Path, help="other names of classes: two columns, class and name")
+    add("--names", metavar="NAMES.csv", type=arguments.path, help="other names of classes: two columns, class and name")
 
 
 def add_options(group: argparse._ArgumentGroup) -> None:
     """Adds the options of a folder: --out, --formats, those of events, and --start."""
     add = group.add_argument
-    add("--out", metavar="RESULTS", type=pathlib.Path, help="folder of the results")
+    add("--out", metavar="RESULTS", type=arguments.path, help="folder of the results")
     formats = arguments.choices(*result_files.FORMATS)
     text = f"comma-separated: {', '.join(result_files.FORMATS)} (default: csv)"
     add("--formats", metavar="NAMES", type=formats, default=("csv",), help=text)
@@ -47,7 +47,7 @@ def add_options(group: argparse._ArgumentGroup) -> None:
     text = "smallest probability of an event (default: the thresholds of the model)"
     add("--min_confidence", metavar="P", type=share, help=text)
     text = "smallest probabilities of single classes: two columns, class and probability"
-    add("--thresholds", metavar="T.csv", type=pathlib.Path, help=text)
+    add("--thresholds", metavar="T.csv", type=arguments.path, help=text)
     span = arguments.seconds(0.0, 86_400.0)
     add("--min_length_s", metavar="S", type=span, default=0.0, help="drop shorter events (default: 0)")
     add("--max_gap_s", metavar="S", type=span, default=0.0, help="join events with a shorter gap (default: 0)")
@@ -127,7 +127,7 @@ def open_archive(
         "events": dataclasses.asdict(chosen),
     }
     writers = [result_files.FORMATS[name] for name in formats]
-    root = archive.common_folder(sources)
+    root = archive.common_folder([os.path.abspath(os.path.expanduser(source)) for source in sources])
     store = archive.Archive(options.out, root, entries | recorded, [suffix for suffix, _ in writers])
 
     def classify(file: str) -> tuple[float, str, list[str]]:

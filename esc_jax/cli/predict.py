@@ -35,7 +35,7 @@ from esc_jax import files
 from esc_jax.cli import archives
 from esc_jax.cli import parser as arguments
 from esc_jax.cli.command import command, discard_native_output, initialize_device
-from esc_jax.errors import EX_TEMPFAIL, MultipleErrors, UserError, collect_errors
+from esc_jax.errors import EX_TEMPFAIL, MultipleErrors, UserError, collect_errors, printable
 from esc_jax.inference import output, recordings, result_files
 
 if TYPE_CHECKING:  # numpy and JAX, which --help does not need
@@ -69,7 +69,7 @@ def _parser() -> arguments.Parser:
     group = parser.add_argument_group("a result file for each recording")
     archives.add_options(group)
     text = "folder for the best events of each class, as wav files"
-    group.add_argument("--clips", metavar="DIR", type=pathlib.Path, help=text)
+    group.add_argument("--clips", metavar="DIR", type=arguments.path, help=text)
     number = arguments.integer(1, 10_000)
     group.add_argument(
         "--clips_per_class", metavar="N", type=number, default=10, help="events of each class (default: 10)"
@@ -85,7 +85,7 @@ def _timeline(
     import tqdm
 
     bar_format = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
-    name = pathlib.Path(file).name
+    name = printable(pathlib.Path(file).name)
     with tqdm.tqdm(desc=name, total=1.0, bar_format=bar_format, leave=False, disable=None) as bar:
 
         def observe(block: "np.ndarray", stream: "AudioStream") -> None:
@@ -134,9 +134,9 @@ def _classify(
         if timeline.incomplete:
             problems.append(timeline.note)
         elif timeline.note:
-            sys.stderr.write(f"esc_jax: {timeline.note}\n")
+            sys.stderr.write(f"esc_jax: {printable(timeline.note)}\n")
         timelines.append((file, timeline))
-        sys.stdout.write(output.table(file, timeline, options.top_k, options.segments))
+        sys.stdout.write(output.table(printable(file), timeline, options.top_k, options.segments))
         sys.stdout.flush()
         if overview:
             picture = output.plot_path(options.plot, file, pictures, len(paths) == 1)
@@ -225,9 +225,9 @@ def main(argv: list[str] | None = None) -> None:
     _check_archive_options(parser, options)
     discard_native_output()
     paths, problems = recordings.find_recordings(options.files)
-    written = {path.resolve() for path in (options.json, options.csv, options.plot) if path}
+    written = {files.resolve(path) for path in (options.json, options.csv, options.plot) if path}
     for file in paths:
-        if pathlib.Path(file).resolve() in written:
+        if files.resolve(file) in written:
             raise PredictError(f"{file} is both read and written: give another name for the results")
     initialize_device()
     classifier = archives.load(options)

@@ -37,6 +37,8 @@ from esc_jax.training.step import outputs_step
 SILENCE_DB = -60.0
 # A filter that resamples rings where a constant offset begins and ends.
 _EDGE_S = 0.01
+# Wider integers that stay within 16 bits would be silence, below −90 dB, in their own type.
+_PEAK_INT16 = 1 << 15
 
 # Seconds of audio per batch. More does not make a CPU faster; it does make an accelerator faster.
 _BATCH_S = {"cpu": 40.0}
@@ -88,12 +90,13 @@ class SoundClassifier:
         apart; that of a multi-label model is their maximum.
 
         Args:
-            waveform: (time,) or (time, channels), as soundfile returns it; floating point in [−1, 1], or integers.
+            waveform: (time,) or (time, channels), as soundfile returns it; floating point in [−1, 1], or
+                integers that use the full scale of their type.
             sample_rate: of the waveform, 1,000 to 1,000,000 Hz.
 
         Raises:
             AudioError: the waveform has no samples, non-finite ones or some far above full scale, or an unsupported
-                shape, type or sample rate.
+                shape, type or sample rate, or it holds 16-bit samples in wider integers.
         """
         audio.check_rate(sample_rate, "waveform")
         with np.errstate(over="ignore", invalid="ignore"):
@@ -285,6 +288,12 @@ def _as_float(waveform: np.ndarray) -> np.ndarray:
     if waveform.dtype == np.uint8:  # 8-bit PCM has an offset; the other integer types do not
         return (waveform.astype(np.float32) - 128.0) / 128.0
     if np.issubdtype(waveform.dtype, np.signedinteger):
+        peak = max(-int(waveform.min()), int(waveform.max()))
+        if waveform.dtype.itemsize > 2 and 0 < peak <= _PEAK_INT16:
+            raise AudioError(
+                f"waveform: {waveform.dtype} with values of up to {peak}, which look like 16-bit samples: convert it"
+                " with .astype(numpy.int16), or divide it by its full scale"
+            )
         return (waveform / -float(np.iinfo(waveform.dtype).min)).astype(np.float32)
     if not np.issubdtype(waveform.dtype, np.floating):
         raise AudioError(f"waveform: holds {waveform.dtype}; it must be floating point or integers")
