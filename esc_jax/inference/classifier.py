@@ -37,8 +37,6 @@ from esc_jax.training.step import outputs_step
 SILENCE_DB = -60.0
 # A filter that resamples rings where a constant offset begins and ends.
 _EDGE_S = 0.01
-# Wider integers that stay within 16 bits would be silence, below −90 dB, in their own type.
-_PEAK_INT16 = 1 << 15
 
 # Seconds of audio per batch. More does not make a CPU faster; it does make an accelerator faster.
 _BATCH_S = {"cpu": 40.0}
@@ -96,7 +94,7 @@ class SoundClassifier:
 
         Raises:
             AudioError: the waveform has no samples, non-finite ones or some far above full scale, or an unsupported
-                shape, type or sample rate, or it holds 16-bit samples in wider integers.
+                shape, type or sample rate, or is of wider integers than its samples.
         """
         audio.check_rate(sample_rate, "waveform")
         with np.errstate(over="ignore", invalid="ignore"):
@@ -276,6 +274,18 @@ def _power(samples: np.ndarray, edge: int) -> float:
     return power
 
 
+def _check_width(waveform: np.ndarray) -> None:
+    """Raises AudioError for integers that fit into a narrower type: in their own, they would be below −90 dB."""
+    low, high = int(waveform.min()), int(waveform.max())
+    for width in (16, 32):
+        limit = 1 << (width - 1)
+        if waveform.dtype.itemsize * 8 > width and (low or high) and -limit <= low and high < limit:
+            raise AudioError(
+                f"waveform: {waveform.dtype} with values from {low} to {high}, which look like {width}-bit samples:"
+                f" convert it with .astype(numpy.int{width}), or divide it by {limit}"
+            )
+
+
 def _as_float(waveform: np.ndarray) -> np.ndarray:
     """(time,) or (time, channels) of any number type as (time, channels) float32 in [−1, 1]. Raises AudioError."""
     waveform = np.asarray(waveform)
@@ -288,12 +298,7 @@ def _as_float(waveform: np.ndarray) -> np.ndarray:
     if waveform.dtype == np.uint8:  # 8-bit PCM has an offset; the other integer types do not
         return (waveform.astype(np.float32) - 128.0) / 128.0
     if np.issubdtype(waveform.dtype, np.signedinteger):
-        peak = max(-int(waveform.min()), int(waveform.max()))
-        if waveform.dtype.itemsize > 2 and 0 < peak <= _PEAK_INT16:
-            raise AudioError(
-                f"waveform: {waveform.dtype} with values of up to {peak}, which look like 16-bit samples: convert it"
-                " with .astype(numpy.int16), or divide it by its full scale"
-            )
+        _check_width(waveform)
         return (waveform / -float(np.iinfo(waveform.dtype).min)).astype(np.float32)
     if not np.issubdtype(waveform.dtype, np.floating):
         raise AudioError(f"waveform: holds {waveform.dtype}; it must be floating point or integers")
