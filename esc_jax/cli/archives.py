@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from esc_jax.cli import parser as arguments
+from esc_jax.cli.command import exit_when_interrupted
 from esc_jax.inference import result_files
 
 if TYPE_CHECKING:  # numpy and JAX, which --help does not need
@@ -57,9 +58,9 @@ def add_options(group: argparse._ArgumentGroup) -> None:
 
 def load(options: argparse.Namespace) -> "SoundClassifier":
     """The classifier of --model, with the class names of --names."""
-    from esc_jax.inference import class_table
-    from esc_jax.inference import classifier as classifiers
-
+    with exit_when_interrupted():
+        from esc_jax.inference import class_table
+        from esc_jax.inference import classifier as classifiers
     classifier = classifiers.load_classifier(options.model)
     if options.names:
         classifier.classes = class_table.renamed(classifier.classes, class_table.read_names(options.names))

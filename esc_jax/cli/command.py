@@ -6,8 +6,10 @@ import faulthandler
 import functools
 import os
 import pathlib
+import signal
 import sys
 
+from esc_jax import files
 from esc_jax.errors import describe_error
 
 Main = Callable[[list[str] | None], int | None]
@@ -63,17 +65,29 @@ def _discard_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def exit_when_interrupted() -> contextlib.AbstractContextManager[None]:
+    """Ctrl-C ends the process without an exception, which can crash C libraries while they are imported."""
+
+    def stop(number: int) -> int:
+        if number == signal.SIGINT:
+            os.write(sys.stderr.fileno(), b"esc_jax: interrupted\n")
+        return 128 + number
+
+    return files.exit_on_signal(stop, interrupt=True)
+
+
 def initialize_device() -> pathlib.Path:
     """Sets up XLA with the persistent compilation cache; before the first use of a device.
 
     Returns:
         The root of the caches.
     """
-    from esc_jax.data import cache
-    from esc_jax.runtime import xla  # imports JAX, which --help does not need
+    with exit_when_interrupted():
+        from esc_jax.data import cache
+        from esc_jax.runtime import xla  # imports JAX, which --help does not need
 
-    root = cache.cache_root()
-    xla.initialize(root / "compiled")
+        root = cache.cache_root()
+        xla.initialize(root / "compiled")
     return root
 
 
