@@ -1,12 +1,10 @@
-"""The command line: `esc-jax COMMAND …`, also `python -m esc_jax COMMAND …`."""
+"""The command line: `esc-jax COMMAND …`, also `python -m esc_jax COMMAND …`.
+
+Modules are imported in `main`, where Ctrl-C ends the process with one sentence.
+"""
 
 from collections.abc import Sequence
-import importlib
-import runpy
 import sys
-
-import esc_jax
-from esc_jax.cli.parser import nearest
 
 # Command: what it does. Each is a module of esc_jax.cli, except train.
 COMMANDS = {
@@ -42,11 +40,13 @@ def _help() -> str:
 
 def _train(arguments: Sequence[str]) -> None:
     """Runs `python -m esc_jax.main` in this process."""
+    import runpy
+
     sys.argv = ["esc_jax.main", *arguments]
     runpy.run_module("esc_jax.main", run_name="__main__", alter_sys=True)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Runs a command.
 
     Args:
@@ -56,6 +56,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0 done; 1 the command failed; 2 the command line is wrong; 75 stopped by a signal, with the
         state saved; 130 interrupted.
     """
+    try:
+        from esc_jax.cli.command import command
+
+        return command(_run)(argv)
+    except KeyboardInterrupt:  # during the imports above
+        sys.stderr.write("esc_jax: interrupted\n")
+        return 130
+
+
+def _run(argv: list[str] | None) -> int:
+    import importlib
+
+    import esc_jax
+    from esc_jax.cli.parser import nearest
+
     name, *arguments = list(sys.argv[1:] if argv is None else argv) or [""]
     if name in ("-h", "--help", "help"):
         sys.stdout.write(_help())

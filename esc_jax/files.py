@@ -31,6 +31,16 @@ class LockedError(Failure):
     """Another process works in the folder. The message is one sentence."""
 
 
+def expand(path: str | os.PathLike[str]) -> pathlib.Path:
+    """The path with ~ and ~user at its beginning replaced by a home directory; as it is where there is none."""
+    return pathlib.Path(os.path.expanduser(path))
+
+
+def resolve(path: str | os.PathLike[str]) -> pathlib.Path:
+    """The absolute path without symbolic links, after `expand`. A loop of links, which no file has, stays in it."""
+    return pathlib.Path(os.path.realpath(expand(path)))  # Path.resolve of Python 3.11 and 3.12 raises at a loop
+
+
 @contextlib.contextmanager
 def atomic_write(
     path: pathlib.Path, mode: str = "wb", newline: str | None = None, errors: str | None = None

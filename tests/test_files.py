@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -9,6 +10,21 @@ import sys
 import pytest
 
 from esc_jax import files
+
+
+def test_names_that_begin_with_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert files.expand("~/a") == tmp_path / "a" and files.expand("a/~b") == pathlib.Path("a/~b")
+    assert files.expand("~no such user") == pathlib.Path("~no such user")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs symbolic links")
+def test_a_loop_of_links_is_a_path(tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert files.resolve(tmp_path / "loop").name == "loop"
+    assert files.resolve(tmp_path / "link/a") == tmp_path.resolve() / "a"
 
 
 def test_atomic_write_replaces_the_file_at_the_end(tmp_path):

@@ -3,9 +3,11 @@
 import argparse
 from collections.abc import Callable, Sequence
 import dataclasses
+import os
 from typing import TYPE_CHECKING, Any
 
 from esc_jax.cli import parser as arguments
+from esc_jax.cli.command import exit_when_interrupted
 from esc_jax.inference import result_files
 
 if TYPE_CHECKING:  # numpy and JAX, which --help does not need
@@ -56,9 +58,9 @@ def add_options(group: argparse._ArgumentGroup) -> None:
 
 def load(options: argparse.Namespace) -> "SoundClassifier":
     """The classifier of --model, with the class names of --names."""
-    from esc_jax.inference import class_table
-    from esc_jax.inference import classifier as classifiers
-
+    with exit_when_interrupted():
+        from esc_jax.inference import class_table
+        from esc_jax.inference import classifier as classifiers
     classifier = classifiers.load_classifier(options.model)
     if options.names:
         names = class_table.read_names(options.names, classifier.classes)
@@ -130,7 +132,7 @@ def open_archive(
         "events": dataclasses.asdict(chosen),
     }
     writers = [result_files.FORMATS[name] for name in formats]
-    root = archive.common_folder(sources)
+    root = archive.common_folder([os.path.abspath(os.path.expanduser(source)) for source in sources])
     store = archive.Archive(options.out, root, entries | recorded, [suffix for suffix, _ in writers])
 
     def classify(file: str) -> tuple[float, str, list[str]]:

@@ -6,8 +6,10 @@ import faulthandler
 import functools
 import os
 import pathlib
+import signal
 import sys
 
+from esc_jax import files
 from esc_jax.errors import describe_error
 
 Main = Callable[[list[str] | None], int | None]
@@ -17,28 +19,61 @@ def command(main: Main) -> Callable[[list[str] | None], int]:
     """Decorates the `main` of a command: it returns the exit status.
 
     An error that a user can cause is written to stderr as one sentence (`esc_jax.errors.describe_error`). Other errors
-    are raised. A closed pipe (`esc-jax predict … | head`) ends the command with status 1 and no message.
+    are raised. A closed pipe (`esc-jax predict … | head`) ends the command with status 1 and no message. What is
+    written to a stream that was closed before (`>&-`) is discarded.
     """
 
     @functools.wraps(main)
     def run(argv: list[str] | None = None) -> int:
+        open_streams()
         try:
-            status = main(argv) or 0
+            try:
+                status = main(argv) or 0
+            except SystemExit:  # --help
+                sys.stdout.flush()
+                raise
             sys.stdout.flush()  # here, so that an error is reported; the interpreter would print a traceback at exit
             return status
         except BrokenPipeError:
-            with contextlib.suppress(OSError):  # so that the interpreter's own flush at exit does not fail again
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _discard_stdout()
             return 1
         except (Exception, KeyboardInterrupt) as error:
             description = describe_error(error)
             if description is None:
                 raise
         status, sentence = description
+        try:
+            sys.stdout.flush()
+        except OSError:  # a full disk
+            _discard_stdout()
         sys.stderr.write(f"esc_jax: {sentence}\n")
         return status
 
     return run
+
+
+def open_streams() -> None:
+    """Replaces a stdout or stderr that the process was started without, so that writing to it is no error."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+
+
+def _discard_stdout() -> None:
+    """Discards the rest of stdout, so that the interpreter's own flush at exit does not fail again."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def exit_when_interrupted() -> contextlib.AbstractContextManager[None]:
+    """Ctrl-C ends the process without an exception, which can crash C libraries while they are imported."""
+
+    def stop(number: int) -> int:
+        if number == signal.SIGINT:
+            os.write(sys.stderr.fileno(), b"esc_jax: interrupted\n")
+        return 128 + number
+
+    return files.exit_on_signal(stop, interrupt=True)
 
 
 def initialize_device() -> pathlib.Path:
@@ -47,11 +82,12 @@ def initialize_device() -> pathlib.Path:
     Returns:
         The root of the caches.
     """
-    from esc_jax.data import cache
-    from esc_jax.runtime import xla  # imports JAX, which --help does not need
+    with exit_when_interrupted():
+        from esc_jax.data import cache
+        from esc_jax.runtime import xla  # imports JAX, which --help does not need
 
-    root = cache.cache_root()
-    xla.initialize(root / "compiled")
+        root = cache.cache_root()
+        xla.initialize(root / "compiled")
     return root
 
 

@@ -9,6 +9,7 @@ deleted ten minutes after the upload, or when the server stops. Requires Gradio:
 """
 
 import importlib.util
+import os
 import sys
 
 from esc_jax.cli import parser as arguments
@@ -20,7 +21,7 @@ def _parser() -> arguments.Parser:
     parser = arguments.Parser("demo", __doc__)
     arguments.add_classifier(parser)
     text = "sounds to offer (default: test clips of the data set, if data.dir has them)"
-    parser.add_argument("--examples", metavar="DIR", help=text)
+    parser.add_argument("--examples", metavar="DIR", type=os.path.expanduser, help=text)
     arguments.add_server(parser, 7860, 1, "(default: %(default)s)")
     return parser
 

@@ -43,7 +43,7 @@ def _parser() -> arguments.Parser:
     add = parser.add_argument
     rate = "Hz, for published encoders without a sample rate of their own"
     add("--sample_rate", metavar="HZ", type=arguments.integer(), help=rate)
-    add("--data_dir", metavar="DIR", help="data set: folder, zip or csv")
+    add("--data_dir", metavar="DIR", type=os.path.expanduser, help="data set: folder, zip or csv")
     add("--data_name", metavar="NAME", help="kind of the data set, as in data.name (default: from its contents)")
     bad = "what to do with clips that cannot be decoded: error or skip (default: %(default)s)"
     add("--on_bad_clip", metavar="ACTION", type=arguments.choice("error", "skip"), default="error", help=bad)
@@ -63,7 +63,7 @@ def _add_store_options(parser: arguments.Parser) -> None:
     add("--hop_s", metavar="S", type=span, help="time between the starts of passages (default: their length)")
     dtype = "type of the stored embeddings: float16 or float32 (default: %(default)s)"
     text = "also write the store as a database of perch-hoplite, into a new folder; needs usearch"
-    add("--hoplite", metavar="FOLDER", type=pathlib.Path, help=text)
+    add("--hoplite", metavar="FOLDER", type=arguments.path, help=text)
     add("--dtype", metavar="TYPE", type=arguments.choice("float16", "float32"), default="float16", help=dtype)
 
 

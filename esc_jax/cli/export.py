@@ -30,7 +30,7 @@ def _parser() -> arguments.Parser:
     names = tuple(formats.FORMATS)
     add = parser.add_argument
     add("--format", metavar="FORMAT", required=True, type=arguments.choice(*names), help=f"{' or '.join(names)}")
-    add("--out", metavar="DIR", required=True, help="the folder to write; new, or empty")
+    add("--out", metavar="DIR", type=arguments.path, required=True, help="the folder to write; new, or empty")
     return parser
 
 

@@ -74,7 +74,7 @@ def _parser() -> arguments.Parser:
     group = parser.add_argument_group("source")
     group.add_argument("source", metavar="SOURCE", nargs="?", help="address of a stream, or a file")
     add = group.add_argument
-    add("--pcm", metavar="PIPE", help="raw samples from a named pipe, or from stdin: -")
+    add("--pcm", metavar="PIPE", type=os.path.expanduser, help="raw samples from a named pipe, or from stdin: -")
     formats = arguments.choice("s16le", "f32le")
     add("--format", type=formats, default="s16le", help="format of raw samples: s16le or f32le (default: s16le)")
     rate = arguments.integer(1_000, 1_000_000)
@@ -88,7 +88,12 @@ def _parser() -> arguments.Parser:
     span = arguments.seconds(0.0, 1e9)
     text = "end with status 1 if a broken stream does not come back for this long (default: never)"
     add("--give_up_s", metavar="S", type=span, help=text)
-    add("--watch", metavar="FOLDER", help="classify the recordings that appear in a folder; needs --out")
+    add(
+        "--watch",
+        metavar="FOLDER",
+        type=os.path.expanduser,
+        help="classify the recordings that appear in a folder; needs --out",
+    )
     text = "time without a change after which a recording is finished (default: 2)"
     add("--settle_s", metavar="S", type=arguments.seconds(0.0, 86_400.0), default=2.0, help=text)
     archives.add_options(parser.add_argument_group("results of --watch, and --start"))

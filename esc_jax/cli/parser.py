@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Callable, Iterable, Sequence
 import difflib
-import itertools
 import math
 import os
 import pathlib
@@ -11,6 +10,7 @@ import re
 import sys
 from typing import Any, NoReturn
 
+from esc_jax import files
 from esc_jax.pretrained import catalog
 
 STORES = (".db", ".sqlite", ".sqlite3")  # names of embedding stores end in these
@@ -51,10 +51,15 @@ class Parser(argparse.ArgumentParser):
         """The arguments of `argv`, or of the process."""
         given = list(sys.argv[1:] if argv is None else argv)
         known = [option for action in self._actions for option in action.option_strings]
-        for argument in itertools.takewhile(lambda argument: argument != "--", given):
+        if "--" in given:  # files follow; argparse would take -a.wav for an option, when it intermixes them
+            end = given.index("--")
+            names = [f"./{name}" if name.startswith("-") else name for name in given[end + 1 :]]
+            given = [*given[:end], *names]
+        for argument in given:
             name = argument.split("=")[0]
             if _OPTION.match(name) and name not in known:  # argparse would report a missing option first
-                self.error(f"there is no option {name}" + (nearest(name, known) or "; see --help"))
+                file = f"; for the file, write ./{argument}" if os.path.lexists(argument) else ""
+                self.error(f"there is no option {name}" + (file or nearest(name, known) or "; see --help"))
         options, unexpected = self.parse_known_intermixed_args(given)
         if unexpected:
             self.error(f"unexpected argument {unexpected[0]!r}")
@@ -91,11 +96,6 @@ def text(value: str) -> str:
     if not value:
         raise argparse.ArgumentTypeError("the value is empty")
     return value
-
-
-def path(value: str) -> pathlib.Path:
-    """The type of a path."""
-    return pathlib.Path(text(value))
 
 
 def seconds(lowest: float = 0.01, highest: float = 600.0) -> Callable[[str], float]:
@@ -143,6 +143,11 @@ def choices(*names: str) -> Callable[[str], tuple[str, ...]]:
     return lambda text: tuple(read_one(name) for name in text.split(","))
 
 
+def path(value: str) -> pathlib.Path:
+    """The type of a file or folder. Shells do not replace the ~ in --name=~/file."""
+    return files.expand(text(value))
+
+
 def output(*suffixes: str, make_parents: bool = False) -> Callable[[str], pathlib.Path]:
     """The type of a file to write.
 
@@ -152,21 +157,21 @@ def output(*suffixes: str, make_parents: bool = False) -> Callable[[str], pathli
     """
 
     def read(text: str) -> pathlib.Path:
-        path = pathlib.Path(text).expanduser()
-        if path.is_dir():
+        file = path(text)
+        if file.is_dir():
             raise argparse.ArgumentTypeError(f"{text!r} is a folder; give the name of a file")
-        if path.suffix.lower() not in suffixes:
+        if file.suffix.lower() not in suffixes:
             raise argparse.ArgumentTypeError(f"{text!r} does not end in {' or '.join(suffixes)}")
-        if not make_parents and not path.parent.is_dir():
+        if not make_parents and not file.parent.is_dir():
             raise argparse.ArgumentTypeError(f"the folder of {text!r} does not exist")
-        return path
+        return file
 
     return read
 
 
 def add_model(parser: Parser, help_text: str, **options: Any) -> None:
     """Adds --model, and --offline."""
-    parser.add_argument("--model", metavar="MODEL", required=True, help=help_text, **options)
+    parser.add_argument("--model", metavar="MODEL", type=os.path.expanduser, required=True, help=help_text, **options)
     add_offline(parser)
 
 
@@ -176,7 +181,7 @@ def add_classifier(parser: Parser) -> None:
         "workdir of a run; or a classifier by its name (esc-jax weights list), file, folder or hub id"
         f" (default: {catalog.DEFAULT}, in the package)"
     )
-    parser.add_argument("--model", metavar="MODEL", help=text)
+    parser.add_argument("--model", metavar="MODEL", type=os.path.expanduser, help=text)
     parser.default_model = catalog.DEFAULT
     add_offline(parser)
 

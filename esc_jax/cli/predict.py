@@ -36,7 +36,7 @@ from esc_jax import files
 from esc_jax.cli import archives
 from esc_jax.cli import parser as arguments
 from esc_jax.cli.command import command, discard_native_output, initialize_device
-from esc_jax.errors import EX_TEMPFAIL, MultipleErrors, UserError, collect_errors
+from esc_jax.errors import EX_TEMPFAIL, MultipleErrors, UserError, collect_errors, printable
 from esc_jax.inference import output, recordings, result_files
 
 if TYPE_CHECKING:  # numpy and JAX, which --help does not need
@@ -85,7 +85,7 @@ def _timeline(
     import tqdm
 
     bar_format = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
-    name = pathlib.Path(file).name
+    name = printable(pathlib.Path(file).name)
     with tqdm.tqdm(desc=name, total=1.0, bar_format=bar_format, leave=False, disable=None) as bar:
 
         def observe(block: "np.ndarray", stream: "AudioStream") -> None:
@@ -134,9 +134,9 @@ def _classify(
         if timeline.incomplete:
             problems.append(timeline.note)
         elif timeline.note:
-            sys.stderr.write(f"esc_jax: {timeline.note}\n")
+            sys.stderr.write(f"esc_jax: {printable(timeline.note)}\n")
         timelines.append((file, timeline))
-        sys.stdout.write(output.table(file, timeline, options.top_k, options.segments))
+        sys.stdout.write(output.table(printable(file), timeline, options.top_k, options.segments))
         sys.stdout.flush()
         if overview:
             picture = output.plot_path(options.plot, file, pictures, len(paths) == 1)
@@ -163,13 +163,13 @@ def _check_archive_options(parser: arguments.Parser, options: argparse.Namespace
 
 def _check_written(options: argparse.Namespace, paths: list[str]) -> None:
     """Raises PredictError where a recording or a table of classes would be overwritten."""
-    written = {path.resolve() for path in (options.json, options.csv, options.plot) if path}
+    written = {files.resolve(path) for path in (options.json, options.csv, options.plot) if path}
     if options.clips:
         from esc_jax.inference import excerpts
 
-        written.add((options.clips / excerpts.TABLE).resolve())
+        written.add(files.resolve(options.clips / excerpts.TABLE))
     for file in (*paths, *(path for path in (options.names, options.thresholds) if path)):
-        if pathlib.Path(file).resolve() in written:
+        if files.resolve(file) in written:
             raise PredictError(f"{file} is both read and written: give another name for the results")
 
 

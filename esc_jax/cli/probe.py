@@ -16,6 +16,7 @@ the classifier is least certain about are listed. Label them next, with --page o
 
 import argparse
 import csv
+import os
 import pathlib
 import sys
 from typing import TYPE_CHECKING
@@ -36,10 +37,10 @@ def _parser() -> arguments.Parser:
     seeds = "random initialisations of the solver (default: 1)"
     parser.add_argument("--seeds", metavar="N", type=arguments.integer(), help=seeds)
     add = parser.add_argument_group("labelled passages of a store").add_argument
-    add("--index", metavar="DB", type=pathlib.Path, help="the store, written by esc-jax embed --index=DB")
+    add("--index", metavar="DB", type=arguments.path, help="the store, written by esc-jax embed --index=DB")
     text = "labels, or a folder of perch-hoplite with annotations; can be repeated, the last label of a passage counts"
-    add("--labels", metavar="LABELS.csv", type=pathlib.Path, action="append", help=text)
-    add("--out", metavar="RUN", type=pathlib.Path, help="folder of the classifier to write")
+    add("--labels", metavar="LABELS.csv", type=arguments.path, action="append", help=text)
+    add("--out", metavar="RUN", type=arguments.path, help="folder of the classifier to write")
     add(
         "--next",
         metavar="N",
@@ -49,7 +50,12 @@ def _parser() -> arguments.Parser:
     )
     add("--csv", metavar="NEXT.csv", type=arguments.output(".csv"), help="write the passages to label next")
     add("--page", metavar="NEXT.html", type=arguments.output(".html"), help="write a page to play and label them")
-    add("--model", metavar="MODEL", help="new location of the encoder of the store, if it was moved")
+    add(
+        "--model",
+        metavar="MODEL",
+        type=os.path.expanduser,
+        help="new location of the encoder of the store, if it was moved",
+    )
     return parser
 
 

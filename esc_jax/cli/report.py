@@ -7,20 +7,25 @@
 report.html is one file that needs no network. Its tables can be sorted, and the mistakes of the best run can be played.
 """
 
-import pathlib
 import sys
 
+from esc_jax.cli import parser as arguments
 from esc_jax.cli.command import command
-from esc_jax.cli.parser import Parser
 
 
-def _parser() -> Parser:
-    parser = Parser("report", __doc__)
+def _parser() -> arguments.Parser:
+    parser = arguments.Parser("report", __doc__)
     add = parser.add_argument
-    add("runs_dir", metavar="RUNS_DIR", nargs="?", type=pathlib.Path, help="folder of the runs")
-    add("--out", metavar="REPORT_DIR", type=pathlib.Path, help="folder of the report (default: RUNS_DIR/report)")
+    add("runs_dir", metavar="RUNS_DIR", nargs="?", type=arguments.path, help="folder of the runs")
+    add("--out", metavar="REPORT_DIR", type=arguments.path, help="folder of the report (default: RUNS_DIR/report)")
     pair = ("RUN_A", "RUN_B")
-    add("--compare", metavar=pair, nargs=2, type=pathlib.Path, help="two runs to compare on the clips that both tested")
+    add(
+        "--compare",
+        metavar=pair,
+        nargs=2,
+        type=arguments.path,
+        help="two runs to compare on the clips that both tested",
+    )
     add("--ensemble", metavar="RUN", nargs="+", default=(), help="runs below RUNS_DIR to average, with all their seeds")
     add("--average", choices=("probabilities", "logits"), help="of the ensemble (default: probabilities)")
     return parser

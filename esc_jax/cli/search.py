@@ -17,10 +17,11 @@ kept beside the store. It is meant for large stores, and can miss some passages.
 """
 
 import argparse
-import pathlib
+import os
 import sys
 from typing import TYPE_CHECKING
 
+from esc_jax import files
 from esc_jax.cli import parser as arguments
 from esc_jax.cli.command import command, discard_native_output, initialize_device
 from esc_jax.errors import MultipleErrors, UserError
@@ -38,7 +39,7 @@ def _parser() -> arguments.Parser:
     parser = arguments.Parser("search", __doc__)
     arguments.add_offline(parser)
     add, span = parser.add_argument, arguments.seconds(0.0, 1e6)
-    add("index", metavar="DB", type=pathlib.Path, help="the store, written by esc-jax embed --index=DB")
+    add("index", metavar="DB", type=arguments.path, help="the store, written by esc-jax embed --index=DB")
     add("query", metavar="QUERY", help="recording of the sound to search for")
     add("--start_s", metavar="S", type=span, default=0.0, help="start of the sound in QUERY, seconds (default: 0)")
     add("--end_s", metavar="S", type=span, help="end of the sound in QUERY, seconds (default: its end)")
@@ -51,7 +52,12 @@ def _parser() -> arguments.Parser:
     add("--page", metavar="OUT.html", type=arguments.output(".html"), help="write a page that plays the passages")
     names = "comma-separated classes that --page offers as labels (default: yes,no)"
     add("--labels", metavar="NAMES", type=lambda text: text.split(","), help=names)
-    add("--model", metavar="MODEL", help="new location of the encoder of the store, if it was moved")
+    add(
+        "--model",
+        metavar="MODEL",
+        type=os.path.expanduser,
+        help="new location of the encoder of the store, if it was moved",
+    )
     return parser
 
 
@@ -82,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("--labels needs --page=OUT.html")
     discard_native_output()
     for path in (options.csv, options.json, options.page):
-        if path and path.exists() and path.resolve() == pathlib.Path(options.query).resolve():
+        if path and path.exists() and files.resolve(path) == files.resolve(options.query):
             raise OverwriteError(f"{path} is both read and written: give another name for the results")
     from esc_jax.inference import index, index_store, matches
 

@@ -32,7 +32,7 @@ def reason(error: Exception) -> str:
 def check_rate(rate: float, name: str) -> None:
     """Raises AudioError for a sample rate outside of RATES_HZ."""
     if not RATES_HZ[0] <= rate <= RATES_HZ[1]:
-        raise AudioError(f"{name}: a sample rate of {rate:g} Hz; it must be {RATES_HZ[0]} to {RATES_HZ[1]} Hz")
+        raise AudioError(f"{name}: a sample rate of {rate:.15g} Hz; it must be {RATES_HZ[0]} to {RATES_HZ[1]} Hz")
 
 
 def check_level(samples: np.ndarray, name: str) -> None:

@@ -92,9 +92,12 @@ class FfmpegDecoder:
         try:
             name = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="esc_jax_", ignore_cleanup_errors=True))
             self._folder = pathlib.Path(name)
+            self._messages = self._stack.enter_context(open(self._folder / "messages", "w+b", buffering=0))
             self._process = self._start(executable, self._input(source))
             self._stack.callback(self._stop)
             self.rate, self.channels = self._read_header()
+            if os.name != "nt":  # now, when ffmpeg has opened the files: a signal can end this process at any time
+                shutil.rmtree(self._folder, ignore_errors=True)
         except OSError as error:
             self.close()
             raise AudioError(f"{self._name}: ffmpeg cannot be run ({error.strerror})") from None
@@ -119,15 +122,11 @@ class FfmpegDecoder:
             path.write_bytes(source.read_at(0, source.size))
         return ["-protocol_whitelist", "file,pipe", "-format_whitelist", _FORMATS, "-i", f"file:{path}"]
 
-    @property
-    def _messages(self) -> pathlib.Path:
-        """The file that ffmpeg's stderr is written to."""
-        return self._folder / "messages"
-
     def _start(self, executable: str, options: list[str]) -> "subprocess.Popen[bytes]":
         command = [executable, "-nostdin", "-hide_banner", "-nostats", "-loglevel", "level+info", *options]
         command += ["-map", "0:a:0", "-map_metadata", "-1", "-c:a", "pcm_f32be", "-f", "au", "pipe:1"]
-        with open(self._messages, "ab") as messages:  # "a": ffmpeg goes on at the beginning when it is emptied
+        # Not through self._messages, whose position ffmpeg would move; "a": it goes on at the beginning when emptied.
+        with open(self._folder / "messages", "ab") as messages:
             return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages)
 
     @property
@@ -190,8 +189,8 @@ class FfmpegDecoder:
             self._rest += content
         whole = len(self._rest) // width * width
         content, self._rest = self._rest[:whole], self._rest[whole:]
-        if self._messages.stat().st_size > _MAX_MESSAGES:
-            os.truncate(self._messages, 0)
+        if self._messages.seek(0, os.SEEK_END) > _MAX_MESSAGES:
+            self._messages.truncate(0)
         return self._samples(content)
 
     def _samples(self, content: bytes) -> np.ndarray:
@@ -209,8 +208,8 @@ class FfmpegDecoder:
 
     def _text(self) -> bytes:
         """What ffmpeg has written to stderr, up to a megabyte."""
-        with open(self._messages, "rb") as file:
-            return file.read(1 << 20)
+        self._messages.seek(0)
+        return self._messages.read(1 << 20)
 
     def _first_error(self) -> str:
         """The first message of an error, without the name of the file."""

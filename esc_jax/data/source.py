@@ -108,9 +108,11 @@ class Source:
         except OSError:  # a failing disk: libsndfile and ffmpeg, which read the same bytes, report it
             return b""
 
-    def open(self) -> pathlib.Path | io.BytesIO:
+    def open(self) -> str | bytes | io.BytesIO:
         """The whole file, as soundfile takes it."""
-        return _Memory(self._content) if self.path is None else self.path
+        if self.path is None:
+            return _Memory(self._content)
+        return str(self.path) if os.name == "nt" else os.fsencode(self.path)  # bytes, which need not be UTF-8
 
     def close(self) -> None:
         """Closes the file."""

@@ -5,6 +5,7 @@ from typing import Any
 
 from absl import logging
 
+from esc_jax import files
 from esc_jax.data import folds
 from esc_jax.data.clips import Clips
 from esc_jax.errors import ConfigError
@@ -84,7 +85,7 @@ def load(config: Any, task: Task, clips: Clips, split: folds.Split) -> Teacher |
 
 def _run_folder(config: Any) -> pathlib.Path | None:
     """Work directory of a teacher that is a run: itself, or the run of a cross-validation with the same test fold."""
-    folder, fold = pathlib.Path(config.distill.teacher).expanduser(), config.data.test_fold
+    folder, fold = files.expand(config.distill.teacher), config.data.test_fold
     of_seeds = sorted(folder.glob(f"fold{fold}_seed*")) if folder.is_dir() else []
     candidates = [folder / f"fold{fold}_seed{config.seed}", folder / f"fold{fold}", *of_seeds[:1], folder]
     return next((candidate for candidate in candidates if model_path.is_run(candidate)), None)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import dataclasses
-import pathlib
 from typing import Any
 
 import numpy as np
 import soxr
 
+from esc_jax import files
 from esc_jax.data import audio, synthetic
 from esc_jax.data.cache import cache_root
 from esc_jax.data.download import ARCHIVE
@@ -50,7 +50,7 @@ def _of_data(restored: Restored) -> Clips | None:
     """Clips of the test fold to check, and of the other folds to calibrate; None without them."""
     data, classes = restored.config.data.to_dict(), set(restored.model.classes)
     path = data.get("dir") or (cache_root(data.get("cache_dir", "")) / ARCHIVE if _is_esc50(data) else "")
-    if not path or not pathlib.Path(path).expanduser().exists():
+    if not path or not files.expand(path).exists():
         return None
     layout = open_source(path, data)
     rows = [row for row in layout.rows if classes.intersection(_names(layout, row))]

@@ -52,20 +52,25 @@ def export(path: str | pathlib.Path, form: str, out: str | pathlib.Path) -> path
 def write(restored: Restored, form: str, out: str | pathlib.Path) -> pathlib.Path:
     """Exports a model that was restored from a checkpoint. Arguments and errors are those of `export`."""
     out = _check_out(out)
-    # Missing parents of `out` are created last, so that a failed export leaves no folder behind.
-    existing = next(parent for parent in out.parents if parent.is_dir())
+    # Missing parents of `out` are created last, so that a failed export leaves no folder behind. A folder that exists
+    # is kept, with its permissions: it can be a mount point, which no other folder replaces.
+    existing = next(place for place in (out, *out.parents) if place.is_dir())
     with files.temporary_folder(f".{out.name}.", existing) as temporary:
         folder = temporary / out.name
         folder.mkdir()  # with default permissions, unlike the temporary folder
         FORMATS[form](restored, folder)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder.replace(out)
+        if existing == out:
+            for file in folder.iterdir():
+                file.replace(out / file.name)
+        else:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            folder.replace(out)
     return out
 
 
 def _check_out(out: str | pathlib.Path) -> pathlib.Path:
     """The absolute path of a folder that is missing or empty. Raises ExportError for any other path."""
-    path = pathlib.Path(out).expanduser().resolve()
+    path = files.resolve(out)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ExportError(f"--out={path} exists and is not an empty folder: choose another one, or remove it")
     return path

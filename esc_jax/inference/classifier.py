@@ -88,12 +88,13 @@ class SoundClassifier:
         apart; that of a multi-label model is their maximum.
 
         Args:
-            waveform: (time,) or (time, channels), as soundfile returns it; floating point in [−1, 1], or integers.
+            waveform: (time,) or (time, channels), as soundfile returns it; floating point in [−1, 1], or
+                integers that use the full scale of their type.
             sample_rate: of the waveform, 1,000 to 1,000,000 Hz.
 
         Raises:
             AudioError: the waveform has no samples, non-finite ones or some far above full scale, or an unsupported
-                shape, type or sample rate.
+                shape, type or sample rate, or is of wider integers than its samples.
         """
         audio.check_rate(sample_rate, "waveform")
         with np.errstate(over="ignore", invalid="ignore"):
@@ -273,6 +274,18 @@ def _power(samples: np.ndarray, edge: int) -> float:
     return power
 
 
+def _check_width(waveform: np.ndarray) -> None:
+    """Raises AudioError for integers that fit into a narrower type: in their own, they would be below −90 dB."""
+    low, high = int(waveform.min()), int(waveform.max())
+    for width in (16, 32):
+        limit = 1 << (width - 1)
+        if waveform.dtype.itemsize * 8 > width and (low or high) and -limit <= low and high < limit:
+            raise AudioError(
+                f"waveform: {waveform.dtype} with values from {low} to {high}, which look like {width}-bit samples:"
+                f" convert it with .astype(numpy.int{width}), or divide it by {limit}"
+            )
+
+
 def _as_float(waveform: np.ndarray) -> np.ndarray:
     """(time,) or (time, channels) of any number type as (time, channels) float32 in [−1, 1]. Raises AudioError."""
     waveform = np.asarray(waveform)
@@ -285,6 +298,7 @@ def _as_float(waveform: np.ndarray) -> np.ndarray:
     if waveform.dtype == np.uint8:  # 8-bit PCM has an offset; the other integer types do not
         return (waveform.astype(np.float32) - 128.0) / 128.0
     if np.issubdtype(waveform.dtype, np.signedinteger):
+        _check_width(waveform)
         return (waveform / -float(np.iinfo(waveform.dtype).min)).astype(np.float32)
     if not np.issubdtype(waveform.dtype, np.floating):
         raise AudioError(f"waveform: holds {waveform.dtype}; it must be floating point or integers")

@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 
+from esc_jax import files
 from esc_jax.errors import UserError
 from esc_jax.pretrained import catalog
 
@@ -27,7 +28,7 @@ def _is_checkpoint(path: pathlib.Path) -> bool:
 
 def is_run(path: str | os.PathLike[str]) -> bool:
     """Whether a path is a run's workdir, its `checkpoints` folder or one checkpoint in it."""
-    folder = pathlib.Path(path).expanduser()
+    folder = files.expand(path)
     if not folder.is_dir():
         return False
     return (folder / "checkpoints").is_dir() or any(map(_is_checkpoint, (folder.resolve(), *folder.iterdir())))
@@ -37,7 +38,7 @@ def is_published(path: str | os.PathLike[str]) -> bool:
     """Whether a path is or looks like published weights: a name in the catalog, a file, a folder, or a hub id."""
     if weights := catalog.find(path):
         return not weights.included
-    folder = pathlib.Path(path).expanduser()
+    folder = files.expand(path)
     if folder.is_dir():
         return not is_run(folder) and any((folder / name).is_file() for name in _WEIGHTS)
     hub_id = _HUB_ID.fullmatch(os.fspath(path)) is not None and not folder.parent.exists()
@@ -49,7 +50,7 @@ def packed_file(path: str | os.PathLike[str]) -> pathlib.Path | None:
     the catalog. None for others."""
     if file := catalog.included_file(path):
         return file
-    place = pathlib.Path(path).expanduser()
+    place = files.expand(path)
     file = place / PACKED if place.is_dir() else place
     if file.suffix != ".safetensors" or not file.is_file():
         return None

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 import glob
 import os
-import pathlib
+
+from esc_jax.files import expand
 
 
 def find_recordings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -24,7 +25,7 @@ def find_recordings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         if "://" in argument:
             problems.append(f"{argument}: URLs are not supported; download the file and give its path")
             continue
-        path = pathlib.Path(argument).expanduser()
+        path = expand(argument)
         if path.is_dir():
             files = sorted(p for p in path.rglob("*") if audio.is_audio_name(p.name) and p.is_file())
             visible = [p for p in files if not any(part.startswith(".") for part in p.relative_to(path).parts)]

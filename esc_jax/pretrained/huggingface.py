@@ -43,7 +43,7 @@ def resolve(path_or_hub_id: str | os.PathLike) -> pathlib.Path:
     Raises:
         PretrainedError: there is no such path, or the download failed.
     """
-    path = pathlib.Path(path_or_hub_id)
+    path = files.expand(path_or_hub_id)
     if path.exists():
         return path
     name = str(path_or_hub_id)

@@ -283,7 +283,7 @@ def find(path: str | pathlib.Path) -> tuple[pathlib.Path, int]:
     Raises:
         CheckpointError: there is no checkpoint.
     """
-    path = pathlib.Path(path).expanduser().resolve()
+    path = files.resolve(path)
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such folder")
     if path.name.isdigit() and (path / "meta").is_dir():

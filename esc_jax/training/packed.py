@@ -84,7 +84,7 @@ def _read_meta(path: pathlib.Path) -> dict[str, Any] | None:
 def is_packed(path: str | os.PathLike[str]) -> bool:
     """Whether a path is a file of `save`."""
     try:
-        return _read_meta(pathlib.Path(path).expanduser()) is not None
+        return _read_meta(files.expand(path)) is not None
     except CheckpointError:
         return True
 
@@ -98,7 +98,7 @@ def load(path: str | os.PathLike[str]) -> Restored:
     import safetensors
     import safetensors.numpy
 
-    file = pathlib.Path(path).expanduser().resolve()
+    file = files.resolve(path)
     meta = _read_meta(file)
     if meta is None:
         raise CheckpointError(f"{file} is not a classifier of esc_jax")

@@ -69,6 +69,51 @@ def test_output_that_cannot_be_written_is_reported():
     assert (done.returncode, done.stderr) == (1, "esc_jax: No space left on device: writing the results\n")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_failure_beside_output_that_cannot_be_written(monkeypatch):
+    """Without a second message of the interpreter at its exit, and status 120."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # the error comes with the flush at the end
+    code = """
+import sys
+from esc_jax.cli.command import command
+from esc_jax.errors import Failure
+def main(argv):
+    sys.stdout.write("text")
+    raise Failure("broken")
+sys.exit(command(main)())
+"""
+    with open("/dev/full", "w") as full:
+        done = start(code, stdout=full)
+        assert (done.returncode, done.stderr) == (1, "esc_jax: broken\n")
+        done = subprocess.run(
+            [sys.executable, "-m", "esc_jax", "--help"], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert (done.returncode, done.stderr) == (1, "esc_jax: No space left on device: writing the results\n")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell")
+def test_a_closed_stdout_is_no_error():
+    command = f"{sys.executable} -m esc_jax weights list >&-"
+    done = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_interruption_during_the_imports():
+    code = """
+import builtins, sys
+from esc_jax.__main__ import main
+original = builtins.__import__
+def interrupted(name, *arguments, **options):
+    if name.startswith("esc_jax.cli"):
+        raise KeyboardInterrupt
+    return original(name, *arguments, **options)
+builtins.__import__ = interrupted
+sys.exit(main(["predict", "a.wav"]))
+"""
+    done = start(code)
+    assert (done.returncode, done.stderr) == (130, "esc_jax: interrupted\n")
+
+
 def test_a_closed_pipe_is_no_error():
     code = """
 import sys

@@ -19,6 +19,7 @@ def parse(capsys):
     parser.add_argument("--kind", type=arguments.choice("stablehlo", "huggingface"))
     parser.add_argument("--parts", type=arguments.choices("begin", "end"))
     parser.add_argument("--out", type=arguments.output(".csv", ".txt"))
+    parser.add_argument("--folder", type=arguments.path)
     parser.add_argument("files", metavar="FILE", nargs="*")
 
     def run(*argv):
@@ -40,6 +41,30 @@ def test_values_and_mixed_positions(parse, tmp_path):
     assert options.kind == "stablehlo" and options.parts == ("end", "begin")
     assert parse("--level=off").level is None
     assert parse(f"--out={tmp_path}/o.CSV").out == pathlib.Path(tmp_path, "o.CSV")
+
+
+def test_names_with_a_dash(parse, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert parse("--", "-dash.wav", "--csv=x", "a").files == ["./-dash.wav", "./--csv=x", "a"]
+    pathlib.Path("-dash.wav").touch()
+    assert parse("-dash.wav") == "there is no option -dash.wav; for the file, write ./-dash.wav"
+
+
+def test_paths_below_the_home_directory(parse, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    options = parse("--out=~/o.csv", "--folder=~/RR", "--model=~/run")
+    assert (options.out, options.folder) == (tmp_path / "o.csv", tmp_path / "RR")
+    assert pathlib.Path(options.model) == tmp_path / "run"
+    options = parse("--out=~x.csv", "--folder=~no such user")
+    assert (str(options.out), str(options.folder)) == ("~x.csv", "~no such user")
+
+
+@pytest.mark.parametrize("name", ["predict", "embed", "search", "probe", "report", "export", "listen", "demo"])
+def test_no_option_takes_a_path_as_it_is(name):
+    """pathlib.Path as a type would not replace the ~ in --name=~/file."""
+    parser = importlib.import_module(f"esc_jax.cli.{name}")._parser()
+    assert not [action.option_strings for action in parser._actions if action.type is pathlib.Path]
 
 
 @pytest.mark.parametrize(

@@ -198,6 +198,15 @@ def test_a_file_that_breaks_off_is_shown_and_reported(command, tmp_path):
     assert json.loads((tmp_path / "o.json").read_text())["files"][0]["note"] == err[len("esc_jax: ") : -1]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows allows no such names")
+def test_names_of_files_are_written_without_control_characters(command, tmp_path):
+    soundfile.write(tmp_path / "a\x1b[31m\nb.wav", sound(1.0), RATE)
+    (tmp_path / "loop.wav").symlink_to(tmp_path / "loop.wav")
+    status, out, err = command(tmp_path / "a\x1b[31m\nb.wav", tmp_path / "loop.wav", f"--csv={tmp_path}/o.csv")
+    assert status == 1 and out.startswith(f"{tmp_path}/a\\x1b[31m b.wav: 1.0 s")
+    assert err == f"esc_jax: {tmp_path}/loop.wav: Too many levels of symbolic links\n"
+
+
 def test_an_interruption_keeps_the_finished_files(command, loaded, monkeypatch, tmp_path):
     for name in ("a.wav", "b.wav", "c.wav"):
         soundfile.write(tmp_path / name, sound(2.0), RATE)

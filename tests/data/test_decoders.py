@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import socket
+import sys
 import time
 
 import hypothesis
@@ -353,6 +354,15 @@ def test_pipes_sockets_devices_and_folders_are_not_opened(tmp_path, monkeypatch)
                 with pytest.raises(AudioError, match=f"^{path}: is {kind}, not an audio file$"):
                     use(path)
     assert time.monotonic() - begin < 5
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are any bytes on Linux only")
+def test_a_file_name_that_is_not_utf8(tmp_path):
+    content = encode(sound(1.0, RATE), "wav")
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/st\xffrm.wav")
+    with open(path, "wb") as file:
+        file.write(content)
+    np.testing.assert_array_equal(audio.load(path, RATE), audio.load(content, RATE, "x"))
 
 
 def test_a_file_is_read_from_its_path_and_from_its_bytes(tmp_path):

@@ -166,6 +166,17 @@ def test_ffmpeg_ends_with_the_stream(program, tmp_path):
 
 
 @posix
+def test_no_temporary_file_remains_while_ffmpeg_decodes(program, tmp_path, monkeypatch):
+    """A signal can end the process then, without any cleaning."""
+    monkeypatch.setattr(ffmpeg.tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    program('cat "$AU"; echo "[aac @ 0x1] [error] damaged" >&2')
+    stream = AudioStream(MP4, RATE, "x.m4a")
+    assert list((tmp_path / "temporary").iterdir()) == []
+    assert len(np.concatenate(list(stream))) == 3 * RATE and "damaged" in stream.defect
+
+
+@posix
 def test_messages_do_not_block(program):
     program('yes "[aac @ 0x1] [error] damaged" | head -c 3000000 >&2; cat "$AU"')
     result, stream = read(MP4)

@@ -85,6 +85,17 @@ def test_the_command(resnet_workdir, run, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_an_empty_folder_is_kept(resnet_workdir, tmp_path, monkeypatch):
+    """With its permissions; it can be a mount point, which cannot be replaced."""
+    monkeypatch.setitem(formats.FORMATS, "stablehlo", lambda restored, folder: (folder / "a").write_text("a"))
+    (tmp_path / "out").mkdir(mode=0o700)
+    before = (tmp_path / "out").stat()
+    assert formats.export(resnet_workdir, "stablehlo", tmp_path / "out") == tmp_path / "out"
+    after = (tmp_path / "out").stat()
+    assert (after.st_ino, after.st_mode) == (before.st_ino, before.st_mode)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a"]
+
+
 def test_help_does_not_import_jax():
     program = "import sys, esc_jax.cli.export as e\ntry: e.main(['--help'])\nfinally: assert 'jax' not in sys.modules"
     root = pathlib.Path(__file__).resolve().parents[2]

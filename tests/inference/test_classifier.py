@@ -205,6 +205,7 @@ def test_a_waveform_of_any_shape_type_and_rate(classifier):
     for other in same:
         # The mean of two channels may round another way, by one step of 16 bits.
         np.testing.assert_allclose(classifier(other, RATE).vector, prediction.vector, atol=1e-4)
+    classifier(np.zeros(400, np.int64), RATE)  # silence of any width
     coarse = np.round(wave * 128)
     bytewise = classifier((coarse + 128).astype(np.uint8), RATE)
     np.testing.assert_allclose(bytewise.vector, quarters(coarse / 128), atol=1e-5)
@@ -232,6 +233,10 @@ def test_a_long_waveform_is_the_average_of_half_overlapping_windows(classifier):
         (np.array([0.1, np.nan]), RATE, "not numbers"),
         (np.full(100, np.inf), RATE, "not numbers"),
         (np.array([1e300] * 100), RATE, "not numbers"),
+        (np.arange(-100, 0, dtype=np.int32), RATE, r"from -100 to -1, which look like 16-bit samples: convert it with"),
+        ([0, 32_767] * 50, RATE, r"waveform: int64 with values from 0 to 32767, which look like 16-bit"),
+        ([0, 1 << 30] * 50, RATE, r"which look like 32-bit samples: convert it with .astype\(numpy.int32\), or divide"),
+        (np.zeros(100), 1_000_001, "a sample rate of 1000001 Hz; it must be 1000 to 1000000 Hz"),
         (np.full(100, 30_000.0), RATE, "samples of up to 30000, where full scale is 1"),
         (np.zeros(100), 0, "a sample rate of 0 Hz"),
         (np.zeros(100), float("nan"), "a sample rate of nan Hz"),

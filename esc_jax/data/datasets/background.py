@@ -2,16 +2,16 @@
 
 from collections.abc import Iterator
 import contextlib
-import pathlib
 from typing import Any
 
+from esc_jax import files
 from esc_jax.data.layouts.unlabelled import UnlabelledLayout
 from esc_jax.data.rows import DataError, Layout
 
 
 def open_layout(config: Any) -> Layout:
     """data.background, without labels."""
-    background, data = (pathlib.Path(path).expanduser().resolve() for path in (config.background, config.dir or "."))
+    background, data = (files.resolve(path) for path in (config.background, config.dir or "."))
     if config.dir and (background == data or background in data.parents or data in background.parents):
         raise DataError(
             f"data.background={config.background}: one of this folder and data.dir={config.dir} contains the other, so"

@@ -73,7 +73,7 @@ class Esc50Layout:
     task = "single_label"
 
     def __init__(self, path: str | os.PathLike[str]):
-        self.path = pathlib.Path(path).expanduser().resolve()
+        self.path = files.resolve(path)
         self._zip: zipfile.ZipFile | None = None
         self._members: dict[str, zipfile.ZipInfo] = {}
         self._root = self._find_root(self._list_names())

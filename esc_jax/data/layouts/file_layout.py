@@ -153,7 +153,7 @@ def _classes(entries: Entries, path: pathlib.Path) -> tuple[str, ...]:
 
 def resolve(path: str | os.PathLike[str]) -> pathlib.Path:
     """Returns the path of a data set, absolute. Raises DataError if it does not exist."""
-    resolved = pathlib.Path(path).expanduser().resolve()
+    resolved = files.resolve(path)
     if not resolved.exists():
         raise DataError(f"data.dir: {resolved} does not exist")
     return resolved

@@ -118,7 +118,7 @@ class GtzanLayout:
     grouping = _GROUPING
 
     def __init__(self, path: str | os.PathLike[str]):
-        given = pathlib.Path(path).expanduser().resolve()
+        given = files.resolve(path)
         if not given.exists():
             raise DataError(f"data.dir: {given} does not exist")
         if not given.is_dir():
@@ -180,7 +180,7 @@ class TfdsGtzanLayout:
     grouping = _GROUPING
 
     def __init__(self, path: str | os.PathLike[str]):
-        self.path = pathlib.Path(path).expanduser().resolve()
+        self.path = files.resolve(path)
         try:
             info = json.loads((self.path / _INFO).read_bytes())
             name, file_format = (info.get(key, "") for key in ("name", "fileFormat"))
@@ -248,5 +248,5 @@ class TfdsGtzanLayout:
 
 def open_gtzan(path: str | os.PathLike[str]) -> GtzanLayout | TfdsGtzanLayout:
     """Opens GTZAN in whichever of its two layouts `path` is. Raises DataError."""
-    prepared = (pathlib.Path(path).expanduser() / _INFO).is_file()
+    prepared = (files.expand(path) / _INFO).is_file()
     return TfdsGtzanLayout(path) if prepared else GtzanLayout(path)

@@ -5,6 +5,7 @@ import os
 import pathlib
 from typing import Any, NamedTuple
 
+from esc_jax import files
 from esc_jax.data import scenes
 from esc_jax.data.layouts import audiofolder, csv_file, esc50, folder, fsd50k, gtzan, urbansound8k
 from esc_jax.data.layouts.options import Options
@@ -49,7 +50,7 @@ def recognize(path: str | os.PathLike[str]) -> LayoutType:
     Raises:
         DataError: it is in none of the layouts.
     """
-    root = pathlib.Path(path).expanduser()
+    root = files.expand(path)
     for layout in LAYOUTS:
         if layout.matches(root):
             return layout
@@ -69,7 +70,7 @@ def open_source(path: str | os.PathLike[str], data: Mapping[str, Any] | None = N
     """
     options = Options.read(data or {})
     name = (data or {}).get("name", "")
-    path = pathlib.Path(path).expanduser()
+    path = files.expand(path)
     if name == "synthetic_scenes":
         path = path / scenes.TABLE
     layouts = {layout.name: layout for layout in LAYOUTS}

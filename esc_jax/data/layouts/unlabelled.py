@@ -26,7 +26,7 @@ class UnlabelledLayout:
     task = "multi_label"
 
     def __init__(self, path: str | os.PathLike[str]):
-        self.path = pathlib.Path(path).expanduser().resolve()
+        self.path = files.resolve(path)
         if not self.path.is_dir():
             raise DataError(f"data.background: {self.path} is not a folder")
         self._paths = class_folders.audio_tree(self.path, "data.background").files
