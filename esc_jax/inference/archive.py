@@ -31,11 +31,9 @@ from esc_jax.evaluation.escaping import escape_cell, restore_cell
 from esc_jax.models.model import update_hash
 
 SETTINGS, MANIFEST, LOCKS = "settings.json", "manifest.csv", ".locks"
-COLUMNS = ("file", "status", "duration_s", "seconds", "finished", "note")
+COLUMNS = ("file", "status", "duration_s", "seconds", "finished", "modified_ns", "note")
 _MOST_AT_ONCE = 8  # recordings
 _MAX_SETTINGS_BYTES = 1 << 24
-# Time stamps of file systems: exFAT has steps of 10 ms, others of a second, FAT of two.
-_STEP_NS, _WHOLE_STEP_NS, _SECOND_NS = 10_000_000, 2_000_000_000, 1_000_000_000
 
 # Path of a recording → length in seconds, a sentence on what is wrong with it or "", contents of its result files.
 Classify = Callable[[str], tuple[float, str, Sequence[str]]]
@@ -103,7 +101,9 @@ class Archive:
 
     def __init__(self, folder: pathlib.Path, root: pathlib.Path, settings: Mapping[str, Any], suffixes: Sequence[str]):
         self.folder, self.root, self._suffixes = folder, root, tuple(suffixes)
-        self._rows: dict[str, tuple[str, str]] = {}  # recording → status in its last row, note of its results
+        # Recording → its time of change before it was read, and the note of its results.
+        self._finished: dict[str, tuple[str, str]] = {}
+        self._missing: set[str] = set()  # recordings that could not be found according to their last row
         self._read_bytes = 0  # of the manifest
         self._reading = threading.Lock()
         self._open({"recordings": os.path.abspath(root)} | dict(settings))
@@ -153,34 +153,28 @@ class Archive:
         return [base.with_name(base.name + suffix) for suffix in self._suffixes]
 
     def is_finished(self, recording: str) -> bool:
-        """Whether all result files are there, and have the time of change of the recording."""
+        """Whether all result files are there, and the recording has not changed since it was read."""
         try:
-            changed = os.stat(recording).st_mtime_ns
-            times = [path.stat().st_mtime_ns for path in self.paths(recording)]
+            modified = str(os.stat(recording).st_mtime_ns)
         except OSError:
             return False
-        return all(abs(t - changed) <= (_STEP_NS if t % _SECOND_NS else _WHOLE_STEP_NS) for t in times)
-
-    def finish(self, recording: str, changed_ns: int) -> None:
-        """Marks the results as finished.
-
-        Args:
-            recording: whose result files are written.
-            changed_ns: its time of change before it was read: what has changed since is classified again.
-        """
-        with contextlib.suppress(OSError):  # then it is not finished
-            for path in self.paths(recording):
-                os.utime(path, ns=(changed_ns, changed_ns))
-
-    def skip(self, recording: str) -> Outcome:
-        """The outcome of a recording that is finished, with the note of its last row. If it has no row, it gets one."""
         name = self.name(recording)
         with self._reading:
-            if self._rows.get(name, ("", ""))[0] != "done":
+            if self._finished.get(name, ("",))[0] != modified:
                 self._read_manifest()  # another process can have written the row
-            status, note = self._rows.get(name, ("", ""))
-        if status != "done":
-            self.record(Outcome(name, "done", note=note))
+            known = self._finished.get(name, ("",))[0] == modified
+        return known and all(path.is_file() for path in self.paths(recording))
+
+    def skip(self, recording: str) -> Outcome:
+        """The outcome of a recording that is finished, with the note of its results.
+
+        If it could not be found meanwhile, it gets a row again.
+        """
+        name = self.name(recording)
+        modified, note = self._finished[name]
+        if name in self._missing:
+            self._missing.discard(name)
+            self.record(Outcome(name, "done", note=note), int(modified))
         return Outcome(name, "skipped", note=note)
 
     @contextlib.contextmanager
@@ -214,11 +208,18 @@ class Archive:
             for path in self.paths(recording):
                 path.unlink(missing_ok=True)
 
-    def record(self, outcome: Outcome) -> None:
-        """Appends a row to the manifest. Length and time are empty if no time was measured."""
+    def record(self, outcome: Outcome, modified_ns: int | None) -> None:
+        """Appends a row to the manifest.
+
+        Args:
+            outcome: of a recording.
+            modified_ns: its time of change before it was read: what has changed since is not finished. None where the
+                recording could not be found.
+        """
         buffer = io.StringIO(newline="")
         writer = csv.writer(buffer)
-        times = [f"{value:.2f}" if outcome.seconds else "" for value in (outcome.duration_s, outcome.seconds)]
+        times = f"{outcome.duration_s:.2f}", f"{outcome.seconds:.2f}"
+        modified = "" if modified_ns is None else str(modified_ns)
         finished = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         path = self.folder / MANIFEST
         with files.file_lock(self.folder / LOCKS / "manifest"), open(path, "ab+") as file:
@@ -227,7 +228,8 @@ class Archive:
                 file.truncate(0)
                 writer.writerow(COLUMNS)
             buffer.write(_end_of_row(file))
-            writer.writerow([escape_cell(outcome.file), outcome.status, *times, finished, escape_cell(outcome.note)])
+            cells = outcome.status, *times, finished, modified, escape_cell(outcome.note)
+            writer.writerow([escape_cell(outcome.file), *cells])
             file.write(buffer.getvalue().encode("utf-8", errors="surrogateescape"))
 
     def _read_manifest(self) -> None:
@@ -246,10 +248,16 @@ class Archive:
         except csv.Error:
             raise ArchiveError(f"{path} is damaged: remove it, and run the same command again") from None
         for row in rows:
-            if len(row) == len(COLUMNS):
-                name, status, note = restore_cell(row[0]), row[1], restore_cell(row[-1])
-                # A recording that could not be found has failed, and its results remain.
-                self._rows[name] = status, note if status == "done" else self._rows.get(name, ("", ""))[1]
+            if len(row) != len(COLUMNS):
+                continue
+            name, status, modified, note = restore_cell(row[0]), row[1], row[-2], restore_cell(row[-1])
+            if status == "done":
+                self._finished[name] = modified, note
+                self._missing.discard(name)
+            elif modified:
+                self._finished.pop(name, None)
+            else:  # it could not be found: its results remain
+                self._missing.add(name)
 
 
 def _differences(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
@@ -314,9 +322,9 @@ def _classify(archive: Archive, recording: str, classify: Classify) -> Outcome:
     """Classifies a recording that is locked for this process, and writes its results and its row."""
     name, started = archive.name(recording), time.monotonic()
     try:
-        changed_ns = os.stat(recording).st_mtime_ns
+        modified_ns = os.stat(recording).st_mtime_ns
     except OSError:  # classify has a sentence on it
-        changed_ns = None
+        modified_ns = None
     try:
         duration_s, note, contents = classify(recording)
         archive.write(recording, contents)
@@ -324,15 +332,12 @@ def _classify(archive: Archive, recording: str, classify: Classify) -> Outcome:
         description = describe_error(error, recording)
         if description is None:
             raise
-        if changed_ns is not None:  # else its disk may be missing, and the results be right
+        if modified_ns is not None:  # else its disk may be missing, and the results be right
             archive.remove(recording)
         outcome = Outcome(name, "failed", 0.0, time.monotonic() - started, description[1])
-        archive.record(outcome)
-        return outcome
-    outcome = Outcome(name, "done", duration_s, time.monotonic() - started, note)
-    archive.record(outcome)  # first, so that what is finished has a row
-    if changed_ns is not None:
-        archive.finish(recording, changed_ns)
+    else:
+        outcome = Outcome(name, "done", duration_s, time.monotonic() - started, note)
+    archive.record(outcome, modified_ns)
     return outcome
 
 
