@@ -167,7 +167,7 @@ def test_a_probe_on_every_clip_quotes_its_cross_validation(probed, run, tmp_path
     assert "needs --config.protocol=all" in refused.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_background_sounds_lower_the_probabilities_of_a_probe(run, environment, tmp_path):
     """Recordings of the same kind as the background get lower probabilities than without it."""
     rng = np.random.default_rng(3)

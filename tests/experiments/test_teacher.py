@@ -94,7 +94,7 @@ def test_a_teacher_that_was_selected_on_the_test_fold_is_refused(config, tmp_pat
     assert not (tmp_path / "student").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_run_does_not_go_on_with_another_teacher(config, tmp_path):
     for seed in (0, 1):
         config.seed = seed

@@ -97,7 +97,7 @@ def test_windows_of_a_recording_end_with_it(small_model, tmp_path):
         np.testing.assert_allclose(rows, encode(small_model, clips), atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_padding_is_masked(masking, noise_clips, tmp_path):
     """In recordings and in a data set, by a published encoder that masks padding."""
     model, config = masking
