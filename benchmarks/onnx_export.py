@@ -2,9 +2,9 @@
 
     taskset -c 0 python benchmarks/onnx_export.py runs/NAME exports/NAME-onnx exports/NAME-tflite
 
-The exports are those of the run. Every clip is computed alone. The shortest and the median processor time of 100 calls
-are printed. On one core it is the elapsed time of a machine that runs nothing else. The calls alternate, so that all
-programs meet the same load.
+The first argument is a run, or the name of a classifier such as esc50_small, whose exports the folders are. Every clip
+is computed alone. The shortest and the median processor time of 100 calls are printed. On one core it is the elapsed
+time of a machine that runs nothing else. The calls alternate, so that all programs meet the same load.
 """
 
 import os
@@ -20,7 +20,7 @@ import jax
 import numpy as np
 import onnxruntime
 
-from esc_jax.training.restore import restore
+from esc_jax.inference.classifier import restore_any
 
 CALLS = 100
 
@@ -43,7 +43,7 @@ def _litert(path: pathlib.Path, value: np.ndarray) -> Callable[[], object]:
 
 def main() -> None:
     """Prints a line for each program."""
-    run, folders = restore(sys.argv[1]), [pathlib.Path(folder) for folder in sys.argv[2:]]
+    run, folders = restore_any(sys.argv[1]), [pathlib.Path(folder) for folder in sys.argv[2:]]
     model = run.model
     waveform = (np.random.default_rng(0).normal(size=(1, model.clip_samples)) * 0.1).astype(np.float32)
     classify = jax.jit(lambda x: model.module.apply(model.variables, model.frontend(x)))
