@@ -173,6 +173,7 @@ class FrameworkProcess:
     def __init__(self, command: Sequence[str]):
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
+    @functools.cached_property
     def about(self) -> dict[str, Any]:
         """The description that the process sends when it is ready."""
         return json.loads(self._read_line())

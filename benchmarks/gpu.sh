@@ -5,7 +5,8 @@
 #   DATA=ESC-50-master bash benchmarks/gpu.sh                     all parts, within BUDGET_S seconds (530)
 #   bash benchmarks/gpu.sh "steps resnet34" "compare resnet34 256"   selected parts
 #
-# Parts: "steps CONFIG", "kernels CONFIG", "startup CONFIG", "compare MODEL BATCH", "ways CONFIG EPOCHS", "recipe CONFIG EPOCHS", "quickstart".
+# Parts: "steps CONFIG", "kernels CONFIG", "startup CONFIG", "compare MODEL BATCH", "ways CONFIG EPOCHS",
+# "recipe CONFIG EPOCHS", "quickstart".
 # DATA is a data set in the layout of ESC-50, whose clips may be Opus or FLAC files. Without it, "startup" and "ways" use
 # synthesized sounds, and "recipe" fails.
 #

@@ -24,10 +24,8 @@ from collections.abc import Callable, Iterable
 import functools
 import itertools
 import json
-import pathlib
 import re
 import sys
-import tempfile
 
 import models
 import record
@@ -56,22 +54,14 @@ def kind(operation: str) -> str:
 
 def profile_xla(call: Callable[[int], None]) -> dict[str, float]:
     """Seconds per call of every operation of XLA. Operations that run at the same time share that time."""
-    import jax
-
-    options = jax.profiler.ProfileOptions()
-    options.python_tracer_level = 0
     starts, ends = [], []
-    with tempfile.TemporaryDirectory() as folder:
-        with jax.profiler.trace(folder, profiler_options=options):
-            call(CALLS)
-        (path,) = pathlib.Path(folder).rglob("*.xplane.pb")
-        for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
-            for event in (event for line in plane.lines for event in line.events):
-                # An operation's event ends when it is dispatched. Some run on until an event named after their end.
-                if event.name.startswith("end: "):
-                    ends.append((event.start_ns, event.name.removeprefix("end: "), False))
-                elif "hlo_op" in dict(event.stats):
-                    starts.append(event)
+    for plane in record.profile(functools.partial(call, CALLS)):
+        for event in (event for line in plane.lines for event in line.events):
+            # An operation's event ends when it is dispatched. Some run on until an event named after their end.
+            if event.name.startswith("end: "):
+                ends.append((event.start_ns, event.name.removeprefix("end: "), False))
+            elif "hlo_op" in dict(event.stats):
+                starts.append(event)
     explicit = {name for _, name, _ in ends}
     ends += [(event.end_ns, event.name, False) for event in starts if event.name not in explicit]
     return split_time([(event.start_ns, event.name, True) for event in starts] + ends)

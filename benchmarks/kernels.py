@@ -14,11 +14,10 @@ import argparse
 from collections.abc import Callable
 import pathlib
 import sys
-import tempfile
 from typing import Any
 
 import record
-from step_parts import STEPS_PER_CALL, add_arguments, called_steps, load
+from step_parts import STEPS_PER_CALL, add_arguments, called_steps, load, report
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -29,22 +28,16 @@ def profile(call: Callable[[], Any]) -> dict[tuple[str, str], tuple[float, int]]
     """(seconds, number) of every kernel of a call, by its operation and its name."""
     import jax
 
-    options = jax.profiler.ProfileOptions()
-    options.python_tracer_level = 0
     kernels: dict[tuple[str, str], tuple[float, int]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        with jax.profiler.trace(folder, profiler_options=options):
-            jax.block_until_ready(call())
-        (path,) = pathlib.Path(folder).rglob("*.xplane.pb")
-        planes = list(jax.profiler.ProfileData.from_file(str(path)).planes)
+    planes = record.profile(lambda: jax.block_until_ready(call()))
     on_gpu = [plane for plane in planes if plane.name.startswith("/device:GPU")]
     for line in (line for plane in on_gpu or planes for line in plane.lines):
         for event in line.events:
-            operation = dict(event.stats).get("hlo_op")
+            operation = str(dict(event.stats).get("hlo_op", ""))
             # A GPU also has lines of modules and of the host's annotations.
             if line.name.startswith("Stream") if on_gpu else operation:
-                seconds, number = kernels.get((str(operation or ""), event.name), (0.0, 0))
-                kernels[str(operation or ""), event.name] = seconds + event.duration_ns / 1e9, number + 1
+                seconds, number = kernels.get((operation, event.name), (0.0, 0))
+                kernels[operation, event.name] = seconds + event.duration_ns / 1e9, number + 1
     return kernels
 
 
@@ -90,14 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     parser.add_argument("--top", type=int, default=20, help="number of kernels that are listed (default: %(default)s)")
-    options = parser.parse_args()
-    from esc_jax.runtime import xla
-
-    xla.initialize()
-    if options.tiny:
-        options.configs = ["tests/configs/tiny.py"]
-    rows = [row for name in options.configs for row in measure(name, options)]
-    sys.stdout.write(record.save("kernels", rows, options.out))
+    report("kernels", measure, parser.parse_args())
 
 
 if __name__ == "__main__":

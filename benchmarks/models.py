@@ -175,19 +175,9 @@ def start_processes(name: str, what: str, stack: contextlib.ExitStack) -> dict[s
     }
 
 
-def ready(processes: dict[str, FrameworkProcess]) -> tuple[dict[str, FrameworkProcess], list[dict[str, Any]]]:
-    """The same processes when they are prepared, and their descriptions."""
-    return processes, [process.about() for process in processes.values()]
-
-
-def measure(
-    name: str,
-    processes: Mapping[str, FrameworkProcess],
-    descriptions: list[dict[str, Any]],
-    options: argparse.Namespace,
-) -> dict[str, Any]:
+def measure(name: str, processes: Mapping[str, FrameworkProcess], options: argparse.Namespace) -> dict[str, Any]:
     """The figures of one network."""
-    about, other = descriptions
+    about, other = (process.about for process in processes.values())
     for key in ("parameters", "device"):
         if about[key] != other[key]:
             sys.exit(f"{name}: {key} is {about[key]} in esc_jax and {other[key]} in PyTorch: cannot compare them")
@@ -305,14 +295,14 @@ def main() -> None:
     }
     cases = list(itertools.product(options.models, options.what))
     with contextlib.ExitStack() as together:
-        started = None
-        if options.together:
-            started = [ready(processes) for processes in [start_processes(*case, together) for case in cases]]
-        for number, (model, what) in enumerate(cases):
+        started = {case: start_processes(*case, together) for case in cases if options.together}
+        for process in (process for processes in started.values() for process in processes.values()):
+            _ = process.about  # all are ready before the first is timed
+        for model, what in cases:
             sys.stderr.write(f"{model}, {what}\n")
             with contextlib.ExitStack() as stack:
-                processes, about = started[number] if started else ready(start_processes(model, what, stack))
-                line = measure(model, processes, about, options)
+                processes = started.get((model, what)) or start_processes(model, what, stack)
+                line = measure(model, processes, options)
             results |= {"device": line["processor"], "threads": line["threads"]}
             results["peak"] = _peak(line["processor"], options)
             results["lines"].append(line)

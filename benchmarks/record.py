@@ -10,6 +10,7 @@ import platform
 import re
 import shlex
 import sys
+import tempfile
 import time
 from typing import Any
 
@@ -46,6 +47,19 @@ def time_alternating(
             call()
             times[name].append(time.perf_counter() - started)
     return {name: seconds[1:] for name, seconds in times.items()}
+
+
+def profile(call: Callable[[], object]) -> list[Any]:
+    """The planes of a profile of JAX (`jax.profiler.ProfileData`) during a call."""
+    import jax
+
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder, profiler_options=options):
+            call()
+        (path,) = pathlib.Path(folder).rglob("*.xplane.pb")
+        return list(jax.profiler.ProfileData.from_file(str(path)).planes)
 
 
 def save(name: str, rows: Sequence[dict] | Mapping[str, Sequence[dict]], out: str | os.PathLike[str]) -> str:

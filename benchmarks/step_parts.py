@@ -246,19 +246,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default=record.RESULTS, help="folder of the files (default: benchmarks/results)")
 
 
+def report(name: str, measure: Callable[..., list[dict[str, Any]]], options: argparse.Namespace) -> None:
+    """Measures every config of the command line, prints the table, and writes the files of a benchmark."""
+    from esc_jax.runtime import xla
+
+    xla.initialize()
+    configs = ["tests/configs/tiny.py"] if options.tiny else options.configs
+    rows = [row for config in configs for row in measure(config, options)]
+    sys.stdout.write(record.save(name, rows, options.out))
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     parser.add_argument("--calls", type=int, default=20, help="calls that are timed together (default: %(default)s)")
     options = parser.parse_args()
-    from esc_jax.runtime import xla
-
-    xla.initialize()
     if options.tiny:
-        options.configs, options.calls = ["tests/configs/tiny.py"], 2
-    rows = [row for name in options.configs for row in measure(name, options)]
-    sys.stdout.write(record.save("step_parts", rows, options.out))
+        options.calls = 2
+    report("step_parts", measure, options)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Callable, Sequence
 import dataclasses
-import os
 from typing import TYPE_CHECKING, Any
 
 from esc_jax.cli import parser as arguments
@@ -132,7 +131,7 @@ def open_archive(
         "events": dataclasses.asdict(chosen),
     }
     writers = [result_files.FORMATS[name] for name in formats]
-    root = archive.common_folder([os.path.abspath(os.path.expanduser(source)) for source in sources])
+    root = archive.common_folder(sources)
     store = archive.Archive(options.out, root, entries | recorded, [suffix for suffix, _ in writers])
 
     def classify(file: str) -> tuple[float, str, list[str]]:

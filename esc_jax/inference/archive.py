@@ -69,7 +69,7 @@ def common_folder(arguments: Sequence[str]) -> pathlib.Path:
     It is the folder that is the only argument. Else it is the deepest one that contains all arguments, be they files,
     folders or patterns. It depends on the arguments alone, so that a second call with more files continues the first.
     """
-    paths = [pathlib.Path(os.path.abspath(pathlib.Path(argument).expanduser())) for argument in arguments]
+    paths = [pathlib.Path(os.path.abspath(files.expand(argument))) for argument in arguments]
     if len(paths) == 1 and paths[0].is_dir():
         return paths[0]
     parents = []
@@ -160,10 +160,11 @@ class Archive:
             return False
         name = self.name(recording)
         with self._reading:
-            if self._finished.get(name, ("",))[0] != modified:
+            known = self._finished.get(name)
+            if known is None or known[0] != modified:
                 self._read_manifest()  # another process can have written the row
-            known = self._finished.get(name, ("",))[0] == modified
-        return known and all(path.is_file() for path in self.paths(recording))
+                known = self._finished.get(name)
+        return known is not None and known[0] == modified and all(path.is_file() for path in self.paths(recording))
 
     def skip(self, recording: str) -> Outcome:
         """The outcome of a recording that is finished, with the note of its results.
