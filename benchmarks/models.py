@@ -18,6 +18,8 @@ is the forward pass to probabilities in evaluation mode: `training.step.predict_
 input is what frontends return: spectrograms, or the waveform for DistilHuBERT. Decoding, resampling, augmentation, the
 frontend and the copy of a batch from the host are not measured.
 
+--batch is one size for all networks, or one for each of --models.
+
 With --together, the processes of all networks compile at the same time, before the first one is timed. This saves time
 on a GPU that has enough memory for all of them. Libraries that choose algorithms by timing them are then disturbed by
 the other processes.
@@ -41,7 +43,6 @@ import contextlib
 import dataclasses
 import datetime
 import functools
-import itertools
 import json
 import os
 import pathlib
@@ -150,7 +151,7 @@ def prepare(
     config = case.config(options.tiny)
     config.model.dtype = options.dtype
     shape = case.tiny_shape if options.tiny else case.shape
-    batch = options.batch or (2 if options.tiny else case.batch)
+    batch = options.batch[0] or (2 if options.tiny else case.batch)
     rng = np.random.default_rng(0)
     x = rng.standard_normal((batch, *shape), np.float32)
     labels = rng.integers(0, CLASSES, batch).astype(np.int32)
@@ -168,10 +169,13 @@ def prepare(
     return about, jax_calls(what, config, model, x, labels)
 
 
-def start_processes(name: str, what: str, stack: contextlib.ExitStack) -> dict[str, FrameworkProcess]:
+def start_processes(name: str, batch: int, what: str, stack: contextlib.ExitStack) -> dict[str, FrameworkProcess]:
     """The processes of one network for "train" or "predict", which end with the stack."""
+    chosen = [f"--models={name}", f"--batch={batch}", f"--what={what}"]
+    command = [sys.executable, __file__, *sys.argv[1:], *chosen]
     return {
-        framework: stack.enter_context(FrameworkProcess(_command(name, what, framework))) for framework in FRAMEWORKS
+        framework: stack.enter_context(FrameworkProcess([*command, f"--framework={framework}"]))
+        for framework in FRAMEWORKS
     }
 
 
@@ -182,10 +186,6 @@ def measure(name: str, processes: Mapping[str, FrameworkProcess], options: argpa
         if about[key] != other[key]:
             sys.exit(f"{name}: {key} is {about[key]} in esc_jax and {other[key]} in PyTorch: cannot compare them")
     return about | {"seconds": alternate(processes, options.rounds, 0.0 if options.tiny else ROUND_SECONDS)}
-
-
-def _command(name: str, what: str, framework: str) -> list[str]:
-    return [sys.executable, __file__, *sys.argv[1:], f"--models={name}", f"--what={what}", f"--framework={framework}"]
 
 
 def table_row(line: dict[str, Any], peak: float | None) -> dict[str, Any]:
@@ -259,7 +259,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--models", nargs="+", choices=CASES, default=list(CASES), help="default: all")
     add("--what", nargs="+", choices=("train", "predict"), default=["train", "predict"])
-    add("--batch", type=int, default=0, help="batch size (default: suited to two cores)")
+    add("--batch", type=int, nargs="+", default=[0], help="batch size, or one of each network (default: for two cores)")
     add("--dtype", choices=("float32", "bfloat16"), default="float32")
     add("--compile", action="store_true", help="use torch.compile")
     add("--channels_first", action="store_true", help="contiguous images in PyTorch")
@@ -293,16 +293,19 @@ def main() -> None:
         "tiny": options.tiny,
         "lines": [],
     }
-    cases = list(itertools.product(options.models, options.what))
+    batches = options.batch * (len(options.models) if len(options.batch) == 1 else 1)
+    if len(batches) != len(options.models):
+        parser.error("--batch takes one number, or as many as --models has names")
+    cases = [(*case, what) for case in zip(options.models, batches, strict=True) for what in options.what]
     with contextlib.ExitStack() as together:
         started = {case: start_processes(*case, together) for case in cases if options.together}
         for process in (process for processes in started.values() for process in processes.values()):
             _ = process.about  # all are ready before the first is timed
-        for model, what in cases:
+        for case in cases:
+            model, _, what = case
             sys.stderr.write(f"{model}, {what}\n")
             with contextlib.ExitStack() as stack:
-                processes = started.get((model, what)) or start_processes(model, what, stack)
-                line = measure(model, processes, options)
+                line = measure(model, started.get(case) or start_processes(*case, stack), options)
             results |= {"device": line["processor"], "threads": line["threads"]}
             results["peak"] = _peak(line["processor"], options)
             results["lines"].append(line)

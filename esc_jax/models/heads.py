@@ -35,7 +35,7 @@ class AttentionPooling(nn.Module):
         x = encoded.features.astype(jnp.float32)
         x = x.reshape(x.shape[0], -1, x.shape[-1])
         hidden = nn.tanh(nn.Dense(self.width, name="hidden")(x))
-        scores = nn.Dense(1, use_bias=False, kernel_init=nn.initializers.zeros, name="score")(hidden)[..., 0]
+        scores = nn.Dense(1, use_bias=False, kernel_init=nn.initializers.zeros, name="score")(hidden).squeeze(-1)
         if encoded.padding is not None:
             scores = jnp.where(encoded.padding, jnp.finfo(scores.dtype).min, scores)
         return jnp.einsum("bk,bkd->bd", nn.softmax(scores), x)
