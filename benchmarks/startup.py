@@ -36,10 +36,10 @@ def run_first_step(started: float, arguments: list[str]) -> None:
         def create_timed(*args: Any, **options: Any) -> Callable[..., None]:
             step = create(*args, **options)
 
-            def call(*inputs: Any) -> None:
+            def call(*inputs: Any, **constants: Any) -> None:
                 import jax
 
-                jax.block_until_ready(step(*inputs))
+                jax.block_until_ready(step(*inputs, **constants))
                 sys.stdout.write(f'{{"seconds": {time.time() - started}}}\n')
                 sys.stdout.flush()
                 os._exit(0)  # do not wait for the data loader's threads

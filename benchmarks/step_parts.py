@@ -164,7 +164,10 @@ def called_steps(config: Any, model: Any, batch: Any) -> dict[str, Callable[[], 
     mapped = {
         "step, called": (devices.pmap_step(step, 1), jax.tree.map(np.asarray, batch)),
         f"step, {STEPS_PER_CALL} a call": (
-            devices.pmap_steps(resident.gathered(step), STEPS_PER_CALL, 1, (batch, None)),
+            functools.partial(
+                devices.pmap_steps(resident.gathered(step), STEPS_PER_CALL, 1),
+                constants=devices.replicate((batch, None), 1),
+            ),
             rows,
         ),
     }

@@ -427,8 +427,10 @@ TABLES = {
         "accuracy", DETAIL_COLUMNS[1:], ids=("h200-linear", "h200-four"), commands=False, where=False
     ),
     "models-gpu": Table("models", GPU_MODEL_COLUMNS),
+    "models-gpu-h100": Table("models", (*GPU_MODEL_COLUMNS, NOTE)),
     "models-gpu-h200": Table("models", (*GPU_MODEL_COLUMNS, NOTE)),
     "gpu-step-h200": Table("timings", TIME_COLUMNS),
+    "gpu-compilation": Table("timings", TIME_COLUMNS),
     "gpu-step": Table("timings", TIME_COLUMNS),
 }
 

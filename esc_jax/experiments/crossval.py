@@ -23,6 +23,7 @@ from esc_jax.evaluation import calibration, results
 from esc_jax.evaluation.calibration import Calibration
 from esc_jax.experiments import dataset, probe, single, teacher, vectorized, workdir
 from esc_jax.experiments.artifacts import markdown, write_artifacts
+from esc_jax.experiments.run import Programs
 from esc_jax.runtime import processes
 from esc_jax.tasks.base import Task
 from esc_jax.training import checkpoint
@@ -90,11 +91,13 @@ def cross_validate(config: Any, folder: pathlib.Path) -> dict[str, Any]:
     runs = _runs(config, folds)
     if config.crossval.vectorized:
         vectorized.train(runs, folder)  # the loop below then finds every run finished
+    programs: Programs = {}
     parts, failed, calibrations, parameters, teacher_name = [], {}, {}, 0, ""
     for number, (name, run_config) in enumerate(runs.items(), start=1):
         try:
             with workdir.locked(folder / name):
-                outcome = _finish_run(run_config, folder / name, clips, f"{name} ({number} of {len(runs)})")
+                description = f"{name} ({number} of {len(runs)})"
+                outcome = _finish_run(run_config, folder / name, clips, description, programs)
             calibrations[run_config.data.test_fold] = Calibration.read(outcome)
             parameters = outcome["parameters"]
             teacher_name = outcome.get("teacher", "")
@@ -128,7 +131,9 @@ def _cross_fitted(task: Task, clips: Clips, parts: list[results.FoldPredictions]
     )
 
 
-def _finish_run(config: Any, folder: pathlib.Path, clips: Clips, description: str) -> dict[str, Any]:
+def _finish_run(
+    config: Any, folder: pathlib.Path, clips: Clips, description: str, programs: Programs
+) -> dict[str, Any]:
     """results.json of a run; trains it where it is not finished."""
     path = folder / "results.json"
     outcome: dict[str, Any] | None = None
@@ -140,6 +145,6 @@ def _finish_run(config: Any, folder: pathlib.Path, clips: Clips, description: st
             logging.warning("%s; the fold is tested again", error)
     if outcome is None:
         logging.info("%s", description)
-        return single.train_and_evaluate(config, folder)
+        return single.train_and_evaluate(config, folder, programs=programs)
     checkpoint.check_data(outcome["data"]["identity"], clips.identity, folder)
     return outcome

@@ -92,7 +92,7 @@ def _predict_views(run: Run, weights: Variables) -> tuple[np.ndarray, np.ndarray
     batch_size = max(1, options.batch_size // max(1, options.tta))
 
     def predict(views: Views) -> np.ndarray:
-        step = steps.predict_step(run.model, run.task, views)
+        step = run.program(views, lambda: steps.predict_step(run.model, run.task, views))
         return predict_clips(step, weights, run.clips, run.split.test, batch_size, run.resident)
 
     if not options.tta:

@@ -190,7 +190,8 @@ def _train(context: Context, objective: Objective, resident: ResidentClips | Non
         description=f"pretraining ({stage.objective})",
     )
     step = steps.train_step(objective, optimizer, optim_config)
-    state, progress = stages.train(plan, step, objective.constants, state, batches, checkpoints, resident)
+    program = stages.map_step(step, plan.steps_per_call, resident)
+    state, progress = stages.train(plan, program, objective.constants, state, batches, checkpoints, resident)
     checkpoints.close()
     learned = {
         "params": model.variables["params"] | {"encoder": state.params["encoder"]},

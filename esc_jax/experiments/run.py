@@ -1,6 +1,6 @@
 """A run before its first step: config, data, model, and what its training is made of."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 import dataclasses
 import functools
 import pathlib
@@ -30,6 +30,8 @@ from esc_jax.training import checkpoint, loop, optim
 from esc_jax.training import state as states
 from esc_jax.training import step as steps
 
+Programs = dict[Hashable, Any]
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -43,6 +45,8 @@ class Run:
         head: AudioSet head of the published checkpoint; None without one.
         teacher: of a distillation; None without one.
         resident: the clips on the devices; None reads batches from the host.
+        programs: compiled programs by what they depend on beside the config. Runs that differ in seed and test fold
+            only, as those of a cross-validation, share them.
     """
 
     config: Any
@@ -53,6 +57,13 @@ class Run:
     head: AudioSetHead | None = None
     teacher: Teacher | None = None
     resident: ResidentClips | None = None
+    programs: Programs = dataclasses.field(default_factory=dict)
+
+    def program(self, key: Hashable, create: Callable[[], Any]) -> Any:
+        """`programs[key]`, created where there is none."""
+        if key not in self.programs:
+            self.programs[key] = create()
+        return self.programs[key]
 
     @property
     def train_indices(self) -> tuple[int, ...]:
@@ -80,12 +91,22 @@ class Run:
         """Steps of the training."""
         return self.per_epoch * self.config.train.epochs
 
+    @property
+    def class_weights(self) -> np.ndarray | None:
+        """(classes,) of the loss; None weights all classes alike."""
+        if self.config.train.class_balance != "loss":
+            return None
+        return self.task.class_weights(self.clips.labels[list(self.split.train)], len(self.clips.classes))
+
+    @property
+    def train_key(self) -> Hashable:
+        """Key of the program of the training in `programs`."""
+        weights = None if self.class_weights is None else self.class_weights.tobytes()
+        return "train", self.per_epoch, weights, self.teacher_identity.get("checksum")
+
     def objective(self) -> Supervised:
         """Of the training."""
-        weights = None
-        if self.config.train.class_balance == "loss":
-            weights = self.task.class_weights(self.clips.labels[list(self.split.train)], len(self.clips.classes))
-        arguments = (self.config, self.model, self.task, weights, self.per_epoch)
+        arguments = (self.config, self.model, self.task, self.class_weights, self.per_epoch)
         return Distillation(*arguments, teacher=self.teacher) if self.teacher else Supervised(*arguments)
 
     def train_batches(self, **options: Any) -> Any:
@@ -115,7 +136,8 @@ class Run:
 
     def outputs_of(self) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
         """(weights, indices) → logits (n, classes) and embeddings (n, D) of clips."""
-        step, batch_size = steps.outputs_step(self.model), self.config.eval.batch_size
+        step = self.program("outputs", lambda: steps.outputs_step(self.model))
+        batch_size = self.config.eval.batch_size
 
         def run(weights: Variables, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
             logits, embeddings = predict_clips(step, weights, self.clips, indices, batch_size, self.resident)
@@ -129,12 +151,13 @@ class Run:
         return calibrate.fit(self.task, self.clips, self.split, outputs, self.head)
 
 
-def prepare(config: Any, folder: pathlib.Path) -> Run:
+def prepare(config: Any, folder: pathlib.Path, programs: Programs | None = None) -> Run:
     """The run of a checked config before its first step. Nothing is written into the workdir.
 
     Args:
         config: of the run.
         folder: workdir, which may have a run on the same data.
+        programs: of runs whose configs differ in seed and test fold only; extended.
 
     Raises:
         ConfigError, DataError, FrontendError, ModelError, PretrainedError: the config, the data or the weights cannot
@@ -160,7 +183,8 @@ def prepare(config: Any, folder: pathlib.Path) -> Run:
     config, model = load.initialize(config, clips.classes)
     if config.pretrain.objective:
         pretrain.check(config, clips, split, model)
-    return Run(config, task, clips, split, model, audioset.head(config), teachers.load(config, task, clips, split))
+    head, teacher = audioset.head(config), teachers.load(config, task, clips, split)
+    return Run(config, task, clips, split, model, head, teacher, programs={} if programs is None else programs)
 
 
 def initial_variables(run: Run, variables: Variables) -> tuple[Variables, Callable[[Any], Any] | None]:

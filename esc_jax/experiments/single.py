@@ -14,7 +14,7 @@ from esc_jax.data import folds
 from esc_jax.data import resident as residents
 from esc_jax.evaluation.calibration import Calibration
 from esc_jax.experiments import crossval_quote, evaluate, pretrain, stage, workdir
-from esc_jax.experiments.run import Run, initial_variables, make_plan, prepare
+from esc_jax.experiments.run import Programs, Run, initial_variables, make_plan, prepare
 from esc_jax.models.model import Variables
 from esc_jax.runtime import devices
 from esc_jax.training import checkpoint, loop
@@ -50,7 +50,9 @@ def _evaluator(run: Run, quote: crossval_quote.Quote | None) -> Callable[[Variab
     return evaluate_epoch
 
 
-def train_and_evaluate(config: Any, folder: pathlib.Path, quote: crossval_quote.Quote | None = None) -> dict[str, Any]:
+def train_and_evaluate(
+    config: Any, folder: pathlib.Path, quote: crossval_quote.Quote | None = None, programs: Programs | None = None
+) -> dict[str, Any]:
     """Trains and tests as `config` says, in the workdir `folder`. Continues where an earlier call was interrupted.
 
     Args:
@@ -58,6 +60,7 @@ def train_and_evaluate(config: Any, folder: pathlib.Path, quote: crossval_quote.
         folder: workdir.
         quote: cross-validation of the config, under the protocol `all`. Its calibration is that of the model, and its
             score is in results.json.
+        programs: of runs whose configs differ in seed and test fold only; extended. They need not be compiled again.
 
     Returns:
         The object of results.json.
@@ -71,7 +74,7 @@ def train_and_evaluate(config: Any, folder: pathlib.Path, quote: crossval_quote.
     devices.check_batch_size("train.batch_size", config.train.batch_size, config.train.accumulate)
     if config.pretrain.objective:
         devices.check_batch_size("pretrain.batch_size", config.pretrain.batch_size)
-    run = prepare(config, folder)
+    run = prepare(config, folder, programs)
     if quote:
         quote.check_data(run.clips)
     workdir.check_teacher(folder, run.teacher_identity.get("checksum", ""))
@@ -98,8 +101,10 @@ def train_and_evaluate(config: Any, folder: pathlib.Path, quote: crossval_quote.
     steps_per_call = loop.steps_per_call(config.train.steps_per_call, run.per_epoch)
     plan = make_plan(run, folder, evaluate=_evaluator(run, quote), finish=finish, steps_per_call=steps_per_call)
     objective = run.objective()
-    step = run.train_step(objective, optimizer)
-    state, progress = stage.train(plan, step, objective.constants, state, batches, checkpoints, run.resident)
+    program = run.program(
+        run.train_key, lambda: stage.map_step(run.train_step(objective, optimizer), steps_per_call, run.resident)
+    )
+    state, progress = stage.train(plan, program, objective.constants, state, batches, checkpoints, run.resident)
 
     best = checkpoints.best() if selects else None
     tested_step = run.total if best is None else best

@@ -12,7 +12,7 @@ import numpy as np
 from esc_jax.frontends import registry as frontends
 from esc_jax.models import registry
 from esc_jax.models.encoder import Classifier
-from esc_jax.runtime.devices import AXIS
+from esc_jax.runtime import devices
 
 Variables = dict[str, Any]
 _INIT_FRAMES = 64
@@ -73,7 +73,7 @@ def abstract(config: Mapping[str, Any], classes: Sequence[str]) -> tuple[Model, 
     """
     data = config["data"]
     frontend = frontends.build(config["frontend"], data["sample_rate"])
-    module = registry.build(config["model"], len(classes), axis_name=AXIS)
+    module = registry.build(config["model"], len(classes), axis_name=devices.AXIS)
     samples = round((config["augment"]["crop_s"] or data["clip_s"]) * data["sample_rate"])
 
     def initialize(key: jax.Array) -> Variables:
@@ -102,6 +102,7 @@ def create(config: Mapping[str, Any], classes: Sequence[str], seed: int = 0) -> 
         seed: of the weights.
     """
     model, initialize = abstract(config, classes)
-    # This program runs once. Optimizing its hundreds of random draws costs ten times what it saves.
+    # This program runs once. Optimizing its hundreds of random draws costs ten times what it saves. Even without, a GPU
+    # takes 12 s to compile it.
     draw = jax.jit(initialize, compiler_options={"xla_backend_optimization_level": 0})
-    return model.with_variables(draw(jax.random.key(seed)))
+    return model.with_variables(devices.run_on_host(lambda: draw(jax.random.key(seed))))

@@ -116,6 +116,28 @@ def to_device(tree: Any) -> Any:
     return jax.block_until_ready(arrays) if jax.default_backend() == "cpu" else arrays
 
 
+def run_on_host(program: Callable[[], Any]) -> Any:
+    """Result of a program that runs once, computed on the CPU, for programs that a GPU takes long to compile.
+
+    JAX may be set up without a CPU (JAX_PLATFORMS); then the program runs on the default device.
+
+    Args:
+        program: returns a tree of arrays.
+
+    Returns:
+        The arrays, on the default device.
+    """
+    if jax.default_backend() == "cpu":
+        return program()
+    try:
+        host = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return program()
+    with jax.default_device(host):
+        outputs = jax.tree.map(np.asarray, program())
+    return jax.device_put(outputs)
+
+
 def check_batch_size(key: str, batch_size: int, accumulate: int = 1) -> None:
     """Checks that a global batch divides over the devices and over the parts of gradient accumulation.
 
@@ -136,7 +158,7 @@ def check_batch_size(key: str, batch_size: int, accumulate: int = 1) -> None:
         )
 
 
-def pmap_step(step: Step, devices: int | None = None, constants: Any = None) -> Step:
+def pmap_step(step: Step, devices: int | None = None) -> Step:
     """Maps a training step over the devices.
 
     The batch is split along its first axis. State and metrics must be equal on all devices, so `step` reduces
@@ -146,53 +168,51 @@ def pmap_step(step: Step, devices: int | None = None, constants: Any = None) -> 
     Args:
         step: (state, batch) → (state, metrics), or (state, batch, constants) → (state, metrics).
         devices: use only the first few devices of this process; None: all.
-        constants: tree of arrays that is passed to every call. Arrays that `step` closes over would be compiled into
-            the program instead.
 
     Returns:
-        (state, batch) → (state, metrics).
+        (state, batch, constants=None) → (state, metrics). `constants` is a tree of arrays, placed by `replicate`, that
+        change from call to call seldom or never. Arrays that `step` closes over would be compiled into the program.
     """
-    arguments = () if constants is None else (replicate(constants, devices),)
-    mapped = _mapped(step, devices, (None, 0, *(None for _ in arguments)))
+    mapped = _mapped(_with_constants(step), devices, (None, 0, None))
     count = devices or jax.local_device_count()
 
-    def call(state: Any, batch: Any) -> tuple[Any, Any]:
+    def call(state: Any, batch: Any, constants: Any = None) -> tuple[Any, Any]:
         batch = jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch)
-        return mapped(state, to_device(batch) if count == 1 else batch, *arguments)
+        return mapped(state, to_device(batch) if count == 1 else batch, constants)
 
     return call
 
 
-def pmap_steps(step: Step, most: int, devices: int | None = None, constants: Any = None) -> Step:
+def pmap_steps(step: Step, most: int, devices: int | None = None) -> Step:
     """Maps a loop of several training steps over the devices, so that the host dispatches once for all of them.
 
     One program serves any number of steps up to `most`: the result does not depend on how steps are grouped.
 
     Args:
-        step, devices, constants: as for `pmap_step`.
+        step, devices: as for `pmap_step`.
         most: largest number of steps in a call.
 
     Returns:
-        (state, sequence of 1 … most batches) → (state, metrics). The n-th element of each metric, which has `most`
-        elements, is that of the n-th step; those after the last step are zero.
+        (state, sequence of 1 … most batches, constants=None) → (state, metrics). The n-th element of each metric, which
+        has `most` elements, is that of the n-th step; those after the last step are zero. `constants` as for
+        `pmap_step`.
     """
-    arguments = () if constants is None else (replicate(constants, devices),)
-    count = devices or jax.local_device_count()
+    step, count = _with_constants(step), devices or jax.local_device_count()
 
-    def loop(state: Any, batches: Any, steps: jax.Array, *arguments: Any) -> tuple[Any, Any]:
+    def loop(state: Any, batches: Any, steps: jax.Array, constants: Any) -> tuple[Any, Any]:
         def at(number: int | jax.Array) -> Any:
             return jax.tree.map(lambda x: x[number], batches)
 
         def body(number: jax.Array, carry: Any) -> Any:
             state, metrics = carry
-            state, new = step(state, at(number), *arguments)
+            state, new = step(state, at(number), constants)
             return state, jax.tree.map(lambda values, value: values.at[number].set(value), metrics, new)
 
-        shapes = jax.eval_shape(step, state, at(0), *arguments)[1]
+        shapes = jax.eval_shape(step, state, at(0), constants)[1]
         zeros = jax.tree.map(lambda x: jnp.zeros((most, *x.shape), x.dtype), shapes)
         return jax.lax.fori_loop(0, steps, body, (state, zeros))
 
-    mapped = _mapped(loop, devices, (None, 0, None, *(None for _ in arguments)))
+    mapped = _mapped(loop, devices, (None, 0, None, None))
 
     def stack(*leaves: np.ndarray) -> np.ndarray:
         """(devices, most, rows of a device, …). Rows after the last batch are not read."""
@@ -202,11 +222,16 @@ def pmap_steps(step: Step, most: int, devices: int | None = None, constants: Any
             out[:, number] = leaf.reshape(count, rows, *leaf.shape[1:])
         return out
 
-    def call(state: Any, batches: Sequence[Any]) -> tuple[Any, Any]:
+    def call(state: Any, batches: Sequence[Any], constants: Any = None) -> tuple[Any, Any]:
         stacked = jax.tree.map(stack, *batches)
-        return mapped(state, to_device(stacked) if count == 1 else stacked, np.int32(len(batches)), *arguments)
+        return mapped(state, to_device(stacked) if count == 1 else stacked, np.int32(len(batches)), constants)
 
     return call
+
+
+def _with_constants(step: Step) -> Step:
+    """A step that is called with constants, which may be None."""
+    return lambda state, batch, constants: step(state, batch, *(() if constants is None else (constants,)))
 
 
 def _mapped(step: Step, devices: int | None, in_axes: tuple[int | None, ...]) -> Step:

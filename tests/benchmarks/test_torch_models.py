@@ -115,7 +115,7 @@ def test_variables_of_another_network_are_refused():
 
 
 @pytest.mark.extended
-@pytest.mark.parametrize("options", [[], ["--together"]])
+@pytest.mark.parametrize("options", [[], ["--together", "--models", "resnet34", "mn04", "--batch", "2", "3"]])
 def test_command_prints_a_table_and_writes_it(environment, tmp_path, options):
     command = [sys.executable, BENCHMARKS / "models.py", "--models", "resnet34", "--tiny", "--rounds=1", *options]
     done = subprocess.run([*command, f"--out={tmp_path}"], env=environment, capture_output=True, text=True)
@@ -124,7 +124,8 @@ def test_command_prints_a_table_and_writes_it(environment, tmp_path, options):
     assert len(rows) == 2 and "| model |" in done.stdout
     assert all(row in (tmp_path / "models.md").read_text() for row in rows)
     written = json.loads((tmp_path / "models.json").read_text())
-    assert [line["what"] for line in written["lines"]] == ["train", "predict"]
+    assert [line["what"] for line in written["lines"]] == ["train", "predict"] * (2 if options else 1)
+    assert [line["batch"] for line in written["lines"]] == ([2, 2, 3, 3] if options else [2, 2])
     assert all(len(line["seconds"]["esc_jax"]) == len(line["seconds"]["PyTorch"]) == 1 for line in written["lines"])
     assert written["tiny"] and written["versions"].keys() >= {"jax", "jaxlib", "torch", "transformers"}
     assert written["device"] and written["threads"] > 0 and written["date"]

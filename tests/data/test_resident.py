@@ -1,6 +1,7 @@
 """Clips on the devices: the same batches as from the host, and when they are placed there."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -55,10 +56,13 @@ def test_steps_are_the_same_as_from_the_host(noise_clips, count_devices):
         return (number + 1, total + loss), {"loss": loss, "drawn": devices.all_gather(drawn)}
 
     clips = resident.ResidentClips(noise_clips)
-    arrays = (clips.arrays, None)
+    arrays = devices.replicate((clips.arrays, None), count_devices)
     plain = devices.pmap_step(step, count_devices)
-    gathered = devices.pmap_step(resident.gathered(step), count_devices, constants=arrays)
-    calls = {most: devices.pmap_steps(resident.gathered(step), most, count_devices, arrays) for most in (2, 5)}
+    gathered = functools.partial(devices.pmap_step(resident.gathered(step), count_devices), constants=arrays)
+    calls = {
+        most: functools.partial(devices.pmap_steps(resident.gathered(step), most, count_devices), constants=arrays)
+        for most in (2, 5)
+    }
     host_calls = devices.pmap_steps(step, 3, count_devices)
 
     def run(mapped, steps, **options):

@@ -20,7 +20,7 @@ def runs(noise_clips, monkeypatch):
     """A config whose runs guess at random, the list of (fold, seed) that ran, and a set of folds to fail."""
     ran, failing = [], set()
 
-    def run(config, folder):
+    def run(config, folder, programs=None):
         fold, seed = config.data.test_fold, config.seed
         ran.append((fold, seed))
         if fold in failing:

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from esc_jax.runtime import devices
 
@@ -38,8 +39,32 @@ def test_constants_are_passed_to_every_call():
         total = jax.lax.psum(batch.sum() * constants["factor"], devices.AXIS)
         return state + total, {"total": total}
 
-    mapped = devices.pmap_step(step, constants={"factor": jnp.float32(2.0)})
+    mapped, constants = devices.pmap_step(step), devices.replicate({"factor": jnp.float32(2.0)})
     state = devices.replicate(jnp.float32(1.0))
     for expected in (57.0, 113.0):
-        state, metrics = mapped(state, np.arange(8, dtype=np.float32))
+        state, metrics = mapped(state, np.arange(8, dtype=np.float32), constants=constants)
         assert float(state) == expected and float(metrics["total"]) == 56.0
+
+
+@pytest.mark.parametrize("has_cpu", [True, False])
+def test_a_program_runs_on_the_host_and_returns_arrays_of_the_default_device(monkeypatch, has_cpu):
+    first, other = jax.devices()[:2]  # `other` stands in for the CPU of a machine with a GPU
+
+    def local_devices(backend):
+        if not has_cpu:
+            raise RuntimeError("Unknown backend cpu")
+        return {"cpu": [other]}[backend]
+
+    ran_on = []
+
+    def program():
+        x = jnp.arange(4) * 2
+        ran_on.append(x.devices())
+        return {"x": x}
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "cuda")
+    monkeypatch.setattr(jax, "local_devices", local_devices)
+    outputs = devices.run_on_host(program)
+    assert ran_on == [{other if has_cpu else first}]
+    np.testing.assert_array_equal(outputs["x"], [0, 2, 4, 6])
+    assert outputs["x"].devices() == {first} and not outputs["x"].committed

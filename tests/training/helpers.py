@@ -1,5 +1,7 @@
 """A training of a few steps, and a small model with padding and dropout, for tests of the training step."""
 
+import functools
+
 import jax
 import numpy as np
 
@@ -58,7 +60,9 @@ def train_objective(config, objective, model, clips, count, devices=1):
 def run_steps(objective, optimizer, optim_config, state, clips, count, devices=1, batch_size=8, **options):
     """(state after, metrics of each step) of `count` steps of an objective, on the first devices."""
     step = steps.train_step(objective, optimizer, optim_config, **options)
-    step = parallel.pmap_step(step, devices, constants=objective.constants)
+    step = functools.partial(
+        parallel.pmap_step(step, devices), constants=parallel.replicate(objective.constants, devices)
+    )
     state = parallel.replicate(state, devices)
     batches = pipeline.train_batches(clips, range(len(clips)), batch_size, seed=0)
     lines = []

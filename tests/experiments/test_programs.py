@@ -1,0 +1,57 @@
+"""Runs of a cross-validation share their programs."""
+
+import collections
+
+import pytest
+
+from esc_jax import config as configs
+from esc_jax.data.datasets import registry as datasets
+from esc_jax.experiments import crossval, single
+from esc_jax.objectives.supervised import Supervised
+from esc_jax.training import step as steps
+
+
+@pytest.fixture
+def config(noise_clips, monkeypatch):
+    """Folds of noise, and a network of one block."""
+    monkeypatch.setattr(datasets, "load", lambda config, check=None: noise_clips)
+    config = configs.defaults("resnet")
+    config.data.update(sample_rate=noise_clips.sample_rate, clip_s=0.5)
+    config.frontend.update(n_fft=512, hop=256, mels=16)
+    config.model.encoder.update(stage_sizes=(1,), width=8)
+    config.train.update(batch_size=4, epochs=1, tensorboard=False)
+    config.crossval.folds = (1, 2)
+    config.eval.tta = 2
+    return config
+
+
+@pytest.mark.parametrize("balance, programs", [("", 1), ("loss", 2)])
+def test_a_step_is_traced_once_for_all_folds(config, tmp_path, monkeypatch, balance, programs):
+    """With weights of the loss, which differ from fold to fold, each fold has a program of its own."""
+    config.train.class_balance = balance
+    traces = []
+
+    def inputs(*args, original=Supervised.inputs):
+        traces.append("train")
+        return original(*args)
+
+    def features(*args, original=steps._features):
+        traces.append(f"test with {args[2].count} views")
+        return original(*args)
+
+    monkeypatch.setattr(Supervised, "inputs", inputs)
+    monkeypatch.setattr(steps, "_features", features)
+    crossval.cross_validate(config, tmp_path / "together")
+    together = collections.Counter(traces)
+    assert together["test with 1 views"] and together["test with 2 views"]
+    for fold in (1, 2):
+        traces.clear()
+        config.data.test_fold = fold
+        single.train_and_evaluate(config, tmp_path / f"fold{fold}")
+        alone = collections.Counter(traces)
+        assert together == {kind: count * (programs if kind == "train" else 1) for kind, count in alone.items()}
+        one, other = (
+            (folder / "predictions.csv").read_text()
+            for folder in (tmp_path / f"fold{fold}", tmp_path / "together" / f"fold{fold}")
+        )
+        assert one == other
