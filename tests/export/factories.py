@@ -58,6 +58,8 @@ def tiny_config(name: str) -> ml_collections.ConfigDict:
         config.frontend.update(n_fft=512, hop=256, mels=32, htk=True, win_length=400)
     if name == "efficientat":
         config.frontend.fmax = 7000.0
+    if name == "resnet":
+        config.model.head.pooling = "attention"
     return config
 
 
