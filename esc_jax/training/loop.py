@@ -188,6 +188,8 @@ class _Training:
         # Placed as a step leaves it. Otherwise the second step would be compiled again.
         self._state = plan.place(state)
         self._number = states.step_of(self._state)
+        self._position = batches.get_state()  # in the data, after the last step
+        self._ahead: list[Any] = []  # batches of the next call
 
     def run(self) -> tuple[TrainState, dict[str, Any]]:
         """As `loop.run`."""
@@ -225,28 +227,34 @@ class _Training:
         pending: _Call | None = None
         epoch = self._number // plan.per_epoch + 1
         while True:
-            steps = min(plan.steps_per_call, epoch * plan.per_epoch - self._number)
-            batches = self._read(steps, pending)
+            batches = self._ahead or self._read(None)
             self._state, metrics = self._step(self._state, batches if plan.steps_per_call > 1 else batches[0])
-            call = _Call(self._number + 1, steps, metrics)
-            self._number += steps
-            bar.update(steps)
-            # The metrics of a call are read after the next call was dispatched, so that the device stays busy.
+            call = _Call(self._number + 1, len(batches), metrics)
+            self._number += call.steps
+            self._position = self._batches.get_state()
+            # The device is busy with this call, while the next one is read and the metrics of the last one are added.
+            self._ahead = self._read(call) if self._number < plan.total else []
+            bar.update(call.steps)
             if pending:
                 self._add(pending)
                 loss = self._progress["sums"]["loss"] / (call.first - 1 - plan.per_epoch * (epoch - 1))
                 bar.set_postfix_str(f"epoch {epoch}/{plan.epochs}, loss {loss:.3f}", refresh=False)
             pending = call
             last = self._number % plan.per_epoch == 0
-            if stop.agree(self._number, last, steps) or last:
+            if stop.agree(self._number, last, call.steps) or last:
                 self._add(call)
                 return
 
-    def _read(self, steps: int, pending: "_Call | None") -> list[Any]:
-        """The next batches. The time in which the device may have waited for them is added to `data_wait`."""
+    def _read(self, running: "_Call | None") -> list[Any]:
+        """The batches of the next call. The time in which the device may have waited for them is added to `data_wait`.
+
+        Args:
+            running: the call that the device computes meanwhile; None: it waits.
+        """
         started = time.monotonic()
+        steps = min(self._plan.steps_per_call, self._plan.per_epoch - self._number % self._plan.per_epoch)
         batches = [next(self._batches) for _ in range(steps)]
-        if not pending or pending.metrics["loss"].is_ready():
+        if not running or running.metrics["loss"].is_ready():
             sums = self._progress["sums"]
             sums[_DATA_WAIT] = sums.get(_DATA_WAIT, 0.0) + time.monotonic() - started
         return batches
@@ -267,7 +275,8 @@ class _Training:
         line: dict[str, Any] = {"epoch": self._number // plan.per_epoch, "step": self._number}
         waited, seconds = progress["sums"].pop(_DATA_WAIT, 0.0), self._seconds()
         line |= {key: value / plan.per_epoch for key, value in progress["sums"].items()}
-        line |= {"lr": float(plan.rate(jnp.int32(self._number - 1))), "seconds": round(seconds, 1)}
+        rate = devices.run_on_host(lambda: plan.rate(jnp.int32(self._number - 1)))
+        line |= {"lr": float(rate), "seconds": round(seconds, 1)}
         before = progress["history"][-1]["seconds"] if progress["history"] else 0.0
         line[_DATA_WAIT] = round(min(1.0, waited / max(seconds - before, 1e-3)), 4)
         evaluation = plan.evaluate(self._state.weights(), line)
@@ -291,7 +300,7 @@ class _Training:
         if not states.is_finite(self._state):
             raise self._diverged(f"the weights are not finite after step {self._number}")
         self._progress["seconds"] = self._seconds()
-        meta = self._plan.meta(self._progress, self._batches.get_state()) | evaluation.meta
+        meta = self._plan.meta(self._progress, self._position) | evaluation.meta
         self._checkpoints.save(self._state, meta, evaluation.selection, evaluation.novelty)
 
     def _diverged(self, problem: str) -> TrainError:
