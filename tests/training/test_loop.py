@@ -167,8 +167,8 @@ def test_the_share_of_waiting_is_recorded(tmp_path, monkeypatch):
         progress = loop.run(plan(folder, 2, per_epoch=4), timed, state, Slow((8,)), checkpoints)[1]
         checkpoints.close()
         shares.append([line["data_wait"] for line in progress["history"]])
-    # A batch is read before the first step and after each step but the last one: five in the 17 s of the first epoch, and
-    # three in the 15 s of the second. With a busy device, the first batch of the run is the only one that is waited for.
+    # A batch is read before the first step and after each step but the last one: five in the 17 s of the first epoch,
+    # three in the 15 s of the second. A busy device waits for the first batch of the run only.
     assert shares == [[round(5 / 17, 4), round(3 / 15, 4)], [round(1 / 17, 4), 0.0]]
 
 
