@@ -140,6 +140,12 @@ GPU_MODEL_COLUMNS = (
     column("esc_jax, % of peak", "esc_jax_peak"),
     column("PyTorch, % of peak", "pytorch_peak"),
 )
+INGREDIENT_COLUMNS = (
+    Column("setting", lambda row: f"`{row['setting']}`" if row["points"] else row["setting"]),
+    column("accuracy", "accuracy"),
+    span("points (95 % interval)", "points", signed=True),
+    span("points with views (95 % interval)", "tta_points", signed=True),
+)
 MISTAKE_COLUMNS = (column("class", "true"), column("mistakes", "errors"), column("clips", "total"))
 
 
@@ -327,15 +333,8 @@ TABLES = {
             span("points (95 % interval)", "points", signed=True),
         ),
     ),
-    "ingredients": Table(
-        "ablation",
-        (
-            Column("setting", lambda row: f"`{row['setting']}`" if row["points"] else row["setting"]),
-            column("accuracy", "accuracy"),
-            span("points (95 % interval)", "points", signed=True),
-            span("points with views (95 % interval)", "tta_points", signed=True),
-        ),
-    ),
+    "ingredients": Table("ablation", INGREDIENT_COLUMNS),
+    "ingredients-long": Table("ablation", INGREDIENT_COLUMNS),
     "ablation-range": Table(
         "ablation",
         (
