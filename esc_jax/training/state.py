@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from esc_jax.runtime import devices
+
 
 class TrainState(struct.PyTreeNode):
     """Everything that a resumed run needs to continue bit for bit. Random keys follow from `seed` and `step`.
@@ -51,8 +53,13 @@ def create(
     The moving average starts from a copy of the initial weights, since both are donated to the step.
     """
     params, batch_stats = variables["params"], variables["batch_stats"]
-    average = jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats}) if ema else None
-    return TrainState(jnp.int32(0), jnp.int32(seed), params, batch_stats, optimizer.init(params), average, carry)
+
+    def derived() -> tuple[Any, Any]:  # each shape would be a program of its own for a GPU
+        average = jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats}) if ema else None
+        return optimizer.init(params), average
+
+    opt_state, average = devices.run_on_host(derived)
+    return TrainState(jnp.int32(0), jnp.int32(seed), params, batch_stats, opt_state, average, carry)
 
 
 def step_of(state: TrainState) -> int:
