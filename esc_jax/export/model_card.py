@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from esc_jax.errors import counted
 from esc_jax.evaluation.calibration import Calibration
 from esc_jax.evaluation.escaping import escape_markdown
 from esc_jax.export import usage
@@ -231,7 +232,7 @@ def _describe_measurement(restored: Restored) -> list[str]:
     quote = [_describe_cross_validation(label, quoted)] if quoted else []
     if isinstance(result, str):
         return [f"There is no measured {label} of these weights: {result}.", *quote]
-    text = f"Measured {label}: {_describe_score(result)} on {result.clips} clips of {_folds(result)}, which were not"
+    text = f"Measured {label}: {_describe_score(result)} on {counted(result.clips, 'clip')} of {_folds(result)}, which were not"
     text += f" used for training.{_describe_protocol(result.protocol)}"
     if result.mean_tta is not None:
         text += (
@@ -243,7 +244,7 @@ def _describe_measurement(restored: Restored) -> list[str]:
 
 def _describe_cross_validation(label: str, quoted: CrossValidation) -> str:
     return (
-        f"Cross-validation of the same config: {label} {_describe_score(quoted)} on {quoted.clips} clips of"
+        f"Cross-validation of the same config: {label} {_describe_score(quoted)} on {counted(quoted.clips, 'clip')} of"
         f" {_folds(quoted)}. This is the score of other weights: each fold was predicted by a model that was trained on"
         f" the other folds.{_describe_protocol(quoted.protocol)}"
     )

@@ -8,11 +8,13 @@ import pathlib
 from typing import IO, TYPE_CHECKING, Any
 
 from esc_jax import files
+from esc_jax.errors import counted
 from esc_jax.evaluation.escaping import escape_cell
 
 if TYPE_CHECKING:  # numpy, which --help does not need
     from datetime import datetime
 
+    from esc_jax.inference.events import Event
     from esc_jax.inference.timeline import Prediction, Timeline
 
 SEGMENTS = ("begin", "middle", "end")
@@ -79,8 +81,7 @@ def table(name: str, timeline: "Timeline", k: int, segments: Sequence[str] | Non
     exclusive = timeline.task.exclusive
     shown = [p.labels[:k] if exclusive else p.detected for _, _, _, p in spans if p]
     width = max((len(label) for labels in shown for label in labels), default=0)
-    count = len(timeline.starts)
-    lines = [f"{name}: {timeline.duration_s:.1f} s, {count} window{'s' * (count != 1)}"]
+    lines = [f"{name}: {timeline.duration_s:.1f} s, {counted(len(timeline.starts), 'window')}"]
     for label, start, end, prediction in spans:
         lines.append(f"  {label:<6} {span(start, end)}   {cells(prediction, k, width, exclusive)}")
     return "\n".join(lines) + "\n"
@@ -115,6 +116,18 @@ def rows(timeline: "Timeline", k: int) -> list[dict[str, Any]]:
             }
         )
     return objects
+
+
+def event_entry(event: "Event") -> dict[str, Any]:
+    """An event as a JSON object: `onset_s`, `offset_s`, `label`, `score`, `peak_s` and `unfamiliar`."""
+    return {
+        "onset_s": round(event.onset_s, 4),
+        "offset_s": round(event.offset_s, 4),
+        "label": event.label,
+        "score": round(event.score, 6),
+        "peak_s": None if event.peak_s is None else round(event.peak_s, 4),
+        "unfamiliar": event.unfamiliar,
+    }
 
 
 def write_csv(

@@ -196,7 +196,7 @@ def test_a_full_queue_is_answered_with_retry_after(classifier, tmp_path, monkeyp
             accepted = [call.result()[0] for call in set(calls) - done]
     assert {status for status, _, _ in refused} == {503} and accepted == [200] * 3
     assert all(int(headers["Retry-After"]) >= 1 for _, _, headers in refused)
-    assert refused[0][1]["detail"] == "3 requests are already waiting: try again in 3 s"
+    assert refused[0][1]["detail"] == "the queue is full (3 requests): try again in 3 s"
 
 
 def test_an_upload_that_takes_too_long(classifier, tmp_path, monkeypatch):
