@@ -115,7 +115,7 @@ def _check(parser: arguments.Parser, options: argparse.Namespace) -> None:
         if not os.path.isdir(options.watch):
             parser.error(f"--watch={options.watch}: no such folder")
         return
-    given = [name for name in ("out", *archives.NEEDED) if getattr(options, name) is not None]
+    given = [name for name in ("out", "csv_bom", *archives.NEEDED) if getattr(options, name) is not None]
     if given := given + ["smooth_s"] * bool(options.smooth_s):
         parser.error(f"--{given[0]} needs --watch=FOLDER")
 

@@ -48,7 +48,8 @@ class Split:
         """Returns a sentence with the size and the folds of every part."""
 
         def part(name: str, indices: Sequence[int], folds: Sequence[int]) -> str:
-            return f"{name} {counted(len(indices), 'clip')} (fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))})"
+            count = counted(len(indices), "clip")
+            return f"{name} {count} (fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))})"
 
         parts = [part("train", self.train, self.train_folds)]
         if self.validation:

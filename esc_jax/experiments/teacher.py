@@ -101,8 +101,8 @@ def _of_run(task: Task, clips: Clips, split: folds.Split, folder: pathlib.Path) 
     checkpoint.check_data(restored.meta["data"], clips.identity, folder)
     if other := set(dataset.split_clips(trained, clips).train) - set(split.train):
         raise ConfigError(
-            f"{key} was trained on {counted(len(other), 'clip')} that this run holds out: train the teacher with the same"
-            " protocol, data.drop_leaky_sources and train.calibration_share"
+            f"{key} was trained on {counted(len(other), 'clip')} that this run holds out: train the teacher with the"
+            " same protocol, data.drop_leaky_sources and train.calibration_share"
         )
     return Teacher(restored.model, Calibration.read(restored.meta).temperature or 1.0, _name_of_run(restored, folder))
 

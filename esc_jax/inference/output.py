@@ -21,6 +21,7 @@ SEGMENTS = ("begin", "middle", "end")
 CSV_COLUMNS = ("file", "start_s", "end_s", "class", "probability", "level_db", "silent", "unfamiliar")
 SILENCE = "silence"
 UNFAMILIAR = "unlike any class"
+BOM = "\ufeff"  # at the beginning of a csv file: Excel recognises UTF-8 by it
 NO_CLASS = "no class above its threshold"
 
 
@@ -134,12 +135,13 @@ def write_csv(
     path: pathlib.Path,
     timelines: Sequence[tuple[str, "Timeline"]],
     k: int,
-    starts: "Sequence[datetime | None] | None" = None,
+    bom: bool = False,
 ) -> None:
-    """Writes `write_windows` to a file. If that fails, an older file is unchanged."""
+    """Writes `write_windows` to a file, after BOM with `bom`. If that fails, an older file is unchanged."""
     # File names are bytes on Linux and need not be valid UTF-8.
     with files.write_output(path, "w", newline="", errors="surrogateescape") as file:
-        write_windows(file, timelines, k, starts)
+        file.write(BOM if bom else "")
+        write_windows(file, timelines, k)
 
 
 def write_windows(
@@ -218,19 +220,19 @@ def document_entry(name: str, timeline: "Timeline", k: int) -> dict[str, Any]:
     return {"file": name, "duration_s": duration, "note": timeline.note, "windows": rows(timeline, k)}
 
 
-def plot_path(out: pathlib.Path, file: str, taken: Collection[pathlib.Path], single: bool) -> pathlib.Path:
+def plot_path(out: pathlib.Path, file: str, taken: Collection[str], single: bool) -> pathlib.Path:
     """The path of a recording's picture: OUT.png, or OUT-STEM.png with several recordings.
 
     Args:
         out: value of --plot.
         file: the recording.
-        taken: paths in use; a number is appended to a stem that is taken.
+        taken: names in use, casefolded: a file system can ignore case. A number is appended to a stem that is taken.
         single: whether it is the only recording.
     """
     if single:
         return out
     path, number = out.with_name(f"{out.stem}-{pathlib.Path(file).stem}{out.suffix}"), 1
-    while path in taken:
+    while path.name.casefold() in taken:
         number += 1
         path = out.with_name(f"{out.stem}-{pathlib.Path(file).stem}-{number}{out.suffix}")
     return path

@@ -46,7 +46,7 @@ class Predictions:
 def _read_rows(path: pathlib.Path) -> tuple[list[str], list[list[str]]]:
     """Header and rows, all of the same length. Raises RunError."""
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
+        with open(path, newline="", encoding="utf-8") as file:
             lines = list(csv.reader(file))
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}") from None

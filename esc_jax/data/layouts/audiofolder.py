@@ -138,8 +138,8 @@ def _label_by_folder(entries: Entries, root: pathlib.Path) -> None:
         parts = [part[1:] for part in parts]
     if loose := [name for name, part in zip(entries.names, parts, strict=True) if not part]:
         raise DataError(
-            f"data.dir: {root} names no label of {counted(len(loose), 'file')}, such as {loose[0]}: add a column of labels"
-            f" in {TABLE}, or a class folder"
+            f"data.dir: {root} names no label of {counted(len(loose), 'file')}, such as {loose[0]}: add a column of"
+            f" labels in {TABLE}, or a class folder"
         )
     entries.labels = [(part[0],) for part in parts]
 
