@@ -187,7 +187,9 @@ def _check_clips(options: argparse.Namespace) -> None:
     folder = files.resolve(options.clips)
     for argument in options.files:
         if os.path.isdir(place := files.resolve(argument)) and folder.is_relative_to(place):
-            raise PredictError(f"--clips={options.clips} is in the folder of the recordings, {argument}: give another")
+            raise PredictError(
+                f"--clips={options.clips} is in the folder of the recordings, {argument}: give another folder"
+            )
 
 
 def _archive(classifier: "SoundClassifier", paths: list[str], options: argparse.Namespace, problems: list[str]) -> None:

@@ -86,14 +86,15 @@ def best_events(events: Iterable[Detection], per_class: int) -> list[Detection]:
 
 
 def is_replaceable(folder: pathlib.Path) -> bool:
-    """Whether the table in a folder of excerpts is one of `write_excerpts`, or there is none."""
-    try:
-        with open(folder / TABLE, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            return next(csv.reader(file), None) == _HEADER
-    except csv.Error:
-        return False
-    except OSError:  # none; or it cannot be written either, and that is a problem of `write_excerpts`
+    """Whether the table in a folder of excerpts is one of `write_excerpts`, or there is none. Raises OSError."""
+    table = folder / TABLE
+    if not table.is_file():
         return True
+    with open(table, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+        try:
+            return next(csv.reader(file), None) == _HEADER
+        except csv.Error:
+            return False
 
 
 def write_excerpts(
@@ -165,12 +166,14 @@ def _remove_earlier(folder: pathlib.Path, current: Iterable[pathlib.Path]) -> in
 
 
 def _is_excerpt(path: pathlib.Path) -> bool:
-    """Whether a file is as `_encode` has made it: another program that saves a sound writes its own name, or none."""
+    """Whether a file is as `_encode` has made it, and in the folder of its class, where no user has sorted it."""
     try:
-        with soundfile.SoundFile(path) as file:
-            return file.software.startswith(_SOFTWARE)
+        with soundfile.SoundFile(path) as file:  # another program that saves a sound writes its own name, or none
+            software, label = file.software, file.title
     except (OSError, soundfile.LibsndfileError):
         return False
+    folder = re.escape(_file_name(label)) + r"(-\d+)?"
+    return software.startswith(_SOFTWARE) and re.fullmatch(folder, path.parent.name) is not None
 
 
 def _file_name(text: str) -> str:

@@ -208,7 +208,7 @@ def test_excerpts_of_a_second_call(command, tmp_path):
     excerpts = f"{len(after)} excerpt{'s' * (len(after) > 1)}"
     assert text.endswith(f"{clips}: {excerpts}, {len(before - after)} of an earlier call removed\n")
     (root / "a").rename(root / "elsewhere")
-    status, text, _ = command(*options, f"--out={tmp_path}/two", "--clips_per_class=1", *map(str, [root / "a"]))
+    status, text, _ = command(*options, f"--out={tmp_path}/two", "--clips_per_class=1", root / "a")
     assert status == 1 and text.endswith(f"{clips}: unchanged, since no recording is finished\n")
     assert set(clips.glob("*/*.wav")) == after
 
@@ -220,7 +220,7 @@ def test_folders_of_excerpts_that_are_refused(command, tmp_path):
     sentence = f"{clips}/excerpts.csv is not as predict has written it: rename it, or give another --clips folder"
     assert command(f"--out={tmp_path}/o", f"--clips={clips}", root) == (2, "", f"esc_jax: {sentence}\n")
     (tmp_path / "link").symlink_to(root)
-    sentence = f"--clips={tmp_path}/link/a is in the folder of the recordings, {root}: give another"
+    sentence = f"--clips={tmp_path}/link/a is in the folder of the recordings, {root}: give another folder"
     assert command(f"--out={tmp_path}/o", f"--clips={tmp_path}/link/a", root) == (2, "", f"esc_jax: {sentence}\n")
 
 

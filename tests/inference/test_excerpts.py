@@ -3,6 +3,7 @@
 import csv
 import os
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -166,8 +167,10 @@ def test_excerpts_of_an_earlier_call_are_removed_and_other_files_are_kept(root, 
     (out / "dog/004-a-1.0s.wav").symlink_to(root / "a.wav")
     (out / "dog/002-a-9.0s.wav.77.partial").write_bytes(b"RIFF")  # of a killed call
     (out / "notes").mkdir()
+    shutil.copy(out / "dog/001-a-5.0s.wav", out / "notes/001-a-5.0s.wav")  # sorted by the user
     (out / "notes/005-a-1.0s.wav").write_text("no audio")
-    kept = {"dog/best.wav", "dog/003-a-1.0s.wav", "dog/004-a-1.0s.wav", "notes/005-a-1.0s.wav", "excerpts.csv"}
+    kept = {f"dog/{name}.wav" for name in ("best", "003-a-1.0s", "004-a-1.0s")}
+    kept |= {"notes/001-a-5.0s.wav", "notes/005-a-1.0s.wav", "excerpts.csv"}
     assert excerpts.write_excerpts([detection("dog", 0.7, "x/b.flac", 4.0, 5.0)], root, out, 10.0, []) == (1, 2)
     names = {path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir()}
     assert names == kept | {"dog/001-b-4.0s.wav"} and not (out / "frog").exists()
