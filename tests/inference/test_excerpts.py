@@ -129,6 +129,8 @@ def test_classes_with_similar_names_have_folders_of_their_own(root, tmp_path):
         samples, _ = soundfile.read(tmp_path / "clips" / row["excerpt"])
         first = (float(row["onset_s"]) - 1) / 20  # of the ramp
         np.testing.assert_allclose(samples[0], first, atol=2 / 32768)
+    assert excerpts.write_excerpts([], root, tmp_path / "clips", 10.0, []) == (0, len(labels))
+    assert list((tmp_path / "clips").iterdir()) == [tmp_path / "clips/excerpts.csv"]
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
