@@ -241,21 +241,22 @@ def _write_excerpts(store: "Archive", paths: list[str], options: argparse.Namesp
     from esc_jax.inference import archive, excerpts
 
     suffix, _ = result_files.FORMATS["events"]
-    tables = [store.folder / f"{store.name(path)}{suffix}" for path in paths if store.is_finished(path)]
-
-    def detections() -> "Iterator[excerpts.Detection]":
-        for table in tables:
-            with collect_errors(problems, table):
-                yield from excerpts.read_events(table)
-
-    if not tables:  # the disk of the recordings can be missing
-        sys.stdout.write(f"{options.clips}: unchanged, since no recording is finished\n")
-        return
-    # One process at a time, since what the others have written is removed.
+    # One process at a time, since what the others have written is removed. The last one finds all that is finished.
     with collect_errors(problems, options.clips), files.file_lock(store.folder / archive.LOCKS / "excerpts"):
+        tables = [store.folder / f"{store.name(path)}{suffix}" for path in paths if store.is_finished(path)]
+        if not tables:  # the disk of the recordings can be missing
+            sys.stdout.write(f"{options.clips}: unchanged, since no recording is finished\n")
+            return
+
+        def detections() -> "Iterator[excerpts.Detection]":
+            for table in tables:
+                with collect_errors(problems, table):
+                    yield from excerpts.read_events(table)
+
         best = excerpts.best_events(detections(), options.clips_per_class or CLIPS_PER_CLASS)
-        bom = bool(options.csv_bom)
-        written, removed = excerpts.write_excerpts(best, store.root, options.clips, MAX_CLIP_S, problems, bom)
+        written, removed = excerpts.write_excerpts(
+            best, store.root, options.clips, MAX_CLIP_S, problems, bool(options.csv_bom)
+        )
         earlier = f", {removed} of an earlier call removed" if removed else ""
         sys.stdout.write(f"{options.clips}: {counted(written, 'excerpt')}{earlier}\n")
 

@@ -208,6 +208,7 @@ def test_excerpts_of_a_second_call(command, tmp_path):
     excerpts = f"{len(after)} excerpt{'s' * (len(after) > 1)}"
     assert text.endswith(f"{clips}: {excerpts}, {len(before - after)} of an earlier call removed\n")
     (root / "a").rename(root / "elsewhere")
+    (root / "a").mkdir()  # the place of a disk that is not mounted
     status, text, _ = command(*options, f"--out={tmp_path}/two", "--clips_per_class=1", root / "a")
     assert status == 1 and text.endswith(f"{clips}: unchanged, since no recording is finished\n")
     assert set(clips.glob("*/*.wav")) == after
