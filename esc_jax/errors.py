@@ -44,6 +44,11 @@ def shorten(value: object, length: int = 60) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """A number of things: "1 file", "2 files". The plural is `noun` with an s, unless it is given."""
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
+
+
 def printable(message: str, length: int = 4000) -> str:
     """A message on one line, without control characters, which names in files can contain, and of limited length."""
     text = "".join(c if c.isprintable() else " " if c.isspace() else f"\\x{ord(c):02x}" for c in message)

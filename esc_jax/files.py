@@ -41,6 +41,10 @@ def resolve(path: str | os.PathLike[str]) -> pathlib.Path:
     return pathlib.Path(os.path.realpath(expand(path)))  # Path.resolve of Python 3.11 and 3.12 raises at a loop
 
 
+def _open(path: pathlib.Path, mode: str, newline: str | None, errors: str | None) -> IO[Any]:
+    return open(path, mode, newline=newline, encoding=None if "b" in mode else "utf-8", errors=errors)
+
+
 @contextlib.contextmanager
 def atomic_write(
     path: pathlib.Path, mode: str = "wb", newline: str | None = None, errors: str | None = None
@@ -57,7 +61,7 @@ def atomic_write(
     stem = path.name if len(encoded) <= _LONGEST_NAME else f"{zlib.crc32(encoded):08x}"
     partial = path.with_name(f"{stem}.{os.getpid()}.partial")
     try:
-        with open(partial, mode, newline=newline, encoding=None if "b" in mode else "utf-8", errors=errors) as file:
+        with _open(partial, mode, newline, errors) as file:
             yield file
         os.replace(partial, path)
     finally:
@@ -78,7 +82,7 @@ def write_output(
     """
     try:
         if not _is_replaceable(path):
-            with open(path, mode, newline=newline, encoding=None if "b" in mode else "utf-8", errors=errors) as file:
+            with _open(path, mode, newline, errors) as file:
                 yield file
             return
         target = pathlib.Path(os.path.realpath(path))

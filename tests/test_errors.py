@@ -51,3 +51,8 @@ def test_names_in_messages_are_on_one_line_and_not_too_long():
     assert status == 2 and message.startswith("a b\\x1b[31m ü $x$ yyy") and len(message) == 4000
     several = errors.MultipleErrors(["one\ntwo", "three"])
     assert errors.describe_error(several) == (1, "one two\nesc_jax: three")
+
+
+def test_one_thing_is_singular():
+    assert [errors.counted(number, "file") for number in (0, 1, 2)] == ["0 files", "1 file", "2 files"]
+    assert [errors.counted(number, "copy", "copies") for number in (1, 2)] == ["1 copy", "2 copies"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from esc_jax.cli import parser as arguments
 from esc_jax.cli.command import exit_when_interrupted
-from esc_jax.inference import result_files
+from esc_jax.inference import output, result_files
 
 if TYPE_CHECKING:  # numpy and JAX, which --help does not need
     from datetime import datetime
@@ -51,6 +51,8 @@ def add_options(group: argparse._ArgumentGroup) -> None:
     add("--min_length_s", metavar="S", type=span, help="drop shorter events (default: 0)")
     add("--max_gap_s", metavar="S", type=span, help="join events with a shorter gap (default: 0)")
     add("--drop_unfamiliar", action="store_true", default=None, help="no events where a sound is unlike any class")
+    text = "csv files begin with a byte order mark, by which Excel recognises UTF-8"
+    add("--csv_bom", action="store_true", default=None, help=text)
     text = "start of a recording: names, to read it from file names, or a time such as 2026-05-11T05:30+02:00"
     add("--start", metavar="TIME", help=text)
 
@@ -130,6 +132,8 @@ def open_archive(
         "start": options.start,
         "events": dataclasses.asdict(chosen),
     }
+    if options.csv_bom:
+        recorded["csv_bom"] = True
     writers = [result_files.FORMATS[name] for name in formats]
     root = archive.common_folder(sources)
     store = archive.Archive(options.out, root, entries | recorded, [suffix for suffix, _ in writers])
@@ -145,7 +149,10 @@ def open_archive(
         result = result_files.Result(
             store.name(file), timeline, found, start, classifier.sample_rate, options.top_k, entries
         )
-        contents = [write(result) for _, write in writers]
+        contents = [
+            (output.BOM if options.csv_bom and suffix.endswith(".csv") else "") + write(result)
+            for suffix, write in writers
+        ]
         show(result)
         return timeline.duration_s, timeline.note, contents
 

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from esc_jax import files
 from esc_jax.cli import parser as arguments
 from esc_jax.cli.command import command, discard_native_output, initialize_device
-from esc_jax.errors import EX_TEMPFAIL, MultipleErrors, collect_errors
+from esc_jax.errors import EX_TEMPFAIL, MultipleErrors, collect_errors, counted
 from esc_jax.inference import model_path, recordings
 
 if TYPE_CHECKING:  # JAX, which --help does not need
@@ -152,8 +152,8 @@ def _embed_into_store(model: "Model", options: argparse.Namespace, problems: lis
     seconds = 0.0
 
     def summary() -> str:
-        parts = [f"{counts['done']} recordings of {timeline.clock(seconds)} added"]
-        parts += [f"{counts['duplicate']} copies"] if counts["duplicate"] else []
+        parts = [f"{counted(counts['done'], 'recording')} of {timeline.clock(seconds)} added"]
+        parts += [counted(counts["duplicate"], "copy", "copies")] if counts["duplicate"] else []
         parts += [f"{counts['skipped']} added before"] if counts["skipped"] else []
         parts += [f"{counts['failed']} failed"] if counts["failed"] else []
         return f"{options.index}: {', '.join(parts)}"
@@ -174,7 +174,7 @@ def _embed_into_store(model: "Model", options: argparse.Namespace, problems: lis
             problems += [outcome.note] if outcome.note else []
             bar.update()
         passages = store.counts()["passages"]
-        sys.stdout.write(f"{summary()}; {passages} passages of {settings.dimension} numbers\n")
+        sys.stdout.write(f"{summary()}; {counted(passages, 'passage')} of {counted(settings.dimension, 'number')}\n")
         if options.hoplite:
             _write_hoplite(store, options.hoplite)
 
@@ -237,6 +237,6 @@ def main(argv: list[str] | None = None) -> None:
     with files.atomic_write(options.out) as file:
         np.savez(file, **arrays)
     count, width = arrays["embeddings"].shape
-    sys.stdout.write(f"{options.out}: {count} embeddings of {width} numbers\n")
+    sys.stdout.write(f"{options.out}: {counted(count, 'embedding')} of {counted(width, 'number')}\n")
     if problems:
         raise MultipleErrors(problems)

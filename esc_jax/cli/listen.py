@@ -38,7 +38,7 @@ from esc_jax import files
 from esc_jax.cli import archives
 from esc_jax.cli import parser as arguments
 from esc_jax.cli.command import command, discard_native_output, initialize_device
-from esc_jax.errors import EX_TEMPFAIL, UserError, printable
+from esc_jax.errors import EX_TEMPFAIL, UserError, counted, printable
 from esc_jax.inference import output
 
 if TYPE_CHECKING:  # numpy and JAX, which --help does not need
@@ -115,7 +115,7 @@ def _check(parser: arguments.Parser, options: argparse.Namespace) -> None:
         if not os.path.isdir(options.watch):
             parser.error(f"--watch={options.watch}: no such folder")
         return
-    given = [name for name in ("out", *archives.NEEDED) if getattr(options, name) is not None]
+    given = [name for name in ("out", "csv_bom", *archives.NEEDED) if getattr(options, name) is not None]
     if given := given + ["smooth_s"] * bool(options.smooth_s):
         parser.error(f"--{given[0]} needs --watch=FOLDER")
 
@@ -204,8 +204,8 @@ class _Lines:
         """Windows, gaps and latency."""
         from esc_jax.inference.timeline import clock
 
-        parts = [f"{self._windows} windows up to {clock(self._end_s)}"]
-        parts += [f"{self._gaps} gap{'s' * (self._gaps > 1)}"] if self._gaps else []
+        parts = [f"{counted(self._windows, 'window')} up to {clock(self._end_s)}"]
+        parts += [counted(self._gaps, "gap")] if self._gaps else []
         if values := sorted(self._latencies):
             middle, late = values[len(values) // 2], values[int(0.99 * len(values))]
             parts.append(f"latency {1000 * middle:.0f} ms (median), {1000 * late:.0f} ms (99 %)")
@@ -269,7 +269,7 @@ def _watch(classifier: "SoundClassifier", options: argparse.Namespace) -> None:
     counts = dict.fromkeys(("done", "failed"), 0)
 
     def stop(number: int) -> int:  # what is finished is on the disk, and the locks end with the process
-        parts = f"{counts['done']} recordings classified, {counts['failed']} failed"
+        parts = f"{counted(counts['done'], 'recording')} classified, {counts['failed']} failed"
         sentence = f"\nesc_jax: stopped: {parts}; run the same command again to continue\n"
         os.write(sys.stderr.fileno(), sentence.encode())
         return EX_TEMPFAIL

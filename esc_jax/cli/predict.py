@@ -36,7 +36,7 @@ from esc_jax import files
 from esc_jax.cli import archives
 from esc_jax.cli import parser as arguments
 from esc_jax.cli.command import command, discard_native_output, initialize_device
-from esc_jax.errors import EX_TEMPFAIL, MultipleErrors, UserError, collect_errors, printable
+from esc_jax.errors import EX_TEMPFAIL, MultipleErrors, UserError, collect_errors, counted, printable
 from esc_jax.inference import output, recordings, result_files
 
 if TYPE_CHECKING:  # numpy and JAX, which --help does not need
@@ -120,7 +120,7 @@ def _classify(
         timelines: (file, timeline) of each recording is appended.
         problems: errors are appended, one sentence each.
     """
-    pictures: set[pathlib.Path] = set()
+    pictures: set[str] = set()
     for file in paths:
         overview, timeline = None, None
         if options.plot:
@@ -140,7 +140,7 @@ def _classify(
         sys.stdout.flush()
         if overview:
             picture = output.plot_path(options.plot, file, pictures, len(paths) == 1)
-            pictures.add(picture)
+            pictures.add(picture.name.casefold())
             with collect_errors(problems, picture):
                 timeline_plot.recording(timeline, overview, pathlib.Path(file).name, picture)
 
@@ -151,6 +151,8 @@ def _check_archive_options(parser: arguments.Parser, options: argparse.Namespace
     def given(*names: str) -> list[str]:
         return [name for name in names if getattr(options, name) is not None]
 
+    if options.csv_bom and not (options.out or options.csv):
+        parser.error("--csv_bom needs --csv=OUT.csv or --out=RESULTS")
     if options.out is None:
         if names := given(*archives.NEEDED, "start", "clips", "clips_per_class"):
             parser.error(f"--{names[0]} needs --out=RESULTS")
@@ -171,6 +173,23 @@ def _check_written(options: argparse.Namespace, paths: list[str]) -> None:
     for file in (*paths, *(path for path in (options.names, options.thresholds) if path)):
         if files.resolve(file) in written:
             raise PredictError(f"{file} is both read and written: give another name for the results")
+    if options.clips:
+        _check_clips(options)
+
+
+def _check_clips(options: argparse.Namespace) -> None:
+    """Raises PredictError where excerpts would replace a table, or be found as recordings by the next call."""
+    from esc_jax.inference import excerpts
+
+    if not excerpts.is_replaceable(options.clips):
+        table = options.clips / excerpts.TABLE
+        raise PredictError(f"{table} is not as predict has written it: rename it, or give another --clips folder")
+    folder = files.resolve(options.clips)
+    for argument in options.files:
+        if os.path.isdir(place := files.resolve(argument)) and folder.is_relative_to(place):
+            raise PredictError(
+                f"--clips={options.clips} is in the folder of the recordings, {argument}: give another folder"
+            )
 
 
 def _archive(classifier: "SoundClassifier", paths: list[str], options: argparse.Namespace, problems: list[str]) -> None:
@@ -193,7 +212,7 @@ def _process(store: "Archive", paths: list[str], classify: "Classify", problems:
     seconds = 0.0
 
     def summary() -> str:
-        parts = [f"{counts['done']} recordings of {clock(seconds)} classified"]
+        parts = [f"{counted(counts['done'], 'recording')} of {clock(seconds)} classified"]
         parts += [f"{counts['skipped']} finished before"] if counts["skipped"] else []
         parts += [f"{counts['locked']} in work by other processes"] if counts["locked"] else []
         parts += [f"{counts['failed']} failed"] if counts["failed"] else []
@@ -219,20 +238,27 @@ def _process(store: "Archive", paths: list[str], classify: "Classify", problems:
 
 def _write_excerpts(store: "Archive", paths: list[str], options: argparse.Namespace, problems: list[str]) -> None:
     """Writes the best events of all recordings that are finished, whichever call finished them."""
-    from esc_jax.inference import excerpts
+    from esc_jax.inference import archive, excerpts
 
     suffix, _ = result_files.FORMATS["events"]
-    tables = [store.folder / f"{store.name(path)}{suffix}" for path in paths if store.is_finished(path)]
+    # One process at a time, since what the others have written is removed. The last one finds all that is finished.
+    with collect_errors(problems, options.clips), files.file_lock(store.folder / archive.LOCKS / "excerpts"):
+        tables = [store.folder / f"{store.name(path)}{suffix}" for path in paths if store.is_finished(path)]
+        if not tables:  # the disk of the recordings can be missing
+            sys.stdout.write(f"{options.clips}: unchanged, since no recording is finished\n")
+            return
 
-    def detections() -> "Iterator[excerpts.Detection]":
-        for table in tables:
-            with collect_errors(problems, table):
-                yield from excerpts.read_events(table)
+        def detections() -> "Iterator[excerpts.Detection]":
+            for table in tables:
+                with collect_errors(problems, table):
+                    yield from excerpts.read_events(table)
 
-    best = excerpts.best_events(detections(), options.clips_per_class or CLIPS_PER_CLASS)
-    with collect_errors(problems, options.clips):
-        written = excerpts.write_excerpts(best, store.root, options.clips, MAX_CLIP_S, problems)
-        sys.stdout.write(f"{options.clips}: {written} excerpts\n")
+        best = excerpts.best_events(detections(), options.clips_per_class or CLIPS_PER_CLASS)
+        written, removed = excerpts.write_excerpts(
+            best, store.root, options.clips, MAX_CLIP_S, problems, bool(options.csv_bom)
+        )
+        earlier = f", {removed} of an earlier call removed" if removed else ""
+        sys.stdout.write(f"{options.clips}: {counted(written, 'excerpt')}{earlier}\n")
 
 
 @command
@@ -255,11 +281,11 @@ def main(argv: list[str] | None = None) -> None:
     try:
         _classify(classifier, paths, options, timelines, problems)
     except KeyboardInterrupt:
-        problems.append(f"interrupted after {len(timelines)} of {len(paths)} files")
+        problems.append(f"interrupted after {len(timelines)} of {counted(len(paths), 'file')}")
     finally:  # whatever happened, the finished files are written
         if options.csv:
             with collect_errors(problems, options.csv):
-                output.write_csv(options.csv, timelines, options.top_k)
+                output.write_csv(options.csv, timelines, options.top_k, bool(options.csv_bom))
         if options.json:
             with collect_errors(problems, options.json):
                 settings = archives.settings(classifier, options)

@@ -19,6 +19,8 @@ def block_size(rate: float, channels: int) -> int:
 def mix(waveform: np.ndarray, rate: float) -> tuple[np.ndarray, bool]:
     """Averages the channels. Where they cancel each other, one of them is used in the place of the mean.
 
+    A sound that is in one of n channels has 1 / n of its amplitude in the mean: 6 dB less for two channels.
+
     This is decided for every block of `block_size` samples, without the constant offset of the channels. The channel is
     the first that has at least half of the power of the strongest one.
 

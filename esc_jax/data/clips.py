@@ -13,6 +13,7 @@ import numpy as np
 
 from esc_jax.data.folds import BACKGROUND_FOLD
 from esc_jax.data.rows import DataError, Grouping
+from esc_jax.errors import counted
 
 # Longest part of a recording that is stored, read and cached as one, seconds.
 PART_S = 60
@@ -232,6 +233,6 @@ class Clips:
             )  # fmt: skip
         if dropped.any():
             logging.info(
-                "%.1f s at the ends of %d files are not used: rests of less than half of data.clip_s=%g s",
-                dropped.sum(), (dropped > 0).sum(), seconds,
+                "%.1f s at the ends of %s are not used: rests of less than half of data.clip_s=%g s",
+                dropped.sum(), counted(int((dropped > 0).sum()), "file"), seconds,
             )  # fmt: skip

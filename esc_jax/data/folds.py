@@ -13,6 +13,7 @@ import fractions
 import hashlib
 
 from esc_jax.data.rows import DataError
+from esc_jax.errors import counted
 
 PROTOCOLS = ("holdout", "validation", "oracle", "all")
 SELECTING = ("validation", "oracle")  # those that select an epoch
@@ -47,7 +48,8 @@ class Split:
         """Returns a sentence with the size and the folds of every part."""
 
         def part(name: str, indices: Sequence[int], folds: Sequence[int]) -> str:
-            return f"{name} {len(indices)} clips (fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))})"
+            count = counted(len(indices), "clip")
+            return f"{name} {count} (fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))})"
 
         parts = [part("train", self.train, self.train_folds)]
         if self.validation:
@@ -57,7 +59,9 @@ class Split:
         parts.append(part("test", self.test, self.test_folds) if self.test else "test none (protocol all)")
         text = ", ".join(parts)
         if self.leaky:
-            kept = f"left out of training or validation ({len(self.dropped)} clips)" if self.dropped else "kept"
+            kept = (
+                f"left out of training or validation ({counted(len(self.dropped), 'clip')})" if self.dropped else "kept"
+            )
             text += f"; recordings in more than one part: {', '.join(self.leaky)}, {kept}"
         return text
 

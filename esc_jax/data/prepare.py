@@ -40,6 +40,7 @@ from esc_jax.data.cache import cache_root
 from esc_jax.data.clips import PART_S
 from esc_jax.data.rows import DataError, Layout, PreparationError, Row
 from esc_jax.data.stream import AudioStream
+from esc_jax.errors import counted
 
 INDEX, BAD_CLIPS = "index.json", "bad_clips.json"
 
@@ -110,7 +111,7 @@ def _write(source: Layout, sample_rate: int, skip_bad: bool, folder: pathlib.Pat
     index: list[dict[str, Any]] = []
     splits: list[tfds_metadata.Split] = []
     rows = sorted(source.rows, key=lambda row: row.fold)
-    title = f"preparing {len(rows)} clips"
+    title = f"preparing {counted(len(rows), 'clip')}"
     if not sys.stderr.isatty():
         logging.info("%s at %d Hz", title, sample_rate)
     with (

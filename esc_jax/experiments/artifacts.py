@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from esc_jax.data.clips import Clips
+from esc_jax.errors import counted
 from esc_jax.evaluation.escaping import escape_markdown
 from esc_jax.evaluation.results import FoldPredictions, other_metrics, write_predictions, write_results
 from esc_jax.runtime import processes
@@ -121,7 +122,7 @@ def summary(results: dict[str, Any]) -> str:
         lines.append(f"  note: {results['data']['grouping']['description']}")
     if bad := list(results["data"]["bad_clips"]):
         more = " …" if len(bad) > 3 else ""
-        lines.append(f"  excluded: {len(bad)} clips that cannot be decoded ({', '.join(bad[:3])}{more})")
+        lines.append(f"  excluded: {counted(len(bad), 'clip')} that cannot be decoded ({', '.join(bad[:3])}{more})")
     return "\n".join(lines)
 
 

@@ -81,7 +81,7 @@ def fit(x: np.ndarray, labelled: LabelledPassages) -> Fitted:
     """
     count = len(labelled.passages)
     if count < 4:
-        raise IndexProbeError(f"{count} passages are labelled, and a classifier needs four or more")
+        raise IndexProbeError(f"a classifier needs four labelled passages or more: the store has {count}")
     groups = [str(one.recording) for one in labelled.passages]
     # A recording can be held out without losing a class only if every class is in two recordings or more.
     recordings = collections.Counter(target for _, target in set(zip(groups, labelled.targets, strict=True)))

@@ -8,7 +8,7 @@ from absl import logging
 from esc_jax import files
 from esc_jax.data import folds
 from esc_jax.data.clips import Clips
-from esc_jax.errors import ConfigError
+from esc_jax.errors import ConfigError, counted
 from esc_jax.evaluation.calibration import Calibration
 from esc_jax.experiments import dataset, probe
 from esc_jax.inference import model_path
@@ -101,8 +101,8 @@ def _of_run(task: Task, clips: Clips, split: folds.Split, folder: pathlib.Path) 
     checkpoint.check_data(restored.meta["data"], clips.identity, folder)
     if other := set(dataset.split_clips(trained, clips).train) - set(split.train):
         raise ConfigError(
-            f"{key} was trained on {len(other)} clips that this run holds out: train the teacher with the same"
-            " protocol, data.drop_leaky_sources and train.calibration_share"
+            f"{key} was trained on {counted(len(other), 'clip')} that this run holds out: train the teacher with the"
+            " same protocol, data.drop_leaky_sources and train.calibration_share"
         )
     return Teacher(restored.model, Calibration.read(restored.meta).temperature or 1.0, _name_of_run(restored, folder))
 

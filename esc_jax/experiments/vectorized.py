@@ -13,7 +13,7 @@ from absl import logging
 import jax
 import numpy as np
 
-from esc_jax.errors import ConfigError
+from esc_jax.errors import ConfigError, counted
 from esc_jax.experiments import evaluate, workdir
 from esc_jax.experiments.run import Run, initial_variables, make_plan, prepare
 from esc_jax.runtime import devices
@@ -118,7 +118,7 @@ def _train(prepared: Sequence[Run], folder: pathlib.Path) -> tuple[states.TrainS
         evaluate=lambda weights, line: loop.EpochEval(),
         finish=finish if starts[0][1] else None,
         place=functools.partial(devices.shard_runs, len(prepared)),
-        description=f"training {len(prepared)} runs",
+        description=f"training {counted(len(prepared), 'run')}",
     )
     folder.mkdir(parents=True, exist_ok=True)
     checkpoints = checkpoint.Checkpoints(folder / "checkpoints")

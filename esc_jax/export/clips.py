@@ -16,6 +16,7 @@ from esc_jax.data.download import ARCHIVE
 from esc_jax.data.layouts.registry import open_source
 from esc_jax.data.rows import DataError, Layout, Row
 from esc_jax.data.source import AudioError
+from esc_jax.errors import counted
 from esc_jax.training.restore import Restored
 
 CHECKED, CALIBRATED = 100, 64  # at most
@@ -62,7 +63,7 @@ def _of_data(restored: Restored) -> Clips | None:
     calibration, _ = _read(restored, layout, _spread(others or tested, CALIBRATED))
     fold = f"fold {data['test_fold']}" if tested else "all folds"
     labels = [_label(restored, _names(layout, row)) for row in kept]
-    source = f"{len(kept)} clips of {data['name']}, {fold}"
+    source = f"{counted(len(kept), 'clip')} of {data['name']}, {fold}"
     if restored.config.get("protocol") == "all":
         source += ", which trained the model"
     return Clips(checked, np.array(labels), calibration, source)

@@ -6,11 +6,13 @@ from typing import Any
 
 import jax
 
+from esc_jax.errors import counted
 from esc_jax.evaluation.calibration import Calibration
 from esc_jax.evaluation.escaping import escape_markdown
 from esc_jax.export import usage
 from esc_jax.export.measurement import CrossValidation, Measurement, read_cross_validation, read_measurement
 from esc_jax.export.thresholds import read_thresholds
+from esc_jax.pretrained import catalog
 from esc_jax.tasks import registry as tasks
 from esc_jax.training.restore import Restored
 
@@ -63,8 +65,8 @@ _WEIGHTS = {
 
 
 def model_name(restored: Restored) -> str:
-    """Name of the experiment; without one, of the architecture."""
-    return restored.config.experiment or restored.config.model.name
+    """Name of the weights in the catalog; else of the experiment; without one, of the architecture."""
+    return catalog.name_of(restored.folder) or restored.config.experiment or restored.config.model.name
 
 
 def huggingface_card(restored: Restored) -> str:
@@ -231,8 +233,10 @@ def _describe_measurement(restored: Restored) -> list[str]:
     quote = [_describe_cross_validation(label, quoted)] if quoted else []
     if isinstance(result, str):
         return [f"There is no measured {label} of these weights: {result}.", *quote]
-    text = f"Measured {label}: {_describe_score(result)} on {result.clips} clips of {_folds(result)}, which were not"
-    text += f" used for training.{_describe_protocol(result.protocol)}"
+    text = (
+        f"Measured {label}: {_describe_score(result)} on {counted(result.clips, 'clip')} of {_folds(result)}, which"
+        f" were not used for training.{_describe_protocol(result.protocol)}"
+    )
     if result.mean_tta is not None:
         text += (
             f" With probabilities averaged over {result.tta_views} views, which this export does not compute:"
@@ -243,7 +247,7 @@ def _describe_measurement(restored: Restored) -> list[str]:
 
 def _describe_cross_validation(label: str, quoted: CrossValidation) -> str:
     return (
-        f"Cross-validation of the same config: {label} {_describe_score(quoted)} on {quoted.clips} clips of"
+        f"Cross-validation of the same config: {label} {_describe_score(quoted)} on {counted(quoted.clips, 'clip')} of"
         f" {_folds(quoted)}. This is the score of other weights: each fold was predicted by a model that was trained on"
         f" the other folds.{_describe_protocol(quoted.protocol)}"
     )

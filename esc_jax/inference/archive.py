@@ -24,6 +24,7 @@ import pathlib
 import threading
 import time
 from typing import Any, BinaryIO
+import unicodedata
 
 from esc_jax import files
 from esc_jax.errors import UserError, describe_error, shorten
@@ -104,9 +105,12 @@ class Archive:
         # Recording → its time of change before it was read, and the note of its results.
         self._finished: dict[str, tuple[str, str]] = {}
         self._missing: set[str] = set()  # recordings that could not be found according to their last row
+        self._owners: dict[str, str] = {}  # result file → its recording; empty for files of the folder itself
         self._read_bytes = 0  # of the manifest
         self._reading = threading.Lock()
         self._open({"recordings": os.path.abspath(root)} | dict(settings))
+        self._ignores_case = (folder / SETTINGS.upper()).exists()
+        self._owners.update(dict.fromkeys(map(self._key, (SETTINGS, MANIFEST)), ""))
         self._read_manifest()
 
     def _open(self, settings: Mapping[str, Any]) -> None:
@@ -138,7 +142,7 @@ class Archive:
                 f"{self.folder} has results of the recordings in {other}, not of those in"
                 f" {wanted['recordings']}: give another --out folder"
             )
-        differing = "; ".join(_differences(known, wanted)) or "entries that this version does not have"
+        differing = "; ".join(_differences(known, wanted))
         raise ArchiveError(
             f"{self.folder} has results with other settings ({differing}): give another folder, or the same options"
         )
@@ -147,6 +151,27 @@ class Archive:
         """Path of a recording below the common folder, with "/"."""
         return pathlib.Path(os.path.relpath(os.path.abspath(recording), self.root)).as_posix()
 
+    def _key(self, path: str) -> str:
+        """The path of a result file, equal for those that the file system of the folder does not distinguish."""
+        return unicodedata.normalize("NFC", path).casefold() if self._ignores_case else path
+
+    def claim(self, recording: str) -> str:
+        """Reserves the result files of a recording. Returns a sentence where one would replace another file, or ""."""
+        name = self.name(recording)
+        keys = {self._key(name + suffix): name + suffix for suffix in self._suffixes}
+        with self._reading:
+            for key, file in keys.items():
+                other = self._owners.get(key, name)
+                if not other:
+                    return f"{recording}: its result file {file} would replace a file of {self.folder}: rename it"
+                if other != name and _is_another(self.root / other, recording):
+                    return (
+                        f"{recording}: its result file {file} would replace that of {other}: rename one of them, or"
+                        " give it another --out folder"
+                    )
+            self._owners.update(dict.fromkeys(keys, name))
+        return ""
+
     def paths(self, recording: str) -> list[pathlib.Path]:
         """The result files of a recording, one for each suffix."""
         base = self.folder / self.name(recording)
@@ -154,11 +179,7 @@ class Archive:
 
     def is_finished(self, recording: str) -> bool:
         """Whether all result files are there, and the recording has not changed since it was read."""
-        try:
-            modified = str(os.stat(recording).st_mtime_ns)
-        except OSError:
-            return False
-        name = self.name(recording)
+        name, modified = self.name(recording), str(_modified_ns(recording))
         with self._reading:
             known = self._finished.get(name)
             if known is None or known[0] != modified:
@@ -255,16 +276,26 @@ class Archive:
             if status == "done":
                 self._finished[name] = modified, note
                 self._missing.discard(name)
+                for suffix in self._suffixes:
+                    self._owners.setdefault(self._key(name + suffix), name)
             elif modified:
                 self._finished.pop(name, None)
             else:  # it could not be found: its results remain
                 self._missing.add(name)
 
 
+def _is_another(path: pathlib.Path, recording: str) -> bool:
+    """Whether there is a file that is not the recording under another name, as after it was renamed."""
+    try:
+        return path.exists() and not os.path.samefile(path, recording)
+    except OSError:
+        return False
+
+
 def _differences(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
     """ "name: old, now new" for every setting that differs, those in groups included."""
-    for name, value in wanted.items():
-        old = known.get(name)
+    for name in {**wanted, **known}:
+        old, value = known.get(name), wanted.get(name)
         if isinstance(value, dict) and isinstance(old, dict):
             yield from _differences(old, value)
         elif old != value:
@@ -303,6 +334,14 @@ def process(archive: Archive, recordings: Sequence[str], classify: Classify) -> 
         The outcome of each recording, in the order of their ends.
     """
     locked: list[str] = []
+    claimed: list[str] = []
+    for recording in recordings:
+        if problem := archive.claim(recording):
+            outcome = Outcome(archive.name(recording), "failed", note=problem)
+            archive.record(outcome, _modified_ns(recording))
+            yield outcome
+        else:
+            claimed.append(recording)
 
     def run(recording: str) -> Outcome:
         if archive.is_finished(recording):
@@ -315,17 +354,22 @@ def process(archive: Archive, recordings: Sequence[str], classify: Classify) -> 
                 return archive.skip(recording)
             return _classify(archive, recording, classify)
 
-    yield from (outcome for outcome in run_ahead(run, recordings) if outcome.status != "locked")
+    yield from (outcome for outcome in run_ahead(run, claimed) if outcome.status != "locked")
     yield from run_ahead(run, locked.copy())
+
+
+def _modified_ns(recording: str) -> int | None:
+    """The time of change of a recording; None where it cannot be found, on which `Classify` has a sentence."""
+    try:
+        return os.stat(recording).st_mtime_ns
+    except OSError:
+        return None
 
 
 def _classify(archive: Archive, recording: str, classify: Classify) -> Outcome:
     """Classifies a recording that is locked for this process, and writes its results and its row."""
     name, started = archive.name(recording), time.monotonic()
-    try:
-        modified_ns = os.stat(recording).st_mtime_ns
-    except OSError:  # classify has a sentence on it
-        modified_ns = None
+    modified_ns = _modified_ns(recording)
     try:
         duration_s, note, contents = classify(recording)
         archive.write(recording, contents)

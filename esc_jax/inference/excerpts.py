@@ -1,6 +1,7 @@
 """Cuts the best events of each class out of recordings, as sound files."""
 
 from collections.abc import Iterable, Iterator, Sequence
+import contextlib
 import csv
 import dataclasses
 import heapq
@@ -16,9 +17,13 @@ from esc_jax import files
 from esc_jax.data.stream import AudioStream, cut
 from esc_jax.errors import Failure, collect_errors, first_line
 from esc_jax.evaluation.escaping import escape_cell, restore_cell
+from esc_jax.inference import output
 from esc_jax.inference.events import Event
 
 TABLE = "excerpts.csv"
+_HEADER = ["excerpt", "class", "score", "file", "onset_s", "offset_s"]
+_SOFTWARE = "esc_jax"  # in the header of an excerpt
+_NAME = re.compile(r"\d{3,}-.+-\d+\.\ds\.wav(\.\d+\.partial)?", re.DOTALL)
 _COLUMNS = ("file", "onset_s", "offset_s", "class", "score")  # of the format `events`
 _MARGIN_S = 1.0  # before and after an event
 _REMEDY = "if the file was changed, delete it to have it written again"
@@ -80,14 +85,32 @@ def best_events(events: Iterable[Detection], per_class: int) -> list[Detection]:
     return [detection for label in sorted(heaps) for detection in sorted(heaps[label], reverse=True)]
 
 
+def is_replaceable(folder: pathlib.Path) -> bool:
+    """Whether the table in a folder of excerpts is one of `write_excerpts`, or there is none. Raises OSError."""
+    table = folder / TABLE
+    if not table.is_file():
+        return True
+    with open(table, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+        try:
+            return next(csv.reader(file), None) == _HEADER
+        except csv.Error:
+            return False
+
+
 def write_excerpts(
-    detections: Sequence[Detection], root: pathlib.Path, folder: pathlib.Path, max_s: float, problems: list[str]
-) -> int:
+    detections: Sequence[Detection],
+    root: pathlib.Path,
+    folder: pathlib.Path,
+    max_s: float,
+    problems: list[str],
+    bom: bool = False,
+) -> tuple[int, int]:
     """Writes FOLDER/CLASS/NUMBER-RECORDING-ONSETs.wav for each event, and a table of them.
 
     An excerpt has the sample rate of its recording, one channel and 16 bits, and a second more at both ends. Its WAV
     header has the class as its title, and recording, times and score as its comment. Where the names of two classes
-    become the same folder name, a number is appended to one of them.
+    become the same folder name, a number is appended to one of them. Excerpts of an earlier call that are not written
+    again are removed; they are recognised by their names and WAV headers.
 
     Args:
         detections: the events, the best of a class first.
@@ -95,9 +118,10 @@ def write_excerpts(
         folder: is created.
         max_s: of a longer event, so much around its best window is written.
         problems: a sentence is appended for each recording that cannot be read, or whose excerpts cannot be written.
+        bom: begin the table with a byte order mark.
 
     Returns:
-        The number of excerpts.
+        How many excerpts are written, and how many of an earlier call are removed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     numbers: dict[str, int] = {}
@@ -114,13 +138,42 @@ def write_excerpts(
         with collect_errors(problems, root / name):
             written.extend(_cut(root / name, parts, max_s))  # those before an error are kept
     with files.write_output(folder / TABLE, "w", newline="", errors="surrogateescape") as file:
+        file.write(output.BOM if bom else "")
         writer = csv.writer(file)
-        writer.writerow(["excerpt", "class", "score", "file", "onset_s", "offset_s"])
+        writer.writerow(_HEADER)
         for one, path in sorted(written, key=lambda pair: pair[1]):
             event = one.event
             cells = [path.relative_to(folder).as_posix(), event.label, f"{event.score:.6f}", one.file]
             writer.writerow([*map(escape_cell, cells), f"{event.onset_s:.3f}", f"{event.offset_s:.3f}"])
-    return len(written)
+    return len(written), _remove_earlier(folder, [path for parts in targets.values() for _, path in parts])
+
+
+def _remove_earlier(folder: pathlib.Path, current: Iterable[pathlib.Path]) -> int:
+    """Removes the excerpts in a folder that are not current, and what killed calls left. Returns how many excerpts."""
+    kept = {(status.st_dev, status.st_ino) for path in current if path.exists() for status in [path.stat()]}
+    count = 0
+    for path in sorted(folder.glob("*/*")):
+        if not _NAME.fullmatch(path.name) or path.is_symlink() or not path.is_file():
+            continue
+        partial, status = path.name.endswith(".partial"), path.stat()
+        if (status.st_dev, status.st_ino) in kept or not (partial or _is_excerpt(path)):
+            continue
+        path.unlink()
+        count += not partial
+        with contextlib.suppress(OSError):  # other files are in it
+            path.parent.rmdir()
+    return count
+
+
+def _is_excerpt(path: pathlib.Path) -> bool:
+    """Whether a file is as `_encode` has made it, and in the folder of its class, where no user has sorted it."""
+    try:
+        with soundfile.SoundFile(path) as file:  # another program that saves a sound writes its own name, or none
+            software, label = file.software, file.title
+    except (OSError, soundfile.LibsndfileError):
+        return False
+    folder = re.escape(_file_name(label)) + r"(-\d+)?"
+    return software.startswith(_SOFTWARE) and re.fullmatch(folder, path.parent.name) is not None
 
 
 def _file_name(text: str) -> str:
@@ -177,7 +230,7 @@ def _encode(detection: Detection, samples: np.ndarray, rate: int, target: pathli
         with soundfile.SoundFile(content, "w", rate, 1, "PCM_16", format="WAV") as file:
             file.title = event.label
             file.comment = f"{detection.file}, {times}"
-            file.software = "esc_jax"
+            file.software = _SOFTWARE
             file.write(samples)
     except soundfile.LibsndfileError as error:
         raise ExcerptError(f"{target}: cannot be written ({first_line(error)})") from None

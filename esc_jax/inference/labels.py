@@ -8,7 +8,7 @@ import os
 import pathlib
 
 from esc_jax import files
-from esc_jax.errors import UserError, printable, shorten
+from esc_jax.errors import UserError, counted, printable, shorten
 from esc_jax.evaluation.escaping import escape_cell, restore_cell
 from esc_jax.inference.index_store import Passage, Store
 
@@ -105,7 +105,7 @@ def match_labels(store: Store, labels: Sequence[Label]) -> LabelledPassages:
         else:
             of_recording.setdefault(recording, []).append(one)
     problems = [
-        f"{printable(name)}: the store does not have this recording; {count} label{'s' * (count > 1)} not used"
+        f"{printable(name)}: the store does not have this recording; {counted(count, 'label')} not used"
         for name, count in unknown.items()
     ]
     chosen: list[tuple[Passage, str]] = []

@@ -6,6 +6,7 @@ import json
 import pathlib
 from typing import TYPE_CHECKING, Any
 
+from esc_jax.errors import counted
 from esc_jax.evaluation.escaping import escape_cell
 
 if TYPE_CHECKING:  # numpy and JAX, which are slow to import
@@ -23,7 +24,7 @@ def table(matches: "Sequence[Match]", count: int) -> str:
     """
     from esc_jax.inference.timeline import span
 
-    lines = [f"{len(matches)} of {count} passages"]
+    lines = [f"{len(matches)} of {counted(count, 'passage')}"]
     for rank, match in enumerate(matches, 1):
         lines.append(f"{rank:>5}  {match.similarity:.3f} {span(match.start_s, match.end_s)}   {match.file}")
     return "\n".join(lines) + "\n"

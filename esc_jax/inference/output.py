@@ -8,17 +8,20 @@ import pathlib
 from typing import IO, TYPE_CHECKING, Any
 
 from esc_jax import files
+from esc_jax.errors import counted
 from esc_jax.evaluation.escaping import escape_cell
 
 if TYPE_CHECKING:  # numpy, which --help does not need
     from datetime import datetime
 
+    from esc_jax.inference.events import Event
     from esc_jax.inference.timeline import Prediction, Timeline
 
 SEGMENTS = ("begin", "middle", "end")
 CSV_COLUMNS = ("file", "start_s", "end_s", "class", "probability", "level_db", "silent", "unfamiliar")
 SILENCE = "silence"
 UNFAMILIAR = "unlike any class"
+BOM = "\ufeff"  # at the beginning of a csv file: Excel recognises UTF-8 by it
 NO_CLASS = "no class above its threshold"
 
 
@@ -79,8 +82,7 @@ def table(name: str, timeline: "Timeline", k: int, segments: Sequence[str] | Non
     exclusive = timeline.task.exclusive
     shown = [p.labels[:k] if exclusive else p.detected for _, _, _, p in spans if p]
     width = max((len(label) for labels in shown for label in labels), default=0)
-    count = len(timeline.starts)
-    lines = [f"{name}: {timeline.duration_s:.1f} s, {count} window{'s' * (count != 1)}"]
+    lines = [f"{name}: {timeline.duration_s:.1f} s, {counted(len(timeline.starts), 'window')}"]
     for label, start, end, prediction in spans:
         lines.append(f"  {label:<6} {span(start, end)}   {cells(prediction, k, width, exclusive)}")
     return "\n".join(lines) + "\n"
@@ -117,16 +119,29 @@ def rows(timeline: "Timeline", k: int) -> list[dict[str, Any]]:
     return objects
 
 
+def event_entry(event: "Event") -> dict[str, Any]:
+    """An event as a JSON object: `onset_s`, `offset_s`, `label`, `score`, `peak_s` and `unfamiliar`."""
+    return {
+        "onset_s": round(event.onset_s, 4),
+        "offset_s": round(event.offset_s, 4),
+        "label": event.label,
+        "score": round(event.score, 6),
+        "peak_s": None if event.peak_s is None else round(event.peak_s, 4),
+        "unfamiliar": event.unfamiliar,
+    }
+
+
 def write_csv(
     path: pathlib.Path,
     timelines: Sequence[tuple[str, "Timeline"]],
     k: int,
-    starts: "Sequence[datetime | None] | None" = None,
+    bom: bool = False,
 ) -> None:
-    """Writes `write_windows` to a file. If that fails, an older file is unchanged."""
+    """Writes `write_windows` to a file, after BOM with `bom`. If that fails, an older file is unchanged."""
     # File names are bytes on Linux and need not be valid UTF-8.
     with files.write_output(path, "w", newline="", errors="surrogateescape") as file:
-        write_windows(file, timelines, k, starts)
+        file.write(BOM if bom else "")
+        write_windows(file, timelines, k)
 
 
 def write_windows(
@@ -205,19 +220,19 @@ def document_entry(name: str, timeline: "Timeline", k: int) -> dict[str, Any]:
     return {"file": name, "duration_s": duration, "note": timeline.note, "windows": rows(timeline, k)}
 
 
-def plot_path(out: pathlib.Path, file: str, taken: Collection[pathlib.Path], single: bool) -> pathlib.Path:
+def plot_path(out: pathlib.Path, file: str, taken: Collection[str], single: bool) -> pathlib.Path:
     """The path of a recording's picture: OUT.png, or OUT-STEM.png with several recordings.
 
     Args:
         out: value of --plot.
         file: the recording.
-        taken: paths in use; a number is appended to a stem that is taken.
+        taken: names in use, casefolded: a file system can ignore case. A number is appended to a stem that is taken.
         single: whether it is the only recording.
     """
     if single:
         return out
     path, number = out.with_name(f"{out.stem}-{pathlib.Path(file).stem}{out.suffix}"), 1
-    while path in taken:
+    while path.name.casefold() in taken:
         number += 1
         path = out.with_name(f"{out.stem}-{pathlib.Path(file).stem}-{number}{out.suffix}")
     return path

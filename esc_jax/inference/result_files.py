@@ -80,7 +80,7 @@ def _json(result: Result) -> str:
     entry = output.document_entry(result.file, result.timeline, result.top_k)
     if result.start:
         entry["start"] = result.start.isoformat()
-    events = [dataclasses.asdict(event) for event in result.events]
+    events = [output.event_entry(event) for event in result.events]
     return json.dumps({**result.settings, **entry, "events": events}, indent=1, allow_nan=False) + "\n"
 
 
@@ -96,17 +96,7 @@ def _event_times(result: Result, event: "Event") -> dict[str, str]:
 def _jsonl(result: Result) -> str:
     return "".join(
         json.dumps(
-            {
-                "file": result.file,
-                "onset_s": round(event.onset_s, 3),
-                "offset_s": round(event.offset_s, 3),
-                "label": event.label,
-                "score": round(event.score, 6),
-                "peak_s": None if event.peak_s is None else round(event.peak_s, 3),
-                "unfamiliar": event.unfamiliar,
-                **_event_times(result, event),
-            },
-            ensure_ascii=False,
+            {"file": result.file, **output.event_entry(event), **_event_times(result, event)}, ensure_ascii=False
         )
         + "\n"
         for event in result.events

@@ -11,6 +11,8 @@ import os
 import pathlib
 import urllib.parse
 
+from esc_jax import files
+
 _BEATS = "https://valle.blob.core.windows.net/share/BEATs/"
 # The public read access of microsoft/unilm, beats/README.md. It ends in 2033.
 _BEATS_ACCESS = (
@@ -159,6 +161,14 @@ def find(name: str | os.PathLike[str]) -> Weights | None:
     """The entry of a name; None for anything else, and for the path of a file or folder that exists."""
     text = os.fspath(name)
     return CATALOG.get(text) if not pathlib.Path(text).exists() else None
+
+
+def name_of(path: str | os.PathLike[str]) -> str:
+    """The name of an entry, from the name itself or from the path of its file in the package; empty for others."""
+    if weights := find(path):
+        return weights.name
+    included = (one for one in CATALOG.values() if one.included)
+    return next((one.name for one in included if files.resolve(one.path) == files.resolve(path)), "")
 
 
 def included_file(name: str | os.PathLike[str]) -> pathlib.Path | None:

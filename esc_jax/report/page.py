@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from html import escape
 import pathlib
 
+from esc_jax.errors import counted
 from esc_jax.report import calibration, media, tables, write_ups
 from esc_jax.report import runs as finished
 from esc_jax.report.findings import Findings
@@ -198,7 +199,6 @@ def page(findings: Findings, pictures: pathlib.Path) -> str:
     sections = _sections(findings, pictures)
     menu = "".join(f'<a href="#{anchor}">{escape(name)}</a>' for anchor, name, _ in sections)
     body = "\n".join(f'<section id="{anchor}">\n{html}\n</section>' for anchor, _, html in sections)
-    count = len(findings.runs)
-    title = f"Report on {count} run{'s' if count > 1 else ''}"
+    title = f"Report on {counted(len(findings.runs), 'run')}"
     header = f'<h1>{title}</h1>\n{_cards(findings)}\n<nav aria-label="Sections">{menu}</nav>'
     return document(f"esc_jax: {title}", header, body, SCRIPT)

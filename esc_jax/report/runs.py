@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from esc_jax import files
-from esc_jax.errors import UserError
+from esc_jax.errors import UserError, counted
 from esc_jax.evaluation.confidence import ConfidenceInterval
 from esc_jax.evaluation.results import has_changed, other_metrics
 from esc_jax.report.errors import ReportError, RunError
@@ -301,7 +301,7 @@ def _read_or_note(folder: pathlib.Path, name: str, parts: Sequence[str], files: 
             return f"skipped: {error}"
     finished = sum((folder / part / "results.json").is_file() for part in parts)
     if finished:
-        return f"skipped: {name} is not finished ({finished} fold{'s' * (finished > 1)} done)"
+        return f"skipped: {name} is not finished ({counted(finished, 'fold')} done)"
     return f"skipped: {name} has no results yet" if "metrics.jsonl" in files else None
 
 

@@ -30,7 +30,7 @@ import uvicorn
 import esc_jax
 from esc_jax import files
 from esc_jax.data.audio import AudioError
-from esc_jax.errors import describe_error, printable, shorten
+from esc_jax.errors import counted, describe_error, printable, shorten
 from esc_jax.inference.classifier import SoundClassifier, load_classifier
 from esc_jax.inference.events import EventOptions
 from esc_jax.inference.live import warm_up
@@ -105,7 +105,7 @@ class Queue:
         if self.waiting > self._max_queue:
             await self._drain(request)
             later = min(600, math.ceil(self._mean_s * self.waiting))
-            sentence = f"{self.waiting} requests are already waiting: try again in {later} s"
+            sentence = f"the queue is full ({counted(self.waiting, 'request')}): try again in {later} s"
             raise Refusal(503, sentence, {"Retry-After": str(later)})
         with self._counted():
             async with self._received(request) as path:

@@ -40,6 +40,8 @@ class Event(BaseModel):
     offset_s: float = Field(description="end, seconds")
     label: str = Field(description="name of the class")
     score: float = Field(description="largest probability of the class in a window of the event")
+    peak_s: float = Field(description="centre of the window with this probability, seconds")
+    unfamiliar: bool = Field(description="whether more than half of the windows are unlike any class of the model")
 
 
 class Result(BaseModel):

@@ -93,7 +93,7 @@ def document(timeline: Timeline, k: int, options: EventOptions = EventOptions())
 
     Returns:
         `duration_s`, `note`, `whole` (the sound without silence: `silent`, `unfamiliar`, `detected`, `top`), `windows`
-        (`inference.output.rows`) and `events` (`onset_s`, `offset_s`, `label`, `score`).
+        (`inference.output.rows`) and `events` (`inference.output.event_entry`).
     """
     whole = timeline.whole()
     return {
@@ -106,13 +106,5 @@ def document(timeline: Timeline, k: int, options: EventOptions = EventOptions())
             "top": output.top(whole, k),
         },
         "windows": output.rows(timeline, k),
-        "events": [
-            {
-                "onset_s": round(event.onset_s, 4),
-                "offset_s": round(event.offset_s, 4),
-                "label": event.label,
-                "score": round(event.score, 6),
-            }
-            for event in find_events(timeline, options)
-        ],
+        "events": [output.event_entry(event) for event in find_events(timeline, options)],
     }

@@ -190,6 +190,7 @@ def test_a_folder_is_watched_and_a_killed_command_continues(listen, run, untrain
         (["--watch=nowhere", "--out=x"], "--watch=nowhere: no such folder"),
         (["--watch=."], "--watch needs --out=RESULTS"),
         (["--out=x"], "--out needs --watch=FOLDER"),
+        (["--csv_bom"], "--csv_bom needs --watch=FOLDER"),
         (["--pcm=-", "--rate=8000", "--channel=2"], "--channel=2 is more than --channels=1"),
         (["--format=s24le"], "--format: 's24le' is not one of s16le, f32le; did you mean s16le?"),
     ],

@@ -88,7 +88,7 @@ def test_a_second_call_adds_what_is_new(store, archive, untrained, tmp_path, cap
     command = [f"--model={untrained}", f"--index={path}", str(folder)]
     assert embed.main(command) == 1
     captured = capsys.readouterr()
-    assert captured.out == f"{path}: 6 recordings of 0:36 added, 1 copies, 1 failed; 36 passages of 16 numbers\n"
+    assert captured.out == f"{path}: 6 recordings of 0:36 added, 1 copy, 1 failed; 36 passages of 16 numbers\n"
     assert f"{folder / 'bad.wav'}: not readable as audio" in captured.err
     (folder / "bad.wav").unlink()
     soundfile.write(folder / "late.wav", noise(0.4, 9), RATE)

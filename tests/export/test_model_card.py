@@ -1,6 +1,7 @@
 """The model card contains what is known about the model, and nothing else."""
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from esc_jax import config as configs
 from esc_jax.export import measurement, model_card
 from esc_jax.export.measurement import MeasurementError
 from esc_jax.models.model import Model
+from esc_jax.pretrained import catalog
 from esc_jax.training.restore import Restored
 
 CLASSES = ("dog", "sea_waves", "chainsaw", "rain", "wind", "snoring", "hen")
@@ -158,3 +160,14 @@ def test_names_of_classes_stay_text(tmp_path):
     multi = RESULTS | {"task": "multi_label"}
     multi |= {"mAP": multi.pop("accuracy"), "mAP_tta": None, "folds": [{"fold": 2, "total": 400}]}
     assert "<script" not in write_card(tmp_path, multi, classes).replace(r"\<script", "")
+
+
+def test_a_model_of_the_catalog_is_called_by_its_name():
+    config = configs.defaults("resnet", "linear", "log_mel")
+    config.experiment = "resnet18_distilled"
+    for folder, name in (
+        (catalog.CATALOG["esc50_small"].path, "esc50_small"),
+        (pathlib.Path("mn04_as"), "mn04_as"),
+        (pathlib.Path("runs/esc50"), "resnet18_distilled"),
+    ):
+        assert model_card.model_name(Restored(None, config, folder, 0, {})) == name

@@ -4,6 +4,8 @@ import contextlib
 import csv
 import errno
 import os
+import pathlib
+import shutil
 import subprocess
 import sys
 import threading
@@ -320,3 +322,58 @@ def test_several_recordings_are_in_work_at_once(monkeypatch, cores, expected):
     names = [f"{number}.wav" for number in range(2 * expected)]
     assert sorted(outcome.file for outcome in archive.run_ahead(run, names)) == sorted(names)
     assert archive.recordings_at_once() == expected
+
+
+def test_a_result_file_replaces_no_other_file(tmp_path):
+    root = tmp_path / "recordings"
+    root.mkdir()
+    paths = [str(root / name) for name in ("a.wav", "a.wav.events", "manifest")]
+    for path in paths:
+        pathlib.Path(path).touch()
+
+    def classify(path):
+        return 1.0, "", [f"{kind} of {os.path.basename(path)}" for kind in ("windows", "events")]
+
+    def store():
+        return Archive(tmp_path / "out", root, {}, [".csv", ".events.csv"])
+
+    outcomes = {one.file: one for one in archive.process(store(), paths, classify)}
+    assert {name: one.status for name, one in outcomes.items()} == {
+        "a.wav": "done", "a.wav.events": "failed", "manifest": "failed"
+    }  # fmt: skip
+    assert outcomes["a.wav.events"].note == (
+        f"{paths[1]}: its result file a.wav.events.csv would replace that of a.wav: rename one of them, or give it"
+        " another --out folder"
+    )
+    assert outcomes["manifest"].note == (
+        f"{paths[2]}: its result file manifest.csv would replace a file of {tmp_path / 'out'}: rename it"
+    )
+    assert (tmp_path / "out/a.wav.events.csv").read_text() == "events of a.wav"
+    # Alone in a second call, too: the manifest tells whose file it is.
+    (again,) = archive.process(store(), paths[1:2], classify)
+    assert again == outcomes["a.wav.events"]
+    assert [row["status"] for row in manifest(tmp_path)] == ["failed", "failed", "done", "failed"]
+
+
+def test_names_that_differ_in_case_where_the_folder_ignores_case(tmp_path, monkeypatch):
+    root = tmp_path / "recordings"
+    root.mkdir()
+    paths = [str(root / name) for name in ("A.wav", "a.wav")]
+    for path in paths:
+        pathlib.Path(path).write_text(path)
+    assert statuses(archive.process(open_archive(tmp_path), paths, classify)) == {"A.wav": "done", "a.wav": "done"}
+    shutil.rmtree(tmp_path / "out")
+
+    def store():  # as on a file system that ignores case
+        opened = Archive(tmp_path / "out", root, {}, [".csv", ".json"])
+        opened._ignores_case = True
+        opened._owners.clear()
+        opened._read_bytes = 0
+        opened._read_manifest()
+        return opened
+
+    assert statuses(archive.process(store(), paths, classify)) == {"A.wav": "done", "a.wav": "failed"}
+    (outcome,) = archive.process(store(), paths[1:], classify)
+    assert outcome.status == "failed" and "would replace that of A.wav" in outcome.note
+    os.rename(*paths)  # there is one file now: its results replace those under its old name
+    assert statuses(archive.process(store(), paths[1:], classify)) == {"a.wav": "done"}

@@ -56,3 +56,12 @@ def test_names_that_cannot_be_used(tmp_path, text, message):
 def test_thresholds_that_are_no_probabilities(tmp_path, value):
     with pytest.raises(ClassTableError, match=f"the threshold of rain, '{value}', is not a number from 0 to 1"):
         class_table.read_numbers(write(tmp_path, f"class,threshold\nrain,{value}\n"), CLASSES)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_tables_that_a_spreadsheet_has_saved(tmp_path, encoding):
+    path = tmp_path / "table.csv"
+    path.write_text("dog;Hündin\n", encoding=encoding)
+    assert class_table.read_names(path, CLASSES) == {"dog": "Hündin"}
+    path.write_text("dog;0.5\n", encoding=encoding)
+    assert class_table.read_numbers(path, CLASSES) == {"dog": 0.5}

@@ -25,7 +25,7 @@ def test_files_of_labels(tmp_path):
     given = [Label("/a, b.wav", 0.0, 1.5, "frog"), Label("/=c.wav", 1.0, 2.0, "=owl"), Label("x", 0, 1, "")]
     labels.write_labels(path, given)
     assert labels.read_labels(path) == given[:2]
-    path.write_text(path.read_text() + ",,,\n")
+    path.write_text(path.read_text() + ",,,\n", encoding="utf-8-sig")  # as Excel saves it
     assert labels.read_labels(path) == given[:2]
 
 

@@ -84,11 +84,11 @@ def test_file_names_that_are_not_text(tmp_path):
 
 def test_names_of_pictures(tmp_path):
     taken, names = set(), []
-    for file in ("a/x.wav", "y.ogg", "b/x.wav", "x.mp3"):
+    for file in ("a/x.wav", "y.ogg", "b/x.wav", "x.mp3", "X.wav", "x-2.wav"):
         path = output.plot_path(tmp_path / "o.png", file, taken, False)
-        taken.add(path)
+        taken.add(path.name.casefold())
         names.append(path.name)
-    assert names == ["o-x.png", "o-y.png", "o-x-2.png", "o-x-3.png"]
+    assert names == ["o-x.png", "o-y.png", "o-x-2.png", "o-x-3.png", "o-X-4.png", "o-x-2-2.png"]
     assert output.plot_path(tmp_path / "o.png", "x.wav", set(), True).name == "o.png"
 
 
@@ -99,3 +99,11 @@ def test_names_are_no_formulas_in_a_spreadsheet(tmp_path):
         rows = list(csv.reader(file))[1:]
     assert {row[0] for row in rows} == {"'-x.wav"} and {row[3] for row in rows} >= {"'=rain", "'+sea_waves", "dog"}
     assert {restore_cell(row[0]) for row in rows} == {"-x.wav"}
+
+
+def test_a_csv_file_for_excel(tmp_path):
+    timeline = dataclasses.replace(make_timeline(), classes=("Uhu", "Käuzchen", "猫"))
+    for bom in (False, True):
+        output.write_csv(tmp_path / f"{bom}.csv", [("ä.wav", timeline)], 3, bom)
+    plain, marked = ((tmp_path / f"{bom}.csv").read_bytes() for bom in (False, True))
+    assert plain.startswith(b"file,") and marked == b"\xef\xbb\xbf" + plain

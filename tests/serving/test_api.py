@@ -79,10 +79,10 @@ def test_the_result_is_that_of_predict_in_named_numbers(classifier, address, tmp
     )
     assert status == 200 and answer["duration_s"] == 6.3 and answer["note"] == ""
     assert answer["windows"] == rows(timeline, 2)
-    events = [(event.onset_s, event.offset_s, event.label) for event in find_events(timeline, options)]
-    assert [(one["onset_s"], one["offset_s"], one["label"]) for one in answer["events"]] == [
-        (round(onset, 4), round(offset, 4), label) for onset, offset, label in events
-    ]
+    events = find_events(timeline, options)
+    assert [(one["label"], one["unfamiliar"]) for one in answer["events"]] == [(e.label, e.unfamiliar) for e in events]
+    times = [[one[name] for name in ("onset_s", "offset_s", "peak_s")] for one in answer["events"]]
+    np.testing.assert_allclose(times, [(e.onset_s, e.offset_s, e.peak_s) for e in events], atol=1e-4)
     assert answer["whole"]["top"][0]["class"] == timeline.whole().labels[0]
 
 
@@ -196,7 +196,7 @@ def test_a_full_queue_is_answered_with_retry_after(classifier, tmp_path, monkeyp
             accepted = [call.result()[0] for call in set(calls) - done]
     assert {status for status, _, _ in refused} == {503} and accepted == [200] * 3
     assert all(int(headers["Retry-After"]) >= 1 for _, _, headers in refused)
-    assert refused[0][1]["detail"] == "3 requests are already waiting: try again in 3 s"
+    assert refused[0][1]["detail"] == "the queue is full (3 requests): try again in 3 s"
 
 
 def test_an_upload_that_takes_too_long(classifier, tmp_path, monkeypatch):

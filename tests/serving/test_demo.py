@@ -19,7 +19,7 @@ from esc_jax.evaluation.calibration import Calibration
 from esc_jax.evaluation.novelty import Novelty
 from esc_jax.inference.classifier import SoundClassifier
 from esc_jax.inference.output import rows
-from esc_jax.serving import demo
+from esc_jax.serving import demo, schema
 from esc_jax.tasks import registry as tasks
 from esc_jax.training.restore import restore
 
@@ -116,9 +116,9 @@ def test_programs_get_named_numbers(classifier, tmp_path):
     result = demo.classify_document(classifier, path, 60.0)
     timeline = classifier.timeline(path)
     assert result["windows"] == rows(timeline, demo.uploads.TOP_K) and result["duration_s"] == 3.0
-    assert [set(event) for event in result["events"]] == [{"onset_s", "offset_s", "label", "score"}] * len(
-        result["events"]
-    )
+    fields = set(schema.Event.model_fields)
+    assert fields == {"onset_s", "offset_s", "label", "score", "peak_s", "unfamiliar"}
+    assert [set(event) for event in result["events"]] == [fields] * len(result["events"])
     assert demo.classify_document(classifier, path, 2.0) == {
         "error": "the sound is longer than 0:02, the limit of this server"
     }

@@ -8,6 +8,7 @@ from esc_jax.data.containers.flac import flac_parts
 from esc_jax.data.containers.opus import GranulePositions
 from esc_jax.data.containers.part import WHOLE, Part
 from esc_jax.data.source import Bytes, View
+from esc_jax.errors import counted
 
 _BLOCK = 1 << 16
 _BEGIN, _END = 2, 4  # flags of the first and of the last page of a stream
@@ -157,7 +158,7 @@ def ogg_parts(source: Bytes) -> list[Part]:
     for link in links:
         truncated = not link.ended
         reason = _NO_END if truncated else ""
-        damage = f"{link.damaged} page{'s' * (link.damaged != 1)} of its stream" if link.damaged else ""
+        damage = f"{counted(link.damaged, 'page')} of its stream" if link.damaged else ""
         if set(link.codecs.values()) == {_FLAC}:
             parts += [
                 dataclasses.replace(p, truncated=truncated, reason=reason, damage=damage) for p in _flac(source, link)

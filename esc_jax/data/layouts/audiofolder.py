@@ -21,6 +21,7 @@ from esc_jax.data.layouts.lookup import Lookup, find_files
 from esc_jax.data.layouts.options import Options
 from esc_jax.data.layouts.table import Table
 from esc_jax.data.rows import DataError
+from esc_jax.errors import counted
 
 TABLE = "metadata.csv"
 
@@ -137,8 +138,8 @@ def _label_by_folder(entries: Entries, root: pathlib.Path) -> None:
         parts = [part[1:] for part in parts]
     if loose := [name for name, part in zip(entries.names, parts, strict=True) if not part]:
         raise DataError(
-            f"data.dir: {root} names no label of {len(loose)} files, such as {loose[0]}: they need a column of labels"
-            f" in {TABLE}, or a class folder"
+            f"data.dir: {root} names no label of {counted(len(loose), 'file')}, such as {loose[0]}: add a column of"
+            f" labels in {TABLE}, or a class folder"
         )
     entries.labels = [(part[0],) for part in parts]
 

@@ -7,6 +7,7 @@ from absl import logging
 from esc_jax.data.layouts.class_folders import nfc
 from esc_jax.data.layouts.options import AUTO
 from esc_jax.data.rows import DataError
+from esc_jax.errors import counted
 
 SEPARATORS = (";", "|", ",")  # in order of preference: a label can contain a comma
 
@@ -76,6 +77,6 @@ def split_labels(
         shown = "white space" if separator == " " else repr(separator)
         logging.info(
             "%s: labels are separated at %s, up to %d in a file%s", where, shown, max(map(len, known.values())),
-            f"; {len(empty)} files have none" if empty else "",
+            f"; {counted(len(empty), 'file')} without one" if empty else "",
         )  # fmt: skip
     return [known[cell] for cell in cells], multi_label

@@ -145,7 +145,7 @@ def test_the_layout_of_esc50_loses_nothing(load, tmp_path, caplog):
         clips = load("esc50", tmp_path)
     assert clips.filenames == ("0.wav", "1.wav", "2.wav", "3.wav@0s", "3.wav@1s", "4.wav@0s", "4.wav@1s")
     assert clips.folds == (1, 2, 3, 4, 4, 5, 5)
-    assert "0.4 s at the ends of 1 files are not used" in caplog.text
+    assert "0.4 s at the ends of 1 file are not used" in caplog.text
     assert clips.read([4])[0, RATE // 2 :].max() == 0
 
 

@@ -112,9 +112,7 @@ def test_what_is_wrong_is_named(tmp_path):
         mixed
     )
     loose = tree(tmp_path / "c", ["train/a.wav", "test/dog/b.wav"])
-    assert "names no label of 1 files, such as train/a.wav: they need a column of labels in metadata.csv" in message(
-        loose
-    )
+    assert "names no label of 1 file, such as train/a.wav: add a column of labels in metadata.csv" in message(loose)
     table = tree(tmp_path / "d", ["train/a.wav"], {"train/metadata.csv": "file_name,label\na.wav,x\nb.wav,y\n"})
     assert f"are not there (the first: line 3, b.wav); relative names are looked up in {table}/train" in message(table)
     (tmp_path / "e.zip").touch()

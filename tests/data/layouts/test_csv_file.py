@@ -169,7 +169,7 @@ def test_several_labels_in_a_cell(tmp_path, cells, separator, expected):
 def test_the_separator_is_logged(tmp_path, caplog):
     with caplog.at_level("INFO"):
         CsvLayout(write(tmp_path, 'file,labels\na.wav,"dog,cat"\nb.wav,dog\nc.wav,\n'))
-    assert "labels are separated at ',', up to 2 in a file; 1 files have none" in caplog.text
+    assert "labels are separated at ',', up to 2 in a file; 1 file without one" in caplog.text
 
 
 def test_names_of_splits_are_folds(tmp_path, caplog):
