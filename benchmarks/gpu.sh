@@ -4,9 +4,10 @@
 #
 #   DATA=ESC-50-master bash benchmarks/gpu.sh                     all parts, within BUDGET_S seconds (530)
 #   bash benchmarks/gpu.sh "steps resnet34" "compare resnet34 256"   selected parts
+#   DATA=… bash benchmarks/gpu.sh "recipe resnet34 300 --config.train.batch_size=64"   a recipe with other settings
 #
 # Parts: "steps CONFIG", "kernels CONFIG", "startup CONFIG", "compare MODEL BATCH", "ways CONFIG EPOCHS",
-# "recipe CONFIG EPOCHS", "quickstart".
+# "recipe CONFIG EPOCHS [SETTINGS]", "quickstart".
 # DATA is a data set in the layout of ESC-50, whose clips may be Opus or FLAC files. Without it, "startup" and "ways" use
 # synthesized sounds, and "recipe" fails.
 #
@@ -55,8 +56,8 @@ if [ $# -eq 0 ]; then
     "compare efficientnet_b0 256" "steps efficientat_finetune" "startup beats_finetune" quickstart
 fi
 for part; do
-  read -r kind name number <<<"$part"
-  folder="$out/${part// /_}"
+  read -r kind name number settings <<<"$part"
+  folder="$out/${part//[^[:alnum:].-]/_}"
   if [ -f "$folder/done" ]; then
     echo "== $part: finished before"
     continue
@@ -82,8 +83,8 @@ for part; do
         continue
       fi
       run "$part" "$budget" "$python" -m esc_jax.main --config="$(config_of "$name")" --mode=crossval \
-        --workdir="$folder/run" --config.train.epochs="$number" --config.train.checkpoint_epochs=25 \
-        --config.train.tensorboard=False --config.model.dtype=bfloat16 "$data" &&
+        --workdir="$folder/run" --config.train.epochs="$number" --config.train.checkpoint_epochs=50 \
+        --config.train.tensorboard=False --config.model.dtype=bfloat16 "$data" $settings &&
         cp "$folder/run/report.md" "$folder/run/results.json" "$folder" ;;
     quickstart)
       run "$part" 120 "$python" -m esc_jax.main --config="$(config_of quickstart)" --workdir="$folder/run" &&
