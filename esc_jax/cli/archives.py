@@ -3,10 +3,12 @@
 import argparse
 from collections.abc import Callable, Sequence
 import dataclasses
+import sys
 from typing import TYPE_CHECKING, Any
 
 from esc_jax.cli import parser as arguments
 from esc_jax.cli.command import exit_when_interrupted
+from esc_jax.errors import counted, printable
 from esc_jax.inference import output, result_files
 
 if TYPE_CHECKING:  # numpy and JAX, which --help does not need
@@ -93,6 +95,18 @@ def _start_of(options: argparse.Namespace) -> "Callable[[str], datetime | None]"
     return times.time_in_name if start is None else lambda file: start
 
 
+def report_times(options: argparse.Namespace, paths: Sequence[str]) -> None:
+    """Prints how many recordings have no time in their names, where --start=names."""
+    from esc_jax.inference import times
+
+    if options.start != times.FROM_NAMES:
+        return
+    if missing := [path for path in paths if times.time_in_name(path) is None]:
+        verb = "has" if len(missing) == 1 else "have"
+        sentence = f"{counted(len(missing), 'recording')} of {len(paths)} {verb} no time in the name ({missing[0]}"
+        sys.stderr.write(f"esc_jax: {printable(sentence + (' …)' if len(missing) > 1 else ')'))}\n")
+
+
 def open_archive(
     classifier: "SoundClassifier",
     options: argparse.Namespace,
@@ -118,7 +132,11 @@ def open_archive(
     from esc_jax.inference import archive, class_table, events, times
 
     classes = classifier.classes
-    thresholds = class_table.read_numbers(options.thresholds, classes) if options.thresholds else {}
+    thresholds = {}
+    if options.thresholds:
+        own = dict(zip(classifier.model.classes, classes, strict=True))  # by their names in the model, as with --names
+        numbers = class_table.read_numbers(options.thresholds, {*own, *classes})
+        thresholds = {name if name in classes else own.get(name, name): value for name, value in numbers.items()}
     length, gap = options.min_length_s or 0.0, options.max_gap_s or 0.0
     drop = bool(options.drop_unfamiliar)
     chosen = events.EventOptions(options.min_confidence, thresholds, length, gap, drop)
@@ -136,7 +154,8 @@ def open_archive(
         recorded["csv_bom"] = True
     writers = [result_files.FORMATS[name] for name in formats]
     root = archive.common_folder(sources)
-    store = archive.Archive(options.out, root, entries | recorded, [suffix for suffix, _ in writers])
+    suffixes = [suffix for suffix, _ in writers]
+    store = archive.Archive(options.out, root, entries | recorded, suffixes, bom=bool(options.csv_bom))
 
     def classify(file: str) -> tuple[float, str, list[str]]:
         timeline = classifier.timeline(
@@ -147,7 +166,14 @@ def open_archive(
             times.check_end(file, start, timeline.duration_s)
         found = events.find_events(timeline, chosen)
         result = result_files.Result(
-            store.name(file), timeline, found, start, classifier.sample_rate, options.top_k, entries
+            store.name(file),
+            timeline,
+            found,
+            start,
+            classifier.sample_rate,
+            options.top_k,
+            entries,
+            bool(options.start),
         )
         contents = [
             (output.BOM if options.csv_bom and suffix.endswith(".csv") else "") + write(result)

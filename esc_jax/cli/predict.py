@@ -196,9 +196,11 @@ def _archive(classifier: "SoundClassifier", paths: list[str], options: argparse.
     """Classifies recordings into the folder --out. Errors are appended to `problems`."""
     extra = ["events"] if options.clips else []
     store, classify = archives.open_archive(classifier, options, options.files, extra)
+    archives.report_times(options, paths)
     _process(store, paths, classify, problems)
     if options.clips:
-        _write_excerpts(store, paths, options, problems)
+        window_s = options.window_s or classifier.window_s
+        _write_excerpts(store, paths, window_s, options, problems)
 
 
 def _process(store: "Archive", paths: list[str], classify: "Classify", problems: list[str]) -> None:
@@ -236,7 +238,9 @@ def _process(store: "Archive", paths: list[str], classify: "Classify", problems:
     sys.stdout.write(summary() + "\n")
 
 
-def _write_excerpts(store: "Archive", paths: list[str], options: argparse.Namespace, problems: list[str]) -> None:
+def _write_excerpts(
+    store: "Archive", paths: list[str], window_s: float, options: argparse.Namespace, problems: list[str]
+) -> None:
     """Writes the best events of all recordings that are finished, whichever call finished them."""
     from esc_jax.inference import archive, excerpts
 
@@ -255,7 +259,7 @@ def _write_excerpts(store: "Archive", paths: list[str], options: argparse.Namesp
 
         best = excerpts.best_events(detections(), options.clips_per_class or CLIPS_PER_CLASS)
         written, removed = excerpts.write_excerpts(
-            best, store.root, options.clips, MAX_CLIP_S, problems, bool(options.csv_bom)
+            best, store.root, options.clips, window_s, MAX_CLIP_S, problems, bool(options.csv_bom)
         )
         earlier = f", {removed} of an earlier call removed" if removed else ""
         sys.stdout.write(f"{options.clips}: {counted(written, 'excerpt')}{earlier}\n")

@@ -29,6 +29,7 @@ import unicodedata
 from esc_jax import files
 from esc_jax.errors import UserError, describe_error, shorten
 from esc_jax.evaluation.escaping import escape_cell, restore_cell
+from esc_jax.inference.output import BOM
 from esc_jax.models.model import update_hash
 
 SETTINGS, MANIFEST, LOCKS = "settings.json", "manifest.csv", ".locks"
@@ -95,13 +96,22 @@ class Archive:
         root: folder that contains all recordings.
         settings: what the results depend on, as JSON values.
         suffixes: ends of the names of the result files of a recording.
+        bom: begin the manifest with a byte order mark.
 
     Raises:
         ArchiveError: the folder has results of other recordings or with other settings, or something else.
     """
 
-    def __init__(self, folder: pathlib.Path, root: pathlib.Path, settings: Mapping[str, Any], suffixes: Sequence[str]):
-        self.folder, self.root, self._suffixes = folder, root, tuple(suffixes)
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        root: pathlib.Path,
+        settings: Mapping[str, Any],
+        suffixes: Sequence[str],
+        *,
+        bom: bool = False,
+    ):
+        self.folder, self.root, self._suffixes, self._bom = folder, root, tuple(suffixes), bom
         # Recording → its time of change before it was read, and the note of its results.
         self._finished: dict[str, tuple[str, str]] = {}
         self._missing: set[str] = set()  # recordings that could not be found according to their last row
@@ -248,6 +258,7 @@ class Archive:
             file.seek(0)
             if not file.readline().endswith(b"\n"):
                 file.truncate(0)
+                buffer.write(BOM if self._bom else "")
                 writer.writerow(COLUMNS)
             buffer.write(_end_of_row(file))
             cells = outcome.status, *times, finished, modified, escape_cell(outcome.note)

@@ -21,7 +21,8 @@ from esc_jax.inference import output
 from esc_jax.inference.events import Event
 
 TABLE = "excerpts.csv"
-_HEADER = ["excerpt", "class", "score", "file", "onset_s", "offset_s"]
+_HEADER = ["excerpt", "class", "score", "file", "onset_s", "offset_s", "start_s", "end_s"]
+_EARLIER_HEADER = _HEADER[:6]
 _SOFTWARE = "esc_jax"  # in the header of an excerpt
 _NAME = re.compile(r"\d{3,}-.+-\d+\.\ds\.wav(\.\d+\.partial)?", re.DOTALL)
 _COLUMNS = ("file", "onset_s", "offset_s", "class", "score")  # of the format `events`
@@ -92,7 +93,7 @@ def is_replaceable(folder: pathlib.Path) -> bool:
         return True
     with open(table, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         try:
-            return next(csv.reader(file), None) == _HEADER
+            return next(csv.reader(file), None) in (_HEADER, _EARLIER_HEADER)
         except csv.Error:
             return False
 
@@ -101,21 +102,24 @@ def write_excerpts(
     detections: Sequence[Detection],
     root: pathlib.Path,
     folder: pathlib.Path,
+    window_s: float,
     max_s: float,
     problems: list[str],
     bom: bool = False,
 ) -> tuple[int, int]:
-    """Writes FOLDER/CLASS/NUMBER-RECORDING-ONSETs.wav for each event, and a table of them.
+    """Writes FOLDER/CLASS/NUMBER-RECORDING-STARTs.wav for each event, and a table of them.
 
-    An excerpt has the sample rate of its recording, one channel and 16 bits, and a second more at both ends. Its WAV
-    header has the class as its title, and recording, times and score as its comment. Where the names of two classes
-    become the same folder name, a number is appended to one of them. Excerpts of an earlier call that are not written
-    again are removed; they are recognised by their names and WAV headers.
+    An excerpt is the event with a second more at both ends, and the whole of its best window: a sound can be anywhere
+    in a window, and an event has the middle of a window only. It has the sample rate of its recording, one channel and
+    16 bits. Its WAV header has the class as its title, and recording, times and score as its comment. Where the names
+    of two classes become the same folder name, a number is appended to one of them. Excerpts of an earlier call that
+    are not written again are removed; they are recognised by their names and WAV headers.
 
     Args:
         detections: the events, the best of a class first.
         root: folder that the recordings are in.
         folder: is created.
+        window_s: length of a window.
         max_s: of a longer event, so much around its best window is written.
         problems: a sentence is appended for each recording that cannot be read, or whose excerpts cannot be written.
         bom: begin the table with a byte order mark.
@@ -125,27 +129,29 @@ def write_excerpts(
     """
     folder.mkdir(parents=True, exist_ok=True)
     numbers: dict[str, int] = {}
-    targets: dict[str, list[tuple[Detection, pathlib.Path]]] = {}
+    targets: dict[str, list[_Excerpt]] = {}
     folders = _folder_names({one.event.label for one in detections})
     for one in detections:
         label = one.event.label
         numbers[label] = numbers.get(label, 0) + 1
         stem = _file_name(pathlib.PurePosixPath(one.file).stem)
-        name = f"{numbers[label]:03d}-{stem}-{one.event.onset_s:.1f}s.wav"
-        targets.setdefault(one.file, []).append((one, folder / folders[label] / name))
-    written: list[tuple[Detection, pathlib.Path]] = []
+        start, end = _span(one.event, window_s, max_s)
+        name = f"{numbers[label]:03d}-{stem}-{start:.1f}s.wav"
+        targets.setdefault(one.file, []).append(_Excerpt(one, folder / folders[label] / name, start, end))
+    written: list[_Excerpt] = []
     for name, parts in targets.items():
         with collect_errors(problems, root / name):
-            written.extend(_cut(root / name, parts, max_s))  # those before an error are kept
+            written.extend(_cut(root / name, parts))  # those before an error are kept
     with files.write_output(folder / TABLE, "w", newline="", errors="surrogateescape") as file:
         file.write(output.BOM if bom else "")
         writer = csv.writer(file)
         writer.writerow(_HEADER)
-        for one, path in sorted(written, key=lambda pair: pair[1]):
-            event = one.event
-            cells = [path.relative_to(folder).as_posix(), event.label, f"{event.score:.6f}", one.file]
-            writer.writerow([*map(escape_cell, cells), f"{event.onset_s:.3f}", f"{event.offset_s:.3f}"])
-    return len(written), _remove_earlier(folder, [path for parts in targets.values() for _, path in parts])
+        for excerpt in sorted(written, key=lambda excerpt: excerpt.path):
+            event, path = excerpt.detection.event, excerpt.path.relative_to(folder).as_posix()
+            cells = [path, event.label, f"{event.score:.6f}", excerpt.detection.file]
+            times = event.onset_s, event.offset_s, excerpt.start_s, excerpt.end_s
+            writer.writerow([*map(escape_cell, cells), *(f"{time:.3f}" for time in times)])
+    return len(written), _remove_earlier(folder, [excerpt.path for parts in targets.values() for excerpt in parts])
 
 
 def _remove_earlier(folder: pathlib.Path, current: Iterable[pathlib.Path]) -> int:
@@ -195,31 +201,40 @@ def _folder_names(labels: Iterable[str]) -> dict[str, str]:
     return folders
 
 
-def _span(event: Event, max_s: float) -> tuple[float, float]:
-    """The part of an event, of at most `max_s`, that is written: around its best window, seconds."""
-    start = event.onset_s
-    if event.peak_s is not None:
-        start = max(start, min(event.peak_s - max_s / 2, event.offset_s - max_s))
-    return start, min(event.offset_s, start + max_s)
+@dataclasses.dataclass(frozen=True)
+class _Excerpt:
+    """An event, its file, and the part of the recording that is written to it, seconds."""
+
+    detection: Detection
+    path: pathlib.Path
+    start_s: float
+    end_s: float
 
 
-def _cut(
-    path: pathlib.Path, parts: Sequence[tuple[Detection, pathlib.Path]], max_s: float
-) -> Iterator[tuple[Detection, pathlib.Path]]:
-    """Reads a recording once, writes its excerpts, and yields each that is written."""
+def _span(event: Event, window_s: float, max_s: float) -> tuple[float, float]:
+    """The part of a recording that is written for an event, seconds; it may end after the recording."""
+    start, peak = event.onset_s, event.peak_s
+    if peak is not None:
+        start = max(start, min(peak - max_s / 2, event.offset_s - max_s))
+    end = min(event.offset_s, start + max_s)
+    first, last = start - _MARGIN_S, end + _MARGIN_S
+    if peak is not None:
+        first, last = min(first, peak - window_s / 2), max(last, peak + window_s / 2)
+    return max(0.0, first), last
+
+
+def _cut(path: pathlib.Path, parts: Sequence[_Excerpt]) -> Iterator[_Excerpt]:
+    """Reads a recording once, writes its excerpts, and yields each that is written, with the time at which it ends."""
     probe = AudioStream(path, 16_000)
     rate = round(probe.rate)
     probe.close()
-    spans = []
-    for one, _ in parts:
-        start, end = _span(one.event, max_s)
-        spans.append((max(0, round((start - _MARGIN_S) * rate)), round((end + _MARGIN_S) * rate)))
-    for (one, target), samples in zip(parts, cut(AudioStream(path, rate), spans), strict=True):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        content = _encode(one, samples, rate, target)
-        with files.write_output(target) as file:
+    spans = [(round(one.start_s * rate), round(one.end_s * rate)) for one in parts]
+    for one, (first, _), samples in zip(parts, spans, cut(AudioStream(path, rate), spans), strict=True):
+        one.path.parent.mkdir(parents=True, exist_ok=True)
+        content = _encode(one.detection, samples, rate, one.path)
+        with files.write_output(one.path) as file:
             file.write(content)
-        yield one, target
+        yield dataclasses.replace(one, end_s=(first + len(samples)) / rate)
 
 
 def _encode(detection: Detection, samples: np.ndarray, rate: int, target: pathlib.Path) -> bytes:

@@ -153,7 +153,7 @@ def write_windows(
     """Writes the k most probable classes of every window as rows of a table.
 
     The columns are CSV_COLUMNS; `detected` if the model is multi-label: whether the class is above its threshold; and
-    `time` if it is known when a recording began: the start of the window in ISO 8601. A silent window is one row of
+    `time` with `starts`: the start of the window in ISO 8601. A silent window is one row of
     class "silence" without a probability. Digital silence has no level. Names of files and classes are written with
     `escaping.escape_cell`.
 
@@ -161,13 +161,12 @@ def write_windows(
         file: is written to.
         timelines: (file name, timeline) of each recording, all of one model.
         k: classes per window.
-        starts: when each recording began, where this is known.
+        starts: when each recording began; None for one of which this is not known.
     """
     from esc_jax.inference import times
 
     exclusive = all(timeline.task.exclusive for _, timeline in timelines)
-    starts = starts or [None] * len(timelines)
-    timed = any(starts)
+    timed, starts = starts is not None, starts or [None] * len(timelines)
     writer = csv.writer(file)
     writer.writerow([*CSV_COLUMNS, *([] if exclusive else ["detected"]), *(["time"] if timed else [])])
     for (name, timeline), begin in zip(timelines, starts, strict=True):

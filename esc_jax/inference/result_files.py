@@ -45,6 +45,7 @@ class Result:
         sample_rate: of the model, Hz.
         top_k: classes of each window.
         settings: entries at the top of a JSON document.
+        timed: whether tables have columns of absolute times, which are empty where `start` is None.
     """
 
     file: str
@@ -54,6 +55,7 @@ class Result:
     sample_rate: int
     top_k: int
     settings: dict[str, Any]
+    timed: bool = False
 
     @property
     def name(self) -> str:
@@ -72,7 +74,7 @@ def _tabs(rows: Sequence[Sequence[object]]) -> str:
 
 def _csv(result: Result) -> str:
     text = io.StringIO(newline="")
-    output.write_windows(text, [(result.file, result.timeline)], result.top_k, [result.start])
+    output.write_windows(text, [(result.file, result.timeline)], result.top_k, [result.start] if result.timed else None)
     return text.getvalue()
 
 
@@ -85,12 +87,10 @@ def _json(result: Result) -> str:
 
 
 def _event_times(result: Result, event: "Event") -> dict[str, str]:
-    if result.start is None:
+    if not result.timed:
         return {}
-    return {
-        "onset_time": times.at(result.start, event.onset_s),
-        "offset_time": times.at(result.start, event.offset_s),
-    }
+    seconds = {"onset_time": event.onset_s, "offset_time": event.offset_s}
+    return {key: times.at(result.start, value) if result.start else "" for key, value in seconds.items()}
 
 
 def _jsonl(result: Result) -> str:
@@ -106,7 +106,7 @@ def _jsonl(result: Result) -> str:
 def _events(result: Result) -> str:
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    clock = ("onset_time", "offset_time") if result.start else ()
+    clock = ("onset_time", "offset_time") if result.timed else ()
     writer.writerow(["file", "onset_s", "offset_s", "class", "score", "peak_s", "unfamiliar", *clock])
     for event in result.events:
         cells = escape_cell(result.file), f"{event.onset_s:.3f}", f"{event.offset_s:.3f}", escape_cell(event.label)

@@ -7,11 +7,14 @@ import re
 from esc_jax.errors import UserError
 
 FROM_NAMES = "names"
-# 20260511_053000, 2026-05-11T05:30:00, 20260511-053000+0200, 20260511T053000Z; as recorders and BirdNET-Pi write them.
+# 20260511_053000, 20260511053000, 2026-05-11T05:30:00, 20260511-053000+0200, 20260511T053000Z, 20260511$053000,
+# 20260511_053000(UTC+2); as recorders and BirdNET-Pi write them.
 _TIME = re.compile(
-    r"(?<!\d)(\d{4})[-_.]?(\d{2})[-_.]?(\d{2})[-_T ]+(\d{2})[-_.:h]?(\d{2})(?:[-_.:m]?(\d{2})(?:\.(\d{1,6}))?)?s?"
-    r"(Z|[+-]\d{2}:?\d{2})?(?!\d)"
+    r"(?<!\d)(\d{4})[-_.]?(\d{2})[-_.]?(\d{2})(?:[-_T $]+|(?<=(?:19|20)\d{6}))(\d{2})[-_.:h]?(\d{2})"
+    r"(?:[-_.:m]?(\d{2})(?:\.(\d{1,6}))?)?s?"
+    r"(Z|[+-]\d{2}[:-]?\d{2}|[_ (]?(?:UTC|GMT)(?:[+-]\d{1,2}(?:[:-]?\d{2})?)?)?(?!\d)"
 )
+_OFFSET = re.compile(r"([+-])(\d{1,2})[:-]?(\d{2})?$")
 
 
 class TimeError(UserError, ValueError):
@@ -23,24 +26,25 @@ def time_in_name(path: str | os.PathLike[str]) -> datetime | None:
 
     The time has a time zone if the name has one ("Z", "+0200"). A name with several times has that of the first.
     """
-    for match in _TIME.finditer(os.path.basename(os.fspath(path))):
+    name, place = os.path.basename(os.fspath(path)), 0
+    while match := _TIME.search(name, place):
         year, month, day, hour, minute = (int(part) for part in match.groups()[:5])
         second, fraction = int(match[6] or 0), int((match[7] or "").ljust(6, "0") or 0)
         try:
             return datetime(year, month, day, hour, minute, second, fraction, _zone(match[8]))
-        except ValueError:  # a number that is no time
-            continue
+        except ValueError:  # a number that is no time; one can begin within it
+            place = match.start() + 1
     return None
 
 
 def _zone(text: str | None) -> timezone | None:
     if not text:
         return None
-    if text == "Z":
+    match = _OFFSET.search(text)
+    if not match:
         return UTC
-    hours, minutes = int(text[1:3]), int(text[-2:])
-    offset = timedelta(hours=hours, minutes=minutes)
-    return timezone(-offset if text[0] == "-" else offset)
+    offset = timedelta(hours=int(match[2]), minutes=int(match[3] or 0))
+    return timezone(-offset if match[1] == "-" else offset)
 
 
 def parse_start(text: str) -> datetime | None:
@@ -67,4 +71,4 @@ def check_end(file: str, start: datetime, duration_s: float) -> None:
 
 def at(start: datetime, seconds: float) -> str:
     """A time in a recording that begins at `start`, in ISO 8601, to the millisecond, with the time zone of `start`."""
-    return (start + timedelta(seconds=seconds)).isoformat(timespec="milliseconds")
+    return (start + timedelta(milliseconds=round(1000 * seconds))).isoformat(timespec="milliseconds")

@@ -29,7 +29,9 @@ def test_a_folder_of_results(command, loaded, tmp_path):
     out = tmp_path / "out"
     options = ("--window_s=1", "--formats=csv,json,audacity", "--start=names", f"--out={out}")
     status, text, error = command(*options, root)
-    assert status == 1 and "bad.wav: not readable as audio" in error and error.count("\n") == 1
+    lines = error.splitlines()
+    assert status == 1 and lines[0] == f"esc_jax: 1 recording of 7 has no time in the name ({root}/bad.wav)"
+    assert "bad.wav: not readable as audio" in lines[1] and len(lines) == 2
     assert text == f"{out}: 6 recordings of 0:12 classified, 1 failed\n"
     files = contents(out)
     assert len(files) == 6 * 3 + 1
@@ -76,7 +78,8 @@ def test_excerpts_of_the_best_events(command, tmp_path):
     for row in rows:
         samples, rate = soundfile.read(tmp_path / "clips" / row["excerpt"])
         whole, _ = soundfile.read(root / row["file"])
-        start = max(0, round((float(row["onset_s"]) - 1) * rate))
+        start = round(float(row["start_s"]) * rate)
+        assert float(row["start_s"]) == pytest.approx(max(0.0, float(row["onset_s"]) - 1), abs=1.1e-3)
         np.testing.assert_allclose(samples, whole[start : start + len(samples)], atol=1 / 32768)
 
 
@@ -87,10 +90,12 @@ def test_names_and_thresholds_of_classes(command, loaded, tmp_path, monkeypatch)
     status, text, _ = command(f"--names={tmp_path / 'names.csv'}", "--window_s=1", tmp_path / "a.wav")
     assert status == 0 and any(name in text for name in ("Regen", "Wellen", "Hund"))
     assert not any(name in text for name in CLASSES)
-    (tmp_path / "t.csv").write_text("Regen,1.0\nWellen,1.0\nHund,1.0\n")  # without a header
+    (tmp_path / "t.csv").write_text("Regen,1.0\nsea_waves,1.0\nHund,1.0\n")  # without a header, by both names
     out = tmp_path / "out"
     status, _, _ = command(f"--thresholds={tmp_path / 't.csv'}", f"--out={out}", "--formats=events", tmp_path / "a.wav")
     assert status == 0 and (out / "a.wav.events.csv").read_text().count("\n") == 1  # no event
+    chosen = json.loads((out / "settings.json").read_text())["events"]["thresholds"]
+    assert chosen == {"Regen": 1.0, "Wellen": 1.0, "Hund": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -229,10 +234,12 @@ def test_csv_files_for_excel(command, tmp_path):
     soundfile.write(tmp_path / "ä.wav", sound(2.0), RATE)
     options = ("--window_s=1", "--formats=csv,json,events", f"--out={tmp_path}/o", tmp_path / "ä.wav")
     assert command("--csv_bom", f"--clips={tmp_path}/clips", *options)[0] == 0
-    for name in ("o/ä.wav.csv", "o/ä.wav.events.csv", "clips/excerpts.csv"):
+    for name in ("o/ä.wav.csv", "o/ä.wav.events.csv", "o/manifest.csv", "clips/excerpts.csv"):
         content = (tmp_path / name).read_bytes()
         assert content.startswith(b"\xef\xbb\xbf") and content.count(b"\xef\xbb\xbf") == 1 and "ä".encode() in content
     json.loads((tmp_path / "o/ä.wav.json").read_text())
+    again = command("--csv_bom", f"--clips={tmp_path}/clips", *options)
+    assert again[0] == 0 and "1 finished before" in again[1]
     status, _, error = command(*options)
     assert status == 2 and "(csv_bom: true, now null)" in error
     assert command(f"--csv={tmp_path}/o.csv", "--csv_bom", tmp_path / "ä.wav")[0] == 0

@@ -52,13 +52,13 @@ def test_excerpts_are_cut_with_a_second_at_both_ends(root, tmp_path):
     ]
     problems = []
     out = tmp_path / "clips"
-    assert excerpts.write_excerpts(best, root, out, 10.0, problems) == (4, 0)
+    assert excerpts.write_excerpts(best, root, out, 1.0, 10.0, problems) == (4, 0)
     assert len(problems) == 1 and "gone.wav" in problems[0]
     spans = {
-        "dog/001-a-5.0s.wav": (4.0, 8.5),
-        "dog/002-b-0.2s.wav": (0.0, 2.0),
-        "sea_waves/001-a-18.0s.wav": (17.0, 20.0),
-        "sea_waves/002-a-2.0s.wav": (1.0, 13.0),  # at most 10 s, and the margins
+        "dog/001-a-4.0s.wav": (4.0, 8.5),
+        "dog/002-b-0.0s.wav": (0.0, 2.0),
+        "sea_waves/001-a-17.0s.wav": (17.0, 20.0),
+        "sea_waves/002-a-1.0s.wav": (1.0, 13.0),  # at most 10 s, and the margins
     }
     with open(out / "excerpts.csv", newline="") as file:
         table = {row["excerpt"]: row for row in csv.DictReader(file)}
@@ -68,9 +68,10 @@ def test_excerpts_are_cut_with_a_second_at_both_ends(root, tmp_path):
         expected = np.arange(round(start * RATE), round(stop * RATE)) / (20 * RATE)
         assert rate == RATE
         np.testing.assert_allclose(samples, expected, atol=2 / 32768)  # both files are rounded to 16 bits
-    with soundfile.SoundFile(out / "dog/001-a-5.0s.wav") as file:
+        assert (float(table[name]["start_s"]), float(table[name]["end_s"])) == pytest.approx((start, stop), abs=6e-4)
+    with soundfile.SoundFile(out / "dog/001-a-4.0s.wav") as file:
         assert file.title == "dog" and file.comment == "a.wav, 5.0 to 7.5 s, score 0.900"
-    assert table["sea_waves/001-a-18.0s.wav"]["class"] == "sea/waves"
+    assert table["sea_waves/001-a-17.0s.wav"]["class"] == "sea/waves"
 
 
 @pytest.mark.parametrize(
@@ -78,11 +79,31 @@ def test_excerpts_are_cut_with_a_second_at_both_ends(root, tmp_path):
 )
 def test_of_a_long_event_the_part_around_its_best_window_is_written(root, tmp_path, peak, start, stop):
     best = [detection("dog", 0.9, "a.wav", 2.0, 18.0, peak)]
-    assert excerpts.write_excerpts(best, root, tmp_path, 5.0, []) == (1, 0)
+    assert excerpts.write_excerpts(best, root, tmp_path, 1.0, 5.0, []) == (1, 0)
     (path,) = tmp_path.glob("dog/*.wav")
     samples, _ = soundfile.read(path)
     expected = np.arange(round((start - 1) * RATE), round((stop + 1) * RATE)) / (20 * RATE)
     np.testing.assert_allclose(samples, expected, atol=2 / 32768)  # both files are rounded to 16 bits
+
+
+@pytest.mark.parametrize(
+    ("onset", "offset", "peak", "start", "stop"),
+    [
+        (9.5, 10.5, 10.0, 5.0, 15.0),
+        (0.0, 3.0, 2.0, 0.0, 7.0),
+        (17.0, 20.0, 17.5, 12.5, 20.0),
+        (4.0, 17.0, 10.0, 3.0, 18.0),
+    ],
+)
+def test_an_excerpt_has_the_whole_of_its_best_window(root, tmp_path, onset, offset, peak, start, stop):
+    """Windows of 10 s, in a recording of 20 s."""
+    problems = []
+    excerpts.write_excerpts([detection("dog", 0.9, "a.wav", onset, offset, peak)], root, tmp_path, 10.0, 30.0, problems)
+    (path,) = tmp_path.glob("dog/*.wav")
+    samples, _ = soundfile.read(path)
+    expected = np.arange(round(start * RATE), round(stop * RATE)) / (20 * RATE)
+    np.testing.assert_allclose(samples, expected, atol=2 / 32768)  # both files are rounded to 16 bits
+    assert path.name == f"001-a-{start:.1f}s.wav" and not problems
 
 
 def test_events_are_read_back(tmp_path):
@@ -118,7 +139,7 @@ def test_classes_with_similar_names_have_folders_of_their_own(root, tmp_path):
     labels = ["a/b", "A:b", "a_b", "a:b", "a_b-2", "excerpts.csv", "\N{OWL}" * 80, "\N{OWL}" * 79 + "x"]
     best = [detection(label, 0.5, "a.wav", 2.0 + i, 3.0 + i) for i, label in enumerate(labels)]
     problems = []
-    written = excerpts.write_excerpts(best, root, tmp_path / "clips", 10.0, problems)
+    written = excerpts.write_excerpts(best, root, tmp_path / "clips", 1.0, 10.0, problems)
     assert written == (len(labels), 0) and not problems
     with open(tmp_path / "clips/excerpts.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -129,7 +150,7 @@ def test_classes_with_similar_names_have_folders_of_their_own(root, tmp_path):
         samples, _ = soundfile.read(tmp_path / "clips" / row["excerpt"])
         first = (float(row["onset_s"]) - 1) / 20  # of the ramp
         np.testing.assert_allclose(samples[0], first, atol=2 / 32768)
-    assert excerpts.write_excerpts([], root, tmp_path / "clips", 10.0, []) == (0, len(labels))
+    assert excerpts.write_excerpts([], root, tmp_path / "clips", 1.0, 10.0, []) == (0, len(labels))
     assert list((tmp_path / "clips").iterdir()) == [tmp_path / "clips/excerpts.csv"]
 
 
@@ -138,14 +159,14 @@ def test_an_excerpt_that_cannot_be_written(root, tmp_path):
     """The disk is full for the second one of a.wav; the others stay, and those of b.flac follow."""
     out = tmp_path / "clips"
     (out / "dog").mkdir(parents=True)
-    (out / "dog/002-a-5.0s.wav").symlink_to("/dev/full")
+    (out / "dog/002-a-4.0s.wav").symlink_to("/dev/full")
     places = [("a.wav", 2.0), ("a.wav", 5.0), ("x/b.flac", 2.0)]
     best = [detection("dog", 0.9, file, onset, onset + 1) for file, onset in places]
     problems = []
-    assert excerpts.write_excerpts(best, root, out, 10.0, problems) == (2, 0)
-    assert problems == [f"No space left on device: {out}/dog/002-a-5.0s.wav"]
+    assert excerpts.write_excerpts(best, root, out, 1.0, 10.0, problems) == (2, 0)
+    assert problems == [f"No space left on device: {out}/dog/002-a-4.0s.wav"]
     with open(out / "excerpts.csv", newline="") as file:
-        assert [row["excerpt"] for row in csv.DictReader(file)] == ["dog/001-a-2.0s.wav", "dog/003-b-2.0s.wav"]
+        assert [row["excerpt"] for row in csv.DictReader(file)] == ["dog/001-a-1.0s.wav", "dog/003-b-1.0s.wav"]
 
 
 def test_what_libsndfile_refuses_is_one_sentence(root, tmp_path, monkeypatch):
@@ -162,31 +183,33 @@ def test_excerpts_of_an_earlier_call_are_removed_and_other_files_are_kept(root, 
     out = tmp_path / "clips"
     excerpts.write_excerpts(
         [detection("dog", 0.9, "a.wav", 5.0, 6.0), detection("dog", 0.8, "a.wav", 9.0, 9.5)]
-        + [detection("frog", 0.9, "x/b.flac", 2.0, 3.0)], root, out, 10.0, []
+        + [detection("frog", 0.9, "x/b.flac", 2.0, 3.0)], root, out, 1.0, 10.0, []
     )  # fmt: skip
-    (out / "dog/002-a-9.0s.wav").rename(out / "dog/best.wav")  # a name of the user
+    (out / "dog/002-a-8.0s.wav").rename(out / "dog/best.wav")  # a name of the user
     soundfile.write(out / "dog/003-a-1.0s.wav", np.zeros(RATE), RATE)  # not our header, such as after an edit
     (out / "dog/004-a-1.0s.wav").symlink_to(root / "a.wav")
-    (out / "dog/002-a-9.0s.wav.77.partial").write_bytes(b"RIFF")  # of a killed call
+    (out / "dog/002-a-8.0s.wav.77.partial").write_bytes(b"RIFF")  # of a killed call
     (out / "notes").mkdir()
-    shutil.copy(out / "dog/001-a-5.0s.wav", out / "notes/001-a-5.0s.wav")  # sorted by the user
+    shutil.copy(out / "dog/001-a-4.0s.wav", out / "notes/001-a-4.0s.wav")  # sorted by the user
     (out / "notes/005-a-1.0s.wav").write_text("no audio")
     kept = {f"dog/{name}.wav" for name in ("best", "003-a-1.0s", "004-a-1.0s")}
-    kept |= {"notes/001-a-5.0s.wav", "notes/005-a-1.0s.wav", "excerpts.csv"}
-    assert excerpts.write_excerpts([detection("dog", 0.7, "x/b.flac", 4.0, 5.0)], root, out, 10.0, []) == (1, 2)
+    kept |= {"notes/001-a-4.0s.wav", "notes/005-a-1.0s.wav", "excerpts.csv"}
+    assert excerpts.write_excerpts([detection("dog", 0.7, "x/b.flac", 4.0, 5.0)], root, out, 1.0, 10.0, []) == (1, 2)
     names = {path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir()}
-    assert names == kept | {"dog/001-b-4.0s.wav"} and not (out / "frog").exists()
+    assert names == kept | {"dog/001-b-3.0s.wav"} and not (out / "frog").exists()
     with open(out / "excerpts.csv", newline="") as file:
-        assert [row["excerpt"] for row in csv.DictReader(file)] == ["dog/001-b-4.0s.wav"]
+        assert [row["excerpt"] for row in csv.DictReader(file)] == ["dog/001-b-3.0s.wav"]
 
 
 def test_a_table_that_is_not_one_of_excerpts_is_not_replaced(root, tmp_path):
     assert excerpts.is_replaceable(tmp_path / "gone") and excerpts.is_replaceable(tmp_path)
     table = tmp_path / "excerpts.csv"
     for bom in (False, True):
-        excerpts.write_excerpts([detection("dog", 0.9, "a.wav", 5.0, 6.0)], root, tmp_path, 10.0, [], bom)
+        excerpts.write_excerpts([detection("dog", 0.9, "a.wav", 5.0, 6.0)], root, tmp_path, 1.0, 10.0, [], bom)
         assert excerpts.is_replaceable(tmp_path) and table.read_bytes().startswith(b"\xef\xbb\xbf") == bom
-    table.write_text(table.read_text().replace("offset_s", "offset_s,checked", 1))
+    table.write_text("excerpt,class,score,file,onset_s,offset_s\n")  # of an earlier version
+    assert excerpts.is_replaceable(tmp_path)
+    table.write_text("excerpt,class,score,file,onset_s,offset_s,checked\n")
     assert not excerpts.is_replaceable(tmp_path)
     table.write_text('"' + "x" * 200_000)
     assert not excerpts.is_replaceable(tmp_path)

@@ -1,6 +1,7 @@
 """Result files, read back as the programs that they are for do."""
 
 import csv
+import dataclasses
 from datetime import UTC, datetime
 import io
 import json
@@ -19,7 +20,8 @@ START = datetime(2026, 5, 11, 5, 30, tzinfo=UTC)
 def make_result(start=None, classes=("rain", "sea_waves", "dog")):
     timeline = make_scene(classes=classes)
     events = find_events(timeline, EventOptions(max_gap_s=0.0))
-    return result_files.Result("a/storm 1.wav", timeline, events, start, 32_000, 2, {"model": "m"})
+    timed = start is not None
+    return result_files.Result("a/storm 1.wav", timeline, events, start, 32_000, 2, {"model": "m"}, timed)
 
 
 def write(name, result):
@@ -92,6 +94,11 @@ def test_events_as_csv_and_json_lines():
         heard = datetime.fromisoformat(one["onset_time"])
         assert heard.tzinfo and (heard - START).total_seconds() == pytest.approx(event.onset_s, abs=1e-3)
     assert "onset_time" not in write("events", make_result()) and "onset_time" not in write("jsonl", make_result())
+    # Of a recording without a time, beside others, the columns are empty.
+    without = dataclasses.replace(result, start=None)
+    rows = list(csv.DictReader(io.StringIO(write("events", without))))
+    assert len(rows) == len(result.events) and {(row["onset_time"], row["offset_time"]) for row in rows} == {("", "")}
+    assert {row["time"] for row in csv.DictReader(io.StringIO(write("csv", without)))} == {""}
 
 
 def test_windows_as_csv_and_json():

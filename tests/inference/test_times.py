@@ -25,6 +25,14 @@ EAST = timezone(timedelta(hours=2))
         ("99999999_20260511_053000.wav", datetime(2026, 5, 11, 5, 30)),
         ("120260511_0530001.wav", None),
         ("storm.ogg", None),
+        ("20260511053000.wav", datetime(2026, 5, 11, 5, 30)),
+        ("S4A1_20260511$053000.wav", datetime(2026, 5, 11, 5, 30)),
+        ("ZOOM0001_2026-05-11T053000Z.wav", datetime(2026, 5, 11, 5, 30, tzinfo=UTC)),
+        ("20260511_053000(UTC+2).wav", datetime(2026, 5, 11, 5, 30, tzinfo=EAST)),
+        ("20260511_053000_UTC.wav", datetime(2026, 5, 11, 5, 30, tzinfo=UTC)),
+        ("20260511_053000+02-00.wav", datetime(2026, 5, 11, 5, 30, tzinfo=EAST)),
+        ("12345678901234.wav", None),
+        ("20260511.wav", None),
     ],
 )
 def test_the_time_in_a_name(name, time):
@@ -37,6 +45,7 @@ def test_the_value_of_the_option():
     assert start == datetime(2026, 5, 11, 5, 30, tzinfo=EAST)
     assert times.at(start, 90.5) == "2026-05-11T05:31:30.500+02:00"
     assert times.at(datetime(2026, 12, 31, 23, 59), 60.0) == "2027-01-01T00:00:00.000"
+    assert times.at(datetime(2026, 5, 11), 65.0399996) == "2026-05-11T00:01:05.040"  # rounded, as seconds are
     with pytest.raises(times.TimeError, match="'dawn' is neither names nor a time such as"):
         times.parse_start("dawn")
 
