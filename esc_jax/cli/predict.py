@@ -174,10 +174,10 @@ def _check_written(options: argparse.Namespace, paths: list[str]) -> None:
         if files.resolve(file) in written:
             raise PredictError(f"{file} is both read and written: give another name for the results")
     if options.clips:
-        _check_clips(options)
+        _check_clips(options, paths)
 
 
-def _check_clips(options: argparse.Namespace) -> None:
+def _check_clips(options: argparse.Namespace, paths: list[str]) -> None:
     """Raises PredictError where excerpts would replace a table, or be found as recordings by the next call."""
     from esc_jax.inference import excerpts
 
@@ -190,6 +190,9 @@ def _check_clips(options: argparse.Namespace) -> None:
             raise PredictError(
                 f"--clips={options.clips} is in the folder of the recordings, {argument}: give another folder"
             )
+    for path in paths:
+        if files.resolve(path).is_relative_to(folder):
+            raise PredictError(f"{path} is in --clips={options.clips}: give another folder for the excerpts")
 
 
 def _archive(classifier: "SoundClassifier", paths: list[str], options: argparse.Namespace, problems: list[str]) -> None:
@@ -247,19 +250,25 @@ def _write_excerpts(
     suffix, _ = result_files.FORMATS["events"]
     # One process at a time, since what the others have written is removed. The last one finds all that is finished.
     with collect_errors(problems, options.clips), files.file_lock(store.folder / archive.LOCKS / "excerpts"):
-        tables = [store.folder / f"{store.name(path)}{suffix}" for path in paths if store.is_finished(path)]
-        if not tables:  # the disk of the recordings can be missing
-            sys.stdout.write(f"{options.clips}: unchanged, since no recording is finished\n")
-            return
+        finished = {
+            store.name(path): store.folder / f"{store.name(path)}{suffix}" for path in paths if store.is_finished(path)
+        }
 
         def detections() -> "Iterator[excerpts.Detection]":
-            for table in tables:
+            for table in finished.values():
                 with collect_errors(problems, table):
                     yield from excerpts.read_events(table)
 
         best = excerpts.best_events(detections(), options.clips_per_class or CLIPS_PER_CLASS)
         written, removed = excerpts.write_excerpts(
-            best, store.root, options.clips, window_s, MAX_CLIP_S, problems, bool(options.csv_bom)
+            best,
+            store.root,
+            options.clips,
+            window_s,
+            MAX_CLIP_S,
+            problems,
+            finished=finished,
+            bom=bool(options.csv_bom),
         )
         earlier = f", {removed} of an earlier call removed" if removed else ""
         sys.stdout.write(f"{options.clips}: {counted(written, 'excerpt')}{earlier}\n")

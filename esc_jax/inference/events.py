@@ -81,21 +81,22 @@ def find_events(timeline: Timeline, options: EventOptions = EventOptions()) -> l
         runs = list(zip(np.flatnonzero(changes == 1).tolist(), np.flatnonzero(changes == -1).tolist(), strict=True))
         for first, stop in _joined(runs, edges, options.max_gap_s):
             if edges[stop] - edges[first] >= options.min_length_s:
-                events.append(_event(timeline, index, first, stop))
+                windows = first + np.flatnonzero(active[first:stop, index])
+                events.append(_event(timeline, index, first, stop, windows))
     return sorted(events, key=lambda event: (event.onset_s, event.label))
 
 
-def _event(timeline: Timeline, index: int, first: int, stop: int) -> Event:
-    """The event of a class in the windows `first` to `stop` − 1."""
-    scores = timeline.probabilities[first:stop, index]
-    best = first + int(scores.argmax())
+def _event(timeline: Timeline, index: int, first: int, stop: int, windows: np.ndarray) -> Event:
+    """The event of a class from window `first` to `stop` − 1; `windows` are those that have the class, without gaps."""
+    scores = timeline.probabilities[windows, index]
+    best = int(windows[scores.argmax()])
     return Event(
         onset_s=float(timeline.edges[first]),
         offset_s=float(timeline.edges[stop]),
         label=timeline.classes[index],
         score=float(scores.max()),
         peak_s=float(timeline.starts[best] + timeline.ends[best]) / 2,
-        unfamiliar=bool(timeline.unfamiliar[first:stop].mean() > 0.5),
+        unfamiliar=bool(timeline.unfamiliar[windows].mean() > 0.5),
     )
 
 

@@ -1,12 +1,13 @@
 """Cuts the best events of each class out of recordings, as sound files."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import contextlib
 import csv
 import dataclasses
 import heapq
 import io
 import math
+import os
 import pathlib
 import re
 
@@ -24,7 +25,7 @@ TABLE = "excerpts.csv"
 _HEADER = ["excerpt", "class", "score", "file", "onset_s", "offset_s", "start_s", "end_s"]
 _EARLIER_HEADER = _HEADER[:6]
 _SOFTWARE = "esc_jax"  # in the header of an excerpt
-_NAME = re.compile(r"\d{3,}-.+-\d+\.\ds\.wav(\.\d+\.partial)?", re.DOTALL)
+_PARTIAL = re.compile(r"\d{3,}-.+-\d+\.\ds(-\d+)?\.wav\.\d+\.partial", re.DOTALL)
 _COLUMNS = ("file", "onset_s", "offset_s", "class", "score")  # of the format `events`
 _MARGIN_S = 1.0  # before and after an event
 _REMEDY = "if the file was changed, delete it to have it written again"
@@ -105,6 +106,8 @@ def write_excerpts(
     window_s: float,
     max_s: float,
     problems: list[str],
+    *,
+    finished: Collection[str],
     bom: bool = False,
 ) -> tuple[int, int]:
     """Writes FOLDER/CLASS/NUMBER-RECORDING-STARTs.wav for each event, and a table of them.
@@ -112,8 +115,11 @@ def write_excerpts(
     An excerpt is the event with a second more at both ends, and the whole of its best window: a sound can be anywhere
     in a window, and an event has the middle of a window only. It has the sample rate of its recording, one channel and
     16 bits. Its WAV header has the class as its title, and recording, times and score as its comment. Where the names
-    of two classes become the same folder name, a number is appended to one of them. Excerpts of an earlier call that
-    are not written again are removed; they are recognised by their names and WAV headers.
+    of two classes become the same folder name, a number is appended to one of them.
+
+    The table says which excerpts earlier calls have written. Those of finished recordings are replaced or removed. All
+    other files are kept: a file that has the name of an excerpt and is not in the table, is a link, or was saved by
+    another program, is not replaced, and the excerpt gets another name.
 
     Args:
         detections: the events, the best of a class first.
@@ -122,12 +128,14 @@ def write_excerpts(
         window_s: length of a window.
         max_s: of a longer event, so much around its best window is written.
         problems: a sentence is appended for each recording that cannot be read, or whose excerpts cannot be written.
+        finished: the recordings that the detections are of. Excerpts of others are kept.
         bom: begin the table with a byte order mark.
 
     Returns:
         How many excerpts are written, and how many of an earlier call are removed.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    earlier = _read_table(folder)
     numbers: dict[str, int] = {}
     targets: dict[str, list[_Excerpt]] = {}
     folders = _folder_names({one.event.label for one in detections})
@@ -136,50 +144,83 @@ def write_excerpts(
         numbers[label] = numbers.get(label, 0) + 1
         stem = _file_name(pathlib.PurePosixPath(one.file).stem)
         start, end = _span(one.event, window_s, max_s)
-        name = f"{numbers[label]:03d}-{stem}-{start:.1f}s.wav"
-        targets.setdefault(one.file, []).append(_Excerpt(one, folder / folders[label] / name, start, end))
+        path = folder / folders[label] / f"{numbers[label]:03d}-{stem}-{start:.1f}s.wav"
+        path = _free_path(path, folder, earlier, finished)
+        targets.setdefault(one.file, []).append(_Excerpt(one, path, start, end))
+    planned = [excerpt for parts in targets.values() for excerpt in parts]
+    # Before the first excerpt is written, so that a call that is killed leaves none that is not in the table.
+    _write_table(folder, planned, earlier, bom)
     written: list[_Excerpt] = []
     for name, parts in targets.items():
         with collect_errors(problems, root / name):
             written.extend(_cut(root / name, parts))  # those before an error are kept
-    with files.write_output(folder / TABLE, "w", newline="", errors="surrogateescape") as file:
-        file.write(output.BOM if bom else "")
-        writer = csv.writer(file)
-        writer.writerow(_HEADER)
-        for excerpt in sorted(written, key=lambda excerpt: excerpt.path):
-            event, path = excerpt.detection.event, excerpt.path.relative_to(folder).as_posix()
-            cells = [path, event.label, f"{event.score:.6f}", excerpt.detection.file]
-            times = event.onset_s, event.offset_s, excerpt.start_s, excerpt.end_s
-            writer.writerow([*map(escape_cell, cells), *(f"{time:.3f}" for time in times)])
-    return len(written), _remove_earlier(folder, [excerpt.path for parts in targets.values() for excerpt in parts])
-
-
-def _remove_earlier(folder: pathlib.Path, current: Iterable[pathlib.Path]) -> int:
-    """Removes the excerpts in a folder that are not current, and what killed calls left. Returns how many excerpts."""
-    kept = {(status.st_dev, status.st_ino) for path in current if path.exists() for status in [path.stat()]}
-    count = 0
-    for path in sorted(folder.glob("*/*")):
-        if not _NAME.fullmatch(path.name) or path.is_symlink() or not path.is_file():
-            continue
-        partial, status = path.name.endswith(".partial"), path.stat()
-        if (status.st_dev, status.st_ino) in kept or not (partial or _is_excerpt(path)):
-            continue
+    new = {_relative(excerpt.path, folder) for excerpt in written}
+    failed = {excerpt.detection.file for excerpt in planned if _relative(excerpt.path, folder) not in new}
+    old = {path: row for path, row in earlier.items() if path not in new and os.path.lexists(folder / path)}
+    removable = [path for path, row in old.items() if row[3] in finished and row[3] not in failed]
+    removed = [path for path in removable if _is_excerpt(folder / path)]
+    _write_table(folder, written, {path: row for path, row in old.items() if path not in removable}, bom)
+    for path in [*(folder / path for path in removed), *_partial_files(folder)]:
         path.unlink()
-        count += not partial
         with contextlib.suppress(OSError):  # other files are in it
             path.parent.rmdir()
-    return count
+    return len(written), len(removed)
+
+
+def _relative(path: pathlib.Path, folder: pathlib.Path) -> str:
+    return path.relative_to(folder).as_posix()
+
+
+def _read_table(folder: pathlib.Path) -> dict[str, list[str]]:
+    """Path of each excerpt of earlier calls → its row; none where the table is not one of `write_excerpts`."""
+    if not (folder / TABLE).is_file() or not is_replaceable(folder):
+        return {}
+    with open(folder / TABLE, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+        rows = [[restore_cell(cell) for cell in row] for row in csv.reader(file)][1:]
+    return {row[0]: row + [""] * (len(_HEADER) - len(row)) for row in rows if len(row) >= len(_EARLIER_HEADER)}
+
+
+def _write_table(
+    folder: pathlib.Path, excerpts: Sequence["_Excerpt"], others: Mapping[str, Sequence[str]], bom: bool
+) -> None:
+    """Writes the table with rows of some excerpts, and the rows of others."""
+    rows = {path: list(row) for path, row in others.items()}
+    for excerpt in excerpts:
+        event, path = excerpt.detection.event, _relative(excerpt.path, folder)
+        times = event.onset_s, event.offset_s, excerpt.start_s, excerpt.end_s
+        cells = [path, event.label, f"{event.score:.6f}", excerpt.detection.file]
+        rows[path] = [*cells, *(f"{time:.3f}" for time in times)]
+    with files.write_output(folder / TABLE, "w", newline="", errors="surrogateescape") as file:
+        file.write(output.BOM if bom else "")
+        csv.writer(file).writerows([_HEADER, *([escape_cell(cell) for cell in rows[path]] for path in sorted(rows))])
+
+
+def _free_path(
+    path: pathlib.Path, folder: pathlib.Path, earlier: Mapping[str, Sequence[str]], finished: Collection[str]
+) -> pathlib.Path:
+    """The path, or one with a number where a file that may not be replaced has it."""
+    chosen, number = path, 1
+    while os.path.lexists(chosen):
+        row = earlier.get(_relative(chosen, folder))
+        if row and row[3] in finished and _is_excerpt(chosen):
+            break
+        number += 1
+        chosen = path.with_stem(f"{path.stem}-{number}")
+    return chosen
+
+
+def _partial_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """What killed calls left."""
+    return [path for path in sorted(folder.glob("*/*.partial")) if _PARTIAL.fullmatch(path.name)]
 
 
 def _is_excerpt(path: pathlib.Path) -> bool:
-    """Whether a file is as `_encode` has made it, and in the folder of its class, where no user has sorted it."""
+    """Whether a file is as `_encode` has made it. Another program that saves a sound writes its own name, or none."""
     try:
-        with soundfile.SoundFile(path) as file:  # another program that saves a sound writes its own name, or none
-            software, label = file.software, file.title
+        with soundfile.SoundFile(path) as file:
+            return not path.is_symlink() and file.software.startswith(_SOFTWARE)
     except (OSError, soundfile.LibsndfileError):
         return False
-    folder = re.escape(_file_name(label)) + r"(-\d+)?"
-    return software.startswith(_SOFTWARE) and re.fullmatch(folder, path.parent.name) is not None
 
 
 def _file_name(text: str) -> str:
@@ -237,14 +278,19 @@ def _cut(path: pathlib.Path, parts: Sequence[_Excerpt]) -> Iterator[_Excerpt]:
         yield dataclasses.replace(one, end_s=(first + len(samples)) / rate)
 
 
+def _utf8(text: str) -> str:
+    """Text in which bytes of a file name that are not UTF-8 are replaced: libsndfile takes UTF-8 only."""
+    return text.encode("utf-8", errors="surrogateescape").decode("utf-8", errors="replace")
+
+
 def _encode(detection: Detection, samples: np.ndarray, rate: int, target: pathlib.Path) -> bytes:
     """An excerpt as a WAV file. It is made in memory, since libsndfile does not say why a file cannot be written."""
     event, content = detection.event, io.BytesIO()
     times = f"{event.onset_s:.1f} to {event.offset_s:.1f} s, score {event.score:.3f}"
     try:
         with soundfile.SoundFile(content, "w", rate, 1, "PCM_16", format="WAV") as file:
-            file.title = event.label
-            file.comment = f"{detection.file}, {times}"
+            file.title = _utf8(event.label)
+            file.comment = _utf8(f"{detection.file}, {times}")
             file.software = _SOFTWARE
             file.write(samples)
     except soundfile.LibsndfileError as error:

@@ -23,7 +23,7 @@ def find_recordings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         The paths in order, each file once and as it is named first; and a sentence for each argument that names no
         file, and for what is passed over in a folder.
     """
-    paths: dict[str, str] = {}  # the absolute path → as it is named
+    paths: dict[str, str] = {}  # the path without links → as it is named
     problems = []
     named = {os.path.abspath(expand(argument)) for argument in arguments}
     for argument in arguments:
@@ -40,7 +40,7 @@ def find_recordings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             if not found:
                 problems.append(f"{argument}: no file matches")
         for one in found:
-            paths.setdefault(os.path.abspath(one), one)
+            paths.setdefault(os.path.realpath(one), one)
     return list(paths.values()), problems
 
 
