@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 import math
 import pathlib
+import re
 
 from esc_jax.data.layouts.table import Table
 from esc_jax.data.rows import DataError
@@ -13,15 +14,17 @@ class ClassTableError(UserError, ValueError):
     """A table that cannot be used. The message is one sentence."""
 
 
-def _read(path: pathlib.Path, is_row: Callable[[str, str], bool]) -> dict[str, str]:
+def _read(path: pathlib.Path, second: str, is_row: Callable[[str, str], bool]) -> dict[str, str]:
     """The first column of a table → its second one.
 
     Args:
         path: the table.
+        second: what the second column has.
         is_row: first two cells of the first line → whether they are a row; else, the line is a header.
     """
     try:
-        rows = [(line, [cell.strip() for cell in cells]) for line, cells in Table(path).lines()]
+        table = Table(path, f"a class and its {second}", f"class,{second}")
+        rows = [(line, [cell.strip() for cell in cells]) for line, cells in table.lines()]
     except DataError as error:
         raise ClassTableError(str(error).removeprefix("data.dir: ")) from None
     width = len(rows[0][1])
@@ -45,7 +48,7 @@ def read_names(path: pathlib.Path, classes: Collection[str]) -> dict[str, str]:
         path: the table. Its first line is a header, unless it begins with a class.
         classes: of the model.
     """
-    entries = _read(path, lambda name, _: name in classes)
+    entries = _read(path, "name", lambda name, _: name in classes)
     if empty := [name for name, value in entries.items() if not value]:
         raise ClassTableError(f"{path}: the class {empty[0]} has no name")
     return entries
@@ -61,7 +64,13 @@ def _to_float(text: str) -> float:
 def read_numbers(path: pathlib.Path, classes: Collection[str]) -> dict[str, float]:
     """Class → its threshold from 0 to 1, from such a table. A first line with a number is no header either."""
     numbers = {}
-    for name, text in _read(path, lambda name, text: name in classes or not math.isnan(_to_float(text))).items():
+    entries = _read(path, "threshold", lambda name, text: name in classes or not math.isnan(_to_float(text)))
+    for name, text in entries.items():
+        # Without a header, the comma of "rain;0,7" is taken for the one between the columns.
+        if name not in classes and (parts := re.fullmatch(r"(.*)[;\t] *(\d*)", name)):
+            name, text = parts[1], f"{parts[2]},{text}"
+        if re.fullmatch(r"\d*,\d+", text):
+            raise ClassTableError(f"{path}: the threshold of {name}, {text!r}, has a comma: use a decimal point")
         value = _to_float(text)
         if not 0 <= value <= 1:
             raise ClassTableError(f"{path}: the threshold of {name}, {text!r}, is not a number from 0 to 1")

@@ -44,7 +44,7 @@ _UPLOAD_S = 60.0  # for a whole upload
 _BODY = {
     "requestBody": {
         "required": True,
-        "description": "A recording of any format, sample rate and number of channels.",
+        "description": "The file of a recording, of any format, sample rate and number of channels; no form.",
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
     }
 }
@@ -52,7 +52,11 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: {"model": schema.Problem, "description": "The body is empty."},
     408: {"model": schema.Problem, "description": "The upload took too long."},
     413: {"model": schema.Problem, "description": "The file is too large, or the sound too long."},
-    422: {"model": schema.Problem, "description": "The file cannot be used as audio, or a parameter has a bad value."},
+    415: {"model": schema.Problem, "description": "The body is a form; expected the file itself."},
+    422: {
+        "model": schema.Problem,
+        "description": "The file cannot be used as audio, or a parameter is unknown or has a bad value.",
+    },
     503: {"model": schema.Problem, "description": "The queue is full; Retry-After says when to try again, in seconds."},
 }
 
@@ -102,6 +106,9 @@ class Queue:
 
     async def classify(self, request: Request, hop_s: float) -> Timeline:
         """Receives and classifies the body of a request. Raises Refusal."""
+        if request.headers.get("content-type", "").lower().startswith("multipart/"):
+            await self._drain(request)
+            raise Refusal(415, "the body is a form: send the file itself, for example with curl --data-binary @file")
         if self.waiting > self._max_queue:
             await self._drain(request)
             later = min(600, math.ceil(self._mean_s * self.waiting))
@@ -214,20 +221,11 @@ def create_app(
     _add_error_handlers(app, metrics)
 
     @app.post("/classify", response_model=schema.Result, responses=_PROBLEMS, openapi_extra=_BODY, tags=["sounds"])
-    async def classify(
-        request: Request,
-        hop_s: Annotated[float, Query(ge=0.1, le=600.0, description="time between windows, seconds")] = 1.0,
-        top_k: Annotated[int, Query(ge=1, le=1000, description="classes of a window")] = uploads.TOP_K,
-        min_confidence: Annotated[
-            float | None, Query(ge=0.0, le=1.0, description="smallest probability of an event; of the model by default")
-        ] = None,
-        min_length_s: Annotated[float, Query(ge=0.0, description="shorter events are dropped, seconds")] = 0.0,
-        max_gap_s: Annotated[float, Query(ge=0.0, description="events that are closer are joined, seconds")] = 0.0,
-    ) -> Any:
+    async def classify(request: Request, parameters: Annotated[schema.ClassifyParameters, Query()]) -> Any:
         """Classifies a recording: every window, and when each class begins and ends."""
-        timeline = await queue.classify(request, hop_s)
-        options = EventOptions(min_confidence, {}, min_length_s, max_gap_s)
-        return JSONResponse(uploads.document(timeline, top_k, options))
+        timeline = await queue.classify(request, parameters.hop_s)
+        options = EventOptions(parameters.min_confidence, {}, parameters.min_length_s, parameters.max_gap_s)
+        return JSONResponse(uploads.document(timeline, parameters.top_k, options))
 
     @app.get("/model", response_model=schema.ModelInfo, tags=["server"])
     async def model_info() -> Any:
@@ -278,7 +276,10 @@ def _add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        return _problem(422, f"{first['loc'][-1]}={shorten(first.get('input'))}: {first['msg'].lower()}")
+        given, sentence = shorten(f"{first['loc'][-1]}={first.get('input')}"), first["msg"].lower()
+        if first["type"] == "extra_forbidden":
+            sentence = f"there is no such parameter; expected {', '.join(schema.ClassifyParameters.model_fields)}"
+        return _problem(422, f"{given}: {sentence}")
 
     @app.exception_handler(Exception)
     async def fail(request: Request, error: Exception) -> JSONResponse:

@@ -2,6 +2,22 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from esc_jax.serving import uploads
+
+
+class ClassifyParameters(BaseModel):
+    """The parameters of a request to classify a sound. Others are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    hop_s: float = Field(1.0, ge=0.1, le=600.0, description="time between windows, seconds")
+    top_k: int = Field(uploads.TOP_K, ge=1, le=1000, description="classes of a window")
+    min_confidence: float | None = Field(
+        None, ge=0.0, le=1.0, description="smallest probability of an event; of the model by default"
+    )
+    min_length_s: float = Field(0.0, ge=0.0, description="shorter events are dropped, seconds")
+    max_gap_s: float = Field(0.0, ge=0.0, description="events that are closer are joined, seconds")
+
 
 class ClassProbability(BaseModel):
     """A class with its probability."""
@@ -17,7 +33,7 @@ class Whole(BaseModel):
 
     silent: bool = Field(description="whether all of it is silence")
     unfamiliar: bool = Field(description="whether most of it is unlike any class of the model")
-    detected: list[str] = Field(description="classes above their thresholds, or the most probable class")
+    detected: list[str] | None = Field(None, description="of a multi-label model: classes above their thresholds")
     top: list[ClassProbability] = Field(description="the most probable classes")
 
 

@@ -92,17 +92,19 @@ def document(timeline: Timeline, k: int, options: EventOptions = EventOptions())
         options: what counts as an event.
 
     Returns:
-        `duration_s`, `note`, `whole` (the sound without silence: `silent`, `unfamiliar`, `detected`, `top`), `windows`
-        (`inference.output.rows`) and `events` (`inference.output.event_entry`).
+        `duration_s`, `note`, `whole` (the sound without silence: `silent`, `unfamiliar`, `top`, and `detected` of a
+        multi-label model, as in `windows`), `windows` (`inference.output.rows`) and `events`
+        (`inference.output.event_entry`).
     """
     whole = timeline.whole()
+    detected = {} if timeline.task.exclusive else {"detected": list(whole.detected) if whole else []}
     return {
         "duration_s": round(timeline.duration_s, 4),
         "note": timeline.note,
         "whole": {
             "silent": whole is None,
             "unfamiliar": bool(whole and whole.unfamiliar),
-            "detected": list(whole.detected) if whole else [],
+            **detected,
             "top": output.top(whole, k),
         },
         "windows": output.rows(timeline, k),

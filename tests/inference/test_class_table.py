@@ -44,7 +44,8 @@ def test_a_header_is_optional(tmp_path):
         ("rain,Regen\nrain,Schauer\n", "line 2: the class rain has two lines"),
         ("rain,Regen\ndog,Hund,x\n", "line 2: 3 values, but the first line has 2"),
         ("class,name\n", "has no rows below its header"),
-        ("", "is empty"),
+        ("", "is empty: its first line names the columns, for example class,name"),
+        ("class\nrain\n", "one column, 'class': a class and its name are separated by comma, semicolon or tab"),
     ],
 )
 def test_names_that_cannot_be_used(tmp_path, text, message):
@@ -56,6 +57,15 @@ def test_names_that_cannot_be_used(tmp_path, text, message):
 def test_thresholds_that_are_no_probabilities(tmp_path, value):
     with pytest.raises(ClassTableError, match=f"the threshold of rain, '{value}', is not a number from 0 to 1"):
         class_table.read_numbers(write(tmp_path, f"class,threshold\nrain,{value}\n"), CLASSES)
+
+
+@pytest.mark.parametrize("header", ["", "class;threshold\n", "class\tthreshold\n"])
+def test_a_decimal_comma_is_named(tmp_path, header):
+    separator = "\t" if "\t" in header else ";"
+    with pytest.raises(ClassTableError, match="the threshold of rain, '0,7', has a comma: use a decimal point"):
+        class_table.read_numbers(write(tmp_path, f"{header}rain{separator}0,7\ndog{separator}0,2\n"), CLASSES)
+    with pytest.raises(ClassTableError, match="a class and its threshold are separated by"):
+        class_table.read_numbers(write(tmp_path, "rain 0.7\n"), CLASSES)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

@@ -18,9 +18,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from esc_jax.evaluation.calibration import Calibration
 from esc_jax.inference.classifier import SoundClassifier
 from esc_jax.inference.events import EventOptions, find_events
 from esc_jax.inference.output import rows
+from esc_jax.tasks import registry as tasks
 from esc_jax.training.restore import restore
 from tests.serving.openapi_client import Client
 
@@ -90,7 +92,7 @@ def test_silence_and_a_file_that_breaks_off(address):
     content = io.BytesIO()
     soundfile.write(content, np.zeros(3 * RATE), RATE, format="WAV")
     _, answer, _ = Client(address)("post", "/classify", content.getvalue())
-    assert answer["whole"] == {"silent": True, "unfamiliar": False, "detected": [], "top": []}
+    assert answer["whole"] == {"silent": True, "unfamiliar": False, "top": []}
     assert answer["events"] == [] and {one["level_db"] for one in answer["windows"]} == {None}
     _, answer, _ = Client(address)("post", "/classify", recording(4.0)[:-RATE])
     assert re.fullmatch(r"breaks off after 3\.5 of 4\.0 s.*; only what is there was classified", answer["note"])
@@ -126,6 +128,12 @@ def test_bad_uploads_are_one_sentence(address, body, status, sentence):
     [
         ("POST", "/classify?hop_s=0", 422, "hop_s=0: input should be greater than or equal to 0.1"),
         ("POST", "/classify?top_k=x", 422, "top_k=x: input should be a valid integer, .*"),
+        (
+            "POST",
+            "/classify?hop_s=2&hopp_s=3",
+            422,
+            "hopp_s=3: there is no such parameter; expected hop_s, top_k, min_confidence, min_length_s, max_gap_s",
+        ),
         ("GET", "/classify", 405, "GET /classify: method not allowed; see /docs"),
         ("GET", "/nothing", 404, "GET /nothing: not found; see /docs"),
     ],
@@ -136,6 +144,31 @@ def test_other_mistakes_are_one_sentence(address, method, path, status, sentence
         urllib.request.urlopen(request)
     assert error.value.code == status
     assert re.fullmatch(sentence, json.load(error.value)["detail"])
+
+
+def test_detected_classes_are_those_of_a_multi_label_model(classifier, address, tmp_path, monkeypatch):
+    """The whole has them where the windows have them."""
+    _, answer, _ = Client(address)("post", "/classify", recording(2.0))
+    assert not any("detected" in one for one in (answer["whole"], *answer["windows"]))
+    monkeypatch.setattr(classifier, "task", tasks.get("multi_label"))
+    monkeypatch.setattr(classifier, "calibration", Calibration(thresholds=(0.0, 0.0, 1.0)))
+    _, answer, _ = Client(address)("post", "/classify", recording(2.0), min_confidence=1.0)
+    assert answer["events"] == []
+    assert {frozenset(one["detected"]) for one in (answer["whole"], *answer["windows"])} == {
+        frozenset(classifier.classes[:2])
+    }
+
+
+@pytest.mark.parametrize("content_type", ["multipart/form-data; boundary=x", "Multipart/Form-Data; boundary=x"])
+def test_a_form_is_refused(address, content_type):
+    head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
+    form = head + recording(1.0) + b"\r\n--x--\r\n"
+    request = urllib.request.Request(f"{address}/classify", form, {"Content-Type": content_type})
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(request)
+    assert error.value.code == 415
+    sentence = "the body is a form: send the file itself, for example with curl --data-binary @file"
+    assert json.load(error.value) == {"detail": sentence}
 
 
 def test_model_health_metrics_and_the_page(classifier, address):

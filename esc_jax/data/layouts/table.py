@@ -29,6 +29,8 @@ class Table:
 
     Args:
         path: the file.
+        row: what a row has, for messages.
+        header: an example of a first line, for messages.
 
     Attributes:
         columns: names of the columns.
@@ -38,14 +40,14 @@ class Table:
         DataError: the file cannot be read, is empty or binary, or has a single column.
     """
 
-    def __init__(self, path: pathlib.Path):
+    def __init__(self, path: pathlib.Path, row: str = "a file and its label", header: str = "filename,label"):
         self.path = path
         if not path.is_file():
             raise DataError(f"data.dir: {path} {'is not a csv file' if path.exists() else 'does not exist'}")
         self.delimiter = ","
         first = next((line for line in self._text() if line.strip()), "")
         if not first:
-            raise DataError(f"data.dir: {path} is empty: its first line names the columns, for example filename,label")
+            raise DataError(f"data.dir: {path} is empty: its first line names the columns, for example {header}")
         try:
             headers = {
                 delimiter: next(csv.reader([first], delimiter=delimiter, skipinitialspace=True))
@@ -58,8 +60,7 @@ class Table:
         _, self.columns = next(self.lines())
         if len(self.columns) < 2:
             raise DataError(
-                f"data.dir: {path} has one column, {self.columns[0]!r}: a file and its label are separated by comma,"
-                " semicolon or tab"
+                f"data.dir: {path} has one column, {self.columns[0]!r}: {row} are separated by comma, semicolon or tab"
             )
 
     def find(self, role: str, given: str = "") -> list[str]:
