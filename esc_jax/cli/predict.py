@@ -64,7 +64,12 @@ def _parser() -> arguments.Parser:
     archives.add_window_options(parser)
     add("--segments", metavar="NAMES", type=segments, help="a table of these windows only: begin,middle,end")
     add("--json", metavar="OUT.json", type=arguments.output(".json"), help="all windows: classes, level, silence")
-    add("--csv", metavar="OUT.csv", type=arguments.output(".csv"), help="file, start_s, end_s, class, probability")
+    add(
+        "--csv",
+        metavar="OUT.csv",
+        type=arguments.output(".csv"),
+        help="all windows: classes, level, silent, unfamiliar",
+    )
     picture = "write a picture; with several recordings one for each, OUT-NAME.png"
     add("--plot", metavar="OUT.png", type=arguments.output(*PICTURES), help=picture)
     group = parser.add_argument_group("a result file for each recording")

@@ -199,23 +199,23 @@ def test_a_stopped_archive_is_continued(run, untrained, environment, tmp_path):
 
 
 def test_excerpts_of_a_second_call(command, tmp_path):
-    """The folder has those of the last call only, and is not changed where no recording is found."""
+    """The folder has those of the last call only. Those of recordings that are not found are kept."""
     root, clips = tree_of_sounds(tmp_path / "sounds"), tmp_path / "clips"
     (root / "bad.wav").unlink()
     options = ("--window_s=1", f"--clips={clips}")
     assert command(*options, f"--out={tmp_path}/one", root)[0] == 0
     before = set(clips.glob("*/*.wav"))
-    status, text, _ = command(*options, f"--out={tmp_path}/two", "--clips_per_class=1", root / "a")
+    status, text, _ = command(*options, f"--out={tmp_path}/two", "--clips_per_class=1", root)
     after = set(clips.glob("*/*.wav"))
     with open(clips / "excerpts.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert status == 0 and {clips / row["excerpt"] for row in rows} == after and len(after) < len(before)
     excerpts = f"{len(after)} excerpt{'s' * (len(after) > 1)}"
     assert text.endswith(f"{clips}: {excerpts}, {len(before - after)} of an earlier call removed\n")
-    (root / "a").rename(root / "elsewhere")
-    (root / "a").mkdir()  # the place of a disk that is not mounted
-    status, text, _ = command(*options, f"--out={tmp_path}/two", "--clips_per_class=1", root / "a")
-    assert status == 1 and text.endswith(f"{clips}: unchanged, since no recording is finished\n")
+    root.rename(tmp_path / "elsewhere")
+    root.mkdir()  # the place of a disk that is not mounted
+    status, text, _ = command(*options, f"--out={tmp_path}/two", "--clips_per_class=1", root)
+    assert status == 1 and text.endswith(f"{clips}: 0 excerpts\n")
     assert set(clips.glob("*/*.wav")) == after
 
 
@@ -228,6 +228,11 @@ def test_folders_of_excerpts_that_are_refused(command, tmp_path):
     (tmp_path / "link").symlink_to(root)
     sentence = f"--clips={tmp_path}/link/a is in the folder of the recordings, {root}: give another folder"
     assert command(f"--out={tmp_path}/o", f"--clips={tmp_path}/link/a", root) == (2, "", f"esc_jax: {sentence}\n")
+    recording = root / "a/20260511_050100.wav"
+    status, _, error = command(f"--out={tmp_path}/o", f"--clips={tmp_path}/link", recording)
+    assert status == 2 and error == (
+        f"esc_jax: {recording} is in --clips={tmp_path}/link: give another folder for the excerpts\n"
+    )
 
 
 def test_csv_files_for_excel(command, tmp_path):
