@@ -208,7 +208,14 @@ def _archive(classifier: "SoundClassifier", paths: list[str], options: argparse.
     _process(store, paths, classify, problems)
     if options.clips:
         window_s = options.window_s or classifier.window_s
-        _write_excerpts(store, paths, window_s, options, problems)
+
+        def stop(number: int) -> int:
+            sentence = "\nesc_jax: stopped while excerpts were written; run the same command again to continue\n"
+            os.write(sys.stderr.fileno(), sentence.encode())
+            return EX_TEMPFAIL
+
+        with files.exit_on_signal(stop, interrupt=True):
+            _write_excerpts(store, paths, window_s, options, problems)
 
 
 def _process(store: "Archive", paths: list[str], classify: "Classify", problems: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import pathlib
 import re
 import signal
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from esc_jax.inference import excerpts
 from tests.cli.sounds import CLASSES, RATE, sound, tree_of_sounds
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -217,6 +219,19 @@ def test_excerpts_of_a_second_call(command, tmp_path):
     status, text, _ = command(*options, f"--out={tmp_path}/two", "--clips_per_class=1", root)
     assert status == 1 and text.endswith(f"{clips}: 0 excerpts\n")
     assert set(clips.glob("*/*.wav")) == after
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_excerpts_are_written(command, tmp_path, monkeypatch, number):
+    def leave(status):
+        raise SystemExit(status)
+
+    monkeypatch.setattr(os, "_exit", leave)
+    monkeypatch.setattr(excerpts, "write_excerpts", lambda *_, **__: os.kill(os.getpid(), number))
+    soundfile.write(tmp_path / "a.wav", sound(1.0), RATE)
+    status, text, _ = command(f"--out={tmp_path}/o", f"--clips={tmp_path}/c", tmp_path / "a.wav")
+    assert status == 75 and "1 recording of 0:01 classified" in text
 
 
 def test_folders_of_excerpts_that_are_refused(command, tmp_path):
