@@ -228,10 +228,11 @@ def test_a_signal_while_excerpts_are_written(command, tmp_path, monkeypatch, num
         raise SystemExit(status)
 
     monkeypatch.setattr(os, "_exit", leave)
+    monkeypatch.setattr(sys.stderr, "fileno", lambda: 2)  # which pytest's does not have
     monkeypatch.setattr(excerpts, "write_excerpts", lambda *_, **__: os.kill(os.getpid(), number))
     soundfile.write(tmp_path / "a.wav", sound(1.0), RATE)
-    status, text, _ = command(f"--out={tmp_path}/o", f"--clips={tmp_path}/c", tmp_path / "a.wav")
-    assert status == 75 and "1 recording of 0:01 classified" in text
+    status, text, error = command(f"--out={tmp_path}/o", f"--clips={tmp_path}/c", tmp_path / "a.wav")
+    assert status == 75 and "1 recording of 0:01 classified" in text, error
 
 
 def test_folders_of_excerpts_that_are_refused(command, tmp_path):
