@@ -126,13 +126,24 @@ def search_exactly(store: Store, queries: np.ndarray, folder: pathlib.Path, meas
 
 
 def build(store: Store, measured: Measurements) -> None:
-    """Builds the graph. A part that an interrupted call has saved is not used: the whole is measured."""
+    """Builds the graph, or the rest of it where an interrupted call has saved a part and its time."""
     if "build_s" in measured.values:
         return
-    index.graph_path(store).unlink(missing_ok=True)
+    path, values = index.graph_path(store), measured.values
+    if path.exists() and path.stat().st_mtime_ns != values.get("part_mtime_ns"):
+        path.unlink()
+    kept = path.exists()
+    before, peak = (values["part_s"], values["peak_mib"]) if kept else (0.0, 0.0)
     started = time.process_time()
-    index.approximate(store, lambda done, total: sys.stderr.write(f"\rgraph: {done:,} of {total:,}"))
-    measured.update(build_s=time.process_time() - started, peak_mib=peak_mib())
+
+    def progress(done: int, total: int) -> None:
+        sys.stderr.write(f"\rgraph: {done:,} of {total:,}")
+        if path.exists() and (mtime := path.stat().st_mtime_ns) != measured.values.get("part_mtime_ns"):
+            spent = before + time.process_time() - started
+            measured.update(part_mtime_ns=mtime, part_s=spent, peak_mib=max(peak, peak_mib()))
+
+    index.approximate(store, progress)
+    measured.update(build_s=before + time.process_time() - started, peak_mib=max(peak, peak_mib()))
     sys.stderr.write("\n")
 
 

@@ -35,9 +35,10 @@ from esc_jax.training import step as steps
 
 Nearest = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 _ADDED = 16_384  # vectors given to the graph at a time
-_SAVED = 250_000  # vectors after which a graph that is being built is saved
+_SAVE_INTERVAL_S = 300.0  # between the times at which a graph that is being built is saved
 _COMPARED, _ROUNDING = 16, 2e-3  # vectors of a graph that are compared with the store's; difference of a number
 _SEARCH_WIDTH = 128  # candidates that a search of the graph keeps; more is slower and finds more
+_REMOVED = 0.1  # largest part of a graph that the store does not have any more
 
 
 class SearchError(Failure, RuntimeError):
@@ -165,25 +166,33 @@ def graph_path(store: Store) -> pathlib.Path:
 def approximate(store: Store, progress: Callable[[int, int], None] | None = None) -> Nearest:
     """As `exact`, by a graph of neighbours, which can miss some of the nearest passages.
 
-    The graph is built at the first call, and passages that were added since then are added to it. Where passages were
-    removed, it is built again.
+    The graph is built at the first call, and passages that were added since then are added to it. Passages that were
+    removed stay in it, but are not found. If they are more than a tenth of it, it is built again.
 
     Args:
         store: with the passages.
         progress: called with the number of passages in the graph and of all.
 
     Raises:
-        SearchError: usearch is not installed.
+        SearchError: usearch is not installed, or the graph cannot be written.
     """
     graph = _graph(store, progress)
 
-    def nearest(queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        graph.expansion_search = max(_SEARCH_WIDTH, 2 * k)
-        wanted = unit(queries.astype(np.float32))
-        matches = graph.search(wanted, k)
+    def search(wanted: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        graph.expansion_search = max(_SEARCH_WIDTH, 2 * count)
+        matches = graph.search(wanted, count)
         rows = [matches] if len(wanted) == 1 else [matches[row] for row in range(len(wanted))]
-        found = np.unique(np.concatenate([row.keys for row in rows])).astype(np.int64)
-        found, x = store.embeddings(found)
+        return store.embeddings(np.unique(np.concatenate([row.keys for row in rows])))
+
+    def nearest(queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        wanted = unit(queries.astype(np.float32))
+        count = min(k, len(graph))
+        if not count:
+            return np.zeros(0, np.int64), np.zeros(0, np.float32)
+        found, x = search(wanted, count)
+        while len(found) < k and count < len(graph):  # some were removed from the store
+            count = min(2 * count, len(graph))
+            found, x = search(wanted, count)
         similarity = (unit(x) @ wanted.T).max(axis=1)
         order = _largest(similarity, found, k)
         return found[order], similarity[order]
@@ -199,24 +208,32 @@ def _graph(store: Store, progress: Callable[[int, int], None] | None) -> Any:
         sentence = 'approximate search needs usearch: pip install "esc-jax[search]", or search without --approximate'
         raise SearchError(sentence) from None
     path = graph_path(store)
-    graph = Index(ndim=store.settings.dimension, metric="cos", dtype="f16")
+
+    def empty() -> Any:
+        return Index(ndim=store.settings.dimension, metric="ip", dtype="f16")  # of vectors of length one: the cosine
+
+    graph = empty()
     with contextlib.suppress(Exception):  # a damaged file raises many types: the graph is built again
         graph.view(str(path))  # only the pages that a search needs are read
     last = _last_passage(graph, store)
     missing, total = store.count_after(last), store.count_after(0)
     if last and not missing:
         return graph
-    graph.reset()
-    if last:  # a graph that is only viewed cannot grow
+    if not os.access(path.parent, os.W_OK):
+        raise SearchError(f"{path} cannot be written: search without --approximate")
+    graph = empty()  # one that is only viewed cannot grow, and one of another store may have another dimension
+    if last:
         graph.load(str(path))
-    saved = len(graph)
+    done, saved, saved_at = total - missing, True, time.monotonic()
     for added, x in store.blocks(last, _ADDED):
         graph.add(added, unit(x))
-        if len(graph) - saved >= _SAVED:
-            saved = _save(graph, path)
+        done, saved = done + len(added), False
+        if time.monotonic() - saved_at >= _SAVE_INTERVAL_S:
+            _save(graph, path)
+            saved, saved_at = True, time.monotonic()
         if progress:
-            progress(len(graph), total)
-    if len(graph) > saved:
+            progress(done, total)
+    if not saved:
         _save(graph, path)
     return graph
 
@@ -230,21 +247,26 @@ def _last_passage(graph: Any, store: Store) -> int:
     """
     if not len(graph) or graph.ndim != store.settings.dimension:
         return 0
-    known = np.array(graph.keys[:], np.int64)
-    last = int(known.max())
-    if len(known) != store.count_after(0) - store.count_after(last):
+    known = np.sort(np.array(graph.keys[:], np.int64))
+    last = int(known[-1])
+    removed = len(known) - (store.count_after(0) - store.count_after(last))
+    if not 0 <= removed <= _REMOVED * len(known):
         return 0
-    sample = np.unique(np.sort(known)[np.linspace(0, len(known) - 1, _COMPARED).astype(int)])
+    sample = np.unique(known[np.linspace(0, len(known) - 1, _COMPARED).astype(int)])
     numbers, x = store.embeddings(sample)
+    if len(numbers) < len(sample) - removed or not len(numbers):
+        return 0
     kept = graph.get(numbers.astype(np.uint64), np.float32)
-    return last if len(numbers) == len(sample) and np.allclose(kept, unit(x), atol=_ROUNDING) else 0
+    return last if np.allclose(kept, unit(x), atol=_ROUNDING) else 0
 
 
-def _save(graph: Any, path: pathlib.Path) -> int:
-    """Writes a graph, and returns the number of its passages."""
-    with files.atomic_write(path) as file:
-        graph.save(file.name)
-    return len(graph)
+def _save(graph: Any, path: pathlib.Path) -> None:
+    try:
+        with files.atomic_write(path) as file:
+            graph.save(file.name)
+    except (OSError, RuntimeError) as error:  # usearch raises the latter, for a full disk as well
+        sentence = f"{path} could not be written ({error}): free some space, or search without --approximate"
+        raise SearchError(sentence) from None
 
 
 # Matches ------------------------------------------------------------------------------------------------------------

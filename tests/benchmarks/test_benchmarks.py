@@ -363,6 +363,43 @@ def test_search_in_a_large_store(tmp_path):
             assert set(exact(query[None], 10)[0]) == set(expected)
 
 
+def test_an_interrupted_search_benchmark_continues_its_graph(tmp_path, monkeypatch):
+    """The time of the part that was saved counts; a part whose time is not known is not used."""
+    pytest.importorskip("usearch")
+    module = load_benchmark("search_graph")
+    monkeypatch.setattr(index, "_ADDED", 500)
+    monkeypatch.setattr(index, "_SAVE_INTERVAL_S", 0.0)
+    build, calls = index.approximate, []
+
+    def stopped_at(last):
+        def approximate(store, progress=None):
+            def count(done, total):
+                progress(done, total)
+                calls.append(done)
+                if done == last:
+                    raise KeyboardInterrupt
+
+            return build(store, progress and count)
+
+        return approximate
+
+    monkeypatch.setattr(index, "approximate", stopped_at(1000))
+    with pytest.raises(KeyboardInterrupt):
+        module.measure(tmp_path, 2500, 16, 12)
+    path = tmp_path / "measured.json"
+    part = json.loads(path.read_text()) | {"part_s": 1000.0}
+    path.write_text(json.dumps(part))
+    monkeypatch.setattr(index, "approximate", stopped_at(None))
+    calls.clear()
+    assert float(module.measure(tmp_path, 2500, 16, 12)["build_s"]) >= 1000 and calls == [1500, 2000, 2500]
+    assert float(json.loads(path.read_text())["peak_mib"]) >= part["peak_mib"]
+    for name in ("build_s", "part_mtime_ns"):
+        part.pop(name, None)
+    path.write_text(json.dumps(part))
+    calls.clear()
+    assert float(module.measure(tmp_path, 2500, 16, 12)["build_s"]) < 1000 and calls == [500, 1000, 1500, 2000, 2500]
+
+
 def test_queries_are_of_the_test_fold_of_a_run(untrained, tmp_path):
     """Any encoder; a run has queries of the fold that it was not trained on."""
     module = load_benchmark("search")

@@ -124,6 +124,59 @@ def test_the_graph_follows_the_store(tmp_path):
         assert index.approximate(store)(-new, 1)[0].tolist() == [32]
 
 
+def test_a_graph_keeps_a_few_passages_that_were_removed(tmp_path, monkeypatch):
+    """One recording of twenty is replaced; its passages were the nearest to the query. The graph is not built again."""
+    pytest.importorskip("usearch")
+    monkeypatch.setattr(index, "_ADDED", 50)
+    path, query = tmp_path / "a.db", np.ones((1, 8))
+    make(path, recordings(20, 10) | {"07.wav": query + 0.01 * RNG.standard_normal((10, 8))})
+    with open_for_writing(path, settings()) as store:
+        assert set(index.approximate(store)(query, 10)[0]) == set(range(71, 81))
+        calls = []
+        for content, expected in ("second", [(200, 200)]), ("third", [(200, 200)]):
+            add(store, "07.wav", RNG.standard_normal((10, 8)), content=content)
+            nearest = index.approximate(store, lambda *count: calls.append(count))
+            assert calls == expected
+            calls.clear()
+            for k in (5, 200):
+                assert set(nearest(query, k)[0]) == set(index.exact(store)(query, k)[0])
+        add(store, "07.wav", RNG.standard_normal((10, 8)), content="fourth")  # 30 of 220 were removed
+        index.approximate(store, lambda *count: calls.append(count))
+        assert calls == [(50, 200), (100, 200), (150, 200), (200, 200)]
+
+
+def test_an_empty_store_has_no_matches(tmp_path):
+    pytest.importorskip("usearch")
+    make(tmp_path / "a.db", {})
+    with Store(tmp_path / "a.db") as store:
+        query = Query(np.ones((1, 8)), None, 0.0, 2.0)
+        for nearest in (index.exact(store), index.approximate(store)):
+            assert index.find_matches(store, query, 3, nearest=nearest) == []
+
+
+def test_a_graph_that_cannot_be_written(tmp_path, monkeypatch):
+    """The limit of the size of a file acts as a full disk. The graph that was there is kept."""
+    resource = pytest.importorskip("resource")
+    pytest.importorskip("usearch")
+    make(tmp_path / "a.db", recordings(3, 100))
+    with open_for_writing(tmp_path / "a.db", settings()) as store:
+        index.approximate(store)
+        before = index.graph_path(store).read_bytes()
+        add(store, "new.wav", RNG.standard_normal((1, 8)))
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        try:
+            with pytest.raises(SearchError, match=r"a\.db\.usearch could not be written"):
+                index.approximate(store)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        monkeypatch.setattr(index.os, "access", lambda path, mode: path != tmp_path)
+        with pytest.raises(SearchError, match=r"a\.db\.usearch cannot be written: search without --approximate"):
+            index.approximate(store, lambda *_: pytest.fail("nothing is built"))
+        assert index.graph_path(store).read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.db", "a.db.lock", "a.db.usearch"]
+
+
 def test_without_usearch(tmp_path, monkeypatch):
     make(tmp_path / "a.db", recordings(1, 2))
     monkeypatch.setitem(__import__("sys").modules, "usearch.index", None)
@@ -132,12 +185,12 @@ def test_without_usearch(tmp_path, monkeypatch):
 
 
 def test_the_graph_of_another_store_is_not_used(tmp_path):
-    """A store that was deleted and written again has the same numbers, and other embeddings."""
+    """A store that was deleted and written again has the same numbers, and embeddings of the same or another length."""
     pytest.importorskip("usearch")
     path = tmp_path / "a.db"
-    for seed in (0, 1):
+    for seed, dimension in (0, 8), (1, 8), (2, 12), (3, 6):
         path.unlink(missing_ok=True)
-        make(path, recordings(4, 10, seed=seed))
+        make(path, recordings(4, 10, dimension, seed), dimension=dimension)
         with Store(path) as store:
             calls = []
             nearest = index.approximate(store, lambda *count, calls=calls: calls.append(count))
@@ -149,7 +202,7 @@ def test_the_graph_of_another_store_is_not_used(tmp_path):
 def test_a_graph_is_saved_while_it_is_built(tmp_path, monkeypatch):
     pytest.importorskip("usearch")
     monkeypatch.setattr(index, "_ADDED", 10)
-    monkeypatch.setattr(index, "_SAVED", 20)
+    monkeypatch.setattr(index, "_SAVE_INTERVAL_S", 0.0)
     make(tmp_path / "a.db", recordings(5, 10))
 
     def stop(done, total):
