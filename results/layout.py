@@ -141,7 +141,7 @@ GPU_MODEL_COLUMNS = (
     column("PyTorch, % of peak", "pytorch_peak"),
 )
 INGREDIENT_COLUMNS = (
-    Column("setting", lambda row: f"`{row['setting']}`" if row["points"] else row["setting"]),
+    Column("setting", lambda row: f"`{row['setting']}`" if "=" in row["setting"] else row["setting"]),
     column("accuracy", "accuracy"),
     span("points (95 % interval)", "points", signed=True),
     span("points with views (95 % interval)", "tta_points", signed=True),
@@ -335,6 +335,7 @@ TABLES = {
     ),
     "ingredients": Table("ablation", INGREDIENT_COLUMNS),
     "ingredients-long": Table("ablation", INGREDIENT_COLUMNS),
+    "small-networks": Table("ablation", (*INGREDIENT_COLUMNS, column("test folds", "folds"))),
     "ablation-range": Table(
         "ablation",
         (
