@@ -25,7 +25,7 @@ def config(noise_clips, monkeypatch):
     return config
 
 
-@pytest.mark.parametrize("balance, programs", [("", 1), ("loss", 2)])
+@pytest.mark.parametrize("balance, programs", [("", 1), pytest.param("loss", 2, marks=pytest.mark.slow)])
 def test_a_step_is_traced_once_for_all_folds(config, tmp_path, monkeypatch, balance, programs):
     """With weights of the loss, which differ from fold to fold, each fold has a program of its own."""
     config.train.class_balance = balance

@@ -71,7 +71,7 @@ def test_a_cross_validation_with_the_runs_of_another_as_teachers(config, tmp_pat
     [
         ({"data.test_fold": 2}, "was trained with clips of the test fold 2: take a run with"),
         ({"protocol": "validation"}, "was trained on 4 clips that this run holds out: train the teacher with the same"),
-        ({"train.calibration_share": 0.3}, "clips that this run holds out"),
+        ({"train.calibration_share": 0.3}, "clips? that this run holds out"),
         ({"task": "multi_label"}, "is of the task single_label, and the run of the task multi_label"),
         ({"data.sample_rate": 8000}, "has the sample rate 16000 Hz: set config.data.sample_rate to it"),
     ],
