@@ -25,6 +25,7 @@ from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 import uvicorn
 
 import esc_jax
@@ -40,6 +41,7 @@ from esc_jax.serving import schema, uploads
 from esc_jax.serving.api_page import page
 from esc_jax.serving.metrics import CONTENT_TYPE, Metrics
 
+_CLOSED = "the client has closed the connection"
 _UPLOAD_S = 60.0  # for a whole upload
 _BODY = {
     "requestBody": {
@@ -120,7 +122,7 @@ class Queue:
                 async with self._turn:
                     self._metrics.wait.observe(time.monotonic() - begin)
                     if await request.is_disconnected():
-                        raise Refusal(400, "the client has closed the connection")
+                        raise Refusal(400, _CLOSED)
                     return await self._compute(path, hop_s)
 
     @contextlib.contextmanager
@@ -175,6 +177,8 @@ class Queue:
                 yield str(path)
             except TimeoutError:
                 raise Refusal(408, f"the upload took longer than {_UPLOAD_S:g} s") from None
+            except ClientDisconnect:
+                raise Refusal(400, _CLOSED) from None
             finally:
                 file.close()
                 path.unlink(missing_ok=True)

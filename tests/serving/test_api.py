@@ -5,9 +5,11 @@ import contextlib
 import importlib.util
 import io
 import json
+import logging
 import pathlib
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -270,3 +272,16 @@ def test_a_missing_package_is_one_sentence(environment):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (2, 'esc_jax: the API requires fastapi: pip install "esc-jax[serve]"\n')
+
+
+def test_a_client_that_leaves_during_an_upload_is_no_error_of_the_server(classifier, tmp_path, caplog):
+    with served(classifier, tmp_path / "uploads") as address:
+        logger = logging.getLogger("uvicorn.error")
+        logger.addHandler(caplog.handler)
+        host, port = address.removeprefix("http://").split(":")
+        for rest in (b"Content-Length: 1000\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n"):
+            with socket.create_connection((host, int(port))) as client:
+                client.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\n" + rest)
+        assert Client(address)("post", "/classify", recording(1.0))[0] == 200
+    logger.removeHandler(caplog.handler)
+    assert not caplog.records and not list((tmp_path / "uploads").iterdir())
