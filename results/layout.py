@@ -336,6 +336,7 @@ TABLES = {
     "ingredients": Table("ablation", INGREDIENT_COLUMNS),
     "ingredients-long": Table("ablation", INGREDIENT_COLUMNS),
     "small-networks": Table("ablation", (*INGREDIENT_COLUMNS, column("test folds", "folds"))),
+    "ssl-byol": Table("ablation", (*INGREDIENT_COLUMNS, column("test folds", "folds"), column("seeds", "seeds"))),
     "ablation-range": Table(
         "ablation",
         (
