@@ -10,7 +10,7 @@ import signal
 import sys
 
 from esc_jax import files
-from esc_jax.errors import describe_error
+from esc_jax.errors import EX_TEMPFAIL, describe_error
 
 Main = Callable[[list[str] | None], int | None]
 
@@ -72,6 +72,21 @@ def exit_when_interrupted() -> contextlib.AbstractContextManager[None]:
         if number == signal.SIGINT:
             os.write(sys.stderr.fileno(), b"esc_jax: interrupted\n")
         return 128 + number
+
+    return files.exit_on_signal(stop, interrupt=True)
+
+
+def exit_resumable(describe: Callable[[], str]) -> contextlib.AbstractContextManager[None]:
+    """SIGTERM and Ctrl-C end the process with status 75 and a sentence; the same command continues.
+
+    Args:
+        describe: returns the beginning of the sentence, such as "stopped: 3 recordings classified".
+    """
+
+    def stop(number: int) -> int:
+        sentence = f"\nesc_jax: {describe()}; run the same command again to continue\n"
+        os.write(sys.stderr.fileno(), sentence.encode())
+        return EX_TEMPFAIL
 
     return files.exit_on_signal(stop, interrupt=True)
 

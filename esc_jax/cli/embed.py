@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 from esc_jax import files
 from esc_jax.cli import parser as arguments
-from esc_jax.cli.command import command, discard_native_output, initialize_device
-from esc_jax.errors import EX_TEMPFAIL, MultipleErrors, collect_errors, counted
+from esc_jax.cli.command import command, discard_native_output, exit_resumable, initialize_device
+from esc_jax.errors import MultipleErrors, collect_errors, counted
 from esc_jax.inference import model_path, recordings
 
 if TYPE_CHECKING:  # JAX, which --help does not need
@@ -158,14 +158,10 @@ def _embed_into_store(model: "Model", options: argparse.Namespace, problems: lis
         parts += [f"{counts['failed']} failed"] if counts["failed"] else []
         return f"{options.index}: {', '.join(parts)}"
 
-    def stop(number: int) -> int:  # what was added is on the disk, and a transaction that is not finished counts not
-        sentence = f"\nesc_jax: stopped: {summary()}; run the same command again to continue\n"
-        os.write(sys.stderr.fileno(), sentence.encode())
-        return EX_TEMPFAIL
-
     with (
         index_store.open_for_writing(options.index, settings) as store,
-        files.exit_on_signal(stop, interrupt=True),
+        # What was added is on the disk, and a transaction that is not finished does not count.
+        exit_resumable(lambda: f"stopped: {summary()}"),
         tqdm.tqdm(desc=str(options.index), total=len(names), unit="file", disable=None) as bar,
     ):
         for outcome in index.add_recordings(store, model, names):

@@ -37,8 +37,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from esc_jax import files
 from esc_jax.cli import archives
 from esc_jax.cli import parser as arguments
-from esc_jax.cli.command import command, discard_native_output, initialize_device
-from esc_jax.errors import EX_TEMPFAIL, UserError, counted, printable
+from esc_jax.cli.command import command, discard_native_output, exit_resumable, initialize_device
+from esc_jax.errors import UserError, counted, printable
 from esc_jax.inference import output
 
 if TYPE_CHECKING:  # numpy and JAX, which --help does not need
@@ -268,14 +268,11 @@ def _watch(classifier: "SoundClassifier", options: argparse.Namespace) -> None:
     store, classify = archives.open_archive(classifier, options, [options.watch], show=show)
     counts = dict.fromkeys(("done", "failed"), 0)
 
-    def stop(number: int) -> int:  # what is finished is on the disk, and the locks end with the process
-        parts = f"{counted(counts['done'], 'recording')} classified, {counts['failed']} failed"
-        sentence = f"\nesc_jax: stopped: {parts}; run the same command again to continue\n"
-        os.write(sys.stderr.fileno(), sentence.encode())
-        return EX_TEMPFAIL
+    def summary() -> str:
+        return f"stopped: {counted(counts['done'], 'recording')} classified, {counts['failed']} failed"
 
     _log(f"{options.watch}: classifying new recordings into {options.out}; press Ctrl-C to stop")
-    with files.exit_on_signal(stop, interrupt=True):
+    with exit_resumable(summary):  # what is finished is on the disk, and the locks end with the process
         for paths in _finished(options):
             for outcome in archive.process(store, paths, classify):
                 result = results.pop(outcome.file, None)

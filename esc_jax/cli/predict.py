@@ -35,8 +35,8 @@ from typing import TYPE_CHECKING
 from esc_jax import files
 from esc_jax.cli import archives
 from esc_jax.cli import parser as arguments
-from esc_jax.cli.command import command, discard_native_output, initialize_device
-from esc_jax.errors import EX_TEMPFAIL, MultipleErrors, UserError, collect_errors, counted, printable
+from esc_jax.cli.command import command, discard_native_output, exit_resumable, initialize_device
+from esc_jax.errors import MultipleErrors, UserError, collect_errors, counted, printable
 from esc_jax.inference import output, recordings, result_files
 
 if TYPE_CHECKING:  # numpy and JAX, which --help does not need
@@ -208,13 +208,7 @@ def _archive(classifier: "SoundClassifier", paths: list[str], options: argparse.
     _process(store, paths, classify, problems)
     if options.clips:
         window_s = options.window_s or classifier.window_s
-
-        def stop(number: int) -> int:
-            sentence = "\nesc_jax: stopped while excerpts were written; run the same command again to continue\n"
-            os.write(sys.stderr.fileno(), sentence.encode())
-            return EX_TEMPFAIL
-
-        with files.exit_on_signal(stop, interrupt=True):
+        with exit_resumable(lambda: "stopped while excerpts were written"):
             _write_excerpts(store, paths, window_s, options, problems)
 
 
@@ -235,13 +229,9 @@ def _process(store: "Archive", paths: list[str], classify: "Classify", problems:
         parts += [f"{counts['failed']} failed"] if counts["failed"] else []
         return f"{store.folder}: {', '.join(parts)}"
 
-    def stop(number: int) -> int:  # what is finished is on the disk, and the locks end with the process
-        sentence = f"\nesc_jax: stopped: {summary()}; run the same command again to continue\n"
-        os.write(sys.stderr.fileno(), sentence.encode())
-        return EX_TEMPFAIL
-
     with (
-        files.exit_on_signal(stop, interrupt=True),
+        # What is finished is on the disk, and the locks end with the process.
+        exit_resumable(lambda: f"stopped: {summary()}"),
         tqdm.tqdm(desc=str(store.folder), total=len(paths), unit="file", disable=None) as bar,
     ):
         for outcome in archive.process(store, paths, classify):

@@ -91,7 +91,7 @@ class Run:
         """Steps of the training."""
         return self.per_epoch * self.config.train.epochs
 
-    @property
+    @functools.cached_property
     def class_weights(self) -> np.ndarray | None:
         """(classes,) of the loss; None weights all classes alike."""
         if self.config.train.class_balance != "loss":

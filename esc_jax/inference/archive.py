@@ -165,7 +165,7 @@ class Archive:
         """The path of a result file, equal for those that the file system of the folder does not distinguish."""
         return unicodedata.normalize("NFC", path).casefold() if self._ignores_case else path
 
-    def claim(self, recording: str) -> str:
+    def reserve(self, recording: str) -> str:
         """Reserves the result files of a recording. Returns a sentence where one would replace another file, or ""."""
         name = self.name(recording)
         keys = {self._key(name + suffix): name + suffix for suffix in self._suffixes}
@@ -345,14 +345,14 @@ def process(archive: Archive, recordings: Sequence[str], classify: Classify) -> 
         The outcome of each recording, in the order of their ends.
     """
     locked: list[str] = []
-    claimed: list[str] = []
+    reserved: list[str] = []
     for recording in recordings:
-        if problem := archive.claim(recording):
+        if problem := archive.reserve(recording):
             outcome = Outcome(archive.name(recording), "failed", note=problem)
             archive.record(outcome, _modified_ns(recording))
             yield outcome
         else:
-            claimed.append(recording)
+            reserved.append(recording)
 
     def run(recording: str) -> Outcome:
         if archive.is_finished(recording):
@@ -365,7 +365,7 @@ def process(archive: Archive, recordings: Sequence[str], classify: Classify) -> 
                 return archive.skip(recording)
             return _classify(archive, recording, classify)
 
-    yield from (outcome for outcome in run_ahead(run, claimed) if outcome.status != "locked")
+    yield from (outcome for outcome in run_ahead(run, reserved) if outcome.status != "locked")
     yield from run_ahead(run, locked.copy())
 
 

@@ -89,14 +89,7 @@ def best_events(events: Iterable[Detection], per_class: int) -> list[Detection]:
 
 def is_replaceable(folder: pathlib.Path) -> bool:
     """Whether the table in a folder of excerpts is one of `write_excerpts`, or there is none. Raises OSError."""
-    table = folder / TABLE
-    if not table.is_file():
-        return True
-    with open(table, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-        try:
-            return next(csv.reader(file), None) in (_HEADER, _EARLIER_HEADER)
-        except csv.Error:
-            return False
+    return _read_table(folder) is not None
 
 
 def write_excerpts(
@@ -135,7 +128,7 @@ def write_excerpts(
         How many excerpts are written, and how many of an earlier call are removed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    earlier = _read_table(folder)
+    earlier = _read_table(folder) or {}
     numbers: dict[str, int] = {}
     targets: dict[str, list[_Excerpt]] = {}
     folders = _folder_names({one.event.label for one in detections})
@@ -171,13 +164,24 @@ def _relative(path: pathlib.Path, folder: pathlib.Path) -> str:
     return path.relative_to(folder).as_posix()
 
 
-def _read_table(folder: pathlib.Path) -> dict[str, list[str]]:
-    """Path of each excerpt of earlier calls → its row; none where the table is not one of `write_excerpts`."""
-    if not (folder / TABLE).is_file() or not is_replaceable(folder):
+def _read_table(folder: pathlib.Path) -> dict[str, list[str]] | None:
+    """Path of each excerpt of earlier calls → its row; None where the table is not one of `write_excerpts`."""
+    path = folder / TABLE
+    if not path.is_file():
         return {}
-    with open(folder / TABLE, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-        rows = [[restore_cell(cell) for cell in row] for row in csv.reader(file)][1:]
-    return {row[0]: row + [""] * (len(_HEADER) - len(row)) for row in rows if len(row) >= len(_EARLIER_HEADER)}
+    with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+        try:
+            header, *rows = csv.reader(file)
+        except (csv.Error, ValueError):  # the latter for an empty file
+            return None
+    if header not in (_HEADER, _EARLIER_HEADER):
+        return None
+    filled = [
+        list(map(restore_cell, row)) + [""] * (len(_HEADER) - len(row))
+        for row in rows
+        if len(row) >= len(_EARLIER_HEADER)
+    ]
+    return {row[0]: row for row in filled}
 
 
 def _write_table(

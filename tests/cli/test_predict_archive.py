@@ -224,10 +224,10 @@ def test_excerpts_of_a_second_call(command, tmp_path):
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_while_excerpts_are_written(command, tmp_path, monkeypatch, number):
-    def leave(status):
+    def raise_exit(status):
         raise SystemExit(status)
 
-    monkeypatch.setattr(os, "_exit", leave)
+    monkeypatch.setattr(os, "_exit", raise_exit)
     monkeypatch.setattr(sys.stderr, "fileno", lambda: 2)  # which pytest's does not have
     monkeypatch.setattr(excerpts, "write_excerpts", lambda *_, **__: os.kill(os.getpid(), number))
     soundfile.write(tmp_path / "a.wav", sound(1.0), RATE)
