@@ -72,7 +72,7 @@ for part; do
       run "$part" 150 "$python" benchmarks/startup.py --config="$(config_of "$name")" --rounds=2 --out="$folder" $tiny \
         --config.model.dtype=bfloat16 $data ;;
     compare)
-      run "$part" 150 "$python" benchmarks/models.py --models "$name" --batch "$number" --dtype=bfloat16 --compile \
+      run "$part" 300 "$python" benchmarks/models.py --models "$name" --batch "$number" --dtype=bfloat16 --compile \
         --out="$folder" $tiny ;;
     ways)
       run "$part" 300 "$python" benchmarks/crossval_ways.py --config="$(config_of "$name")" --out="$folder" $tiny \

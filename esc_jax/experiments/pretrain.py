@@ -28,7 +28,7 @@ from esc_jax.models.model import Model, Variables
 from esc_jax.objectives import registry as objectives
 from esc_jax.objectives.base import Context, Objective
 from esc_jax.pretrained import load
-from esc_jax.runtime import processes
+from esc_jax.runtime import devices, processes
 from esc_jax.tasks.base import Task
 from esc_jax.training import checkpoint, loop, optim
 from esc_jax.training import restore as restores
@@ -218,9 +218,9 @@ def _initial_variables(context: Context, objective: Objective) -> Variables:
             for collection in ("params", "batch_stats")
         }
 
-    drawn = others(jax.random.key(config.seed))
+    drawn = devices.run_on_host(lambda: others(jax.random.key(config.seed)))
     merged = {name: _encoder_part(model.variables[name]) | drawn[name] for name in ("params", "batch_stats")}
-    return jax.tree.map(jnp.copy, merged)  # the state is donated
+    return jax.tree.map(np.array, merged)  # a copy, since the state is donated
 
 
 def _evaluate(

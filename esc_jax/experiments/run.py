@@ -100,9 +100,12 @@ class Run:
 
     @property
     def train_key(self) -> Hashable:
-        """Key of the program of the training in `programs`."""
-        weights = None if self.class_weights is None else self.class_weights.tobytes()
-        return "train", self.per_epoch, weights, self.teacher_identity.get("checksum")
+        """Key of the program of the training in `programs`.
+
+        Folds may differ in size and thus in steps of an epoch, and have teachers of different architectures.
+        """
+        teacher = self.teacher.model if self.teacher else None
+        return "train", self.per_epoch, teacher and repr((teacher.module, teacher.frontend, teacher.mask_padding))
 
     def objective(self) -> Supervised:
         """Of the training."""

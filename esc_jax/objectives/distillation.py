@@ -81,17 +81,20 @@ class Distillation(Supervised):
         teacher: Teacher,
     ):
         super().__init__(config, model, task, class_weights, steps_per_epoch)
-        self._teacher = teacher
+        self._teacher = teacher.model
         self._weight, self._temperature = config.distill.weight, config.distill.temperature
-        self.constants = teacher.model.variables
+        self.constants = (self.constants or {}) | {
+            "teacher": teacher.model.variables,
+            "teacher_temperature": np.float32(teacher.temperature),
+        }
 
     def inputs(self, constants: Any, key: jax.Array, batch: Batch) -> TaughtExamples:
         """As `Supervised.inputs`, with the logits of the teacher."""
         examples, audio = self._examples(key, batch)
-        model = self._teacher.model
+        model = self._teacher
         padding = examples.padding if model.mask_padding else None
-        logits: Any = model.module.apply(constants, model.frontend(audio, padding), padding=padding)
-        return TaughtExamples(examples, logits.astype(jnp.float32) / self._teacher.temperature)
+        logits: Any = model.module.apply(constants["teacher"], model.frontend(audio, padding), padding=padding)
+        return TaughtExamples(examples, logits.astype(jnp.float32) / constants["teacher_temperature"])
 
     def loss(self, variables: Variables, carry: Any, constants: Any, inputs: TaughtExamples, keys: Keys) -> LossOutput:
         """Loss of each example, the metrics of the task on the labels, and `teacher_loss`, the teacher's part."""
@@ -101,6 +104,6 @@ class Distillation(Supervised):
         metrics["teacher_loss"] = self._task.loss(
             logits / self._temperature, self._task.activation(teacher_logits / self._temperature)
         )
-        loss = (1.0 - self._weight) * self._label_loss(logits, examples.targets)
+        loss = (1.0 - self._weight) * self._label_loss(constants, logits, examples.targets)
         loss += self._weight * self._temperature**2 * metrics["teacher_loss"]
         return LossOutput(loss, metrics, batch_stats)

@@ -46,10 +46,11 @@ class Supervised(Objective):
         self._batch_size = config.train.batch_size
         self._model = model
         self._task = task
-        self._class_weights = class_weights
         self._steps_per_epoch = steps_per_epoch
         loss_task = tasks.get("multi_label" if config.train.loss == "binary" else task.name)
         self._loss = loss_task.loss
+        if class_weights is not None:
+            self.constants = {"class_weights": class_weights}
         self._smoothing = 0.0 if loss_task.name == "multi_label" else config.train.label_smoothing
 
     @staticmethod
@@ -117,12 +118,11 @@ class Supervised(Objective):
         )
         return logits, updates.get("batch_stats", {})
 
-    def _label_loss(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
-        weights = None if self._class_weights is None else jnp.asarray(self._class_weights)
-        return self._loss(logits, targets, weights)
+    def _label_loss(self, constants: Any, logits: jax.Array, targets: jax.Array) -> jax.Array:
+        return self._loss(logits, targets, (constants or {}).get("class_weights"))
 
     def loss(self, variables: Variables, carry: Any, constants: Any, inputs: Any, keys: Keys) -> LossOutput:
         """The task's loss and metrics."""
         logits, batch_stats = self._forward(variables, inputs, keys)
         metrics = self._task.step_metrics(logits, inputs.targets)
-        return LossOutput(self._label_loss(logits, inputs.targets), metrics, batch_stats)
+        return LossOutput(self._label_loss(constants, logits, inputs.targets), metrics, batch_stats)

@@ -197,7 +197,8 @@ def pmap_steps(step: Step, most: int, devices: int | None = None) -> Step:
         has `most` elements, is that of the n-th step; those after the last step are zero. `constants` as for
         `pmap_step`.
     """
-    step, count = _with_constants(step), devices or jax.local_device_count()
+    # `loop` calls the step twice, and jit traces it once.
+    step, count = jax.jit(_with_constants(step), inline=True), devices or jax.local_device_count()
 
     def loop(state: Any, batches: Any, steps: jax.Array, constants: Any) -> tuple[Any, Any]:
         def at(number: int | jax.Array) -> Any:

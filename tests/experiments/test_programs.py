@@ -25,13 +25,24 @@ def config(noise_clips, monkeypatch):
     return config
 
 
-@pytest.mark.parametrize("balance, programs", [("", 1), pytest.param("loss", 2, marks=pytest.mark.slow)])
-def test_a_step_is_traced_once_for_all_folds(config, tmp_path, monkeypatch, balance, programs):
-    """With weights of the loss, which differ from fold to fold, each fold has a program of its own."""
-    config.train.class_balance = balance
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        pytest.param({"train.class_balance": "loss"}, marks=pytest.mark.slow),
+        pytest.param({"distill.teacher": "crossval"}, marks=pytest.mark.slow),
+    ],
+    ids=["labels", "class weights", "teachers"],
+)
+def test_a_step_is_traced_once_for_all_folds(config, tmp_path, monkeypatch, changes):
+    """Also with class weights or teachers, which differ from fold to fold: the results are those of single runs."""
+    if "distill.teacher" in changes:
+        crossval.cross_validate(config, tmp_path / "teachers")
+        changes = {"distill.teacher": str(tmp_path / "teachers")}
+    config.update_from_flattened_dict(changes)
     traces = []
 
-    def inputs(*args, original=Supervised.inputs):
+    def loss(*args, original=Supervised._forward):
         traces.append("train")
         return original(*args)
 
@@ -39,17 +50,16 @@ def test_a_step_is_traced_once_for_all_folds(config, tmp_path, monkeypatch, bala
         traces.append(f"test with {args[2].count} views")
         return original(*args)
 
-    monkeypatch.setattr(Supervised, "inputs", inputs)
+    monkeypatch.setattr(Supervised, "_forward", loss)
     monkeypatch.setattr(steps, "_features", features)
     crossval.cross_validate(config, tmp_path / "together")
     together = collections.Counter(traces)
-    assert together["test with 1 views"] and together["test with 2 views"]
+    assert together["train"] and together["test with 1 views"] and together["test with 2 views"]
     for fold in (1, 2):
         traces.clear()
         config.data.test_fold = fold
         single.train_and_evaluate(config, tmp_path / f"fold{fold}")
-        alone = collections.Counter(traces)
-        assert together == {kind: count * (programs if kind == "train" else 1) for kind, count in alone.items()}
+        assert together == collections.Counter(traces)
         one, other = (
             (folder / "predictions.csv").read_text()
             for folder in (tmp_path / f"fold{fold}", tmp_path / "together" / f"fold{fold}")

@@ -43,9 +43,9 @@ def test_the_loss_is_that_of_the_definition(config, noise_clips):
 
     def both(key):
         keys = Keys(*jax.random.split(key))
-        inputs = distillation.inputs(teacher.variables, key, batch)
+        inputs = distillation.inputs(distillation.constants, key, batch)
         plain = supervised.inputs(None, key, batch)
-        loss = distillation.loss(student.variables, None, teacher.variables, inputs, keys)
+        loss = distillation.loss(student.variables, None, distillation.constants, inputs, keys)
         return inputs, plain, loss, supervised.loss(student.variables, None, None, plain, keys)
 
     mapped = jax.pmap(both, axis_name="batch", devices=jax.local_devices()[:1])
