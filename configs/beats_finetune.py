@@ -1,8 +1,8 @@
 """BEATs, fine-tuned with a learning rate of 1e-5 for the encoder and 1e-3 for the head.
 
-    python -m esc_jax.main --config=configs/beats_finetune.py --config.model.pretrained=BEATs_iter3_plus_AS2M.pt
+    python -m esc_jax.main --config=configs/beats_finetune.py --config.model.pretrained=beats_iter3_plus
 
-The checkpoints are published at github.com/microsoft/unilm (beats/, MIT). The batch of 16 clips is processed in four
+The weights are those of github.com/microsoft/unilm (beats/, MIT). The batch of 16 clips is processed in four
 parts to limit memory. On a GPU, use --config.model.dtype=bfloat16 and --config.train.accumulate=1. This config has not
 been run with the published weights.
 """

@@ -1,9 +1,8 @@
-r"""A linear head on frozen BEATs embeddings.
+"""A linear head on frozen BEATs embeddings.
 
-    python -m esc_jax.main --config=configs/beats_frozen.py --config.model.pretrained=BEATs_iter3_plus_AS2M.pt \
-        --mode=crossval
+    python -m esc_jax.main --config=configs/beats_frozen.py --config.model.pretrained=beats_iter3_plus --mode=crossval
 
-The checkpoints are published at github.com/microsoft/unilm (beats/, MIT). Each clip passes the encoder once, and the
+The weights are those of github.com/microsoft/unilm (beats/, MIT). Each clip passes the encoder once, and the
 regularization of each fold's head is selected within its training folds. This config has not been run with the
 published weights.
 """

@@ -3,7 +3,7 @@
     python -m esc_jax.main --config=configs/eat_cpu.py --config.data.dir=ESC-50-master --config.data.test_fold=4
 
 The recipe is that of resnet34_cpu.py without the augmentations of spectrograms. The waveform is at 16 kHz, the stem has
-half the width of EAT-S, and the second stage is left out. This config has not been run to the end.
+half the width of EAT-S, and the second stage is left out. This config has not been run for all of its epochs.
 """
 
 from esc_jax import config as base

@@ -10,7 +10,8 @@ cores.
 
 Differences from the published code: the frontend normalizes the variance of each mixture, not the peak of each clip.
 The first epochs, without mixing, have the binary loss, not a cross-entropy with smoothed labels. The level of segments
-is not changed, and there is no noise of a sine or with random phases. This config has not been run to the end.
+is not changed, and there is no noise of a sine or with random phases. This config has not been run for all of its
+epochs.
 """
 
 from esc_jax import config as base

@@ -1,9 +1,8 @@
-r"""EfficientAT (MobileNetV3, pretrained on AudioSet), fine-tuned from a linear probe with averaged weights.
+"""EfficientAT (MobileNetV3, pretrained on AudioSet), fine-tuned from a linear probe with averaged weights.
 
-    python -m esc_jax.main --config=configs/efficientat_finetune.py --config.model.pretrained=mn04_as_mAP_432.pt \
-        --mode=crossval
+    python -m esc_jax.main --config=configs/efficientat_finetune.py --config.model.pretrained=mn04_as --mode=crossval
 
-The checkpoint is published at github.com/fschmid56/EfficientAT (releases, MIT). The head starts from a linear probe.
+The weights are those of github.com/fschmid56/EfficientAT (MIT). The head starts from a linear probe.
 Depthwise convolutions, squeeze-and-excitation and normalization layers are trained; 1×1 convolutions and the stem are
 frozen. The final weights are interpolated with the initial ones (WiSE-FT). Results and ablations: docs/results.
 """

@@ -4,7 +4,7 @@ r"""Masked prediction on a CNN: self-supervised pretraining, then supervised fin
 
 The encoder is that of resnet34_cpu.py. 40 % of the 16 × 16 patches are masked in blocks of 2 × 2, and the network
 predicts the token of each masked patch: one of 256 k-means clusters of training patches. Clusters of a published
-encoder's features are better targets: --config.pretrain.teacher=mn04_as_mAP_432.pt with
+encoder's features are better targets: --config.pretrain.teacher=mn04_as with
 --config.pretrain.clip_loss_weight=10. Results: docs/results.
 """
 

@@ -5,7 +5,7 @@ r"""Masked prediction on a patch transformer: self-supervised pretraining, then 
 
 The encoder is that of patch_transformer.py. 40 % of the 16 × 16 patches are masked, and the network predicts the token
 of each masked patch: one of 256 k-means clusters of training patches. --config.pretrain.rounds=2 clusters the learned
-features and pretrains a second network on them; --config.pretrain.teacher=mn04_as_mAP_432.pt clusters a published
+features and pretrains a second network on them; --config.pretrain.teacher=mn04_as clusters a published
 encoder's features. With --config.pretrain.predictor_layers=2, the encoder processes visible patches only; use it with
 --config.pretrain.mask_ratio=0.75 and --config.model.encoder.stride=16. Results: docs/results.
 """

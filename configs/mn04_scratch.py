@@ -2,7 +2,7 @@
 
     python -m esc_jax.main --config=configs/mn04_scratch.py --config.data.dir=ESC-50-master --config.data.test_fold=4
 
-Frontend and recipe are those of resnet34_cpu.py. This config has not been run to the end.
+Frontend and recipe are those of resnet34_cpu.py. This config has not been run for all of its epochs.
 """
 
 from esc_jax import config as base

@@ -3,7 +3,7 @@
     python -m esc_jax.main --config=configs/resnet18_cpu.py --config.data.dir=ESC-50-master --mode=crossval
 
 Augmentation: rotation, crops with a change of speed, gain, and mixup of waveforms. The ablation of single ingredients,
-launch/ingredients.txt, starts from this config. It has not been run to its end.
+launch/ingredients.txt, starts from this config. It has not been run for all of its epochs.
 """
 
 from esc_jax import config as base

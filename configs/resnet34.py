@@ -5,7 +5,7 @@
 
 Augmentation: rotation in time, random crops with a change of speed, gain, mixup of waveforms, frequency warping and
 SpecAugment. AdamW with a one-cycle schedule; the moving average of the weights is evaluated. This config has not been
-run to the end. resnet34_cpu.py is the variant for two CPU cores.
+run for all of its epochs. resnet34_cpu.py is the variant for two CPU cores.
 """
 
 from esc_jax import config as base

@@ -2,8 +2,7 @@
 
     python -m esc_jax.main --config=configs/resnet34_cpu.py --config.data.dir=ESC-50-master --config.data.test_fold=4
 
-The recipe is that of resnet34.py with shorter crops. On Linux, GLIBC_TUNABLES=glibc.malloc.hugetlb=1 before the command
-makes it faster. Results: docs/results.
+The recipe is that of resnet34.py with shorter crops. Results: docs/results.
 """
 
 from esc_jax import config as base

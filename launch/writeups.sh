@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Runs all experiments of the public write-ups' final tables, one after the other, and a report on them. For one GPU.
 #
-#   EFFICIENTAT=mn04_as_mAP_432.pt BEATS=BEATs_iter3_plus_AS2M.pt launch/writeups.sh --config.data.dir=ESC-50-master
+#   EFFICIENTAT=mn04_as BEATS=beats_iter3_plus launch/writeups.sh --config.data.dir=ESC-50-master
 #
-# All arguments are passed to every run. Experiments with EfficientAT and BEATs run if their checkpoint is given;
-# DistilHuBERT and EfficientNet are downloaded from the Hugging Face hub. Runs are written to runs/. To resume after an
+# All arguments are passed to every run. Experiments with EfficientAT and BEATs run if their weights are given, by name or
+# path; DistilHuBERT and EfficientNet are downloaded from the Hugging Face hub. Runs are written to runs/. To resume after an
 # interruption (exit status 75), run the same command again.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1

@@ -22,7 +22,7 @@ def _parser() -> arguments.Parser:
     arguments.add_classifier(parser)
     text = "sounds to offer (default: test clips of the data set, if data.dir has them)"
     parser.add_argument("--examples", metavar="DIR", type=os.path.expanduser, help=text)
-    arguments.add_server(parser, 7860, 1, "(default: %(default)s)")
+    arguments.add_server(parser, 7860, 1, "port to listen on (default: %(default)s)")
     return parser
 
 

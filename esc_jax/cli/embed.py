@@ -1,6 +1,6 @@
 """Computes the embeddings of a frozen encoder. An interrupted command continues where it stopped.
 
-    esc-jax embed --model=mn04_as_mAP_432.pt --data_dir=ESC-50-master --out=embeddings.npz
+    esc-jax embed --model=mn04_as --data_dir=ESC-50-master --out=embeddings.npz
     esc-jax embed --model=runs/resnet34 --data_dir=ESC-50-master --out=embeddings.npz
     esc-jax embed --model=runs/resnet34 --out=embeddings.npz recordings/ "more/**/*.mp3"
     esc-jax embed --model=mn04_as --index=archive.db recordings/

@@ -7,13 +7,16 @@
     esc-jax export --model=runs/NAME --format=safetensors --out=exports/NAME
     esc-jax export --model=mn04_as --format=onnx --out=exports/tagger
 
-huggingface: a folder that transformers loads with its own classes (hubert, efficientnet). stablehlo: one program from
-waveform to probabilities, including frontend and weights, for any batch size on CPU, CUDA and TPU. onnx: the same as
-files for ONNX Runtime, in float32 and int8, which are compared with JAX on clips (needs pip install 'esc-jax[onnx]').
-tflite: files for LiteRT (TensorFlow Lite) on phones, compared in the same way (efficientat, efficientnet, resnet; needs
-pip install 'esc-jax[tflite]').
-safetensors: classifier.safetensors, the whole classifier in one small file without folder names of this machine,
-which `esc-jax predict --model=exports/NAME` reads.
+huggingface  a folder that transformers loads with its own classes (hubert, efficientnet)
+onnx         files for ONNX Runtime, in float32 and int8, which are compared with JAX on clips; needs
+             pip install 'esc-jax[onnx]'
+safetensors  the whole classifier in one small file without folder names of this machine, which
+             `esc-jax predict --model=exports/NAME` reads
+stablehlo    one program from waveform to probabilities, including frontend and weights, for any batch size on CPU,
+             CUDA and TPU
+tflite       files for LiteRT (TensorFlow Lite) on phones, compared in the same way (efficientat, efficientnet,
+             resnet); needs pip install 'esc-jax[tflite]'
+
 Each folder contains a README.md, the model card, which says how to use the files.
 """
 

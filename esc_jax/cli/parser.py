@@ -192,8 +192,8 @@ def add_server(parser: Parser, port: int, lowest_port: int, port_help: str) -> N
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine only)")
     add("--port", type=integer(lowest_port, 65_535), default=port, help=port_help)
     minutes = number(0.01, 1_440.0)
-    add("--max_minutes", metavar="M", type=minutes, default=10.0, help="longest sound (default: %(default)g)")
-    add("--max_mb", metavar="MB", type=integer(), default=100, help="largest file (default: %(default)d)")
+    add("--max_minutes", metavar="M", type=minutes, default=10.0, help="longest sound, minutes (default: %(default)g)")
+    add("--max_mb", metavar="MB", type=integer(), default=100, help="largest file, MB (default: %(default)d)")
 
 
 class _Offline(argparse.Action):

@@ -38,7 +38,7 @@ def _parser() -> arguments.Parser:
     parser.add_argument("--seeds", metavar="N", type=arguments.integer(), help=seeds)
     add = parser.add_argument_group("labelled passages of a store").add_argument
     add("--index", metavar="DB", type=arguments.path, help="the store, written by esc-jax embed --index=DB")
-    text = "labels, or a folder of perch-hoplite with annotations; can be repeated, the longest for a passage counts"
+    text = "labels, or a folder of perch-hoplite with annotations; may be repeated: the largest overlap counts"
     add("--labels", metavar="LABELS.csv", type=arguments.path, action="append", help=text)
     add("--out", metavar="RUN", type=arguments.path, help="folder of the classifier to write")
     add(
