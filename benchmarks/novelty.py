@@ -205,7 +205,7 @@ def measure(known: np.ndarray, foreign: np.ndarray, threshold: float) -> dict[st
 
 def probe_draw(data: Data, known: Sequence[int], train_folds: Sequence[int], test_fold: int) -> dict[str, dict]:
     """Measures of every detector on the embeddings of a frozen encoder, for one draw."""
-    from esc_jax.experiments.probe import L2, STEPS
+    from esc_jax.experiments.probe_heads import L2, STEPS
     from esc_jax.tasks import registry as tasks
     from esc_jax.training import linear_probe
 

@@ -7,7 +7,7 @@ Every size is measured in a process of its own, whose maximum resident set is re
 rounds after one that compiles.
 
 - batch: a training step of the config on noise with random weights, at batch sizes 1 to 64.
-- folds: `experiments.probe.fit_heads` on random embeddings (2,000 × 384, 50 classes, eight folds) with 1, 2, 4 and 8
+- folds: `experiments.probe_heads.fit` on random embeddings (2,000 × 384, 50 classes, eight folds) with 1, 2, 4 and 8
   test folds. Heads are fitted for every fold, every pair of folds and every regularization strength. The first call,
   which compiles, is reported separately.
 - audio: prediction on recordings of 1 minute to 4 hours, as in prediction.py, in one round. Needs --model.
@@ -82,7 +82,7 @@ def batch(options: argparse.Namespace, size: int) -> dict:
 
 def folds(options: argparse.Namespace, count: int) -> dict:
     """Linear probes that test `count` of eight folds."""
-    from esc_jax.experiments import probe
+    from esc_jax.experiments import probe_heads
     from esc_jax.tasks import registry as tasks
 
     task = tasks.get("single_label")
@@ -93,7 +93,7 @@ def folds(options: argparse.Namespace, count: int) -> dict:
     test_folds = range(1, count + 1)
 
     def call() -> None:
-        probe.fit_heads(task, x, labels, fold_of, test_folds, classes)
+        probe_heads.fit(task, x, labels, fold_of, test_folds, classes)
 
     started = time.perf_counter()
     call()

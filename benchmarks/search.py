@@ -35,7 +35,7 @@ sys.path.insert(0, str(ROOT))
 
 from esc_jax.errors import UserError  # noqa: E402
 from esc_jax.evaluation import confidence  # noqa: E402
-from esc_jax.experiments.probe import STEPS, head_logits  # noqa: E402
+from esc_jax.experiments.probe_heads import STEPS, head_logits  # noqa: E402
 from esc_jax.inference import embeddings, index, model_path  # noqa: E402
 from esc_jax.inference.classifier import restore_any  # noqa: E402
 from esc_jax.inference.index_store import Store, open_for_writing  # noqa: E402

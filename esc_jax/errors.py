@@ -1,6 +1,6 @@
 """Errors that a command reports in one sentence. Their subclasses are defined where they are raised."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 import contextlib
 
 EX_TEMPFAIL = 75  # exit status of a command that was stopped, and that continues when it is run again
@@ -38,10 +38,19 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def shorten(value: object, length: int = 60) -> str:
-    """A value from a file or a command line for a message: one line, of at most `length` characters."""
-    text = " ".join(str(value).split())
+def shorten(value: object) -> str:
+    """A value from a file or a command line for a message: one line, of at most 60 characters."""
+    return _cut(" ".join(str(value).split()), 60)
+
+
+def _cut(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def name_some(names: Sequence[str], most: int) -> str:
+    """The first names of a list for a message: "a, b and 3 more"; "none" for an empty list."""
+    others = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{others}" or "none"
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
@@ -49,10 +58,10 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
 
 
-def printable(message: str, length: int = 4000) -> str:
+def printable(message: str) -> str:
     """A message on one line, without control characters, which names in files can contain, and of limited length."""
     text = "".join(c if c.isprintable() else " " if c.isspace() else f"\\x{ord(c):02x}" for c in message)
-    return text if len(text) <= length else f"{text[: length - 1]}…"
+    return _cut(text, 4000)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

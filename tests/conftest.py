@@ -176,6 +176,12 @@ def run(environment, commands):
     return start
 
 
+@pytest.fixture
+def no_xla_setup(monkeypatch):
+    """Leaves XLA as it is for the other tests of this process."""
+    monkeypatch.setattr(xla, "initialize", lambda *_, **__: None)
+
+
 @pytest.fixture(scope="session")
 def noise_clips():
     """A data set in memory: 12 clips of noise, 3 classes, 3 folds, half a second at 16 kHz."""

@@ -34,6 +34,11 @@ def test_status_and_message(error, expected):
     assert errors.describe_error(error, "a.wav") == expected
 
 
+@pytest.mark.parametrize(("names", "text"), [("", "none"), ("ab", "a, b"), ("abcd", "a, b and 2 more")])
+def test_a_message_has_the_first_names(names, text):
+    assert errors.name_some(list(names), 2) == text
+
+
 def test_errors_of_files_are_collected():
     problems = []
     with errors.collect_errors(problems, "a.wav"):

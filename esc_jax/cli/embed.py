@@ -29,6 +29,7 @@ from esc_jax.cli import parser as arguments
 from esc_jax.cli.command import command, discard_native_output, exit_resumable, initialize_device
 from esc_jax.errors import MultipleErrors, collect_errors, counted
 from esc_jax.inference import model_path, recordings
+from esc_jax.runtime.progress import progress_bar
 
 if TYPE_CHECKING:  # JAX, which --help does not need
     from esc_jax.inference.index_store import Store
@@ -70,7 +71,6 @@ def _add_store_options(parser: arguments.Parser) -> None:
 def _embed_data_set(model: "Model", options: argparse.Namespace, cache: pathlib.Path) -> dict[str, Any]:
     """The arrays of the output file for a data set."""
     import numpy as np
-    import tqdm
 
     from esc_jax import config as configs
     from esc_jax.data.datasets import registry as datasets
@@ -82,12 +82,7 @@ def _embed_data_set(model: "Model", options: argparse.Namespace, cache: pathlib.
     data.update(dir=options.data_dir, name=name, on_bad_clip=options.on_bad_clip)
     data.update(sample_rate=model.sample_rate, clip_s=model.clip_s, mask_padding=model.mask_padding)
     clips = datasets.load(data)
-    with tqdm.tqdm(desc="embedding", unit="batch", leave=False, disable=None) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with progress_bar("embedding", "batch") as progress:
         rows = embeddings.embed_clips(model, clips, cache / "embeddings", progress=progress)[0]
     return {
         "embeddings": rows,
@@ -176,16 +171,9 @@ def _embed_into_store(model: "Model", options: argparse.Namespace, problems: lis
 
 
 def _write_hoplite(store: "Store", folder: pathlib.Path) -> None:
-    import tqdm
-
     from esc_jax.inference import hoplite
 
-    with tqdm.tqdm(desc=str(folder), unit="passage", leave=False, disable=None) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with progress_bar(str(folder), "passage") as progress:
         hoplite.write_database(store, folder, progress)
     sys.stdout.write(f"{folder}: a database of perch-hoplite\n")
 

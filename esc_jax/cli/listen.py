@@ -43,9 +43,9 @@ from esc_jax.inference import output
 
 if TYPE_CHECKING:  # numpy and JAX, which --help does not need
     from esc_jax.data.live import Capture, Connection
-    from esc_jax.inference.archive import Outcome
     from esc_jax.inference.classifier import SoundClassifier
     from esc_jax.inference.live import ClockChange, Gap, Window
+    from esc_jax.inference.parallel import Outcome
     from esc_jax.inference.result_files import Result
 
 _LATENCIES = 10_000  # of the last windows, for the summary

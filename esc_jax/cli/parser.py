@@ -175,6 +175,12 @@ def add_model(parser: Parser, help_text: str, **options: Any) -> None:
     add_offline(parser)
 
 
+def add_store_encoder(add: Callable[..., Any]) -> None:
+    """Adds --model for the encoder of a store; `add` is `add_argument` of a parser or of a group."""
+    text = "new location of the encoder of the store, if it was moved"
+    add("--model", metavar="MODEL", type=os.path.expanduser, help=text)
+
+
 def add_classifier(parser: Parser) -> None:
     """Adds --model for a classifier, and --offline. Without --model, it is the classifier in the package."""
     text = (

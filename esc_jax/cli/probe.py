@@ -16,7 +16,6 @@ the classifier is least certain about are listed. Label them next, with --page o
 
 import argparse
 import csv
-import os
 import pathlib
 import sys
 from typing import TYPE_CHECKING
@@ -50,12 +49,7 @@ def _parser() -> arguments.Parser:
     )
     add("--csv", metavar="NEXT.csv", type=arguments.output(".csv"), help="write the passages to label next")
     add("--page", metavar="NEXT.html", type=arguments.output(".html"), help="write a page to play and label them")
-    add(
-        "--model",
-        metavar="MODEL",
-        type=os.path.expanduser,
-        help="new location of the encoder of the store, if it was moved",
-    )
+    arguments.add_store_encoder(add)
     return parser
 
 

@@ -17,7 +17,6 @@ kept beside the store. It is meant for large stores, and can miss some passages.
 """
 
 import argparse
-import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -25,6 +24,7 @@ from esc_jax import files
 from esc_jax.cli import parser as arguments
 from esc_jax.cli.command import command, discard_native_output, initialize_device
 from esc_jax.errors import MultipleErrors, UserError
+from esc_jax.runtime.progress import progress_bar
 
 if TYPE_CHECKING:  # numpy and JAX, which --help does not need
     from esc_jax.inference.index import Nearest
@@ -52,28 +52,16 @@ def _parser() -> arguments.Parser:
     add("--page", metavar="OUT.html", type=arguments.output(".html"), help="write a page that plays the passages")
     names = "comma-separated classes that --page offers as labels (default: yes,no)"
     add("--labels", metavar="NAMES", type=lambda text: text.split(","), help=names)
-    add(
-        "--model",
-        metavar="MODEL",
-        type=os.path.expanduser,
-        help="new location of the encoder of the store, if it was moved",
-    )
+    arguments.add_store_encoder(add)
     return parser
 
 
 def _nearest(store: "Store", options: argparse.Namespace) -> "Nearest":
-    import tqdm
-
     from esc_jax.inference import index
 
     if not options.approximate:
         return index.exact(store)
-    with tqdm.tqdm(desc="building the graph", unit="passage", leave=False, disable=None) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with progress_bar("building the graph", "passage") as progress:
         return index.approximate(store, progress)
 
 

@@ -9,6 +9,7 @@ import soxr
 from esc_jax.data import channels, ffmpeg
 from esc_jax.data.decoders import Recording, check_level, check_rate
 from esc_jax.data.source import AudioError
+from esc_jax.errors import name_some
 
 __all__ = [
     "EXTENSIONS",
@@ -51,9 +52,8 @@ def describe_unreadable(names: Iterable[str]) -> str:
     files = sorted(name for name in names if ffmpeg.is_needed(name))
     if not files:
         return ""
-    others = f" and {len(files) - _NAMED} more" if len(files) > _NAMED else ""
     subject = "1 file is not read: it needs" if len(files) == 1 else f"{len(files)} files are not read: they need"
-    return f"{subject} ffmpeg, which is not installed ({', '.join(files[:_NAMED])}{others})"
+    return f"{subject} ffmpeg, which is not installed ({name_some(files, _NAMED)})"
 
 
 def to_mono(waveform: np.ndarray, rate: float, sample_rate: int) -> np.ndarray:

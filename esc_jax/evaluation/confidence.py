@@ -163,10 +163,8 @@ def score_interval(
     recordings: Sequence[Sequence[Any]],
     *,
     draws: int = SCORE_DRAWS,
-    level: float = 0.95,
-    seed: int = 0,
 ) -> ConfidenceInterval:
-    """Mean over runs of a metric that is no mean over clips, with its cluster-bootstrap interval.
+    """Mean over runs of a metric that is no mean over clips, with its 95 % cluster-bootstrap interval.
 
     G recordings are drawn with replacement, `draws` times; in each draw, the metric of each run is computed on the
     drawn recordings. Metrics of rankings are larger on drawn clips, of which some are equal, than on different ones.
@@ -178,14 +176,12 @@ def score_interval(
         recordings: of each run, (n,) source recordings of its clips. A recording in several runs is drawn in all of
             them.
         draws: number of them.
-        level: of the interval.
-        seed: of the random draws.
     """
-    values = _score_draws(task, runs, recordings, draws, seed)
+    values = _score_draws(task, runs, recordings, draws)
     value = float(np.mean([task.score(labels, scores) for labels, scores in runs]))
     if len(_names(recordings)) == 1:
         return ConfidenceInterval(value, 0.0, 1.0, 1)
-    low, high = _shifted_quantiles(values, value, level)
+    low, high = _shifted_quantiles(values, value)
     return ConfidenceInterval(value, max(low, 0.0), min(high, 1.0), len(_names(recordings)))
 
 
@@ -196,23 +192,21 @@ def score_difference_interval(
     recordings: Sequence[Sequence[Any]],
     *,
     draws: int = SCORE_DRAWS,
-    level: float = 0.95,
-    seed: int = 0,
 ) -> ConfidenceInterval:
     """One classifier's score minus another's on the same clips, with a paired interval; arguments as `score_interval`.
 
     A recording is drawn for both classifiers at once.
     """
-    one, other = (_score_draws(task, runs, recordings, draws, seed) for runs in (first, second))
+    one, other = (_score_draws(task, runs, recordings, draws) for runs in (first, second))
     means = [np.mean([task.score(labels, scores) for labels, scores in runs]) for runs in (first, second)]
     value = float(means[0] - means[1])
-    low, high = _shifted_quantiles(one - other, value, level)
+    low, high = _shifted_quantiles(one - other, value)
     return ConfidenceInterval(value, max(low, -1.0), min(high, 1.0), len(_names(recordings)))
 
 
-def _shifted_quantiles(draws: np.ndarray, estimate: float, level: float) -> tuple[float, float]:
-    """Quantiles of the draws, moved so that their mean is the estimate."""
-    low, high = np.nanquantile(draws, ((1 - level) / 2, (1 + level) / 2)) - np.nanmean(draws) + estimate
+def _shifted_quantiles(draws: np.ndarray, estimate: float) -> tuple[float, float]:
+    """The 2.5 % and 97.5 % quantiles of the draws, moved so that the mean of the draws is the estimate."""
+    low, high = np.nanquantile(draws, (0.025, 0.975)) - np.nanmean(draws) + estimate
     return float(low), float(high)
 
 
@@ -225,11 +219,10 @@ def _score_draws(
     runs: Sequence[tuple[np.ndarray, np.ndarray]],
     recordings: Sequence[Sequence[Any]],
     draws: int,
-    seed: int,
 ) -> np.ndarray:
     """(draws,) means over runs of the task's metric on drawn recordings."""
     names = _names(recordings)
-    counts = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
+    counts = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
     scores = []
     for (labels, of_run), clusters in zip(runs, recordings, strict=True):
         place = np.searchsorted(names, np.asarray(clusters, dtype=str))

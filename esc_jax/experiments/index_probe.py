@@ -1,7 +1,7 @@
 """A classifier from labelled passages of an embedding store, and the passages to label next.
 
-The head is linear, on frozen embeddings, as in `experiments.probe`. Its regularization is chosen on passages that are
-held out by recording. The next passages to label are those with the smallest margin between the two most probable
+The head is linear, on frozen embeddings, as in `experiments.probe_heads`. Its regularization is chosen on passages that
+are held out by recording. The next passages to label are those with the smallest margin between the two most probable
 classes (margin sampling; Scheffer et al., "Active hidden Markov models for information extraction", 2001).
 """
 
@@ -19,8 +19,8 @@ from esc_jax.data import folds as protocols
 from esc_jax.data.clips import Clips
 from esc_jax.errors import UserError
 from esc_jax.evaluation import novelty
-from esc_jax.experiments import probe
-from esc_jax.experiments.probe import ProbeResult
+from esc_jax.experiments import probe, probe_heads
+from esc_jax.experiments.probe_heads import ProbeResult
 from esc_jax.inference import embeddings, index, model_path
 from esc_jax.inference.classifier import restore_any
 from esc_jax.inference.index_store import Passage, Store, StoreError
@@ -91,7 +91,8 @@ def fit(x: np.ndarray, labelled: LabelledPassages) -> Fitted:
     parts = min(_FOLDS, len(set(groups)))
     folds = protocols.assign_folds(groups, [[target] for target in labelled.targets], parts)
     labels = np.array(labelled.targets, np.int32)
-    (head,) = probe.fit_heads(TASK, x[None], labels, folds, [protocols.NO_FOLD], len(labelled.classes), balanced=True)
+    test_folds = [protocols.NO_FOLD]
+    (head,) = probe_heads.fit(TASK, x[None], labels, folds, test_folds, len(labelled.classes), balanced=True)
     return Fitted(head, folds, grouped)
 
 
@@ -118,7 +119,7 @@ def least_certain(
         pairs = np.zeros((0, 2), np.int64)
         keep = _CANDIDATES * count + 2 * len(labelled)
         for part, x in store.blocks():
-            shares = head.calibration.probabilities(TASK, probe.head_logits(x, head.kernel, head.bias))
+            shares = head.calibration.probabilities(TASK, probe_heads.head_logits(x, head.kernel, head.bias))
             numbers, values = np.concatenate([numbers, part]), np.concatenate([values, margins(shares)])
             pairs = np.concatenate([pairs, np.argsort(-shares, axis=1, kind="stable")[:, :2]])
             order = np.lexsort((numbers, values))[:keep]

@@ -22,7 +22,7 @@ from esc_jax.data.resident import ResidentClips
 from esc_jax.errors import ConfigError
 from esc_jax.evaluation import diagnostics
 from esc_jax.evaluation.predict import predict_clips
-from esc_jax.experiments import probe
+from esc_jax.experiments import probe, probe_heads
 from esc_jax.experiments import stage as stages
 from esc_jax.models.model import Model, Variables
 from esc_jax.objectives import registry as objectives
@@ -253,9 +253,9 @@ def downstream(
         learned: outcome of `pretrain`.
     """
     x = probe.embed_with_progress(model.with_variables(learned.variables), clips, folder / "embeddings")
-    head = probe.fit_split(task, x, clips, split)
+    head = probe_heads.fit_split(task, x, clips, split)
     indices = list(split.test)
-    score = task.score(clips.labels[indices], probe.head_logits(x[0][indices], head.kernel, head.bias))
+    score = task.score(clips.labels[indices], probe_heads.head_logits(x[0][indices], head.kernel, head.bias))
     metrics = {key: value for key, value in learned.history[-1].items() if key not in _BOOKKEEPING}
     objective = checkpoint.read_meta(*checkpoint.find(folder))["config"]["pretrain"]["objective"]
     return {

@@ -1,12 +1,7 @@
-"""Linear and nearest-neighbour heads on frozen embeddings, for all folds and regularization strengths in one program.
-
-The regularization of a test fold's head is chosen inside its training folds: each of them is validated once, on heads
-that were trained without it and without the test fold. The head is then trained on all training folds and tested once.
-"""
+"""Probes: heads on frozen embeddings (`experiments.probe_heads`) as runs, and the initial heads of fine-tuning."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import math
 import pathlib
 import shutil
 import time
@@ -16,7 +11,6 @@ from absl import logging
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tqdm
 
 from esc_jax import config as configs
 from esc_jax.data import cache
@@ -27,189 +21,24 @@ from esc_jax.data.rows import DataError, Layout
 from esc_jax.evaluation import calibration, results
 from esc_jax.evaluation.calibration import Calibration
 from esc_jax.evaluation.novelty import Novelty
-from esc_jax.experiments import calibrate, crossval_quote, dataset, workdir
+from esc_jax.experiments import calibrate, crossval_quote, dataset, probe_heads, workdir
 from esc_jax.experiments.artifacts import write_artifacts
+from esc_jax.experiments.probe_heads import ProbeResult
 from esc_jax.inference.embeddings import embed_clips
 from esc_jax.models.model import Model, Variables
 from esc_jax.pretrained import audioset, load
 from esc_jax.runtime import devices, processes
+from esc_jax.runtime.progress import progress_bar
 from esc_jax.tasks import registry as tasks
 from esc_jax.tasks.base import Task
-from esc_jax.training import checkpoint, linear_probe
+from esc_jax.training import checkpoint
 from esc_jax.training import state as states
-
-L2 = (0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.003, 0.001)  # strongest first: of equal strengths the first is chosen
-NEIGHBOURS = (50, 20, 10, 5, 3, 1)
-STEPS = 100
-FITTED_ON = "the training folds, each held out once"
-
-
-@dataclasses.dataclass(frozen=True)
-class ProbeResult:
-    """The head of one test fold.
-
-    Attributes:
-        fold: the test fold.
-        l2: the chosen strength.
-        kernel, bias: (D, C), (C,) of the head, on embeddings that are not standardized.
-        validation: primary metric of that strength on the training folds, each held out once.
-        calibration: fitted on these held-out predictions.
-        spread: largest difference of a probability between seeds on the test fold; 0 with one seed. The problem is
-            convex, so this is the error of the solver.
-        neighbours: the chosen number of nearest neighbours.
-        knn_score: primary metric of the nearest neighbours on the test fold; NaN without a test fold.
-    """
-
-    fold: int
-    l2: float
-    kernel: np.ndarray
-    bias: np.ndarray
-    validation: float
-    calibration: Calibration
-    spread: float
-    neighbours: int
-    knn_score: float
 
 
 def embed_with_progress(model: Model, clips: Clips, folder: pathlib.Path, views: int = 1) -> np.ndarray:
     """`inference.embeddings.embed_clips` under a progress bar."""
-    with tqdm.tqdm(desc="embedding", unit="batch", leave=False, disable=None) as bar:
-
-        def update(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        return embed_clips(model, clips, folder, views, progress=update)
-
-
-def head_logits(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """x · kernel + bias: (…, n, D), (…, D, C), (…, C) → (…, n, C)."""
-    return np.matmul(x, kernel) + bias[..., None, :]
-
-
-def fit_heads(
-    task: Task, x: np.ndarray, labels: np.ndarray, folds: Sequence[int], test_folds: Sequence[int], classes: int, *,
-    l2: Sequence[float] = L2, seeds: int = 1, steps: int = STEPS, excluded: np.ndarray | None = None,
-    balanced: bool = False,
-) -> list[ProbeResult]:  # fmt: skip
-    """Heads for every test fold.
-
-    Args:
-        task: loss and metric.
-        x: (views, N, D) embeddings. The strength is chosen on the clips themselves, x[0]. The tested head is trained
-            on all views.
-        labels: (N, …).
-        folds: (N,).
-        test_folds: the test folds; `data.folds.NO_FOLD` for a head that is trained on all clips.
-        classes: C.
-        l2: strengths to choose from.
-        seeds: number of starting points of the solver.
-        steps: of the solver.
-        excluded: (N,) bool, clips that no head is trained on.
-        balanced: whether every class has the same weight in the loss, whatever the number of its clips.
-
-    Raises:
-        DataError: a test fold leaves fewer than two folds to choose the strength on.
-    """
-    fold_of = np.asarray(folds)
-    allowed = np.ones(len(fold_of), bool) if excluded is None else ~excluded
-    masks = {names: mask & allowed for names, mask in linear_probe.exclusion_masks(fold_of, test_folds).items()}
-    if not all(mask.any() for mask in masks.values()):
-        raise DataError("a probe needs at least three folds: two training folds to choose its regularization, one test")
-    share = task.sampling_weights(np.asarray(labels), classes) * len(labels) if balanced else np.ones(len(labels))
-    names, weights = list(masks), (np.stack(list(masks.values())) * share).astype(np.float32)
-    shape = {"task": task, "classes": classes}
-    heads = linear_probe.fit(x[0], labels, weights, np.asarray(l2, np.float32), np.arange(1), steps=steps, **shape)
-    kernel, bias = np.asarray(heads.kernel)[:, :, 0], np.asarray(heads.bias)[:, :, 0]
-    # One mask at a time: the logits of all heads together would take gigabytes.
-    choices = linear_probe.select_settings(task, labels, _Logits(x[0], kernel, bias), names, fold_of, test_folds)
-    votes = np.asarray(linear_probe.knn_scores(x[0], labels, weights, ks=NEIGHBOURS, **shape))
-    neighbours = linear_probe.select_settings(task, labels, votes, names, fold_of, test_folds)
-    final = {excluded: weight for excluded, weight in zip(names, weights, strict=True) if len(excluded) == 1}
-    problem = _Problem(task, x, labels, fold_of, classes, final, seeds, steps)
-    outcomes = []
-    for fold in test_folds:
-        setting = choices[fold]
-        held_out = [_held_out(problem, mask, fold, names, kernel, bias, setting) for mask in _validating(names, fold)]
-        logits, truth = (np.concatenate(parts) for parts in zip(*held_out, strict=True))
-        nearest = neighbours[fold]
-        inside = fold_of == fold
-        votes_of_fold = votes[names.index(frozenset((fold,))), nearest]
-        knn = task.score(labels[inside], votes_of_fold[inside]) if inside.any() else math.nan
-        weight, offset, spread = _final_head(problem, fold, l2[setting])
-        outcomes.append(
-            ProbeResult(
-                fold=fold,
-                l2=l2[setting],
-                kernel=weight,
-                bias=offset,
-                validation=task.score(truth, logits),
-                calibration=Calibration.held_out(task, logits, truth, FITTED_ON),
-                spread=spread,
-                neighbours=NEIGHBOURS[nearest],
-                knn_score=knn,
-            )
-        )
-    return outcomes
-
-
-class _Logits:
-    """(settings, N, C) logits of each mask's heads, computed when they are asked for."""
-
-    def __init__(self, x: np.ndarray, kernel: np.ndarray, bias: np.ndarray):
-        self._x, self._kernel, self._bias = x, kernel, bias
-
-    def __getitem__(self, mask: int, /) -> np.ndarray:
-        return np.stack([self._x @ k + b for k, b in zip(self._kernel[mask], self._bias[mask], strict=True)])
-
-
-@dataclasses.dataclass(frozen=True)
-class _Problem:
-    """Arguments of `fit_heads`, with the weights of the clips for each test fold."""
-
-    task: Task
-    x: np.ndarray
-    labels: np.ndarray
-    folds: np.ndarray
-    classes: int
-    weights: Mapping[frozenset[int], np.ndarray]
-    seeds: int
-    steps: int
-
-
-def _validating(names: Sequence[frozenset[int]], fold: int) -> list[int]:
-    """Masks that exclude the test fold and one more fold."""
-    return [mask for mask, excluded in enumerate(names) if fold in excluded and len(excluded) == 2]
-
-
-def _held_out(
-    problem: _Problem, mask: int, fold: int, names: Sequence[frozenset[int]], kernel: np.ndarray, bias: np.ndarray,
-    setting: int,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Logits and labels of the validation fold of a mask, by its own head."""
-    validation = np.isin(problem.folds, list(names[mask] - {fold}))
-    logits = problem.x[0][validation] @ kernel[mask, setting] + bias[mask, setting]
-    return logits, problem.labels[validation]
-
-
-def _final_head(problem: _Problem, fold: int, l2: float) -> tuple[np.ndarray, np.ndarray, float]:
-    """Kernel and bias of the head of a test fold, and the largest difference of a probability between seeds."""
-    x, views = problem.x, len(problem.x)
-    weights = np.tile(problem.weights[frozenset((fold,))], views)[None]
-    heads = linear_probe.fit(
-        x.reshape(-1, x.shape[-1]),
-        np.tile(problem.labels, (views,) + (1,) * (problem.labels.ndim - 1)),
-        weights,
-        np.asarray([l2], np.float32),
-        np.arange(problem.seeds),
-        task=problem.task,
-        classes=problem.classes,
-        steps=problem.steps,
-    )
-    kernel, bias = np.asarray(heads.kernel)[0, 0], np.asarray(heads.bias)[0, 0]
-    tested = x[0] if fold == protocols.NO_FOLD else x[0][problem.folds == fold]
-    probabilities = problem.task.probabilities(head_logits(tested[None], kernel, bias))
-    return kernel[0], bias[0], float(np.abs(probabilities - probabilities[:1]).max())
+    with progress_bar("embedding", "batch") as progress:
+        return embed_clips(model, clips, folder, views, progress=progress)
 
 
 def probe_and_evaluate(
@@ -267,11 +96,11 @@ def probe_and_evaluate(
     parts = []
     for head in heads:
         split = splits[head.fold]
-        detector = calibrate.probe_novelty(clips, split, head.fold, x[0], tagger, FITTED_ON)
+        detector = calibrate.probe_novelty(clips, split, head.fold, x[0], tagger, probe_heads.FITTED_ON)
         save_classifier(config, clips, places[head.fold], model, head, detector)
         if not split.test:
             continue
-        probabilities = task.probabilities(head_logits(x[:, list(split.test)], head.kernel, head.bias))
+        probabilities = task.probabilities(probe_heads.head_logits(x[:, list(split.test)], head.kernel, head.bias))
         thresholds = head.calibration.raw_thresholds(task)
         parts.append(
             results.fold_predictions(head.fold, config.seed, split.test, probabilities, 0, seconds, thresholds)
@@ -304,7 +133,7 @@ def _fit_splits(config: Any, task: Task, clips: Clips, splits: Mapping[int, Spli
     heads = []
     for group in groups:
         excluded = np.isin(np.arange(len(everything)), splits[group[0]].dropped)
-        heads += fit_heads(
+        heads += probe_heads.fit(
             task,
             x,
             everything.labels,
@@ -318,14 +147,6 @@ def _fit_splits(config: Any, task: Task, clips: Clips, splits: Mapping[int, Spli
     return heads
 
 
-def fit_split(task: Task, x: np.ndarray, clips: Clips, split: Split) -> ProbeResult:
-    """The head of a split's test fold, trained on its training clips; `x` as in `fit_heads`, of all clips."""
-    excluded = ~np.isin(np.arange(len(clips)), split.train)
-    test_folds = split.test_folds or (protocols.NO_FOLD,)
-    (head,) = fit_heads(task, x, clips.labels, clips.folds, test_folds, len(clips.classes), excluded=excluded)
-    return head
-
-
 def with_head(config: Any, task: Task, clips: Clips, split: Split, model: Model) -> tuple[Variables, Calibration]:
     """Variables of a model with the head of a linear probe on the training clips, and the calibration of that head.
 
@@ -333,7 +154,7 @@ def with_head(config: Any, task: Task, clips: Clips, split: Split, model: Model)
     ICLR 2022).
     """
     embeddings = cache.cache_root(config.data.cache_dir) / "embeddings"
-    head = fit_split(task, embed_with_progress(model, clips, embeddings), clips, split)
+    head = probe_heads.fit_split(task, embed_with_progress(model, clips, embeddings), clips, split)
     logging.info("linear probe for the head: %s %.4f inside the training folds", task.metric_label, head.validation)
     return _with_head(model, head), head.calibration
 
@@ -390,11 +211,11 @@ def probe_embeddings(path: str | pathlib.Path, seeds: int = 1) -> str:
     if not whole or not finite:
         reason = "values that are not finite" if whole else "arrays that do not belong together"
         raise DataError(f"{path} contains {reason}: create it again with esc-jax embed")
-    heads = fit_heads(chosen, x[None], labels, folds, sorted(set(folds.tolist())), len(classes), seeds=seeds)
+    heads = probe_heads.fit(chosen, x[None], labels, folds, sorted(set(folds.tolist())), len(classes), seeds=seeds)
     scores = []
     for head in heads:
         inside = folds == head.fold
-        scores.append(chosen.score(labels[inside], head_logits(x[inside], head.kernel, head.bias)))
+        scores.append(chosen.score(labels[inside], probe_heads.head_logits(x[inside], head.kernel, head.bias)))
     return table(chosen, heads, scores)
 
 

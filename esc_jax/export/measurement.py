@@ -16,20 +16,17 @@ class MeasurementError(Failure, RuntimeError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Measurement:
-    """The primary metric of exactly these weights, from the results.json of their run.
+class Score:
+    """The primary metric of a run.
 
     Attributes:
         metric: key of the task's primary metric.
-        mean: over the tested folds.
+        mean: over the tested folds and their seeds.
         std: standard deviation over folds and seeds; None for a single test.
         ci95: 95 % interval.
         clips: number of tested clips.
         folds: test folds.
         protocol: of the run.
-        test_selected: whether the epoch was selected on the test fold.
-        mean_tta: metric of probabilities averaged over views; None without test-time augmentation.
-        tta_views: number of views.
     """
 
     metric: str
@@ -39,34 +36,29 @@ class Measurement:
     clips: int
     folds: tuple[int, ...]
     protocol: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement(Score):
+    """The score of exactly these weights, from the results.json of their run.
+
+    Attributes:
+        test_selected: whether the epoch was selected on the test fold.
+        mean_tta: metric of probabilities averaged over views; None without test-time augmentation.
+        tta_views: number of views.
+    """
+
     test_selected: bool
     mean_tta: float | None
     tta_views: int
 
 
 @dataclasses.dataclass(frozen=True)
-class CrossValidation:
+class CrossValidation(Score):
     """The cross-validation that the run of these weights quotes: the same config, on other splits of the same clips.
 
     Its score is that of other weights, each of which was tested on clips that did not train it.
-
-    Attributes:
-        metric: key of the task's primary metric.
-        mean: over folds and seeds.
-        std: standard deviation over folds and seeds.
-        ci95: 95 % interval.
-        clips: number of tested clips.
-        folds: test folds.
-        protocol: of its runs.
     """
-
-    metric: str
-    mean: float
-    std: float | None
-    ci95: tuple[float, float]
-    clips: int
-    folds: tuple[int, ...]
-    protocol: str
 
 
 def _results_path(restored: Restored) -> pathlib.Path:

@@ -10,7 +10,7 @@ from esc_jax.errors import counted
 from esc_jax.evaluation.calibration import Calibration
 from esc_jax.evaluation.escaping import escape_markdown
 from esc_jax.export import usage
-from esc_jax.export.measurement import CrossValidation, Measurement, read_cross_validation, read_measurement
+from esc_jax.export.measurement import CrossValidation, Score, read_cross_validation, read_measurement
 from esc_jax.export.thresholds import read_thresholds
 from esc_jax.pretrained import catalog
 from esc_jax.tasks import registry as tasks
@@ -253,7 +253,7 @@ def _describe_cross_validation(label: str, quoted: CrossValidation) -> str:
     )
 
 
-def _folds(result: Measurement | CrossValidation) -> str:
+def _folds(result: Score) -> str:
     return f"fold{'s' if len(result.folds) > 1 else ''} {', '.join(map(str, result.folds))}"
 
 
@@ -262,7 +262,7 @@ def _describe_protocol(name: str) -> str:
     return f" Protocol `{name}`{f': {protocol}' if protocol else ''}."
 
 
-def _describe_score(result: Measurement | CrossValidation) -> str:
+def _describe_score(result: Score) -> str:
     spread = f" ± {100 * result.std:.2f} (standard deviation over runs)" if result.std is not None else ""
     low, high = (f"{100 * bound:.1f}" for bound in result.ci95)
     return f"**{100 * result.mean:.2f} %**{spread} (95 % interval {low} to {high})"

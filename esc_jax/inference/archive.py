@@ -10,31 +10,25 @@ one of them.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent import futures
 import contextlib
-import csv
-import dataclasses
 import glob
 import hashlib
-import io
 import itertools
 import json
 import os
 import pathlib
 import threading
 import time
-from typing import Any, BinaryIO
+from typing import Any
 import unicodedata
 
 from esc_jax import files
 from esc_jax.errors import UserError, describe_error, shorten
-from esc_jax.evaluation.escaping import escape_cell, restore_cell
-from esc_jax.inference.output import BOM
+from esc_jax.inference.manifest import Manifest
+from esc_jax.inference.parallel import Outcome, run_ahead
 from esc_jax.models.model import update_hash
 
 SETTINGS, MANIFEST, LOCKS = "settings.json", "manifest.csv", ".locks"
-COLUMNS = ("file", "status", "duration_s", "seconds", "finished", "modified_ns", "note")
-_MOST_AT_ONCE = 8  # recordings
 _MAX_SETTINGS_BYTES = 1 << 24
 
 # Path of a recording → length in seconds, a sentence on what is wrong with it or "", contents of its result files.
@@ -43,26 +37,6 @@ Classify = Callable[[str], tuple[float, str, Sequence[str]]]
 
 class ArchiveError(UserError, ValueError):
     """A folder of results that cannot be continued. The message is one sentence."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What became of a recording.
-
-    Attributes:
-        file: path below the common folder.
-        status: "done", "skipped" (finished before), "locked" (by another process), "duplicate" (in a store that has the
-            content under another name) or "failed".
-        duration_s: length of the recording.
-        seconds: that it took.
-        note: a sentence on what is wrong with it.
-    """
-
-    file: str
-    status: str
-    duration_s: float = 0.0
-    seconds: float = 0.0
-    note: str = ""
 
 
 def common_folder(arguments: Sequence[str]) -> pathlib.Path:
@@ -100,6 +74,7 @@ class Archive:
 
     Raises:
         ArchiveError: the folder has results of other recordings or with other settings, or something else.
+        ManifestError: its manifest is damaged.
     """
 
     def __init__(
@@ -111,12 +86,9 @@ class Archive:
         *,
         bom: bool = False,
     ):
-        self.folder, self.root, self._suffixes, self._bom = folder, root, tuple(suffixes), bom
-        # Recording → its time of change before it was read, and the note of its results.
-        self._finished: dict[str, tuple[str, str]] = {}
-        self._missing: set[str] = set()  # recordings that could not be found according to their last row
+        self.folder, self.root, self._suffixes = folder, root, tuple(suffixes)
+        self._manifest = Manifest(folder / MANIFEST, folder / LOCKS / "manifest", bom=bom)
         self._owners: dict[str, str] = {}  # result file → its recording; empty for files of the folder itself
-        self._read_bytes = 0  # of the manifest
         self._reading = threading.Lock()
         self._open({"recordings": os.path.abspath(root)} | dict(settings))
         self._ignores_case = (folder / SETTINGS.upper()).exists()
@@ -191,10 +163,10 @@ class Archive:
         """Whether all result files are there, and the recording has not changed since it was read."""
         name, modified = self.name(recording), str(_modified_ns(recording))
         with self._reading:
-            known = self._finished.get(name)
+            known = self._manifest.finished.get(name)
             if known is None or known[0] != modified:
                 self._read_manifest()  # another process can have written the row
-                known = self._finished.get(name)
+                known = self._manifest.finished.get(name)
         return known is not None and known[0] == modified and all(path.is_file() for path in self.paths(recording))
 
     def skip(self, recording: str) -> Outcome:
@@ -203,9 +175,9 @@ class Archive:
         If it could not be found meanwhile, it gets a row again.
         """
         name = self.name(recording)
-        modified, note = self._finished[name]
-        if name in self._missing:
-            self._missing.discard(name)
+        modified, note = self._manifest.finished[name]
+        if name in self._manifest.missing:
+            self._manifest.missing.discard(name)
             self.record(Outcome(name, "done", note=note), int(modified))
         return Outcome(name, "skipped", note=note)
 
@@ -248,51 +220,13 @@ class Archive:
             modified_ns: its time of change before it was read: what has changed since is not finished. None where the
                 recording could not be found.
         """
-        buffer = io.StringIO(newline="")
-        writer = csv.writer(buffer)
-        times = f"{outcome.duration_s:.2f}", f"{outcome.seconds:.2f}"
-        modified = "" if modified_ns is None else str(modified_ns)
-        finished = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        path = self.folder / MANIFEST
-        with files.file_lock(self.folder / LOCKS / "manifest"), open(path, "ab+") as file:
-            file.seek(0)
-            if not file.readline().endswith(b"\n"):
-                file.truncate(0)
-                buffer.write(BOM if self._bom else "")
-                writer.writerow(COLUMNS)
-            buffer.write(_end_of_row(file))
-            cells = outcome.status, *times, finished, modified, escape_cell(outcome.note)
-            writer.writerow([escape_cell(outcome.file), *cells])
-            file.write(buffer.getvalue().encode("utf-8", errors="surrogateescape"))
+        self._manifest.append(outcome, modified_ns)
 
     def _read_manifest(self) -> None:
-        """Reads the rows that were appended since the last call. A half row at the end is read when it is completed."""
-        path = self.folder / MANIFEST
-        try:
-            with open(path, "rb") as file:
-                file.seek(self._read_bytes)
-                content = file.read()
-        except FileNotFoundError:
-            return
-        content = content[: content.rfind(b"\n") + 1]
-        self._read_bytes += len(content)
-        try:
-            rows = list(csv.reader(io.StringIO(content.decode("utf-8", errors="surrogateescape"), newline="")))
-        except csv.Error:
-            raise ArchiveError(f"{path} is damaged: remove it, and run the same command again") from None
-        for row in rows:
-            if len(row) != len(COLUMNS):
-                continue
-            name, status, modified, note = restore_cell(row[0]), row[1], row[-2], restore_cell(row[-1])
-            if status == "done":
-                self._finished[name] = modified, note
-                self._missing.discard(name)
-                for suffix in self._suffixes:
-                    self._owners.setdefault(self._key(name + suffix), name)
-            elif modified:
-                self._finished.pop(name, None)
-            else:  # it could not be found: its results remain
-                self._missing.add(name)
+        """Reads the new rows of the manifest. The result files of a recording belong to the first that has them."""
+        for name in self._manifest.read():
+            for suffix in self._suffixes:
+                self._owners.setdefault(self._key(name + suffix), name)
 
 
 def _is_another(path: pathlib.Path, recording: str) -> bool:
@@ -317,17 +251,6 @@ def _remove_partial(path: pathlib.Path) -> None:
     """Removes what a killed process has written of a file (`files.atomic_write`)."""
     for partial in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
         partial.unlink(missing_ok=True)
-
-
-def _end_of_row(file: BinaryIO) -> str:
-    """What ends a half row at the end of a csv file, which a full disk or a crash of the machine can leave."""
-    if not file.seek(0, os.SEEK_END):
-        return ""
-    file.seek(-1, os.SEEK_END)
-    if file.read() == b"\n":
-        return ""
-    file.seek(0)
-    return '"\n' if file.read().count(b'"') % 2 else "\n"
 
 
 def process(archive: Archive, recordings: Sequence[str], classify: Classify) -> Iterator[Outcome]:
@@ -395,26 +318,3 @@ def _classify(archive: Archive, recording: str, classify: Classify) -> Outcome:
         outcome = Outcome(name, "done", duration_s, time.monotonic() - started, note)
     archive.record(outcome, modified_ns)
     return outcome
-
-
-def recordings_at_once() -> int:
-    """Number of recordings that are processed at a time: half of the processor cores, but from two to eight.
-
-    One of them uses the device. Decoding the others takes longer than that for small networks and on GPUs.
-    """
-    return max(2, min(_MOST_AT_ONCE, (os.cpu_count() or 1) // 2))
-
-
-def run_ahead(run: Callable[[str], Outcome], recordings: Sequence[str]) -> Iterator[Outcome]:
-    """Yields `run` of each recording in the order of their ends; `recordings_at_once` are in work, in threads."""
-    remaining, count = iter(recordings), recordings_at_once()
-    with futures.ThreadPoolExecutor(count) as pool:
-        running = {pool.submit(run, recording) for recording in itertools.islice(remaining, count)}
-        try:
-            while running:
-                done, running = futures.wait(running, return_when=futures.FIRST_COMPLETED)
-                running |= {pool.submit(run, recording) for recording in itertools.islice(remaining, len(done))}
-                for one in done:
-                    yield one.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)

@@ -47,10 +47,9 @@ class SoundClassifier:
     """A model that classifies, callable on waveforms and recordings.
 
     Args:
-        restored: the model.
-        published: whether it is a published model. Its input is floating point, and is padded to whole seconds where it
-            is shorter than a window. The input of a run has 16 bits and is padded to the length of a training clip, as
-            in its training.
+        restored: the model. The input of a published one is floating point, and is padded to whole seconds where it is
+            shorter than a window. The input of a run has 16 bits and is padded to the length of a training clip, as in
+            its training.
 
     Attributes:
         config: of the run.
@@ -254,7 +253,7 @@ class SoundClassifier:
         """Logits (1, rows, classes) and embeddings (1, rows, D) of a batch.
 
         Args:
-            batch: (rows, time) int16.
+            batch: (rows, time) int16, or float32 for a published model.
             valid: (rows,) samples before the padding.
         """
         masked = self.model.mask_padding and bool((valid < batch.shape[1]).any())

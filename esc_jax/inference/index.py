@@ -20,7 +20,6 @@ from esc_jax import files
 from esc_jax.data.stream import AudioStream, Excerpt
 from esc_jax.errors import Failure, describe_error
 from esc_jax.inference import embeddings, model_path
-from esc_jax.inference.archive import Outcome, run_ahead
 from esc_jax.inference.index_store import (
     Passage,
     RangeError,
@@ -30,6 +29,7 @@ from esc_jax.inference.index_store import (
     StoreSettings,
     content_hash,
 )
+from esc_jax.inference.parallel import Outcome, run_ahead
 from esc_jax.models.model import Model
 from esc_jax.training import step as steps
 

@@ -17,7 +17,7 @@ import os
 import pathlib
 import sqlite3
 import threading
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import filelock
 import numpy as np
@@ -25,7 +25,6 @@ import numpy as np
 from esc_jax import files
 from esc_jax.errors import Failure, UserError
 
-DTYPES = ("float16", "float32")
 _APPLICATION, _VERSION = 0x4553_4A58, 1  # in the header of the file
 _TIMEOUT_S = 60.0  # to wait for a transaction of another process
 _ROWS = 8192  # read at a time
@@ -249,14 +248,17 @@ class Store:
 
     def passages(self, numbers: Sequence[int] | np.ndarray) -> list[Passage]:
         """The passages with these numbers, in the same order, without those that were removed."""
-        found: dict[int, Passage] = {}
+        found = {row[0]: Passage(*row) for row in self._select("id, recording, start_s, end_s", numbers)}
+        return [found[int(number)] for number in numbers if int(number) in found]
+
+    def _select(self, columns: str, numbers: Sequence[int] | np.ndarray) -> Iterator[tuple[Any, ...]]:
+        """Yields the columns of the passages with these numbers, in any order."""
         for first in range(0, len(numbers), _PARAMETERS):
             part = [int(number) for number in numbers[first : first + _PARAMETERS]]
-            marks = ",".join("?" * len(part))
-            statement = f"SELECT id, recording, start_s, end_s FROM passages WHERE id IN ({marks})"
+            statement = f"SELECT {columns} FROM passages WHERE id IN ({','.join('?' * len(part))})"
             with self._lock, _sentences(self.path):
-                found |= {row[0]: Passage(*row) for row in self._connection.execute(statement, part)}
-        return [found[int(number)] for number in numbers if int(number) in found]
+                rows = self._connection.execute(statement, part).fetchall()
+            yield from rows
 
     def passages_of(self, recording: int) -> list[Passage]:
         """All passages of a recording in the order of time."""
@@ -272,12 +274,7 @@ class Store:
 
     def embeddings(self, numbers: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(n,) those of the numbers that were not removed, and (n, D) float32 embeddings."""
-        found: dict[int, bytes] = {}
-        for first in range(0, len(numbers), _PARAMETERS):
-            part = [int(number) for number in numbers[first : first + _PARAMETERS]]
-            statement = f"SELECT id, embedding FROM passages WHERE id IN ({','.join('?' * len(part))})"
-            with self._lock, _sentences(self.path):
-                found |= dict(self._connection.execute(statement, part))
+        found: dict[int, bytes] = dict(self._select("id, embedding", numbers))
         kept = [int(number) for number in numbers if int(number) in found]
         return np.array(kept, np.int64), self._array([found[number] for number in kept])
 

@@ -5,7 +5,7 @@ import glob
 import os
 import pathlib
 
-from esc_jax.errors import counted
+from esc_jax.errors import counted, name_some
 from esc_jax.files import expand
 
 _NAMED = 3  # links that a message names
@@ -72,11 +72,10 @@ def _search(argument: str, root: pathlib.Path, named: Collection[str]) -> tuple[
                 links.append(path)
     files.sort()
     if unfollowed := sorted(path for path in links if os.path.abspath(path) not in named):
-        shown = ", ".join(path.relative_to(root).as_posix() for path in unfollowed[:_NAMED])
-        others = f" and {len(unfollowed) - _NAMED} more" if len(unfollowed) > _NAMED else ""
+        shown = name_some([path.relative_to(root).as_posix() for path in unfollowed], _NAMED)
         verb = "is" if len(unfollowed) == 1 else "are"
         problems.append(
-            f"{argument}: {counted(len(unfollowed), 'link')} {verb} not followed ({shown}{others}): name a folder"
+            f"{argument}: {counted(len(unfollowed), 'link')} {verb} not followed ({shown}): name a folder"
             " behind a link as an argument of its own"
         )
     if unreadable := audio.describe_unreadable(path.relative_to(root).as_posix() for path in files):

@@ -155,12 +155,6 @@ class Timeline:
         """(n, classes) bool: the classes that the task decides for; none in silent windows."""
         return self.task.active(self.probabilities, self.thresholds) & ~self.silent[:, None]
 
-    @functools.cached_property
-    def leaders(self) -> np.ndarray:
-        """(n,) index of the most probable active class; −1 where no class is active."""
-        probabilities = np.where(self.active, self.probabilities, -1.0)
-        return np.where(self.active.any(axis=1), probabilities.argmax(axis=1), -1)
-
     def passages(self) -> list[tuple[int, int]]:
         """Runs of consecutive windows with the same active classes, as (first, stop). Together they cover all windows.
 

@@ -116,10 +116,16 @@ class Objective(abc.ABC):
         del config
         return 1
 
+    def __init__(self, config: Any, model: Model):
+        self._config, self._model = config, model
+
     @classmethod
-    @abc.abstractmethod
     def create(cls, context: Context) -> Self:
-        """The objective of a stage. Work on the host that has to be done once, such as clustering, is done here."""
+        """The objective of a self-supervised stage.
+
+        Work on the host that has to be done once, such as clustering, is done here.
+        """
+        return cls(context.config.pretrain, context.model)
 
     def init(self, key: jax.Array, features: jax.Array) -> Variables:
         """Variables of `module` for features (1, …). The encoder's are replaced by the model's own afterwards."""

@@ -5,7 +5,7 @@ J.-B. Grill et al., "Bootstrap your own latent" (NeurIPS 2020).
 """
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 from flax import linen as nn
 import jax
@@ -15,7 +15,7 @@ from esc_jax.augment import draws
 from esc_jax.errors import ConfigError
 from esc_jax.frontends import registry as frontends
 from esc_jax.models.model import Model, Variables
-from esc_jax.objectives.base import Batch, Context, Keys, LossOutput, Objective, to_float
+from esc_jax.objectives.base import Batch, Keys, LossOutput, Objective, to_float
 from esc_jax.objectives.simclr import normalize
 from esc_jax.objectives.views import augmented_features
 from esc_jax.ops.batch_norm import BatchNorm
@@ -133,8 +133,7 @@ class ByolA(Objective):
 
     def __init__(self, config: Any, model: Model):
         self.module = ByolNetwork(model.module.encoder, config.projection_hidden, config.projection_dim)
-        self._config = config
-        self._model = model
+        super().__init__(config, model)
         frontend: Any = model.frontend
         self._scale = float(frontend.log_scale)
 
@@ -164,11 +163,6 @@ class ByolA(Objective):
                 f"config.frontend.name={config.frontend.name}: config.pretrain.objective=byol_a mixes logarithmic"
                 " spectrograms; choose a frontend that gives one, such as log_mel"
             )
-
-    @classmethod
-    def create(cls, context: Context) -> Self:
-        """From the config and the model of a context."""
-        return cls(context.config.pretrain, context.model)
 
     def init_carry(self, variables: Variables) -> Any:
         """Parameters of the target network: a copy of the online network's."""

@@ -176,8 +176,7 @@ class Masked(Objective):
         else:
             self.module = MaskedPredictor(encoder, config.clusters, config.patch_size, clip_dim)
         self.constants = {"teacher": teacher, "centroids": jnp.asarray(codebook.centroids)}
-        self._config = config
-        self._model = model
+        super().__init__(config, model)
         self._targets = targets
         self._codebook = codebook
         self._grid = grid

@@ -4,7 +4,7 @@ T. Chen et al., "A simple framework for contrastive learning of visual represent
 """
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 from flax import struct
 import jax
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from esc_jax.models import heads
 from esc_jax.models.encoder import Classifier
 from esc_jax.models.model import Model, Variables
-from esc_jax.objectives.base import Batch, Context, Keys, LossOutput, Objective, to_float
+from esc_jax.objectives.base import Batch, Keys, LossOutput, Objective, to_float
 from esc_jax.objectives.views import augmented_features
 from esc_jax.runtime import devices
 
@@ -95,8 +95,7 @@ class SimCLR(Objective):
     def __init__(self, config: Any, model: Model):
         head = heads.Mlp(classes=config.projection_dim, width=config.projection_hidden, dropout=0.0)
         self.module = Classifier(encoder=model.module.encoder, head=head)
-        self._config = config
-        self._model = model
+        super().__init__(config, model)
 
     @staticmethod
     def defaults() -> dict[str, Any]:
@@ -107,11 +106,6 @@ class SimCLR(Objective):
             "projection_dim": 128,
             "background_mix": 0.0,  # largest share of another clip that is mixed into a view
         }
-
-    @classmethod
-    def create(cls, context: Context) -> Self:
-        """From the config and the model of a context."""
-        return cls(context.config.pretrain, context.model)
 
     def inputs(self, constants: Any, key: jax.Array, batch: Batch) -> jax.Array:
         """(rows, 2, …) features of two views of each clip."""

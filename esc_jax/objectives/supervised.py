@@ -1,7 +1,7 @@
 """Supervised training: the labels of the task."""
 
 import functools
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ import numpy as np
 
 from esc_jax.augment import compose, mix
 from esc_jax.models.model import Model, Variables
-from esc_jax.objectives.base import Batch, Context, Keys, LossOutput, Objective, padding_mask, to_float
+from esc_jax.objectives.base import Batch, Keys, LossOutput, Objective, padding_mask, to_float
 from esc_jax.runtime import devices
 from esc_jax.tasks import registry as tasks
 from esc_jax.tasks.base import Task
@@ -41,10 +41,10 @@ class Supervised(Objective):
     def __init__(
         self, config: Any, model: Model, task: Task, class_weights: np.ndarray | None = None, steps_per_epoch: int = 1
     ):
+        super().__init__(config, model)
         self.module = model.module
         self._augment = config.augment
         self._batch_size = config.train.batch_size
-        self._model = model
         self._task = task
         self._steps_per_epoch = steps_per_epoch
         loss_task = tasks.get("multi_label" if config.train.loss == "binary" else task.name)
@@ -61,11 +61,6 @@ class Supervised(Objective):
         `loss`: "task", or "binary" for the sum of the binary cross-entropies of all classes, whatever the task is.
         """
         return {"label_smoothing": 0.0, "loss": "task"}
-
-    @classmethod
-    def create(cls, context: Context) -> Self:
-        """From the config, the model and the task of a context."""
-        return cls(context.config, context.model, context.task)
 
     def inputs(self, constants: Any, key: jax.Array, batch: Batch) -> Any:
         """Augmented and mixed examples of this device's rows {"audio", "label"[, "samples"], "step"}."""

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from esc_jax.data.rows import MAX_CLASSES
-from esc_jax.errors import shorten
+from esc_jax.errors import name_some, shorten
 from esc_jax.frontends.kaldi_fbank import KaldiFbank
 from esc_jax.models.beats import Beats
 from esc_jax.models.encoder import Classifier
@@ -27,6 +27,7 @@ from esc_jax.models.limits import is_integer
 from esc_jax.pretrained.published import PretrainedError, PublishedCheckpoint, check_options, is_state_dict
 from esc_jax.pretrained.torch_file import load_torch
 
+_NAMED = 40  # arrays that a message names
 # Defaults of the published class for settings that are missing in a file. It has no entries for the five settings in
 # which the released models differ from the class: the published code could not load a file without them either.
 _PUBLISHED_DEFAULTS: dict[str, Any] = {
@@ -178,18 +179,14 @@ def _check_names(names: list[Name], arrays: Mapping[str, np.ndarray], layers: in
     if missing or unused:
         raise PretrainedError(
             "the arrays do not match the cfg, so the file is damaged or of another architecture; "
-            f"missing: {_some(missing)}; not used: {_some(unused)}."
+            f"missing: {name_some(missing, _NAMED)}; not used: {name_some(unused, _NAMED)}."
         )
     differing = [name for name in sorted(copies & set(arrays)) if not np.array_equal(arrays[name], arrays[first])]
     if differing:
         raise PretrainedError(
-            f"{_some(differing)} differ from that of layer 0, which the layers of BEATs share: this is not a released"
-            " model."
+            f"{name_some(differing, _NAMED)} differ from that of layer 0, which the layers of BEATs share: this is not"
+            " a released model."
         )
-
-
-def _some(names: list[str], count: int = 40) -> str:
-    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "") or "none"
 
 
 def _to_flax(names: list[Name], arrays: Mapping[str, np.ndarray], shapes: Mapping[tuple, tuple]) -> dict[str, Any]:

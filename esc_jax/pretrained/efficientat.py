@@ -13,12 +13,14 @@ import re
 from flax import traverse_util
 import numpy as np
 
+from esc_jax.errors import name_some
 from esc_jax.models import efficientat
 from esc_jax.pretrained.published import PretrainedError, PublishedCheckpoint, is_state_dict
 from esc_jax.pretrained.torch_file import load_torch
 
 AUDIOSET_CLASSES = 527
 LABELS_FILE = "class_labels_indices.csv"  # AudioSet's table of classes
+_NAMED = 10  # arrays that a message names
 _COUNTERS = "num_batches_tracked"  # torch's number of training steps, which is not used with a fixed momentum
 
 # Published name, path in our variables, shape of the published array.
@@ -155,7 +157,7 @@ def match_width(
     if count:
         raise PretrainedError(
             f"{path} is not an EfficientAT {kind} checkpoint with its mlp head: "
-            f"{_list_names('unknown arrays', unknown)}, {_list_names('missing arrays', missing)}."
+            f"unknown arrays: {name_some(unknown, _NAMED)}, missing arrays: {name_some(missing, _NAMED)}."
         )
     example = shapes[0]
     raise PretrainedError(
@@ -163,11 +165,6 @@ def match_width(
         f"at {width}, the nearest, {len(shapes)} arrays differ, {example} being {state[example].shape} and not "
         f"{expected[example]}."
     )
-
-
-def _list_names(label: str, names: list[str], limit: int = 10) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return f"{label}: {', '.join(names[:limit]) or 'none'}{more}"
 
 
 def frontend_options(name: str) -> dict[str, int]:

@@ -15,7 +15,7 @@ from flax import traverse_util
 import numpy as np
 
 from esc_jax import files
-from esc_jax.errors import first_line, shorten
+from esc_jax.errors import first_line, name_some, shorten
 from esc_jax.pretrained.published import PretrainedError, is_state_dict
 from esc_jax.pretrained.torch_file import load_torch
 
@@ -25,6 +25,7 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 INDEX = "model.safetensors.index.json"  # of the shards of a large model
 _SHARDS = "model-*-of-*.safetensors"
 MAX_JSON_BYTES = 16 << 20
+_NAMED = 8  # arrays that a message names
 
 Path = tuple[str, ...]
 
@@ -139,7 +140,7 @@ def _read_shards(directory: pathlib.Path) -> dict[str, np.ndarray]:
             raise PretrainedError(f"{directory} has no {shorten(name)}, a shard that its index names: download it.")
         arrays |= _read_safetensors(directory / name)
     if missing := sorted(set(places) - set(arrays)):
-        raise PretrainedError(f"{directory}: the shards lack {_list_names(missing)}: download them again.")
+        raise PretrainedError(f"{directory}: the shards lack {name_some(missing, _NAMED)}: download them again.")
     return arrays
 
 
@@ -203,8 +204,8 @@ def to_flax(
     if missing or unused or different:
         raise PretrainedError(
             f"{source} does not match the architecture that it names: download it again, or set model.name to its "
-            f"architecture; missing {_list_names(missing)}; not used {_list_names(unused)}; of another shape "
-            f"{_list_names(different)}."
+            f"architecture; missing {name_some(missing, _NAMED)}; not used {name_some(unused, _NAMED)}; of another "
+            f"shape {name_some(different, _NAMED)}."
         )
     return traverse_util.unflatten_dict(tree)
 
@@ -264,9 +265,3 @@ def label_maps(labels: Iterable[str] | None, classes: int) -> dict[str, Any]:
     if len(labels) != classes:
         raise PretrainedError(f"{len(labels)} labels were given for a head of {classes} classes: give one for each.")
     return {"id2label": {str(i): n for i, n in enumerate(labels)}, "label2id": {n: i for i, n in enumerate(labels)}}
-
-
-def _list_names(names: list[str], limit: int = 8) -> str:
-    if not names:
-        return "none"
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -12,8 +12,6 @@ from esc_jax.report.predictions import Predictions
 from esc_jax.report.runs import Run, interval
 from esc_jax.tasks.base import Task
 
-AVERAGES = ("probabilities", "logits")
-
 
 def choose(runs: Sequence[Run], names: Sequence[str]) -> list[Run]:
     """The runs with these names, which are their paths below the folder of all runs. Raises ReportError."""

@@ -11,13 +11,8 @@ from esc_jax.cli import embed
 from esc_jax.data.datasets import registry as datasets
 from esc_jax.data.rows import DataError
 from esc_jax.inference import embeddings
-from esc_jax.runtime import xla
 
-
-@pytest.fixture(autouse=True)
-def no_xla_setup(monkeypatch):
-    """Leaves XLA as it is for the other tests of this process."""
-    monkeypatch.setattr(xla, "initialize", lambda *_, **__: None)
+pytestmark = pytest.mark.usefixtures("no_xla_setup")
 
 
 def test_an_unreadable_recording_does_not_discard_the_others(untrained, tmp_path, capsys):

@@ -4,13 +4,8 @@ import numpy as np
 import pytest
 
 from esc_jax.cli import probe
-from esc_jax.runtime import xla
 
-
-@pytest.fixture(autouse=True)
-def no_xla_setup(monkeypatch):
-    """Leaves XLA as it is for the other tests of this process."""
-    monkeypatch.setattr(xla, "initialize", lambda *_, **__: None)
+pytestmark = pytest.mark.usefixtures("no_xla_setup")
 
 
 def make_file(path, **changes):

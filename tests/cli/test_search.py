@@ -16,13 +16,9 @@ from esc_jax.inference import embeddings, index, labels
 from esc_jax.inference.index_store import Store, open_for_writing
 from esc_jax.runtime import xla
 
+pytestmark = pytest.mark.usefixtures("no_xla_setup")
+
 RATE = 16_000
-
-
-@pytest.fixture(autouse=True)
-def no_xla_setup(monkeypatch):
-    """Leaves XLA as it is for the other tests of this process."""
-    monkeypatch.setattr(xla, "initialize", lambda *_, **__: None)
 
 
 def tone(seconds, frequency, seed=0):

@@ -14,7 +14,7 @@ from esc_jax.data.clips import Clips
 from esc_jax.data.resident import ResidentClips
 from esc_jax.errors import ConfigError
 from esc_jax.evaluation import diagnostics
-from esc_jax.experiments import pretrain, probe
+from esc_jax.experiments import pretrain, probe_heads
 from esc_jax.inference import embeddings
 from esc_jax.models import model as models
 from esc_jax.objectives import registry as objectives
@@ -295,8 +295,8 @@ def test_simclr_improves_the_linear_probe(synthetic_clips, tmp_path):
     accuracy, test = {}, list(split.test)
     for name, variables in (("random", model.variables), ("learned", learned.variables)):
         x = embeddings.embed_clips(model.with_variables(variables), clips, tmp_path / name)
-        head = probe.fit_split(task, x, clips, split)
-        accuracy[name] = task.score(clips.labels[test], probe.head_logits(x[0][test], head.kernel, head.bias))
+        head = probe_heads.fit_split(task, x, clips, split)
+        accuracy[name] = task.score(clips.labels[test], probe_heads.head_logits(x[0][test], head.kernel, head.bias))
     assert accuracy["learned"] >= accuracy["random"] + 0.1, accuracy  # 33 and 63 % when it was written
     report = pretrain.downstream(tmp_path, task, clips, split, model, learned)
     assert report["probe_score"] == accuracy["learned"]

@@ -12,7 +12,7 @@ import soundfile
 from esc_jax import config as configs
 from esc_jax.data import folds as protocols
 from esc_jax.data.datasets import registry as datasets
-from esc_jax.experiments import probe
+from esc_jax.experiments import probe, probe_heads
 from esc_jax.models import model as models
 from esc_jax.pretrained import load
 from esc_jax.tasks import registry as tasks
@@ -111,10 +111,10 @@ def test_a_model_with_the_head_of_a_probe(noise_clips, tmp_path):
     split = protocols.split(noise_clips.folds, noise_clips.sources, "holdout", 2)
     variables, calibration = probe.with_head(config, TASK, noise_clips, split, model)
     x = probe.embed_clips(model, noise_clips, tmp_path / "embeddings")
-    head = probe.fit_split(TASK, x, noise_clips, split)
+    head = probe_heads.fit_split(TASK, x, noise_clips, split)
     features = model.frontend(noise_clips.read(range(12)).astype(np.float32) / 32768)
     logits = model.module.apply(variables, features)
-    np.testing.assert_allclose(logits, probe.head_logits(x[0], head.kernel, head.bias), atol=1e-4)
+    np.testing.assert_allclose(logits, probe_heads.head_logits(x[0], head.kernel, head.bias), atol=1e-4)
     jax.tree.map(np.testing.assert_array_equal, variables["params"]["encoder"], model.variables["params"]["encoder"])
     assert head.fold == 2 and calibration == head.calibration
 
@@ -123,10 +123,10 @@ def test_a_head_for_every_clip_is_trained_on_every_clip():
     """Without a test fold: as a head tested on a fold of its own, whose clips train nothing."""
     rng = np.random.default_rng(1)
     x, labels, folds = rng.standard_normal((1, 60, 5)).astype(np.float32), np.arange(60) % 3, np.arange(60) // 3 % 4
-    (whole,) = probe.fit_heads(TASK, x, labels, folds, [protocols.NO_FOLD], 3)
+    (whole,) = probe_heads.fit(TASK, x, labels, folds, [protocols.NO_FOLD], 3)
     more = np.concatenate([x, 9 * rng.standard_normal((1, 4, 5)).astype(np.float32)], axis=1)
     tested = [np.concatenate([values, other]) for values, other in ((labels, np.zeros(4, int)), (folds, np.full(4, 9)))]
-    (expected,) = probe.fit_heads(TASK, more, *tested, [9], 3)
+    (expected,) = probe_heads.fit(TASK, more, *tested, [9], 3)
     np.testing.assert_allclose(whole.kernel, expected.kernel, atol=1e-5)
     assert whole.l2 == expected.l2 and whole.validation == expected.validation
     assert whole.calibration.temperature == pytest.approx(expected.calibration.temperature, rel=1e-4)
@@ -138,12 +138,12 @@ def test_balanced_heads_equal_heads_on_repeated_clips():
     rng = np.random.default_rng(2)
     labels = np.array([0] * 24 + [1] * 12 + [2] * 8)
     x, folds = rng.standard_normal((44, 4)).astype(np.float32) + labels[:, None], np.arange(44) % 4
-    (balanced,) = probe.fit_heads(TASK, x[None], labels, folds, [protocols.NO_FOLD], 3, l2=(0.1,), balanced=True)
+    (balanced,) = probe_heads.fit(TASK, x[None], labels, folds, [protocols.NO_FOLD], 3, l2=(0.1,), balanced=True)
     repeated = np.repeat(np.arange(44), np.array([1, 2, 3])[labels])
     arguments = (x[None, repeated], labels[repeated], folds[repeated])
-    (expected,) = probe.fit_heads(TASK, *arguments, [protocols.NO_FOLD], 3, l2=(0.1,))
+    (expected,) = probe_heads.fit(TASK, *arguments, [protocols.NO_FOLD], 3, l2=(0.1,))
     np.testing.assert_allclose(balanced.kernel, expected.kernel, atol=1e-4)
-    (plain,) = probe.fit_heads(TASK, x[None], labels, folds, [protocols.NO_FOLD], 3, l2=(0.1,))
+    (plain,) = probe_heads.fit(TASK, x[None], labels, folds, [protocols.NO_FOLD], 3, l2=(0.1,))
     assert np.abs(plain.kernel - balanced.kernel).max() > 1e-2
 
 
@@ -196,8 +196,8 @@ def test_excluded_clips_do_not_train_a_head():
     excluded = np.arange(60) % 7 == 0
     changed = np.where(excluded[None, :, None] & (folds != 2)[None, :, None], np.float32(50), x)
     one, other = (
-        probe.fit_heads(TASK, values, labels, folds, [2], 3, l2=(0.1,), excluded=excluded)[0] for values in (x, changed)
+        probe_heads.fit(TASK, values, labels, folds, [2], 3, l2=(0.1,), excluded=excluded)[0] for values in (x, changed)
     )
     np.testing.assert_allclose(one.kernel, other.kernel, atol=1e-5)
-    included = probe.fit_heads(TASK, changed, labels, folds, [2], 3, l2=(0.1,))[0]
+    included = probe_heads.fit(TASK, changed, labels, folds, [2], 3, l2=(0.1,))[0]
     assert np.abs(included.kernel - one.kernel).max() > 1e-2

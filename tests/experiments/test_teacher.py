@@ -10,7 +10,7 @@ import pytest
 from esc_jax import config as configs
 from esc_jax.data.datasets import registry as datasets
 from esc_jax.errors import ConfigError
-from esc_jax.experiments import crossval, dataset, evaluate, probe, single, teacher
+from esc_jax.experiments import crossval, dataset, evaluate, probe, probe_heads, single, teacher
 from esc_jax.export import formats
 from esc_jax.models import model as models
 from esc_jax.pretrained import hubert
@@ -159,7 +159,7 @@ def test_a_published_encoder_gets_a_probe_on_the_training_clips(config, publishe
     audio = noise_clips.read(range(12)).astype(np.float32) / 32768
     features = taught.model.frontend(audio)
     x = np.asarray(taught.model.module.apply(taught.model.variables, features, method="encode").embedding)
-    head = probe.fit_split(TASK, x[None], noise_clips, split)
+    head = probe_heads.fit_split(TASK, x[None], noise_clips, split)
     logits = taught.model.module.apply(taught.model.variables, features)
     np.testing.assert_allclose(logits, x @ head.kernel + head.bias, atol=1e-4)
     assert taught.temperature == pytest.approx(head.calibration.temperature, rel=1e-3)

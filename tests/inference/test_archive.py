@@ -15,6 +15,7 @@ import pytest
 from esc_jax.data.audio import AudioError
 from esc_jax.inference import archive
 from esc_jax.inference.archive import Archive, ArchiveError
+from esc_jax.inference.manifest import ManifestError
 
 
 @pytest.fixture
@@ -181,6 +182,14 @@ def test_a_row_that_a_full_disk_cut_off_does_not_merge_with_the_next(tmp_path, r
         (tmp_path / "out/2026/a.wav.csv").unlink()
 
 
+def test_a_manifest_that_is_no_csv_file_is_an_error_of_one_sentence(tmp_path, recordings):
+    list(archive.process(open_archive(tmp_path), recordings, classify))
+    with open(tmp_path / "out/manifest.csv", "a") as file:
+        file.write("x" * (csv.field_size_limit() + 1) + "\n")
+    with pytest.raises(ManifestError, match=r"manifest\.csv is damaged: remove it, and run the same command again$"):
+        open_archive(tmp_path)
+
+
 def test_a_recording_without_a_row_is_not_finished(tmp_path, recordings, monkeypatch):
     """Its note would be lost."""
 
@@ -310,20 +319,6 @@ def test_what_a_killed_process_was_writing_is_removed(tmp_path, recordings):
     assert (tmp_path / "out/2026/a.wav.csv").read_text() == f"csv of {recordings[1]}"
 
 
-@pytest.mark.parametrize(("cores", "expected"), [(1, 2), (2, 2), (6, 3), (64, 8), (None, 2)])
-def test_several_recordings_are_in_work_at_once(monkeypatch, cores, expected):
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
-    together = threading.Barrier(expected, timeout=60)  # broken if fewer than `expected` wait at the same time
-
-    def run(name):
-        together.wait()
-        return archive.Outcome(name, "done")
-
-    names = [f"{number}.wav" for number in range(2 * expected)]
-    assert sorted(outcome.file for outcome in archive.run_ahead(run, names)) == sorted(names)
-    assert archive.recordings_at_once() == expected
-
-
 def test_a_result_file_replaces_no_other_file(tmp_path):
     root = tmp_path / "recordings"
     root.mkdir()
@@ -355,7 +350,7 @@ def test_a_result_file_replaces_no_other_file(tmp_path):
     assert [row["status"] for row in manifest(tmp_path)] == ["failed", "failed", "done", "failed"]
 
 
-def test_names_that_differ_in_case_where_the_folder_ignores_case(tmp_path, monkeypatch):
+def test_names_that_differ_in_case_where_the_folder_ignores_case(tmp_path):
     root = tmp_path / "recordings"
     root.mkdir()
     paths = [str(root / name) for name in ("A.wav", "a.wav")]
@@ -363,17 +358,10 @@ def test_names_that_differ_in_case_where_the_folder_ignores_case(tmp_path, monke
         pathlib.Path(path).write_text(path)
     assert statuses(archive.process(open_archive(tmp_path), paths, classify)) == {"A.wav": "done", "a.wav": "done"}
     shutil.rmtree(tmp_path / "out")
-
-    def store():  # as on a file system that ignores case
-        opened = Archive(tmp_path / "out", root, {}, [".csv", ".json"])
-        opened._ignores_case = True
-        opened._owners.clear()
-        opened._read_bytes = 0
-        opened._read_manifest()
-        return opened
-
-    assert statuses(archive.process(store(), paths, classify)) == {"A.wav": "done", "a.wav": "failed"}
-    (outcome,) = archive.process(store(), paths[1:], classify)
+    open_archive(tmp_path)
+    (tmp_path / "out/SETTINGS.JSON").touch()  # as on a file system that ignores case
+    assert statuses(archive.process(open_archive(tmp_path), paths, classify)) == {"A.wav": "done", "a.wav": "failed"}
+    (outcome,) = archive.process(open_archive(tmp_path), paths[1:], classify)
     assert outcome.status == "failed" and "would replace that of A.wav" in outcome.note
     os.rename(*paths)  # there is one file now: its results replace those under its old name
-    assert statuses(archive.process(store(), paths[1:], classify)) == {"a.wav": "done"}
+    assert statuses(archive.process(open_archive(tmp_path), paths[1:], classify)) == {"a.wav": "done"}

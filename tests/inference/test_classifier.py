@@ -22,7 +22,6 @@ from esc_jax.inference.classifier import SoundClassifier, load_classifier
 from esc_jax.models.encoder import Encoded
 from esc_jax.models.model import Model
 from esc_jax.pretrained.published import PretrainedError
-from esc_jax.runtime import xla
 from esc_jax.tasks import registry as tasks
 from esc_jax.training import checkpoint
 from esc_jax.training.checkpoint import CheckpointError
@@ -76,12 +75,6 @@ def quarters(window):
 @pytest.fixture(scope="module")
 def classifier():
     return make_classifier(Quarters())
-
-
-@pytest.fixture
-def no_xla_setup(monkeypatch):
-    """Leaves XLA as it is for the other tests of this process."""
-    monkeypatch.setattr(xla, "initialize", lambda *_, **__: None)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +163,7 @@ def test_near_silence_is_marked_and_left_out_of_averages(classifier, tmp_path):
     timeline = classifier.timeline(tmp_path / "a.wav", 0.5, 0.5)
     assert np.flatnonzero(timeline.silent).tolist() == [6, 7, 8, 9, 14, 15]
     assert timeline.level_db[6] < -150 and timeline.level_db[14] == pytest.approx(20 * np.log10(0.0009), abs=1e-3)
-    assert (timeline.leaders == -1).tolist() == timeline.silent.tolist()
+    assert (~timeline.active.any(axis=1)).tolist() == timeline.silent.tolist()
     assert not classifier.timeline(tmp_path / "a.wav", 0.5, 0.5, silence_db=None).silent.any()
     assert classifier.timeline(tmp_path / "a.wav", 0.5, 0.5, silence_db=-61).silent.sum() == 4
 

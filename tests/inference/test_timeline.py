@@ -13,7 +13,7 @@ TASK = tasks.get("single_label")
 def test_passages_cover_the_recording():
     timeline = make_timeline()
     assert timeline.passages() == [(0, 2), (2, 4), (4, 5), (5, 6), (6, 8)]
-    assert timeline.leaders.tolist() == [0, 0, 1, 1, -1, 2, 0, 0]
+    assert [row.nonzero()[0].tolist() for row in timeline.active] == [[0], [0], [1], [1], [], [2], [0], [0]]
     assert timeline.edges.tolist() == [0, 3, 5, 7, 9, 11, 13, 14.5, 17]
     # 8.5 s is closest to 8 s, the centre of the fourth window.
     assert [timeline.window_at(position) for position in ("begin", "middle", "end")] == [0, 3, 7]
@@ -52,10 +52,9 @@ def test_clock(seconds, decimals, text):
 def test_passages_of_a_multi_label_model_have_the_same_classes():
     scene = make_scene()
     assert scene.passages() == [(0, 2), (2, 4), (4, 5), (5, 6), (6, 8)]  # nothing and silence are different passages
-    assert scene.leaders.tolist() == [0, 0, 0, 0, -1, -1, 2, 2]
     assert scene.active[3].tolist() == [True, False, True] and not scene.active[4:6].any()
     by_default = make_scene(thresholds=None)  # ½
-    assert by_default.passages() == [(0, 4), (4, 5), (5, 6), (6, 8)] and by_default.leaders[-1] == -1
+    assert by_default.passages() == [(0, 4), (4, 5), (5, 6), (6, 8)] and not by_default.active[-1].any()
     # Three windows each; the silent one does not count. The mean of the last window is over the last two.
     smooth = scene.smoothed(4.0)
     np.testing.assert_allclose(smooth.probabilities[3, 0], (0.8 + 0.8 + 0.05) / 3, atol=1e-6)

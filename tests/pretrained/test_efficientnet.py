@@ -15,6 +15,7 @@ from esc_jax.models.encoder import Classifier
 from esc_jax.pretrained import efficientnet
 from esc_jax.pretrained.published import PretrainedError
 from tests.pretrained.hostile import refusals
+from tests.pretrained.trees import assert_equal_trees
 
 LABELS = ("dog", "rain", "sea waves")
 FRONTEND = {"name": "log_mel", "mels": 64}
@@ -94,13 +95,6 @@ def published_shapes(variant, source, classes=1000):
             shape = shape[::-1] if path[1] == "head" else (*shape[::-1], 1, 1)
         result[name(path)] = shape
     return result
-
-
-def assert_equal_trees(result, expected):
-    result, expected = traverse_util.flatten_dict(result), traverse_util.flatten_dict(expected)
-    assert result.keys() == expected.keys()
-    for path, array in expected.items():
-        np.testing.assert_array_equal(result[path], array, err_msg="/".join(path))
 
 
 @pytest.fixture(scope="module")

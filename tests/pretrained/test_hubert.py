@@ -3,7 +3,6 @@
 import json
 import pathlib
 
-from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +18,7 @@ from esc_jax.models.hubert import Hubert
 from esc_jax.pretrained import hubert, load
 from esc_jax.pretrained.published import PretrainedError
 from tests.pretrained.hostile import refusals
+from tests.pretrained.trees import assert_equal_trees
 
 OPTIONS = {
     "hidden_size": 32,
@@ -65,13 +65,6 @@ def rewrite(directory: pathlib.Path, change) -> None:
 def configure(directory: pathlib.Path, **values) -> None:
     path = directory / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
-
-
-def assert_equal_trees(result, expected):
-    result, expected = traverse_util.flatten_dict(result), traverse_util.flatten_dict(expected)
-    assert result.keys() == expected.keys()
-    for path, array in expected.items():
-        np.testing.assert_array_equal(result[path], array, err_msg="/".join(path))
 
 
 def test_read_and_write_are_inverse(directory, tmp_path):

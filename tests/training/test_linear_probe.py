@@ -6,7 +6,7 @@ import scipy.optimize
 
 from esc_jax.data.rows import DataError
 from esc_jax.evaluation import calibration
-from esc_jax.experiments import probe
+from esc_jax.experiments import probe_heads
 from esc_jax.tasks import registry as tasks
 from esc_jax.training import linear_probe
 
@@ -115,20 +115,20 @@ def test_selection_weights_folds_by_their_clips():
 def test_reported_metrics_are_those_of_the_heads():
     x, labels = blobs(2, rows=160)
     folds = np.arange(160) // 4 % 4 + 1
-    results = probe.fit_heads(TASK, x[None], labels, folds, [1, 4], 4, l2=(0.1, 0.01), seeds=2)
+    results = probe_heads.fit(TASK, x[None], labels, folds, [1, 4], 4, l2=(0.1, 0.01), seeds=2)
     assert [head.fold for head in results] == [1, 4] and all(head.l2 in (0.1, 0.01) for head in results)
     for head in results:
         inside = folds == head.fold
-        kernel, bias, _ = fit(x[~inside], labels[~inside], np.ones((1, 120)), [head.l2], 1, probe.STEPS)
+        kernel, bias, _ = fit(x[~inside], labels[~inside], np.ones((1, 120)), [head.l2], 1, probe_heads.STEPS)
         one, other = (
-            TASK.probabilities(probe.head_logits(x[inside], *weights))
+            TASK.probabilities(probe_heads.head_logits(x[inside], *weights))
             for weights in ((head.kernel, head.bias), (kernel[0, 0, 0], bias[0, 0, 0]))
         )
         np.testing.assert_allclose(one, other, atol=1e-3)  # a weight of 0 is the same as a clip that is not there
         held_out = []
         for v in {1, 2, 3, 4} - {head.fold}:  # by hand: each training fold is held out once
             train, validation = ~np.isin(folds, [head.fold, v]), folds == v
-            kernel, bias, _ = fit(x[train], labels[train], np.ones((1, 80)), [head.l2], 1, probe.STEPS)
+            kernel, bias, _ = fit(x[train], labels[train], np.ones((1, 80)), [head.l2], 1, probe_heads.STEPS)
             held_out.append((x[validation] @ kernel[0, 0, 0] + bias[0, 0, 0], labels[validation]))
         logits, truth = (np.concatenate(part) for part in zip(*held_out, strict=True))
         assert head.validation == pytest.approx((logits.argmax(-1) == truth).mean())
@@ -139,4 +139,4 @@ def test_reported_metrics_are_those_of_the_heads():
 def test_two_folds_are_too_few_for_a_probe():
     x, labels = blobs(rows=40)
     with pytest.raises(DataError, match="at least three folds: two training folds to choose"):
-        probe.fit_heads(TASK, x[None], labels, np.arange(40) % 2 + 1, [1], 4)
+        probe_heads.fit(TASK, x[None], labels, np.arange(40) % 2 + 1, [1], 4)

@@ -18,6 +18,7 @@ from absl import logging
 
 from esc_jax.data.layouts.options import AUTO
 from esc_jax.data.rows import DataError, Grouping
+from esc_jax.errors import name_some
 
 # A take or an offset at the end of a name: "-01", "_take2", " (3)", "@12.5s", "_B".
 _WORD = r"(?:take|part|segment|seg|clip|chunk|t|p)"
@@ -69,11 +70,10 @@ def group_by_name(names: Sequence[str], targets: Sequence[Sequence[int]], patter
     grouping = Grouping("names", f"{len(members)} source recordings of {len(names)} files, by their names ({kind})")
     source, files = max(members.items(), key=lambda item: len(item[1]))
     logging.info(
-        "%s; for example %s: %s%s%s",
+        "%s; for example %s: %s%s",
         grouping.description,
         source,
-        ", ".join(files[:_SHOWN]),
-        f" and {len(files) - _SHOWN} more" if len(files) > _SHOWN else "",
+        name_some(files, _SHOWN),
         f" (pattern: {AUTO_PATTERN})" if pattern == AUTO else "",
     )
     return sources, grouping
