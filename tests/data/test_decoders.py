@@ -300,7 +300,7 @@ def plain_mp3(content):
     """The file without its first frame, a Xing header."""
     marks = [place for mark in (b"Xing", b"Info") if (place := content.find(mark)) >= 0]
     assert marks, "libsndfile writes a Xing header"
-    return content[content.index(b"\xff", min(marks)) :]
+    return content[content.index(content[:2], min(marks)) :]
 
 
 def test_an_mp3_file_of_variable_bitrate_without_a_length():
@@ -338,6 +338,23 @@ def test_an_mp3_file_of_variable_bitrate_that_begins_within_a_frame():
         samples, note = read(junk + frames)
         np.testing.assert_allclose(samples, whole, rtol=0, atol=5e-7)
         assert note == ""
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_damaged_part_within_an_mp3_file(plain):
+    content = encode(sound(8.0, RATE, 2), "mp3")
+    content = plain_mp3(content) if plain else content
+    whole, _ = read(content)
+    place = len(content) // 2
+    damaged = content[:place] + bytes(4000) + content[place + 4000 :]
+    samples, note = read(damaged)
+    lost = (len(whole) - len(samples)) / RATE
+    assert 0 < lost < 1.2
+    np.testing.assert_allclose(samples[: 3 * RATE], whole[: 3 * RATE], rtol=0, atol=5e-7)
+    if plain:  # the header of the file says how much of the last frame is padding, which the second part has not
+        np.testing.assert_allclose(samples[-3 * RATE :], whole[-3 * RATE :], rtol=0, atol=1e-5)
+    assert note.startswith("x: part 1 of 2 is damaged (" if plain else "x: part 1 of 2 breaks off after"), note
+    refused(damaged, "part 1 of 2")
 
 
 def test_a_file_without_audio_that_is_named_as_one(tmp_path):

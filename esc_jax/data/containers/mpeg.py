@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from esc_jax.data.containers.part import WHOLE, Part
 from esc_jax.data.source import Bytes, View
+from esc_jax.errors import counted
 
 _BLOCK = 1 << 20
 _JUNK = 1 << 16  # bytes before the first frame, such as the rest of a frame
@@ -165,7 +166,8 @@ class _Stream:
     """Frames that belong together: `start` to `stop` in the file.
 
     `field` is the offset of their number in a Xing or VBRI header: 0 if that does not say, None if there is none.
-    `promised` is this number, or 0. `cut` is whether one more frame follows that is not complete.
+    `promised` is this number, or 0. `cut` is whether one more frame follows that is not complete. `junk` is the number of
+    bytes up to the next stream that are no tag.
     """
 
     start: int
@@ -175,6 +177,7 @@ class _Stream:
     promised: int
     frames: int = 0
     cut: bool = False
+    junk: int = 0
     bitrates: set[int] = dataclasses.field(default_factory=set)
 
 
@@ -190,11 +193,16 @@ def _field(reader: _Reader, place: int, kind: _Kind) -> int | None:
 
 
 def _streams(reader: _Reader, start: int) -> list[_Stream]:
-    """The streams from `start` on. A stream begins with a Xing or VBRI header, after a tag, and where the kind of the frames changes."""
+    """The streams from `start` on.
+
+    A stream begins with a Xing or VBRI header, after a tag or other bytes, and where the kind of the frames changes.
+    """
     streams: list[_Stream] = []
     for place, header, tagged in _frames(reader, start):
         field = _field(reader, place, header.kind)
-        if not streams or field is not None or tagged or header.kind != streams[-1].kind:
+        if streams and not tagged:
+            streams[-1].junk = place - streams[-1].stop
+        if not streams or field is not None or tagged or streams[-1].junk or header.kind != streams[-1].kind:
             promised = int.from_bytes(reader.bytes(field, 4), "big") if field else 0
             streams.append(_Stream(place, place, header.kind, field, promised))
         stream = streams[-1]
@@ -213,7 +221,7 @@ def mpeg_parts(source: Bytes, start: int) -> list[Part]:
 
     libsndfile estimates the length of a file without a Xing or VBRI header from its first bitrate, and reads no
     further. Where the bitrate changes, such a header is put before the frames. A header with too few frames is
-    corrected. Junk before the first frame is left out.
+    corrected. Junk before and between frames, after which libsndfile may give up, is left out.
     """
     reader = _Reader(source)
     first = _first_frame(reader, start)
@@ -221,6 +229,7 @@ def mpeg_parts(source: Bytes, start: int) -> list[Part]:
     parts = []
     for number, stream in enumerate(streams):
         stop = streams[number + 1].start if number + 1 < len(streams) else source.size
+        stop -= stream.junk
         view = View(source, [(stream.start, stop)]) if len(streams) > 1 or first > start else None
         if stream.field and stream.frames > stream.promised:
             view = View.patched(source, stream.start, stop, {stream.field: stream.frames.to_bytes(4, "big")})
@@ -228,7 +237,9 @@ def mpeg_parts(source: Bytes, start: int) -> list[Part]:
             view = View(source, [_xing(source, stream), (_first_audio(stream, reader), stream.stop)])
         missing = stream.promised - stream.frames
         truncated = missing > 1 or (stream.cut and (missing > 0 or not stream.promised))  # some count the header, too
-        parts.append(Part(view, truncated=truncated, reason="its last frame is cut short" if stream.cut else ""))
+        reason = "its last frame is cut short" if stream.cut else ""
+        damage = f"{counted(stream.junk, 'byte')} after its frames" if stream.junk else ""
+        parts.append(Part(view, truncated=truncated, reason=reason, damage=damage))
     return parts or [WHOLE]
 
 
