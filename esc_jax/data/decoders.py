@@ -189,8 +189,8 @@ class Recording:
         except AudioError as error:
             if ffmpeg.is_needed(self.name):
                 return self._ffmpeg_section(os.path.splitext(self.name)[1])
-            foreign = "unimplemented format" in str(error) and registry.is_wave(self._source)
-            if foreign or "unsupported encoding" in str(error) or registry.is_multiplexed(self._source):
+            unimplemented = "unimplemented format" in str(error) and registry.is_wave(self._source)
+            if unimplemented or "unsupported encoding" in str(error) or registry.is_multiplexed(self._source):
                 return self._ffmpeg_section("its encoding")
             raise
 

@@ -166,8 +166,8 @@ class _Stream:
     """Frames that belong together: `start` to `stop` in the file.
 
     `field` is the offset of their number in a Xing or VBRI header: 0 if that does not say, None if there is none.
-    `promised` is this number, or 0. `cut` is whether one more frame follows that is not complete. `junk` is the number of
-    bytes up to the next stream that are no tag.
+    `promised` is this number, or 0. `cut` is whether one more frame follows that is not complete. `junk` is the number
+    of bytes up to the next stream that are no tag.
     """
 
     start: int
