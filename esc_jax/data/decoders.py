@@ -19,14 +19,16 @@ RATES_HZ = (1_000, 1_000_000)
 MAX_LEVEL = 8.0
 # An MP3 without a length in its header has an estimated one, right to a frame or two of 1152 samples.
 _MISSING_S = 0.2
-_FRAMES = 1 << 16  # samples that are read at a time from a file of unknown length
+_FRAMES = 1 << 16  # samples that are read at a time where all are asked for
 _ERRORS = (soundfile.SoundFileError, ValueError, OverflowError, MemoryError)
 _EMPTY = "holds no samples"
 
 
 def reason(error: Exception) -> str:
     """Returns the message of an exception of soundfile without the file name that it begins with."""
-    return str(error).rpartition("': ")[2].rpartition(">: ")[2].strip().rstrip(".")
+    message = str(error).rpartition("': ")[2].rpartition(">: ")[2].strip().rstrip(".")
+    # libsndfile's message for a file without MPEG audio that is named as one.
+    return "Format not recognised" if message.startswith("File does not exist or is not a regular file") else message
 
 
 def check_rate(rate: float, name: str) -> None:
@@ -74,19 +76,19 @@ class SndfileDecoder:
         try:
             self._file = soundfile.SoundFile(part.view or source.open())
             # An unknown length is the largest number there is.
-            self._known = self._file.frames < 1 << 62
-            if not self._known:
+            known = self._file.frames < 1 << 62
+            if not known:
                 self._file.close()
                 self._file = _Sequential(part.view or source.open())
         except (*_ERRORS, TypeError) as error:
             raise AudioError(f"{source.name}: not readable as audio ({reason(error)})") from None
         self.rate, self.channels = self._file.samplerate, self._file.channels
-        frames = self._file.frames if self._known else 0
+        frames = self._file.frames if known else 0
         self.announced_s = frames / self.rate / part.present if frames > 0 and part.present > 0 else 0.0
 
     def read(self, count: int) -> np.ndarray:
         """Returns the next (count, channels) samples, float32; fewer at the end. All that remain if `count` is −1."""
-        if count < 0 and not self._known:
+        if count < 0:  # soundfile reads as much only of files whose length is known, and in which libsndfile can seek
             blocks = [np.zeros((0, self.channels), np.float32)]
             while len(block := self.read(_FRAMES)):
                 blocks.append(block)
@@ -187,7 +189,8 @@ class Recording:
         except AudioError as error:
             if ffmpeg.is_needed(self.name):
                 return self._ffmpeg_section(os.path.splitext(self.name)[1])
-            if "unsupported encoding" in str(error) or registry.is_multiplexed(self._source):
+            unimplemented = "unimplemented format" in str(error) and registry.is_wave(self._source)
+            if unimplemented or "unsupported encoding" in str(error) or registry.is_multiplexed(self._source):
                 return self._ffmpeg_section("its encoding")
             raise
 

@@ -158,7 +158,9 @@ class FfmpegDecoder:
         head = self._read(24)
         if len(head) < 24 or head[:4] != b".snd":
             self._wait()
-            raise AudioError(f"{self._name}: not readable as audio ({self._first_error() or 'ffmpeg gives no audio'})")
+            error = self._first_error() or "ffmpeg gives no audio"
+            error = "it has no audio track" if "matches no streams" in error else error
+            raise AudioError(f"{self._name}: not readable as audio ({error})")
         offset, _, _, rate, channels = struct.unpack(">5I", head[4:])
         self._read(max(0, offset - 24))
         if not rate or not channels:

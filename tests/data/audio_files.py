@@ -26,6 +26,7 @@ FORMATS = {
     "au_ulaw": ("AU", "ULAW"),
     "voc": ("VOC", "PCM_16"),
     "nist": ("NIST", "PCM_16"),
+    "nist_ulaw": ("NIST", "ULAW"),
     "flac": ("FLAC", "PCM_16"),
     "flac24": ("FLAC", "PCM_24"),
     "ogg": ("OGG", "VORBIS"),

@@ -95,6 +95,26 @@ def test_a_wav_file_of_unknown_length_above_four_gigabytes(tmp_path):
     np.testing.assert_array_equal(next(iter(stream)), original("wav", noise_file("wav"))[:RATE])
 
 
+def test_a_size_above_four_gigabytes_of_which_the_header_has_the_remainder(tmp_path):
+    content = noise_file("wav")
+    size, path = (5 << 30) + len(content) - 44, tmp_path / "long.wav"
+    riff, data = ((number % (1 << 32)).to_bytes(4, "little") for number in (size + 36, size))
+    path.write_bytes(patch(content, RIFF=riff, data=data))
+    os.truncate(path, size + 44)
+    stream = AudioStream(path, RATE)
+    assert stream.announced_s == size / 2 / RATE
+    np.testing.assert_array_equal(next(iter(stream)), original("wav", content)[:RATE])
+
+
+@pytest.mark.parametrize("name, subtype", [("WAV", "GSM610"), ("AU", "G721_32")])
+def test_encodings_in_which_libsndfile_cannot_seek(name, subtype):
+    file = io.BytesIO()
+    soundfile.write(file, sound(2.0, 8000), 8000, format=name, subtype=subtype)
+    samples, note = read(file.getvalue(), 8000)
+    assert len(samples) >= 16_000 and note == ""
+    np.testing.assert_array_equal(audio.load(file.getvalue(), 8000), samples)
+
+
 @pytest.mark.parametrize("name", SIZED)
 def test_an_unfinished_header_is_noted(name):
     content = noise_file(name, 2.0, channels=2)
@@ -239,6 +259,27 @@ def test_all_parts_of_a_joined_file_are_read(name):
     assert "part 3 of 3 breaks off after" in note
 
 
+def test_joined_wav_files_with_chunks_after_the_samples():
+    content = noise_file("wav", 1.0)
+    for chunk in (b"LIST\x04\x00\x00\x00abcd", b"guan\x03\x00\x00\x00abc\x00"):
+        size = (len(content) + len(chunk) - 8).to_bytes(4, "little")
+        samples, note = read(2 * (patch(content, RIFF=size) + chunk))
+        np.testing.assert_array_equal(samples, np.tile(original("wav", content), 2))
+        assert note == ""
+
+
+@pytest.mark.parametrize("name", ["ogg", "opus"])
+@pytest.mark.parametrize("fraction", [0.5, 0.999])
+def test_a_file_after_one_that_breaks_off(name, fraction):
+    content, following = noise_file(name, 3.0), noise_file(name, 2.0, seed=1)
+    cut = content[: int(fraction * len(content))]
+    samples, note = read(cut + following)
+    length = len(read(cut)[0])
+    assert RATE // 2 < length <= 3 * RATE and len(samples) == length + 2 * RATE
+    np.testing.assert_array_equal(samples[length:], read(following)[0])
+    assert note.startswith("x: part 1 of 2 breaks off after") and "the end of its stream is missing" in note
+
+
 @pytest.mark.parametrize("name", ["ogg", "mp3"])
 def test_the_same_file_twice(name):
     content = noise_file(name, 1.5)
@@ -259,7 +300,7 @@ def plain_mp3(content):
     """The file without its first frame, a Xing header."""
     marks = [place for mark in (b"Xing", b"Info") if (place := content.find(mark)) >= 0]
     assert marks, "libsndfile writes a Xing header"
-    return content[content.index(b"\xff", min(marks)) :]
+    return content[content.index(content[:2], min(marks)) :]
 
 
 def test_an_mp3_file_of_variable_bitrate_without_a_length():
@@ -271,6 +312,59 @@ def test_an_mp3_file_of_variable_bitrate_without_a_length():
     assert 12.0 <= len(samples) / RATE < 12.2 and note == ""
     samples, note = read(frames[: len(frames) // 2 - 7])
     assert 4.0 < len(samples) / RATE < 9.0 and "its last frame is cut short" in note
+
+
+def test_too_few_frames_in_the_header_of_an_mp3_file():
+    content = noise_file("mp3", 3.0)
+    field = max(content.find(b"Xing"), content.find(b"Info")) + 8
+    expected = original("mp3", content)
+    for frames in (0, 1, 20):
+        samples, note = read(patch(content, **{f"at_{field}": frames.to_bytes(4, "big")}))
+        np.testing.assert_allclose(samples, expected, rtol=0, atol=5e-7)
+        assert note == ""
+    # A second file without a header is taken for more frames of the first.
+    samples, note = read(content + plain_mp3(content))
+    assert len(samples) >= 6 * RATE and note == ""
+    np.testing.assert_allclose(samples[: 2 * RATE], expected[: 2 * RATE], rtol=0, atol=5e-7)
+
+
+def test_an_mp3_file_of_variable_bitrate_that_begins_within_a_frame():
+    loud = sound(4.0, RATE, 2)
+    quiet = 1e-3 * np.sin(np.arange(4 * RATE) / 9)[:, None].repeat(2, 1).astype(np.float32)
+    frames = plain_mp3(encode(np.concatenate([loud, quiet]), "mp3"))
+    whole, _ = read(frames)
+    assert 8.0 <= len(whole) / RATE < 8.2
+    for junk in (frames[50:100], bytes(3000), id3() + frames[50:100]):
+        samples, note = read(junk + frames)
+        np.testing.assert_allclose(samples, whole, rtol=0, atol=5e-7)
+        assert note == ""
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_damaged_part_within_an_mp3_file(plain):
+    content = encode(sound(8.0, RATE, 2), "mp3")
+    content = plain_mp3(content) if plain else content
+    whole, _ = read(content)
+    place = len(content) // 2
+    damaged = content[:place] + bytes(4000) + content[place + 4000 :]
+    samples, note = read(damaged)
+    lost = (len(whole) - len(samples)) / RATE
+    assert 0 < lost < 1.2
+    np.testing.assert_allclose(samples[: 3 * RATE], whole[: 3 * RATE], rtol=0, atol=5e-7)
+    if plain:  # the header of the file says how much of the last frame is padding, which the second part has not
+        np.testing.assert_allclose(samples[-3 * RATE :], whole[-3 * RATE :], rtol=0, atol=1e-5)
+    assert note.startswith("x: part 1 of 2 is damaged (" if plain else "x: part 1 of 2 breaks off after"), note
+    refused(damaged, "part 1 of 2")
+
+
+def test_a_file_without_audio_that_is_named_as_one(tmp_path):
+    for number, content in enumerate(
+        (b"<html>no such page</html>\n", id3(), id3()[:300], b"TAG".ljust(128), bytes(9000))
+    ):
+        path = tmp_path / f"{number}.mp3"
+        path.write_bytes(content)
+        with pytest.raises(AudioError, match=rf"{number}\.mp3: not readable as audio \(Format not recognised\)"):
+            AudioStream(path, RATE)
 
 
 def test_flac_in_ogg():

@@ -74,10 +74,11 @@ def test_one_sentence_says_that_ffmpeg_is_needed(no_ffmpeg, tmp_path, name, cont
             use()
 
 
-def test_compressed_audio_in_wav_files_needs_ffmpeg(no_ffmpeg):
+@pytest.mark.parametrize("code", [b"\xff\0", b"\x45\0", b"\xac\xf1"])  # AAC, G.726, FLAC
+def test_compressed_audio_in_wav_files_needs_ffmpeg(no_ffmpeg, code):
     content = encode(sound(0.5, RATE), "wav")
     place = content.index(b"fmt ") + 8
-    content = content[:place] + b"\xff\0" + content[place + 2 :]  # AAC
+    content = content[:place] + code + content[place + 2 :]
     with pytest.raises(AudioError, match="^x: WAV with compressed audio needs ffmpeg, which is not installed$"):
         AudioStream(content, RATE, "x")
 
@@ -212,6 +213,9 @@ def convert(tmp_path, name, *options):
         ("a.3gp", ["-ar", "8000", "-ac", "1", "-c:a", "aac"]),
         ("a.spx", ["-c:a", "libspeex", "-ac", "1", "-ar", "16000"]),
         ("alac.caf", ["-c:a", "alac"]),
+        ("adpcm.wav", ["-c:a", "adpcm_yamaha"]),
+        ("wide.wav", ["-c:a", "pcm_s64le"]),
+        ("mp3.w64", ["-c:a", "libmp3lame"]),
         ("flac.oga", ["-c:a", "flac"]),
     ],
 )
@@ -270,7 +274,7 @@ def test_a_playlist_names_no_other_file(tmp_path):
 def test_a_video_without_sound(tmp_path):
     command = ["ffmpeg", "-nostdin", "-v", "error", "-f", "lavfi", "-i", "color=size=64x64:duration=1", "-an"]
     subprocess.run([*command, str(tmp_path / "a.mkv")], check=True)
-    with pytest.raises(AudioError, match="not readable as audio .*matches no streams"):
+    with pytest.raises(AudioError, match="it has no audio track"):
         AudioStream(tmp_path / "a.mkv", RATE)
 
 

@@ -18,7 +18,7 @@ def nist_parts(source: Bytes) -> list[Part]:
     """The part that is a NIST SPHERE file, whose header is text."""
     head = source.read_at(0, 16)
     first = int(head[8:16]) if head[8:16].strip().isdigit() else 1024
-    fields = dict(re.findall(rb"^(\w+) -i (\d{1,15})\s", source.read_at(0, min(first, 1 << 16)), re.MULTILINE))
+    fields = dict(re.findall(rb"^(\w+) -(?:i|s\d+) (\d{1,15})\s", source.read_at(0, min(first, 1 << 16)), re.MULTILINE))
     if b"sample_count" not in fields:
         return [WHOLE]
     width = int(fields.get(b"channel_count", b"1")) * int(fields.get(b"sample_n_bytes", b"2"))

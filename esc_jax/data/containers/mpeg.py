@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 from esc_jax.data.containers.part import WHOLE, Part
 from esc_jax.data.source import Bytes, View
+from esc_jax.errors import counted
 
 _BLOCK = 1 << 20
+_JUNK = 1 << 16  # bytes before the first frame, such as the rest of a frame
 _TAGS = (b"ID3", b"TAG", b"APETAGEX")
 # kbit/s by version and layer. MPEG 2.5 has those of MPEG 2.
 _V2 = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
@@ -127,17 +129,23 @@ def skip_id3(source: Bytes) -> int:
     return start
 
 
-def is_mpeg(source: Bytes, start: int) -> bool:
-    """Whether there are two frames of MPEG audio at `start`."""
-    return _Reader(source).confirmed(start) is not None
+def _first_frame(reader: _Reader, start: int) -> int:
+    """Offset of the first frame: at `start`, or after junk if two more follow; −1 if there is none."""
+    place = start
+    while place < min(start + _JUNK, reader.size):
+        header = reader.confirmed(place)
+        if header is not None and (place == start or reader.confirmed(place + header.size) is not None):
+            return place
+        place = reader.after_tag(place) or reader.next_mark(place + 1)
+    return -1
 
 
-def _frames(reader: _Reader) -> Iterator[tuple[int, _Header, bool]]:
-    """(offset, header, whether a tag precedes it) of all frames. Junk between them is skipped.
+def _frames(reader: _Reader, place: int) -> Iterator[tuple[int, _Header, bool]]:
+    """(offset, header, whether a tag precedes it) of all frames from `place` on. Junk between them is skipped.
 
     The last frame may end after the file.
     """
-    place, kind, tagged = 0, None, False
+    kind, tagged = None, False
     while place < reader.size:
         header = reader.header(place)
         if header is not None and header.kind != kind:  # after junk, `kind` is None
@@ -157,75 +165,87 @@ def _frames(reader: _Reader) -> Iterator[tuple[int, _Header, bool]]:
 class _Stream:
     """Frames that belong together: `start` to `stop` in the file.
 
-    `promised` is their number by a Xing or VBRI header: 0 if that does not say, None if there is none. `cut` is whether
-    one more frame follows that is not complete.
+    `field` is the offset of their number in a Xing or VBRI header: 0 if that does not say, None if there is none.
+    `promised` is this number, or 0. `cut` is whether one more frame follows that is not complete. `junk` is the number
+    of bytes up to the next stream that are no tag.
     """
 
     start: int
     stop: int
     kind: _Kind
-    promised: int | None
+    field: int | None
+    promised: int
     frames: int = 0
     cut: bool = False
+    junk: int = 0
     bitrates: set[int] = dataclasses.field(default_factory=set)
 
 
-def _promised(reader: _Reader, place: int, kind: _Kind) -> int | None:
-    """Number of frames by the Xing or VBRI header in a frame: 0 if that does not say, None if there is none."""
+def _field(reader: _Reader, place: int, kind: _Kind) -> int | None:
+    """Offset of the number of frames in the Xing or VBRI header in a frame, as `_Stream.field`."""
     if kind.layer != 3:
         return None
     content = reader.bytes(place, 64)
     xing = 4 + kind.side_information
     if content[xing : xing + 4] in (b"Xing", b"Info"):
-        return int.from_bytes(content[xing + 8 : xing + 12], "big") if content[xing + 4 : xing + 8][-1:] > b"\0" else 0
-    return int.from_bytes(content[50:54], "big") if content[36:40] == b"VBRI" else None
+        return place + xing + 8 if content[xing + 7 : xing + 8] > b"\0" else 0
+    return place + 50 if content[36:40] == b"VBRI" else None
 
 
-def _streams(source: Bytes) -> list[_Stream]:
-    """A stream begins with a Xing or VBRI header, after a tag, and where the kind of the frames changes."""
-    reader = _Reader(source)
+def _streams(reader: _Reader, start: int) -> list[_Stream]:
+    """The streams from `start` on.
+
+    A stream begins with a Xing or VBRI header, after a tag or other bytes, and where the kind of the frames changes.
+    """
     streams: list[_Stream] = []
-    for place, header, tagged in _frames(reader):
-        promised = _promised(reader, place, header.kind)
-        if not streams or promised is not None or tagged or header.kind != streams[-1].kind:
-            streams.append(_Stream(place, place, header.kind, promised))
+    for place, header, tagged in _frames(reader, start):
+        field = _field(reader, place, header.kind)
+        if streams and not tagged:
+            streams[-1].junk = place - streams[-1].stop
+        if not streams or field is not None or tagged or streams[-1].junk or header.kind != streams[-1].kind:
+            promised = int.from_bytes(reader.bytes(field, 4), "big") if field else 0
+            streams.append(_Stream(place, place, header.kind, field, promised))
         stream = streams[-1]
         if place + header.size > reader.size:
             stream.cut = True
             break
         stream.stop = place + header.size
-        if promised is None:
+        if field is None:
             stream.frames += 1
             stream.bitrates.add(header.kbps)
     return [stream for stream in streams if stream.frames]
 
 
-def mpeg_parts(source: Bytes) -> list[Part]:
-    """The parts of a file of MPEG audio: one, or several where files were joined.
+def mpeg_parts(source: Bytes, start: int) -> list[Part]:
+    """The parts of a file of MPEG audio that begins at `start`: one, or several where files were joined.
 
     libsndfile estimates the length of a file without a Xing or VBRI header from its first bitrate, and reads no
-    further. Where the bitrate changes, such a header is put before the frames.
+    further. Where the bitrate changes, such a header is put before the frames. A header with too few frames is
+    corrected. Junk before and between frames, after which libsndfile may give up, is left out.
     """
-    streams = _streams(source)
-    if not streams:
-        return [WHOLE]
+    reader = _Reader(source)
+    first = _first_frame(reader, start)
+    streams = _streams(reader, first) if first >= 0 else []
     parts = []
     for number, stream in enumerate(streams):
         stop = streams[number + 1].start if number + 1 < len(streams) else source.size
-        view = View(source, [(stream.start if number else 0, stop)]) if len(streams) > 1 else None
-        if not stream.promised and len(stream.bitrates) > 1 and stream.kind.layer == 3:
-            view = View(source, [_xing(source, stream), (_first_frame(stream, source), stream.stop)])
-        missing = (stream.promised or 0) - stream.frames
+        stop -= stream.junk
+        view = View(source, [(stream.start, stop)]) if len(streams) > 1 or first > start else None
+        if stream.field and stream.frames > stream.promised:
+            view = View.patched(source, stream.start, stop, {stream.field: stream.frames.to_bytes(4, "big")})
+        elif not stream.field and len(stream.bitrates) > 1 and stream.kind.layer == 3:
+            view = View(source, [_xing(source, stream), (_first_audio(stream, reader), stream.stop)])
+        missing = stream.promised - stream.frames
         truncated = missing > 1 or (stream.cut and (missing > 0 or not stream.promised))  # some count the header, too
-        parts.append(Part(view, truncated=truncated, reason="its last frame is cut short" if stream.cut else ""))
-    return parts
+        reason = "its last frame is cut short" if stream.cut else ""
+        damage = f"{counted(stream.junk, 'byte')} after its frames" if stream.junk else ""
+        parts.append(Part(view, truncated=truncated, reason=reason, damage=damage))
+    return parts or [WHOLE]
 
 
-def _first_frame(stream: _Stream, source: Bytes) -> int:
+def _first_audio(stream: _Stream, reader: _Reader) -> int:
     """Offset of the first frame with audio: after one with a Xing header that does not say how many follow."""
-    if stream.promised is None:
-        return stream.start
-    header = _Reader(source).header(stream.start)
+    header = reader.header(stream.start) if stream.field is not None else None
     return stream.start + (header.size if header else 0)
 
 

@@ -91,7 +91,11 @@ def _checksum(page: bytes) -> int:
 
 
 def _pages(source: Bytes, verify: bool = False) -> Iterator[_Page]:
-    """The pages of a file. What is between them is skipped. Checksums are compared with `verify`."""
+    """The pages of a file. What is between them is skipped.
+
+    With `verify`, checksums are compared, and the next page may begin inside one that is damaged: the rest of that page
+    is missing, where a file that breaks off was joined with another one.
+    """
     start = 0
     while start < source.size:
         head = source.read_at(start, 27 + 255)
@@ -105,12 +109,16 @@ def _pages(source: Bytes, verify: bool = False) -> Iterator[_Page]:
             return
         header = 27 + head[26]
         stop = start + header + sum(head[27:header])
-        damaged, content = False, b""
-        if verify and stop <= source.size:  # a page that is cut is no damage: the end of its stream is missing
+        damaged, content, following = False, b"", stop
+        if verify:
             content = source.read_at(start, stop - start)
-            damaged = _checksum(content) != int.from_bytes(head[22:26], "little")
+            whole = stop <= source.size  # a page that is cut is no damage: the end of its stream is missing
+            damaged = whole and _checksum(content) != int.from_bytes(head[22:26], "little")
+            place = content.find(b"OggS", 4) if damaged or not whole else -1
+            following = start + place if place > 0 else stop
+            content = content if whole else b""
         yield _Page(start, stop, header, head[5], head[14:18], int.from_bytes(head[18:22], "little"), damaged, content)
-        start = stop
+        start = following
 
 
 def _links(source: Bytes, verify: bool = False) -> list[_Link]:

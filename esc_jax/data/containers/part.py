@@ -64,11 +64,15 @@ def is_placeholder(size: int, bits: int = 32) -> bool:
 
 
 def is_unknown(size: int, available: int, bits: int = 32) -> bool:
-    """Whether a size is a placeholder, and not that of a file of just this size with some metadata at its end.
+    """Whether a size does not say where the audio ends.
+
+    It is a placeholder, and not that of a file of just this size with some metadata at its end; or it is the remainder
+    that writers leave of a size that the field cannot hold.
 
     Args:
         size: in the header.
         available: bytes up to the end of the file.
         bits: of the field.
     """
-    return is_placeholder(size, bits) and not 0 <= available - size <= 1 << 20
+    rest = available - size
+    return (is_placeholder(size, bits) and not 0 <= rest <= 1 << 20) or (rest > 0 and rest % (1 << bits) == 0)

@@ -1,7 +1,7 @@
 """The parts of a file, by the format that its first bytes name."""
 
 from esc_jax.data.containers import flac, iff, legacy, mpeg, ogg, riff
-from esc_jax.data.containers.part import WHOLE, Part
+from esc_jax.data.containers.part import Part
 from esc_jax.data.source import Source
 
 # First bytes of formats that libsndfile does not read → name of the format.
@@ -26,8 +26,9 @@ _FOREIGN = (
     (0, b"ADIF", "AAC"),
     (0, b"FLV", "Flash video"),
 )
-# Codes of encodings that libsndfile does not read in WAV files: MPEG layer 2, WMA, AAC, AC-3, DTS.
-_FOREIGN_WAV = {0x50, 0x160, 0x161, 0x162, 0x163, 0xFF, 0x1600, 0x1610, 0x2000, 0x2001}
+# Codes of encodings that libsndfile reads in WAV files: PCM, floating point, A-law, μ-law, ADPCM, GSM, MP3, and the
+# extensible format, which names the encoding elsewhere. 0 stands for a file without a code.
+_WAV_ENCODINGS = {0, 1, 2, 3, 6, 7, 0x11, 0x31, 0x38, 0x40, 0x55, 0xFFFE}
 
 
 def foreign_format(source: Source) -> str:
@@ -39,11 +40,17 @@ def foreign_format(source: Source) -> str:
             return name
     if len(head) > 3 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0 and head[2] >> 2 & 15 < 13:
         return "AAC"
-    if riff.is_riff(head) and riff.format_tag(source) in _FOREIGN_WAV:
+    if riff.is_riff(head) and riff.format_tag(source) not in _WAV_ENCODINGS:
         return "WAV with compressed audio"
     if ogg.is_ogg(head) and ogg.needs_ffmpeg(source):
         return "Ogg with another codec than Vorbis, Opus and FLAC"
     return ""
+
+
+def is_wave(source: Source) -> bool:
+    """Whether a file is a WAV or Wave64 file, some of whose encodings libsndfile does not read."""
+    head = source.read_at(0, 16)
+    return riff.is_riff(head) or riff.is_w64(head)
 
 
 def is_multiplexed(source: Source) -> bool:
@@ -73,6 +80,4 @@ def parts(source: Source) -> list[Part]:
     start = mpeg.skip_id3(source)
     if flac.is_flac(source.read_at(start, 4)):
         return flac.flac_parts(source, start)
-    if mpeg.is_mpeg(source, start):
-        return mpeg.mpeg_parts(source)
-    return [WHOLE]
+    return mpeg.mpeg_parts(source, start)

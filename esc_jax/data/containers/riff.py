@@ -22,6 +22,11 @@ def is_w64(head: bytes) -> bool:
     return head[:16] == _W64_RIFF
 
 
+def _order(head: bytes) -> str:
+    """The order of the bytes, for struct."""
+    return ">" if head[:4] == b"RIFX" else "<"
+
+
 def _chunks(source: Bytes, start: int, order: str) -> dict[bytes, tuple[int, int]]:
     """Name → (offset, size) of the chunks of a WAV file up to its samples."""
     chunks: dict[bytes, tuple[int, int]] = {}
@@ -40,8 +45,10 @@ def _chunks(source: Bytes, start: int, order: str) -> dict[bytes, tuple[int, int
 
 def format_tag(source: Bytes) -> int:
     """The code of the encoding of a WAV file; 0 if it has none."""
-    offset, size = _chunks(source, 0, "<").get(b"fmt ", (0, 0))
-    return int.from_bytes(source.read_at(offset + 8, 2), "little") if size >= 2 else 0
+    order = _order(source.read_at(0, 4))
+    offset, size = _chunks(source, 0, order).get(b"fmt ", (0, 0))
+    code = source.read_at(offset + 8, 2) if size >= 2 else b""
+    return int.from_bytes(code, "big" if order == ">" else "little")
 
 
 def riff_parts(source: Bytes) -> list[Part]:
@@ -57,7 +64,7 @@ def riff_parts(source: Bytes) -> list[Part]:
 def _riff_part(source: Bytes, start: int) -> tuple[Part, int]:
     """The part that begins at `start`, and the start of the next; −1 if there is none."""
     head = source.read_at(start, 12)
-    order = ">" if head[:4] == b"RIFX" else "<"
+    order = _order(head)
     (riff_size,) = struct.unpack(f"{order}I", head[4:8])
     chunks = _chunks(source, start, order)
     if b"data" not in chunks:
@@ -79,8 +86,9 @@ def _riff_part(source: Bytes, start: int) -> tuple[Part, int]:
         return _complete(source, start, first, order, wide, patches, unfinished), -1
     if size > available and size not in (source.size - start, source.size - start - 8):  # writers that count the header
         return make_part(source, start, source.size, present=max(0, available) / size), -1
-    for end in (first + size + size % 2, first + size):
-        if is_riff(source.read_at(end, 12)):
+    stop = start + 8 + riff_size  # after chunks that follow the samples
+    for end in (first + size + size % 2, first + size, stop, stop + riff_size % 2):
+        if end > first and is_riff(source.read_at(end, 12)):
             return make_part(source, start, end), end
     return make_part(source, start, source.size), -1
 
