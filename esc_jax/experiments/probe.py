@@ -105,7 +105,7 @@ def fit_heads(
         l2: strengths to choose from.
         seeds: number of starting points of the solver.
         steps: of the solver.
-        excluded: (N,) bool, clips that no head is trained on.
+        excluded: (N,) bool, clips that no head is trained on, and on which nothing is chosen or calibrated.
         balanced: whether every class has the same weight in the loss, whatever the number of its clips.
 
     Raises:
@@ -113,24 +113,30 @@ def fit_heads(
     """
     fold_of = np.asarray(folds)
     allowed = np.ones(len(fold_of), bool) if excluded is None else ~excluded
-    masks = {names: mask & allowed for names, mask in linear_probe.exclusion_masks(fold_of, test_folds).items()}
+    inner = np.where(allowed, fold_of, protocols.BACKGROUND_FOLD)  # a fold that nothing is validated on
+    masks = {names: mask & allowed for names, mask in linear_probe.exclusion_masks(inner, test_folds).items()}
     if not all(mask.any() for mask in masks.values()):
         raise DataError("a probe needs at least three folds: two training folds to choose its regularization, one test")
-    share = task.sampling_weights(np.asarray(labels), classes) * len(labels) if balanced else np.ones(len(labels))
-    names, weights = list(masks), (np.stack(list(masks.values())) * share).astype(np.float32)
+    names, weights = list(masks), np.stack(list(masks.values())).astype(np.float32)
+    if balanced:
+        for mask, weight in zip(masks.values(), weights, strict=True):
+            weight[mask] = task.sampling_weights(np.asarray(labels)[mask], classes)
     shape = {"task": task, "classes": classes}
     heads = linear_probe.fit(x[0], labels, weights, np.asarray(l2, np.float32), np.arange(1), steps=steps, **shape)
     kernel, bias = np.asarray(heads.kernel)[:, :, 0], np.asarray(heads.bias)[:, :, 0]
     # One mask at a time: the logits of all heads together would take gigabytes.
-    choices = linear_probe.select_settings(task, labels, _Logits(x[0], kernel, bias), names, fold_of, test_folds)
+    choices = linear_probe.select_settings(task, labels, _Logits(x[0], kernel, bias), names, inner, test_folds)
     votes = np.asarray(linear_probe.knn_scores(x[0], labels, weights, ks=NEIGHBOURS, **shape))
-    neighbours = linear_probe.select_settings(task, labels, votes, names, fold_of, test_folds)
+    neighbours = linear_probe.select_settings(task, labels, votes, names, inner, test_folds)
     final = {excluded: weight for excluded, weight in zip(names, weights, strict=True) if len(excluded) == 1}
     problem = _Problem(task, x, labels, fold_of, classes, final, seeds, steps)
     outcomes = []
     for fold in test_folds:
         setting = choices[fold]
-        held_out = [_held_out(problem, mask, fold, names, kernel, bias, setting) for mask in _validating(names, fold)]
+        held_out = [
+            _held_out(x[0], labels, inner, names[mask] - {fold}, kernel[mask, setting], bias[mask, setting])
+            for mask in _validating(names, fold)
+        ]
         logits, truth = (np.concatenate(parts) for parts in zip(*held_out, strict=True))
         nearest = neighbours[fold]
         inside = fold_of == fold
@@ -183,13 +189,12 @@ def _validating(names: Sequence[frozenset[int]], fold: int) -> list[int]:
 
 
 def _held_out(
-    problem: _Problem, mask: int, fold: int, names: Sequence[frozenset[int]], kernel: np.ndarray, bias: np.ndarray,
-    setting: int,
+    x: np.ndarray, labels: np.ndarray, folds: np.ndarray, validated: frozenset[int], kernel: np.ndarray,
+    bias: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Logits and labels of the validation fold of a mask, by its own head."""
-    validation = np.isin(problem.folds, list(names[mask] - {fold}))
-    logits = problem.x[0][validation] @ kernel[mask, setting] + bias[mask, setting]
-    return logits, problem.labels[validation]
+    """Logits and labels of the clips of the validated fold."""
+    inside = np.isin(folds, list(validated))
+    return x[inside] @ kernel + bias, labels[inside]
 
 
 def _final_head(problem: _Problem, fold: int, l2: float) -> tuple[np.ndarray, np.ndarray, float]:
