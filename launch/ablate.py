@@ -168,6 +168,32 @@ def plan(options: argparse.Namespace, grid: Grid) -> list[Run]:
     return runs
 
 
+def check_finished(runs: Iterable[Run]) -> None:
+    """Raises AblationError where a finished run has another config than the one that is asked for."""
+    from absl import flags
+    from ml_collections import config_flags
+
+    from esc_jax import config as configs
+    from esc_jax.errors import first_line
+    from esc_jax.experiments import workdir
+
+    for run in runs:
+        if not run.done or not (run.workdir / "config.json").exists():
+            continue
+        values = flags.FlagValues()
+        argv = ["main", *(word for word in run.command if word.startswith("--config"))]
+        holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+        try:
+            values(argv)
+        except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+            raise AblationError(f"{run.workdir.name}: {first_line(error)}") from None
+        stored = workdir.read_config(run.workdir)
+        if changed := workdir.differences(stored, configs.flatten(holder.value)):
+            raise AblationError(
+                f"{run.workdir} contains a run of another config: {'; '.join(changed[:3])}; choose another --runs"
+            )
+
+
 def execute(command: list[str], cores: Sequence[int], environment: dict[str, str], log: str) -> None:
     """Runs a command on some cores and appends its output to `log`.
 
@@ -400,6 +426,7 @@ def main(argv: list[str] | None = None) -> None:
         if options.changes:
             grid[_CHANGE] = list(options.changes)
         runs = plan(options, grid)
+        check_finished(runs)
     except (AblationError, ValueError) as error:
         sys.stderr.write(f"esc_jax: {error}\n")
         sys.exit(2)

@@ -131,6 +131,11 @@ def _cross_fitted(task: Task, clips: Clips, parts: list[results.FoldPredictions]
     )
 
 
+def _views(outcome: dict[str, Any]) -> tuple[int, str]:
+    """Number and kind of the views in the results of a run."""
+    return outcome["tta_views"], outcome.get("tta_kind", "rotations" if outcome["tta_views"] else "")
+
+
 def _finish_run(
     config: Any, folder: pathlib.Path, clips: Clips, description: str, programs: Programs
 ) -> dict[str, Any]:
@@ -143,6 +148,12 @@ def _finish_run(
             outcome = results.read_results(path)
         except results.DamagedResultsError as error:
             logging.warning("%s; the fold is tested again", error)
+    if outcome is not None and _views(outcome) != (
+        config.eval.tta,
+        results.view_kind(config) if config.eval.tta else "",
+    ):
+        logging.warning("%s was tested with other views (--mode=evaluate); the fold is tested again", folder)
+        outcome = None
     if outcome is None:
         logging.info("%s", description)
         return single.train_and_evaluate(config, folder, programs=programs)

@@ -75,9 +75,22 @@ def split_clips(config: Any, clips: Clips) -> folds.Split:
 
 
 def log_split(task: Task, clips: Clips, split: folds.Split) -> None:
-    """Logs the parts of a split, and warns of classes that are tested and not trained."""
+    """Logs the parts of a split, and warns of classes that are tested and not trained.
+
+    Raises:
+        DataError: no clip of a part has a class.
+    """
     logging.info("%s", split.report())
-    trained, tested = (task.class_counts(clips.labels[list(p)], len(clips.classes)) for p in (split.train, split.test))
+    trained, validated, tested = (
+        task.class_counts(clips.labels[list(part)], len(clips.classes))
+        for part in (split.train, split.validation, split.test)
+    )
+    for part, counts in (("training folds", trained), ("validation fold", validated)):
+        if not counts.any() and (part == "training folds" or split.validation):
+            raise DataError(
+                f"no clip of the {part} has a class: choose others with --config.data.test_fold, or"
+                " --config.crossval.folds for a cross-validation"
+            )
     if split.test and not tested.any():
         raise DataError(
             f"no clip of the test fold {split.test_folds[0]} has a class, so that there is nothing to measure: choose"

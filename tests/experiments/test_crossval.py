@@ -78,6 +78,17 @@ def test_a_finished_fold_is_not_run_again(runs, tmp_path):
     assert ran == [(2, 0)]
 
 
+def test_a_fold_that_was_tested_with_other_views_is_tested_again(runs, tmp_path):
+    """`--mode=evaluate` on a fold may have other views than the cross-validation, which names its own."""
+    config, ran, _ = runs
+    first = crossval.cross_validate(config, tmp_path)
+    outcome = results.read_results(tmp_path / "fold2" / "results.json")
+    for views in ({"tta_kind": "crops"}, {"tta_views": 3}):
+        results.write_results(tmp_path / "fold2" / "results.json", outcome | views)
+        ran.clear()
+        assert crossval.cross_validate(config, tmp_path) == first and ran == [(2, 0)]
+
+
 def test_a_failed_fold_is_reported_and_the_others_are_kept(runs, tmp_path):
     config, ran, failing = runs
     failing.add(3)
