@@ -87,8 +87,10 @@ def cross_validate(config: Any, folder: pathlib.Path) -> dict[str, Any]:
         outcome = probe.probe_and_evaluate(config, folder, folds)
         (folder / "report.md").write_text(markdown(outcome))
         return outcome
-    workdir.bind_workdir(folder, config)
     runs = _runs(config, folds)
+    for run_config in runs.values():  # a mistake in the last fold is reported before the first one is trained
+        dataset.check_split(run_config, task, clips, dataset.split_clips(run_config, clips))
+    workdir.bind_workdir(folder, config)
     if config.crossval.vectorized:
         vectorized.train(runs, folder)  # the loop below then finds every run finished
     programs: Programs = {}

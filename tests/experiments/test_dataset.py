@@ -35,7 +35,7 @@ def test_a_part_without_any_class_is_refused(noise_clips, fold, part):
     clips = dataclasses.replace(noise_clips, labels=labels)
     split = folds.split(clips.folds, clips.sources, "validation", 1)
     with pytest.raises(DataError, match=f"no clip of the {part} has a class"):
-        dataset.log_split(tasks.get("multi_label"), clips, split)
+        dataset.check_split(configs.defaults("resnet"), tasks.get("multi_label"), clips, split)
 
 
 @pytest.fixture
