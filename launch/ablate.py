@@ -432,7 +432,11 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(2)
     pending = [run for run in runs if not run.done]
     sys.stderr.write(f"{len(runs)} runs, {len(runs) - len(pending)} of them done\n")
-    failed = launch(pending, options) if pending else {}
+    try:
+        failed = launch(pending, options) if pending else {}
+    except KeyboardInterrupt:
+        sys.stderr.write("esc_jax: interrupted; when the runs have stopped, run the same command again\n")
+        sys.exit(INTERRUPTED)
     finished = [run for run in runs if run.done]
     if finished:
         text = summary(finished, grid, failed)

@@ -303,6 +303,16 @@ def test_finished_runs_of_another_config_are_refused(ablate, tmp_path, capsys):
     assert "contains a run of another config: seed (0, now 1)" in errors
 
 
+def test_ctrl_c_is_reported_in_one_sentence(ablate, monkeypatch, tmp_path, capsys):
+    def interrupted(runs, options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ablate, "launch", interrupted)
+    with pytest.raises(SystemExit) as exit_info:
+        ablate.main([f"--config={TINY}", f"--runs={tmp_path}"])
+    assert exit_info.value.code == 75 and "run the same command again" in capsys.readouterr().err
+
+
 def test_effects_pair_the_same_clips(ablate, tmp_path):
     rng = np.random.default_rng(0)
     grid, runs, hits = {"a": ["1", "2"], "b": ["x", "y"]}, [], {}
