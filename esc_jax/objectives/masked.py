@@ -369,5 +369,5 @@ def _fit_tokenizer(context: Context, targets: Targets, teacher: Mapping[str, Any
 def _identifier(context: Context, teacher: Mapping[str, Any]) -> str:
     """Hash of what the vectors of the tokenizer depend on beside the config: the training clips and the teacher."""
     checksum = hashlib.sha256(repr((context.clips.identity, tuple(context.train))).encode())
-    update_hash(checksum, teacher)
+    update_hash(checksum, dict(teacher))
     return checksum.hexdigest()[:16]
