@@ -409,7 +409,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     """The command line. Exit status: 0 done; 1 a run failed; 2 the command line is wrong; 75 a run was interrupted."""
-    options, options.rest = _parser().parse_known_args(argv)
+    options, rest = _parser().parse_known_args(argv)
+    options.rest = rest
     try:
         if unknown := [word for word in options.rest if not word.startswith("--config.")]:
             raise AblationError(f"unknown argument {unknown[0]}; settings are given as --config.KEY=VALUE")
