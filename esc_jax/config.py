@@ -277,9 +277,10 @@ def nearest(key: str, config: Any) -> str:
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-    """Raises ConfigError, TaskError or ModelError for impossible values, before anything is downloaded or compiled."""
+    """Raises ConfigError, FrontendError or ModelError for impossible values, before anything is downloaded."""
     flat = flatten(config)
     _check_choices(flat)
+    frontends.check(config.frontend)
     objective = objectives.PRETRAINING.get(config.pretrain.objective)
     ranges = _RANGES | _AUGMENT_RANGES | {f"optim.{key}": limits for key, limits in optim.RANGES.items()}
     if objective:

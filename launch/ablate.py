@@ -167,6 +167,32 @@ def plan(options: argparse.Namespace, grid: Grid) -> list[Run]:
     return runs
 
 
+def check_finished(runs: Iterable[Run]) -> None:
+    """Raises AblationError where a finished run has another config than the one that is asked for."""
+    from absl import flags
+    from ml_collections import config_flags
+
+    from esc_jax import config as configs
+    from esc_jax.errors import first_line
+    from esc_jax.experiments import workdir
+
+    for run in runs:
+        if not run.done or not (run.workdir / "config.json").exists():
+            continue
+        values = flags.FlagValues()
+        argv = ["main", *(word for word in run.command if word.startswith("--config"))]
+        holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+        try:
+            values(argv)
+        except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+            raise AblationError(f"{run.workdir.name}: {first_line(error)}") from None
+        stored = workdir.read_config(run.workdir)
+        if changed := workdir.differences(stored, configs.flatten(holder.value)):
+            raise AblationError(
+                f"{run.workdir} contains a run of another config: {'; '.join(changed[:3])}; choose another --runs"
+            )
+
+
 def execute(command: list[str], cores: Sequence[int], environment: dict[str, str], log: str) -> None:
     """Runs a command on some cores and appends its output to `log`.
 
@@ -382,7 +408,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     """The command line. Exit status: 0 done; 1 a run failed; 2 the command line is wrong; 75 a run was interrupted."""
-    options, options.rest = _parser().parse_known_args(argv)
+    options, rest = _parser().parse_known_args(argv)
+    options.rest = rest
     try:
         if unknown := [word for word in options.rest if not word.startswith("--config.")]:
             raise AblationError(f"unknown argument {unknown[0]}; settings are given as --config.KEY=VALUE")
@@ -399,12 +426,17 @@ def main(argv: list[str] | None = None) -> None:
         if options.changes:
             grid[_CHANGE] = list(options.changes)
         runs = plan(options, grid)
+        check_finished(runs)
     except (AblationError, ValueError) as error:
         sys.stderr.write(f"esc_jax: {error}\n")
         sys.exit(2)
     pending = [run for run in runs if not run.done]
     sys.stderr.write(f"{len(runs)} runs, {len(runs) - len(pending)} of them done\n")
-    failed = launch(pending, options) if pending else {}
+    try:
+        failed = launch(pending, options) if pending else {}
+    except KeyboardInterrupt:
+        sys.stderr.write("esc_jax: interrupted; when the runs have stopped, run the same command again\n")
+        sys.exit(INTERRUPTED)
     finished = [run for run in runs if run.done]
     if finished:
         text = summary(finished, grid, failed)

@@ -11,6 +11,7 @@ from esc_jax.augment import compose
 from esc_jax.errors import ConfigError
 from esc_jax.experiments import workdir
 from esc_jax.frontends import registry as frontends
+from esc_jax.frontends.settings import FrontendError
 from esc_jax.models import registry as models
 from esc_jax.objectives import registry as objectives
 from esc_jax.training import optim
@@ -110,6 +111,21 @@ def test_values_that_cannot_run_are_an_error(key, value, message):
     configs.check(config)
     config.update_from_flattened_dict({key: value})
     with pytest.raises(ConfigError, match=message):
+        configs.check(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("raw", "frontend.name=raw has no option .*n_fft.*: take a config that was made with frontend.name=raw"),
+        ("log_mell", "frontend.name=log_mell: the frontends are log_mel, "),
+    ],
+)
+def test_another_frontend_is_refused_before_any_data_are_read(name, message):
+    config = configs.defaults("resnet")
+    config.pretrain = configs.pretrain_defaults("byol_a")
+    config.frontend.name = name
+    with pytest.raises(FrontendError, match=message):
         configs.check(config)
 
 

@@ -33,13 +33,18 @@ class ConfidenceInterval:
     clusters: int
 
 
-def _sums(values: ArrayLike, clusters: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """(G,) sums of `values` and (G,) counts, by cluster. Raises ValueError for empty input and different lengths."""
+def _sums(values: ArrayLike, clusters: ArrayLike, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """(G,) weighted sums of `values` and (G,) sums of the weights, by cluster; without weights, all are 1.
+
+    Raises ValueError for empty input and different lengths.
+    """
     numbers, names = np.asarray(values, np.float64), np.asarray(clusters, dtype=str)
     if not numbers.size or numbers.shape != names.shape or numbers.ndim != 1:
         raise ValueError(f"{numbers.shape} values for {names.shape} clips")
     _, group = np.unique(names, return_inverse=True)
-    return np.bincount(group, weights=numbers), np.bincount(group).astype(np.float64)
+    if weights is None:
+        return np.bincount(group, weights=numbers), np.bincount(group).astype(np.float64)
+    return np.bincount(group, weights=weights * numbers), np.bincount(group, weights=weights)
 
 
 def _resampled(sums: np.ndarray, counts: np.ndarray, draws: int, seed: int) -> np.ndarray:
@@ -53,7 +58,9 @@ def _resampled(sums: np.ndarray, counts: np.ndarray, draws: int, seed: int) -> n
     return (drawn @ kinds[:, 0]) / (drawn @ kinds[:, 1])
 
 
-def mean_interval(values: ArrayLike, recordings: ArrayLike, *, level: float = 0.95) -> ConfidenceInterval:
+def mean_interval(
+    values: ArrayLike, recordings: ArrayLike, *, weights: np.ndarray | None = None, level: float = 0.95
+) -> ConfidenceInterval:
     """Mean p of values in [0, 1] with a Wilson interval for clustered observations.
 
     Clips of one recording are not independent. The N clips of G recordings, n_g clips each, with the sums s_g, count as
@@ -73,19 +80,22 @@ def mean_interval(values: ArrayLike, recordings: ArrayLike, *, level: float = 0.
         values: (N,) of the clips, for example 1 where the prediction is correct. With several seeds, each seed has its
             own values, under the same recordings.
         recordings: (N,) source recording of each clip.
+        weights: (N,) of the clips, for a weighted mean. Sums, n_g and N are then those of the weights, and n is at most
+            (Σ w)² / Σ w². None weights all clips alike.
         level: of the interval.
 
     Source: Wilson (1927); Korn & Graubard, "Confidence intervals for proportions with small expected number of positive
     counts estimated from survey data" (1998), for the number of independent clips.
     """
-    sums, counts = _sums(values, recordings)
+    sums, counts = _sums(values, recordings, weights)
     groups, total = len(sums), counts.sum()
+    most = total if weights is None else total**2 / np.square(weights).sum()
     mean = float(sums.sum() / total)
     if groups == 1:
         return ConfidenceInterval(mean, 0.0, 1.0, 1)
     variance = groups / (groups - 1) * np.square(sums - mean * counts).sum() / total**2
     fewest = total**2 / np.square(counts).sum()
-    number = float(np.clip(mean * (1 - mean) / variance, fewest, total)) if variance > 0 else fewest
+    number = float(np.clip(mean * (1 - mean) / variance, fewest, most)) if variance > 0 else fewest
     t = float(special.stdtrit(groups - 1, (1 + level) / 2))
     middle = mean + t**2 / (2 * number)
     half = t * np.sqrt(mean * (1 - mean) / number + t**2 / (4 * number**2))

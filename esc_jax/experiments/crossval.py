@@ -87,8 +87,10 @@ def cross_validate(config: Any, folder: pathlib.Path) -> dict[str, Any]:
         outcome = probe.probe_and_evaluate(config, folder, folds)
         (folder / "report.md").write_text(markdown(outcome))
         return outcome
-    workdir.bind_workdir(folder, config)
     runs = _runs(config, folds)
+    for run_config in runs.values():  # a mistake in the last fold is reported before the first one is trained
+        dataset.check_split(run_config, task, clips, dataset.split_clips(run_config, clips))
+    workdir.bind_workdir(folder, config)
     if config.crossval.vectorized:
         vectorized.train(runs, folder)  # the loop below then finds every run finished
     programs: Programs = {}
@@ -131,6 +133,11 @@ def _cross_fitted(task: Task, clips: Clips, parts: list[results.FoldPredictions]
     )
 
 
+def _views(outcome: dict[str, Any]) -> tuple[int, str]:
+    """Number and kind of the views in the results of a run."""
+    return outcome["tta_views"], outcome.get("tta_kind", "rotations" if outcome["tta_views"] else "")
+
+
 def _finish_run(
     config: Any, folder: pathlib.Path, clips: Clips, description: str, programs: Programs
 ) -> dict[str, Any]:
@@ -143,6 +150,12 @@ def _finish_run(
             outcome = results.read_results(path)
         except results.DamagedResultsError as error:
             logging.warning("%s; the fold is tested again", error)
+    if outcome is not None and _views(outcome) != (
+        config.eval.tta,
+        results.view_kind(config) if config.eval.tta else "",
+    ):
+        logging.warning("%s was tested with other views (--mode=evaluate); the fold is tested again", folder)
+        outcome = None
     if outcome is None:
         logging.info("%s", description)
         return single.train_and_evaluate(config, folder, programs=programs)

@@ -74,15 +74,31 @@ def split_clips(config: Any, clips: Clips) -> folds.Split:
     return folds.hold_out(split, clips.sources, clips.targets, config.train.calibration_share)
 
 
+def check_split(config: Any, task: Task, clips: Clips, split: folds.Split) -> None:
+    """Checks that a run can train and test on the parts of a split.
+
+    Raises:
+        DataError: no clip of a part has a class. ConfigError: a batch is larger than the training part.
+    """
+    parts = {"training folds": split.train, "validation fold": split.validation, "test fold": split.test}
+    for name, part in parts.items():
+        if part and not task.class_counts(clips.labels[list(part)], len(clips.classes)).any():
+            number = f" {split.test_folds[0]}" if part is split.test else ""
+            raise DataError(
+                f"no clip of the {name}{number} has a class, so that there is nothing to learn or to measure: choose"
+                " others with --config.data.test_fold, or --config.crossval.folds for a cross-validation"
+            )
+    if config.method == "train" and len(split.train) < config.train.batch_size:
+        raise ConfigError(
+            f"config.train.batch_size={config.train.batch_size} is larger than the number of training clips,"
+            f" {len(split.train)}"
+        )
+
+
 def log_split(task: Task, clips: Clips, split: folds.Split) -> None:
     """Logs the parts of a split, and warns of classes that are tested and not trained."""
     logging.info("%s", split.report())
     trained, tested = (task.class_counts(clips.labels[list(p)], len(clips.classes)) for p in (split.train, split.test))
-    if split.test and not tested.any():
-        raise DataError(
-            f"no clip of the test fold {split.test_folds[0]} has a class, so that there is nothing to measure: choose"
-            " others with --config.data.test_fold, or --config.crossval.folds for a cross-validation"
-        )
     counts = zip(clips.classes, trained, tested, strict=True)
     if missing := [name for name, train, test in counts if test and not train]:
         logging.warning("no training clip has one of the test classes %s", ", ".join(missing))

@@ -24,6 +24,7 @@ from esc_jax.evaluation import diagnostics
 from esc_jax.evaluation.predict import predict_clips
 from esc_jax.experiments import probe, probe_heads
 from esc_jax.experiments import stage as stages
+from esc_jax.experiments import teacher as teachers
 from esc_jax.models.model import Model, Variables
 from esc_jax.objectives import registry as objectives
 from esc_jax.objectives.base import Context, Objective
@@ -68,6 +69,9 @@ def check(config: Any, clips: Clips, split: Split, model: Model) -> None:
             f" {len(split.train)}"
         )
     objectives.PRETRAINING[config.pretrain.objective].check_data(config, model, len(split.train))
+    teacher = config.pretrain.get("teacher", "")
+    if folder := teachers.run_folder(teacher, config) if teacher else None:
+        teachers.check_run(f"config.pretrain.teacher={folder}", folder, config, clips, split)
 
 
 def pretrain(
@@ -108,7 +112,7 @@ def pretrain(
             train=split.train,
             folder=place,
             map_clips=functools.partial(_map_clips, clips, config.eval.batch_size, resident),
-            load_model=functools.partial(_load_model, sample_rate=config.data.sample_rate),
+            load_model=functools.partial(_load_model, config=config),
             round=number,
             previous=previous,
         )
@@ -133,11 +137,11 @@ def _map_clips(
     return predict_clips(step, variables, clips, indices, batch_size, resident)
 
 
-def _load_model(path: str, sample_rate: int) -> Model:
+def _load_model(path: str, config: Any) -> Model:
     """The model of a run or of a published checkpoint."""
-    if (pathlib.Path(path) / "checkpoints").is_dir():
-        return restores.restore(path).model
-    return load.load_published(path, sample_rate)
+    if folder := teachers.run_folder(path, config):
+        return restores.restore(folder).model
+    return load.load_published(path, config.data.sample_rate)
 
 
 def _draw_tokens(context: Context, objective: Objective) -> None:

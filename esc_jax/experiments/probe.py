@@ -83,6 +83,7 @@ def probe_and_evaluate(
         for fold in tested
     }
     for split in splits.values():
+        dataset.check_split(config, task, clips, split)
         dataset.log_split(task, clips, split)
     config, model = load.initialize(config, clips.classes)
     tagger = audioset.head(config)

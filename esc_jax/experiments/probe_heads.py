@@ -72,7 +72,7 @@ def fit(
         classes: C.
         l2: strengths to choose from.
         seeds: number of starting points of the solver.
-        excluded: (N,) bool, clips that no head is trained on.
+        excluded: (N,) bool, clips that no head is trained on, and on which nothing is chosen or calibrated.
         balanced: whether every class has the same weight in the loss, whatever the number of its clips.
 
     Raises:
@@ -80,27 +80,31 @@ def fit(
     """
     fold_of = np.asarray(folds)
     allowed = np.ones(len(fold_of), bool) if excluded is None else ~excluded
-    masks = {names: mask & allowed for names, mask in linear_probe.exclusion_masks(fold_of, test_folds).items()}
+    inner = np.where(allowed, fold_of, protocols.BACKGROUND_FOLD)  # a fold that nothing is validated on
+    masks = {names: mask & allowed for names, mask in linear_probe.exclusion_masks(inner, test_folds).items()}
     if not all(mask.any() for mask in masks.values()):
         raise DataError("a probe needs at least three folds: two training folds to choose its regularization, one test")
-    share = task.sampling_weights(np.asarray(labels), classes) * len(labels) if balanced else np.ones(len(labels))
-    names, weights = list(masks), (np.stack(list(masks.values())) * share).astype(np.float32)
+    names, weights = list(masks), np.stack(list(masks.values())).astype(np.float32)
+    if balanced:
+        for mask, weight in zip(masks.values(), weights, strict=True):
+            weight[mask] = task.sampling_weights(np.asarray(labels)[mask], classes)
     shape = {"task": task, "classes": classes}
     heads = linear_probe.fit(x[0], labels, weights, np.asarray(l2, np.float32), np.arange(1), steps=STEPS, **shape)
     kernel, bias = np.asarray(heads.kernel)[:, :, 0], np.asarray(heads.bias)[:, :, 0]
     # One mask at a time: the logits of all heads together would take gigabytes.
-    choices = linear_probe.select_settings(task, labels, _Logits(x[0], kernel, bias), names, fold_of, test_folds)
+    choices = linear_probe.select_settings(task, labels, _Logits(x[0], kernel, bias), names, inner, test_folds)
     votes = np.asarray(linear_probe.knn_scores(x[0], labels, weights, ks=NEIGHBOURS, **shape))
-    neighbours = linear_probe.select_settings(task, labels, votes, names, fold_of, test_folds)
+    neighbours = linear_probe.select_settings(task, labels, votes, names, inner, test_folds)
     problem = _Problem(task, x, labels, fold_of, classes, dict(zip(names, weights, strict=True)), seeds)
     outcomes = []
     for fold in test_folds:
         setting = choices[fold]
-        held_out = [
-            _held_out(problem, pair - {fold}, kernel[mask, setting], bias[mask, setting])
-            for mask, pair in enumerate(names)
-            if fold in pair and len(pair) == 2
-        ]
+        held_out = []
+        for mask, pair in enumerate(names):
+            if fold in pair and len(pair) == 2:
+                validated = np.isin(inner, list(pair - {fold}))
+                logits = x[0][validated] @ kernel[mask, setting] + bias[mask, setting]
+                held_out.append((logits, labels[validated]))
         logits, truth = (np.concatenate(parts) for parts in zip(*held_out, strict=True))
         nearest = neighbours[fold]
         inside = fold_of == fold
@@ -144,14 +148,6 @@ class _Problem:
     classes: int
     weights: Mapping[frozenset[int], np.ndarray]
     seeds: int
-
-
-def _held_out(
-    problem: _Problem, folds: frozenset[int], kernel: np.ndarray, bias: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Logits of the clips of folds by a head, and their labels."""
-    inside = np.isin(problem.folds, list(folds))
-    return problem.x[0][inside] @ kernel + bias, problem.labels[inside]
 
 
 def _final_head(problem: _Problem, fold: int, l2: float) -> tuple[np.ndarray, np.ndarray, float]:

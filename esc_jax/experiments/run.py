@@ -14,7 +14,6 @@ import optax
 from esc_jax.data import folds, pipeline
 from esc_jax.data.clips import Clips
 from esc_jax.data.resident import ResidentClips
-from esc_jax.errors import ConfigError
 from esc_jax.evaluation.predict import predict_clips
 from esc_jax.experiments import calibrate, dataset, pretrain, probe, workdir
 from esc_jax.experiments import teacher as teachers
@@ -171,17 +170,13 @@ def prepare(config: Any, folder: pathlib.Path, programs: Programs | None = None)
     config, task, clips = dataset.load(config, check)
     workdir.check_clips(folder, clips)
     split = dataset.split_clips(config, clips)
+    dataset.check_split(config, task, clips, split)
     logging.info("training on %s", devices.device_name())
     dataset.log_split(task, clips, split)
     if task.name == "multi_label" and config.train.label_smoothing:
         logging.info(
             "config.train.label_smoothing=%g is not used: the loss of a multi-label task is the binary cross-entropy",
             config.train.label_smoothing,
-        )
-    if len(split.train) < config.train.batch_size:
-        raise ConfigError(
-            f"config.train.batch_size={config.train.batch_size} is larger than the number of training clips,"
-            f" {len(split.train)}"
         )
     config, model = load.initialize(config, clips.classes)
     if config.pretrain.objective:

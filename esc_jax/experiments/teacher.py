@@ -1,9 +1,11 @@
 """The teacher of a distillation: a run, or a published encoder with a head that is fitted to the training clips."""
 
+from collections.abc import Mapping
 import pathlib
 from typing import Any
 
 from absl import logging
+import ml_collections
 
 from esc_jax import files
 from esc_jax.data import folds
@@ -32,7 +34,7 @@ def check(config: Any) -> None:
     path = config.distill.teacher
     if not path:
         return
-    folder = _run_folder(config)
+    folder = run_folder(path, config)
     if folder is None:
         model_path.check_name(path)
         if not model_path.is_published(path):
@@ -44,6 +46,38 @@ def check(config: Any) -> None:
     if trained["data"]["sample_rate"] != config.data.sample_rate:
         rate = trained["data"]["sample_rate"]
         raise ConfigError(f"{key} has the sample rate {rate} Hz: set config.data.sample_rate to it")
+    _check_protocol(key, trained, config)
+
+
+def check_run(key: str, folder: pathlib.Path, config: Any, clips: Clips, split: folds.Split) -> None:
+    """Checks that a run from which something is learned has seen training clips of this run only.
+
+    A run on other data passes.
+
+    Args:
+        key: of the config, with the folder, for messages.
+        folder: of the run.
+        config, clips, split: of this run.
+
+    Raises:
+        ConfigError: it was trained on, or selected on, clips that this run holds out. CheckpointError: it cannot be
+            read.
+    """
+    meta = checkpoint.read_meta(*checkpoint.find(folder))
+    restores.check_meta(meta)
+    if _files_of(meta.get("data", "")) != _files_of(clips.identity):
+        return
+    _check_protocol(key, meta["config"], config)
+    _check_training_clips(key, ml_collections.ConfigDict(meta["config"]), clips, split)
+
+
+def _files_of(identity: str) -> str:
+    """Fingerprint of the files in `Clips.identity`, which adds how the clips were made from them."""
+    return identity.split("+")[0].split("-")[0]
+
+
+def _check_protocol(key: str, trained: Mapping[str, Any], config: Any) -> None:
+    """Raises ConfigError where a run with the config `trained` has seen test clips of the run of `config`."""
     if trained.get("protocol") == "oracle":
         raise ConfigError(f"{key} was selected on its test fold (protocol oracle), so that a student cannot be tested")
     if config.protocol != "all" and trained.get("protocol") == "all":
@@ -74,7 +108,7 @@ def load(config: Any, task: Task, clips: Clips, split: folds.Split) -> Teacher |
     if not path:
         return None
     check(config)
-    if folder := _run_folder(config):
+    if folder := run_folder(path, config):
         return _of_run(task, clips, split, folder)
     encoder = pretrained.load_published(path, config.data.sample_rate, config.data.clip_s, clips.classes)
     logging.info("teacher: %s with a linear probe on the training clips", path)
@@ -83,9 +117,9 @@ def load(config: Any, task: Task, clips: Clips, split: folds.Split) -> Teacher |
     return Teacher(encoder.with_variables(variables), calibration.temperature or 1.0, name)
 
 
-def _run_folder(config: Any) -> pathlib.Path | None:
+def run_folder(path: str, config: Any) -> pathlib.Path | None:
     """Work directory of a teacher that is a run: itself, or the run of a cross-validation with the same test fold."""
-    folder, fold = files.expand(config.distill.teacher), config.data.test_fold
+    folder, fold = files.expand(path), config.data.test_fold
     of_seeds = sorted(folder.glob(f"fold{fold}_seed*")) if folder.is_dir() else []
     candidates = [folder / f"fold{fold}_seed{config.seed}", folder / f"fold{fold}", *of_seeds[:1], folder]
     return next((candidate for candidate in candidates if model_path.is_run(candidate)), None)
@@ -99,12 +133,17 @@ def _of_run(task: Task, clips: Clips, split: folds.Split, folder: pathlib.Path) 
     if trained.task != task.name:
         raise ConfigError(f"{key} is of the task {trained.task}, and the run of the task {task.name}")
     checkpoint.check_data(restored.meta["data"], clips.identity, folder)
+    _check_training_clips(key, trained, clips, split)
+    return Teacher(restored.model, Calibration.read(restored.meta).temperature or 1.0, _name_of_run(restored, folder))
+
+
+def _check_training_clips(key: str, trained: Any, clips: Clips, split: folds.Split) -> None:
+    """Raises ConfigError where a run with the config `trained` was trained on clips that a split holds out."""
     if other := set(dataset.split_clips(trained, clips).train) - set(split.train):
         raise ConfigError(
             f"{key} was trained on {counted(len(other), 'clip')} that this run holds out: train the teacher with the"
             " same protocol, data.drop_leaky_sources and train.calibration_share"
         )
-    return Teacher(restored.model, Calibration.read(restored.meta).temperature or 1.0, _name_of_run(restored, folder))
 
 
 def _name_of_run(restored: Restored, folder: pathlib.Path) -> str:

@@ -30,6 +30,18 @@ def defaults(name: str) -> dict[str, Any]:
     return {"name": name} | {f.name: f.default for f in fields if f.name != "sample_rate"}
 
 
+def check(config: Mapping[str, Any]) -> None:
+    """Raises FrontendError where the keys of a config's `frontend` are not those of the frontend that it names."""
+    name = config["name"]
+    if name not in FRONTENDS:
+        raise FrontendError(f"frontend.name={name}: the frontends are {', '.join(FRONTENDS)}")
+    if unknown := [key for key in config if key not in defaults(name)]:
+        raise FrontendError(
+            f"frontend.name={name} has no option {', '.join(unknown)}: take a config that was made with"
+            f" frontend.name={name}"
+        )
+
+
 def build(config: Mapping[str, Any], sample_rate: int) -> Callable[..., jax.Array]:
     """The frontend of a config.
 
@@ -38,10 +50,8 @@ def build(config: Mapping[str, Any], sample_rate: int) -> Callable[..., jax.Arra
         sample_rate: Hz.
 
     Raises:
-        FrontendError: no frontend has this name, or a setting is out of range.
+        FrontendError: no frontend has this name or such a setting, or a setting is out of range.
     """
+    check(config)
     options = dict(config)
-    name = options.pop("name")
-    if name not in FRONTENDS:
-        raise FrontendError(f"frontend.name={name}: the frontends are {', '.join(FRONTENDS)}")
-    return FRONTENDS[name](sample_rate=sample_rate, **options)
+    return FRONTENDS[options.pop("name")](sample_rate=sample_rate, **options)

@@ -4,6 +4,8 @@ Bao et al., "BEiT" (2022); Chen et al., "BEATs" (2022).
 """
 
 from collections.abc import Mapping
+import dataclasses
+import hashlib
 import pathlib
 from typing import Any, NamedTuple, Self
 
@@ -19,7 +21,7 @@ from esc_jax.errors import ConfigError
 from esc_jax.models import heads
 from esc_jax.models.encoder import Classifier
 from esc_jax.models.masked import MaskedPredictor, VisiblePredictor
-from esc_jax.models.model import Model, Variables
+from esc_jax.models.model import Model, Variables, update_hash
 from esc_jax.objectives.base import Batch, Context, Keys, LossOutput, Objective, to_float
 from esc_jax.objectives.views import augment_with_background
 from esc_jax.ops import patches
@@ -325,11 +327,23 @@ def _targets(context: Context) -> tuple[Targets, Mapping[str, Any]]:
 
 
 def _fit_tokenizer(context: Context, targets: Targets, teacher: Mapping[str, Any]) -> kmeans.Codebook:
-    """Codebook of the vectors of training clips; read from the stage's folder where they were fitted before."""
+    """Codebook of the vectors of training clips; read from the stage's folder where they were fitted before.
+
+    Raises:
+        ConfigError: the stage has begun with a codebook of other clips or of another teacher.
+    """
     path: pathlib.Path = context.folder / "tokenizer.npz"
     pretrain, model = context.config.pretrain, context.model
+    fitted_on = _identifier(context, teacher)
     if codebook := kmeans.Codebook.load(path):
-        return codebook
+        if codebook.fitted_on in ("", fitted_on):
+            return codebook
+        if any((context.folder / "checkpoints").glob("*")):
+            raise ConfigError(
+                f"{context.folder} was started on other training clips or with another teacher: choose another"
+                " --workdir"
+            )
+        logging.warning("the tokenizer in %s is fitted again: it is of other training clips or another teacher", path)
     rows, columns = patch_grid(model, pretrain.patch_size, 0.0)
     indices = context.train[:: -(-len(context.train) * rows * columns // MAX_VECTORS)]
 
@@ -342,9 +356,17 @@ def _fit_tokenizer(context: Context, targets: Targets, teacher: Mapping[str, Any
     x = x.reshape(-1, x.shape[-1])
     key = jax.random.key(context.config.seed)
     codebook = kmeans.fit(x, pretrain.clusters, key, pretrain.cluster_iterations)
+    codebook = dataclasses.replace(codebook, fitted_on=fitted_on)
     logging.info(
         "tokenizer: %d of %d tokens used for %d patches, entropy %.2f bits, mean squared distance %.4g",
         codebook.used, len(codebook.centroids), len(x), codebook.entropy_bits, codebook.inertia,
     )  # fmt: skip
     codebook.save(path)
     return codebook
+
+
+def _identifier(context: Context, teacher: Mapping[str, Any]) -> str:
+    """Hash of what the vectors of the tokenizer depend on beside the config: the training clips and the teacher."""
+    checksum = hashlib.sha256(repr((context.clips.identity, tuple(context.train))).encode())
+    update_hash(checksum, dict(teacher))
+    return checksum.hexdigest()[:16]

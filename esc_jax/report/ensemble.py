@@ -39,6 +39,8 @@ def ensemble(runs: Sequence[Run], average: str = "probabilities") -> Run:
         parts.append(run.predictions)
         if run.data_key != first.data_key or set(_tests(parts[-1])) != set(_tests(parts[0])):
             raise ReportError(f"--ensemble: {run.name} and {first.name} were not tested on the same clips and folds")
+    if len({(run.tta_views, run.tta_kind) for run in runs}) > 1:  # their mean would have no name
+        parts = [dataclasses.replace(part, scores_tta=None) for part in parts]
     members = sum(run.seeds for run in runs)
     if members < 2:
         raise ReportError(f"--ensemble: {first.name} is one model: name several runs, or a run with several seeds")

@@ -34,6 +34,7 @@ class Codebook:
         entropy_bits: entropy of the token frequencies: log₂ K if all are equal, 0 if only one token occurs.
         used: number of tokens that occur.
         iterations: number of iterations.
+        fitted_on: identifier of the vectors; empty in files of earlier versions.
     """
 
     centroids: np.ndarray
@@ -41,11 +42,12 @@ class Codebook:
     entropy_bits: float
     used: int
     iterations: int
+    fitted_on: str = ""
 
     def report(self) -> dict[str, float]:
-        """All attributes except the centroids, and the number of clusters, for results.json."""
+        """Numbers of the result and the number of clusters, for results.json."""
         values = dataclasses.asdict(self) | {"clusters": len(self.centroids)}
-        del values["centroids"]
+        del values["centroids"], values["fitted_on"]
         return values
 
     def save(self, path: pathlib.Path) -> None:

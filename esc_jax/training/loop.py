@@ -182,7 +182,8 @@ class _Training:
         if newest:
             state, meta = newest
             self._progress = meta["progress"]
-            batches.set_state(meta["batches"])
+            if meta["batches"] is not None:  # of a run that was trained together with others, at its end
+                batches.set_state(meta["batches"])
             logging.info("resuming at step %d of %d", meta["step"], plan.total)
         self._seconds_before, self._started = self._progress["seconds"], time.monotonic()
         # Placed as a step leaves it. Otherwise the second step would be compiled again.

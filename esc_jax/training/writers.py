@@ -1,7 +1,7 @@
 """Writes the metrics of a run: metrics.jsonl, and TensorBoard's event files where tensorboard or TensorFlow is
 installed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import importlib.util
 import json
 import os
@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from absl import logging
 
 from esc_jax import files
+from esc_jax.errors import first_line
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -120,17 +121,28 @@ class Writer:
             self._flush()
 
     def _flush(self) -> None:
-        if self._events:
+        def write_events(events: ScalarWriter) -> None:
             for step, scalars in self._queue:
-                self._events.write_scalars(step, scalars)
-            self._events.flush()
+                events.write_scalars(step, scalars)
+            events.flush()
+
+        self._try(write_events)
         self._queue.clear()
+
+    def _try(self, action: Callable[[ScalarWriter], None]) -> None:
+        """Calls an action with the writer of event files. After an error, no further events are written."""
+        if self._events is None:
+            return
+        try:
+            action(self._events)
+        except Exception as error:  # of a full disk, each package raises types of its own; the run needs no events
+            logging.warning("no more TensorBoard files are written: %s", first_line(error))
+            self._events = None
 
     def close(self) -> None:
         """Writes what is still queued, and closes the files."""
         if self._thread:
             self._thread.join()
             self._flush()
-        if self._events:
-            self._events.close()
+        self._try(lambda events: events.close())
         self._file.close()

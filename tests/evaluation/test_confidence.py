@@ -225,3 +225,14 @@ def test_a_paired_difference_of_rankings():
     assert difference.high - difference.low < 0.5 * (first.high - first.low)  # the difficulty of clips cancels
     same = confidence.score_difference_interval(task, runs[0], runs[0], recordings)
     assert (same.low, same.value, same.high) == (0, 0, 0)
+
+
+def test_a_weighted_mean_is_that_of_repeated_clips():
+    """Clips that are repeated within their recordings have the same sums; the interval depends on these only."""
+    rng = np.random.default_rng(0)
+    correct, recordings, weights = rng.random(60) < 0.6, np.arange(60) // 3, rng.integers(1, 4, 60)
+    weighted = confidence.mean_interval(correct, recordings, weights=weights * 60 / weights.sum())
+    repeated = confidence.mean_interval(np.repeat(correct, weights), np.repeat(recordings, weights))
+    np.testing.assert_allclose(
+        (weighted.value, weighted.low, weighted.high), (repeated.value, repeated.low, repeated.high)
+    )

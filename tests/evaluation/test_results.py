@@ -36,6 +36,13 @@ def test_the_interval_counts_recordings_and_not_clips():
     np.testing.assert_allclose(repeated["ci95"], single["ci95"])
 
 
+def test_the_interval_is_that_of_the_mean_over_folds_of_different_sizes():
+    """With one clip in a fold and 99 in another, the mean over clips and its interval are below the mean over folds."""
+    summary = over_runs([[True], [False] * 90 + [True] * 9], [["a"], [f"b{i}" for i in range(99)]])
+    assert summary["mean"] == (1 + 1 / 11) / 2
+    assert summary["ci95"][0] <= summary["mean"] <= summary["ci95"][1]
+
+
 def test_a_metric_that_is_no_mean_over_clips_is_computed_for_each_draw():
     rng = np.random.default_rng(0)
     runs, recordings = [], []

@@ -1,6 +1,7 @@
 """Cross-validation: pooled results, finished folds, failed folds."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from esc_jax import config as configs
 from esc_jax.data.datasets import registry as datasets
 from esc_jax.data.rows import DataError
+from esc_jax.errors import ConfigError
 from esc_jax.evaluation import results
 from esc_jax.experiments import artifacts, crossval, single, workdir
 from esc_jax.tasks import registry as tasks
@@ -76,6 +78,29 @@ def test_a_finished_fold_is_not_run_again(runs, tmp_path):
     ran.clear()
     assert crossval.cross_validate(config, tmp_path) == first
     assert ran == [(2, 0)]
+
+
+def test_a_fold_that_was_tested_with_other_views_is_tested_again(runs, tmp_path):
+    """`--mode=evaluate` on a fold may have other views than the cross-validation, which names its own."""
+    config, ran, _ = runs
+    first = crossval.cross_validate(config, tmp_path)
+    outcome = results.read_results(tmp_path / "fold2" / "results.json")
+    for views in ({"tta_kind": "crops"}, {"tta_views": 3}):
+        results.write_results(tmp_path / "fold2" / "results.json", outcome | views)
+        ran.clear()
+        assert crossval.cross_validate(config, tmp_path) == first and ran == [(2, 0)]
+
+
+def test_a_mistake_in_the_last_fold_is_reported_before_the_first_is_trained(runs, noise_clips, tmp_path, monkeypatch):
+    config, ran, _ = runs
+    sizes = (2, 2, 8)
+    folds = tuple(number for number, size in enumerate(sizes, 1) for _ in range(size))
+    clips = dataclasses.replace(noise_clips, folds=folds)
+    monkeypatch.setattr(datasets, "load", lambda config, check=None: clips)
+    config.train.batch_size = 5
+    with pytest.raises(ConfigError, match="batch_size=5 is larger than the number of training clips, 4"):
+        crossval.cross_validate(config, tmp_path / "run")
+    assert not ran and not (tmp_path / "run").exists()
 
 
 def test_a_failed_fold_is_reported_and_the_others_are_kept(runs, tmp_path):

@@ -27,6 +27,17 @@ def test_classes_that_are_tested_and_not_trained_are_named(noise_clips, caplog, 
     assert caplog.messages == ([f"no training clip has one of the test classes {named}"] if missing else [])
 
 
+@pytest.mark.parametrize(("fold", "part"), [(2, "validation fold"), (3, "training folds")])
+def test_a_part_without_any_class_is_refused(noise_clips, fold, part):
+    """Nothing could be selected on it, or learned from it."""
+    labels = noise_clips.labels[:, None] == np.arange(3)
+    labels[np.array(noise_clips.folds) == fold] = False
+    clips = dataclasses.replace(noise_clips, labels=labels)
+    split = folds.split(clips.folds, clips.sources, "validation", 1)
+    with pytest.raises(DataError, match=f"no clip of the {part} has a class"):
+        dataset.check_split(configs.defaults("resnet"), tasks.get("multi_label"), clips, split)
+
+
 @pytest.fixture
 def config(tmp_path):
     """Of a network without hidden blocks, on files in class folders."""

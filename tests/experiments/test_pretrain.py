@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -22,6 +23,7 @@ from esc_jax.objectives.simclr import SimCLR
 from esc_jax.tasks import registry as tasks
 from esc_jax.tokenizers import kmeans
 from esc_jax.training import checkpoint, loop
+from esc_jax.training import state as states
 
 TASK = tasks.get("single_label")
 TINY = """
@@ -209,6 +211,55 @@ def test_a_run_can_be_the_teacher(noise_clips, untrained, tmp_path):
     model = dataclasses.replace(rest[-1], sample_rate=8000)
     with pytest.raises(ConfigError, match="teacher was trained at 16000 Hz: set config.data.sample_rate=16000"):
         learn(tmp_path / "other", config, *rest[:-1], model)
+
+
+@pytest.mark.parametrize(
+    ("trained", "message"),
+    [
+        ({"protocol": "all"}, "was trained on every clip, with those of the test fold among them"),
+        ({"protocol": "oracle"}, "was selected on its test fold"),
+        ({"protocol": "holdout", "data.test_fold": 1}, "was trained with clips of the test fold 3"),
+        ({"protocol": "holdout"}, ""),
+    ],
+)
+def test_a_teacher_that_has_seen_test_clips_is_refused(noise_clips, tmp_path, trained, message):
+    """Unless it was trained on other data."""
+    config, *rest = small_stage(noise_clips, "masked", teacher=str(tmp_path / "teacher"))
+    config.data.test_fold = 3
+    of_teacher = configs.load("tests/configs/tiny.py")
+    of_teacher.update_from_flattened_dict({"task": "single_label", "data.test_fold": 3, **trained})
+    meta = {"config": of_teacher.to_dict(), "classes": ["a", "b"], "sample_rate": 16_000}
+    state = states.create({"params": {"w": np.zeros(1)}, "batch_stats": {}}, optax.sgd(0.1), ema=False)
+    for data in (noise_clips.identity, "other"):
+        checkpoints = checkpoint.Checkpoints(tmp_path / "teacher" / "checkpoints")
+        checkpoints.save(state, meta | {"data": data})
+        checkpoints.close()
+        if message and data == noise_clips.identity:
+            with pytest.raises(ConfigError, match=message):
+                pretrain.check(config, *rest[1:])
+        else:
+            pretrain.check(config, *rest[1:])
+        shutil.rmtree(tmp_path / "teacher")
+
+
+@pytest.mark.slow
+def test_a_tokenizer_of_other_clips_is_not_used(noise_clips, tmp_path, caplog):
+    """It is fitted again before the first checkpoint; afterwards, the stage is refused."""
+    one, other = (
+        small_stage(dataclasses.replace(noise_clips, fetch=lambda i, g=gain: noise_clips.fetch(i) // g,
+                                        fingerprint=f"gain{gain}"), "masked", epochs=1)
+        for gain in (1, 2)
+    )  # fmt: skip
+    learn(tmp_path / "one", *one)
+    expected = kmeans.Codebook.load(tmp_path / "one" / "tokenizer.npz").centroids
+    (tmp_path / "two").mkdir()
+    learn(tmp_path / "three", *other)
+    shutil.copy(tmp_path / "three" / "tokenizer.npz", tmp_path / "two")
+    learn(tmp_path / "two", *one)
+    np.testing.assert_array_equal(kmeans.Codebook.load(tmp_path / "two" / "tokenizer.npz").centroids, expected)
+    assert "is fitted again: it is of other training clips or another teacher" in caplog.text
+    with pytest.raises(ConfigError, match="was started on other training clips or with another teacher"):
+        learn(tmp_path / "two", *other)
 
 
 @pytest.mark.parametrize(

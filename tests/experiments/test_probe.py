@@ -201,3 +201,21 @@ def test_excluded_clips_do_not_train_a_head():
     np.testing.assert_allclose(one.kernel, other.kernel, atol=1e-5)
     included = probe_heads.fit(TASK, changed, labels, folds, [2], 3, l2=(0.1,))[0]
     assert np.abs(included.kernel - one.kernel).max() > 1e-2
+
+
+@pytest.mark.parametrize("left_out", ["test fold", "excluded"])
+def test_a_balanced_head_does_not_depend_on_labels_of_clips_that_are_left_out(left_out):
+    """Neither its weights nor what is chosen and calibrated, whatever the labels are."""
+    rng = np.random.default_rng(0)
+    labels, folds = np.arange(60) % 3, np.arange(60) // 3 % 4
+    x = rng.standard_normal((1, 60, 5)).astype(np.float32) + labels[None, :, None]
+    excluded = folds == 3
+    changed = np.where(folds == 2 if left_out == "test fold" else excluded, 0, labels)
+    one, other = (
+        probe.fit_heads(TASK, x, values, folds, [2], 3, excluded=excluded, balanced=True)[0]
+        for values in (labels, changed)
+    )
+    np.testing.assert_array_equal(one.kernel, other.kernel)
+    np.testing.assert_array_equal(one.bias, other.bias)
+    assert (one.l2, one.validation, one.neighbours) == (other.l2, other.validation, other.neighbours)
+    assert one.calibration == other.calibration

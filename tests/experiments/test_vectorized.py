@@ -103,6 +103,16 @@ def test_interrupted_runs_resume_to_the_same_bits(config, noise_clips, tmp_path,
 
 
 @pytest.mark.slow
+def test_a_fold_with_damaged_results_is_tested_again(config, tmp_path):
+    """From its checkpoint, which has no position in the data."""
+    first = crossval.cross_validate(config, tmp_path)
+    (tmp_path / "fold2" / "results.json").write_text("{")
+    again = crossval.cross_validate(config, tmp_path)
+    assert [fold["correct"] for fold in again["folds"]] == [fold["correct"] for fold in first["folds"]]
+    assert again["confusion"] == first["confusion"]
+
+
+@pytest.mark.slow
 def test_only_a_finished_run_is_tested_again_and_only_on_its_data(config, noise_clips, tmp_path, monkeypatch):
     config.crossval.vectorized, config.data.test_fold = False, 1
     with monkeypatch.context() as patch:

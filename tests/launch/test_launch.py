@@ -281,6 +281,38 @@ def test_every_ingredient_is_a_training_step(ingredients):
         assert metrics["loss"].shape == (1,)
 
 
+def test_finished_runs_of_another_config_are_refused(ablate, tmp_path, capsys):
+    """They have the name of the run that is asked for, and would be reported in its place."""
+    arguments = [f"--config={TINY}", f"--runs={tmp_path}", "--sweep", "optim.lr=0.1,0.2", "--folds=1,2"]
+    trained = configs.load(TINY)
+    trained.update_from_flattened_dict({"optim.lr": 0.2, "crossval.folds": (1, 2), "data.dir": "elsewhere"})
+    folder = tmp_path / "lr=0.2"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(trained.to_dict()))
+    (folder / "results.json").write_text("{}")
+    grid = {"optim.lr": ["0.1", "0.2"]}
+    options = ablate._parser().parse_args(arguments)
+    options.changes, options.rest = {}, []
+    ablate.check_finished(ablate.plan(options, grid))
+    for changed in ("--config.train.epochs=7", "--seeds=1"):
+        with pytest.raises(SystemExit) as exit_info:
+            ablate.main([*arguments, changed])
+        assert exit_info.value.code == 2
+    errors = capsys.readouterr().err
+    assert "contains a run of another config: train.epochs (3, now 7)" in errors
+    assert "contains a run of another config: seed (0, now 1)" in errors
+
+
+def test_ctrl_c_is_reported_in_one_sentence(ablate, monkeypatch, tmp_path, capsys):
+    def interrupted(runs, options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ablate, "launch", interrupted)
+    with pytest.raises(SystemExit) as exit_info:
+        ablate.main([f"--config={TINY}", f"--runs={tmp_path}"])
+    assert exit_info.value.code == 75 and "run the same command again" in capsys.readouterr().err
+
+
 def test_effects_pair_the_same_clips(ablate, tmp_path):
     rng = np.random.default_rng(0)
     grid, runs, hits = {"a": ["1", "2"], "b": ["x", "y"]}, [], {}

@@ -61,6 +61,14 @@ def test_the_seeds_of_one_run_are_an_ensemble(by_name):
     np.testing.assert_allclose(combined.predictions.scores[3], rows(by_name["b"], clip, "scores").mean(0), atol=1e-9)
 
 
+def test_different_views_are_not_averaged(by_name):
+    """Their mean would be named after the views of the first run."""
+    crops = dataclasses.replace(by_name["b"], tta_kind="crops")
+    combined = ensemble.ensemble([by_name["a"], crops])
+    assert combined.score_tta is None and combined.tta_views == 0
+    assert combined.score == ensemble.ensemble([by_name["a"], by_name["b"]]).score
+
+
 def test_runs_that_have_no_ensemble_are_refused(by_name):
     with pytest.raises(ReportError, match="a is one model: name several runs, or a run with several seeds"):
         ensemble.ensemble([by_name["a"]])

@@ -103,3 +103,22 @@ def test_a_broken_tensorflow_does_not_stop_a_run(tmp_path, monkeypatch, caplog):
     writer.close()
     assert caplog.messages == ["no TensorBoard files from tensorflow: libtensorflow is broken"]
     assert read_events(tmp_path) == SCALARS
+
+
+def test_a_failing_event_writer_does_not_stop_the_run(monkeypatch, tmp_path, caplog):
+    """As on a full disk: metrics.jsonl stays complete, and there is one warning."""
+
+    class Full:
+        def write_scalars(self, step, scalars):
+            raise RuntimeError("No space left on device\ndetails")
+
+        flush = close = write_scalars
+
+    monkeypatch.setattr(writers, "open_event_writer", lambda workdir: Full())
+    writer = writers.Writer(tmp_path, [], tensorboard=True)
+    writer._thread.join()
+    for line in LINES:
+        writer.write(line)
+    writer.close()
+    assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == LINES
+    assert caplog.messages == ["no more TensorBoard files are written: No space left on device"]
