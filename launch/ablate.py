@@ -8,14 +8,15 @@
 
 Every combination is a run in a subfolder of RUNS, named after the settings that differ. Each --change is one more run,
 with one or several settings changed; all changes are compared with the config itself. @FILE reads arguments from a
-file, one a line; lines that begin with # are skipped. Finished runs are skipped. A
-run that fails is retried once and then excluded. To resume an interrupted sweep, run the same command again.
-RUNS/ablation.md lists all runs and compares the values of each setting on the same clips, with all other settings,
+file, one a line; lines that begin with # are skipped. All settings are checked before the first run starts. Finished
+runs are skipped. A run that fails is retried once and then excluded. To resume an interrupted sweep, run the same
+command again. RUNS/ablation.md lists all runs and compares the values of each setting on the same clips, with all other settings,
 folds and seeds equal.
 """
 
 import argparse
 from collections.abc import Iterable, Sequence
+import copy
 import dataclasses
 import itertools
 import json
@@ -140,19 +141,18 @@ def plan(options: argparse.Namespace, grid: Grid) -> list[Run]:
     """The runs of all combinations of the grid.
 
     Raises:
-        AblationError: the seeds are not consecutive, or two combinations are equal.
+        AblationError: folds or seeds are no numbers, the seeds are not consecutive, or two combinations are equal.
     """
     from esc_jax import config as configs
 
-    seeds = [int(seed) for seed in options.seeds.split(",")]
+    seeds = _numbers("--seeds", options.seeds)
     if seeds != list(range(seeds[0], seeds[0] + len(seeds))):
         raise AblationError(f"--seeds={options.seeds}: give consecutive seeds, for example 0,1,2")
     path = configs.find(options.config).resolve()
     common = [f"--config={path}", "--mode=crossval", f"--config.seed={seeds[0]}"]
     common.append(f"--config.crossval.seeds={len(seeds)}")
     if options.folds:
-        folds = [int(fold) for fold in options.folds.split(",")]
-        common.append(f"--config.crossval.folds={tuple(folds)}")
+        common.append(f"--config.crossval.folds={tuple(_numbers('--folds', options.folds))}")
     runs: list[Run] = []
     for values in itertools.product(*grid.values()):
         settings = dict(zip(grid, values, strict=True))
@@ -166,6 +166,48 @@ def plan(options: argparse.Namespace, grid: Grid) -> list[Run]:
             raise AblationError(f"two runs would have the name {workdir.name}: give each value once")
         runs.append(Run(settings, workdir, command))
     return runs
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise AblationError(f"{option}={text}: give whole numbers, for example 1,2") from None
+
+
+def config_of(run: Run, base: Any) -> Any:
+    """The config of a run, as its command parses it.
+
+    Args:
+        run: a planned run.
+        base: the config without the settings of the run.
+
+    Raises:
+        AblationError: a value has another type.
+    """
+    from absl import flags
+    from ml_collections import config_flags
+
+    values = flags.FlagValues()
+    argv = ["main", *(word for word in run.command if word.startswith("--config."))]
+    try:
+        config_flags.DEFINE_config_dict("config", copy.deepcopy(base), flag_values=values, sys_argv=argv)
+        values(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise AblationError(f"{run.workdir.name}: {error}") from None
+    return values.config
+
+
+def check_configs(runs: Iterable[Run], config: Any) -> None:
+    """Raises AblationError for a value that a run would refuse, before any run is started."""
+    from esc_jax import config as configs
+    from esc_jax.errors import UserError
+
+    for run in runs:
+        try:
+            configs.check(config_of(run, config))
+        except UserError as error:
+            raise AblationError(f"{run.workdir.name}: {error}") from None
 
 
 def execute(command: list[str], cores: Sequence[int], environment: dict[str, str], log: str) -> None:
@@ -400,6 +442,7 @@ def main(argv: list[str] | None = None) -> None:
         if options.changes:
             grid[_CHANGE] = list(options.changes)
         runs = plan(options, grid)
+        check_configs(runs, config)
     except (AblationError, ValueError) as error:
         sys.stderr.write(f"esc_jax: {error}\n")
         sys.exit(2)
