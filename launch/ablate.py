@@ -10,8 +10,8 @@ Every combination is a run in a subfolder of RUNS, named after the settings that
 with one or several settings changed; all changes are compared with the config itself. @FILE reads arguments from a
 file, one a line; lines that begin with # are skipped. All settings are checked before the first run starts. Finished
 runs are skipped. A run that fails is retried once and then excluded. To resume an interrupted sweep, run the same
-command again. RUNS/ablation.md lists all runs and compares the values of each setting on the same clips, with all other settings,
-folds and seeds equal.
+command again. RUNS/ablation.md lists all runs and compares the values of each setting on the same clips, with all other
+settings, folds and seeds equal.
 """
 
 import argparse
