@@ -277,7 +277,11 @@ def nearest(key: str, config: Any) -> str:
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-    """Raises ConfigError, FrontendError or ModelError for impossible values, before anything is downloaded."""
+    """Checks the values of a config, before anything is downloaded or compiled.
+
+    Raises:
+        ConfigError, ModelError, FrontendError, OptimError: a value is impossible, or values exclude one another.
+    """
     flat = flatten(config)
     _check_choices(flat)
     frontends.check(config.frontend)
@@ -289,15 +293,19 @@ def check(config: ml_collections.ConfigDict) -> None:
         ranges |= _PRETRAIN_RANGES | {f"pretrain.{key}": limits for key, limits in objective.ranges.items()}
     for key, (low, high) in ranges.items():
         if not isinstance(flat[key], (int, float)):
-            raise ConfigError(f"config.{key}={flat[key]} must be a number from {low:g} to {high:g}")
+            raise ConfigError(f"config.{key}={flat[key]} must be a number from {low} to {high}")
         if not low <= flat[key] <= high:
-            raise ConfigError(f"config.{key}={flat[key]} is out of range: it must be between {low:g} and {high:g}")
+            raise ConfigError(f"config.{key}={flat[key]} is out of range: it must be between {low} and {high}")
     if (steps := config.train.steps_per_call) != "auto" and not (steps.isdecimal() and 1 <= int(steps[:5]) <= 1024):
         raise ConfigError(f"config.train.steps_per_call={steps} must be auto or a number from 1 to 1024")
     models.build(config.model, 2)  # raises ModelError; nothing is computed
+    if not config.model.pretrained:  # otherwise the frontend is that of the checkpoint
+        frontends.build(config.frontend, config.data.sample_rate)  # raises FrontendError
+    optim.check(config.optim)
     rules.check_augment(config, "")
     rules.check_method(config, flat)
     if objective:
+        optim.check(config.pretrain.optim)
         rules.check_augment(config, "pretrain.")
         if config.pretrain.augment.mixup_alpha:
             raise ConfigError("config.pretrain.augment.mixup_alpha mixes labels: use config.pretrain.background_mix")

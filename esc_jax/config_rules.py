@@ -121,7 +121,10 @@ def _check_mixup(config: Any) -> None:
             f"config.augment.mixup_kinds={augment.mixup_kinds} must name some of {', '.join(mix.WAVEFORM_MIXES)}"
         )
     for kind in augment.mixup_kinds:
-        check_name("way of mixing", kind, mix.WAVEFORM_MIXES)
+        if kind not in mix.WAVEFORM_MIXES:
+            near = difflib.get_close_matches(kind, mix.WAVEFORM_MIXES, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"config.augment.mixup_kinds: {kind} is not one of {', '.join(mix.WAVEFORM_MIXES)}{hint}")
     on_spectrogram = augment.mixup_alpha and augment.mixup_on == "spectrogram"
     if on_spectrogram and tuple(augment.mixup_kinds) != ("loudness",):
         raise ConfigError("config.augment.mixup_kinds mixes waveforms: set config.augment.mixup_on to waveform")

@@ -8,13 +8,15 @@
 
 Every combination is a run in a subfolder of RUNS, named after the settings that differ. Each --change is one more run,
 with one or several settings changed; all changes are compared with the config itself. @FILE reads arguments from a
-file, one a line; lines that begin with # are skipped. Finished runs are skipped. A run that fails is retried once and
-then excluded. To resume an interrupted sweep, run the same command again. RUNS/ablation.md lists all runs and compares
-the values of each setting on the same clips, with all other settings, folds and seeds equal.
+file, one a line; lines that begin with # are skipped. All settings are checked before the first run starts. Finished
+runs are skipped. A run that fails is retried once and then excluded. To resume an interrupted sweep, run the same
+command again. RUNS/ablation.md lists all runs and compares the values of each setting on the same clips, with all other
+settings, folds and seeds equal.
 """
 
 import argparse
 from collections.abc import Iterable, Sequence
+import copy
 import dataclasses
 import itertools
 import json
@@ -139,19 +141,18 @@ def plan(options: argparse.Namespace, grid: Grid) -> list[Run]:
     """The runs of all combinations of the grid.
 
     Raises:
-        AblationError: the seeds are not consecutive, or two combinations are equal.
+        AblationError: folds or seeds are no numbers, the seeds are not consecutive, or two combinations are equal.
     """
     from esc_jax import config as configs
 
-    seeds = [int(seed) for seed in options.seeds.split(",")]
+    seeds = _numbers("--seeds", options.seeds)
     if seeds != list(range(seeds[0], seeds[0] + len(seeds))):
         raise AblationError(f"--seeds={options.seeds}: give consecutive seeds, for example 0,1,2")
     path = configs.find(options.config).resolve()
     common = [f"--config={path}", "--mode=crossval", f"--config.seed={seeds[0]}"]
     common.append(f"--config.crossval.seeds={len(seeds)}")
     if options.folds:
-        folds = [int(fold) for fold in options.folds.split(",")]
-        common.append(f"--config.crossval.folds={tuple(folds)}")
+        common.append(f"--config.crossval.folds={tuple(_numbers('--folds', options.folds))}")
     runs: list[Run] = []
     for values in itertools.product(*grid.values()):
         settings = dict(zip(grid, values, strict=True))
@@ -167,27 +168,59 @@ def plan(options: argparse.Namespace, grid: Grid) -> list[Run]:
     return runs
 
 
-def check_finished(runs: Iterable[Run]) -> None:
-    """Raises AblationError where a finished run has another config than the one that is asked for."""
+def _numbers(option: str, text: str) -> list[int]:
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise AblationError(f"{option}={text}: give whole numbers, for example 1,2") from None
+
+
+def config_of(run: Run, base: Any) -> Any:
+    """The config of a run, as its command parses it.
+
+    Args:
+        run: a planned run.
+        base: the config without the settings of the run.
+
+    Raises:
+        AblationError: a value has another type.
+    """
     from absl import flags
     from ml_collections import config_flags
 
+    values = flags.FlagValues()
+    argv = ["main", *(word for word in run.command if word.startswith("--config."))]
+    try:
+        config_flags.DEFINE_config_dict("config", copy.deepcopy(base), flag_values=values, sys_argv=argv)
+        values(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise AblationError(f"{run.workdir.name}: {error}") from None
+    return values.config
+
+
+def check_configs(runs: Iterable[Run], base: Any) -> None:
+    """Checks the configs of all runs before any run is started.
+
+    Args:
+        runs: the planned runs.
+        base: as for `config_of`.
+
+    Raises:
+        AblationError: a run would refuse a value, or a finished run has another config.
+    """
     from esc_jax import config as configs
-    from esc_jax.errors import first_line
+    from esc_jax.errors import UserError
     from esc_jax.experiments import workdir
 
     for run in runs:
+        config = config_of(run, base)
+        try:
+            configs.check(config)
+        except UserError as error:
+            raise AblationError(f"{run.workdir.name}: {error}") from None
         if not run.done or not (run.workdir / "config.json").exists():
             continue
-        values = flags.FlagValues()
-        argv = ["main", *(word for word in run.command if word.startswith("--config"))]
-        holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
-        try:
-            values(argv)
-        except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-            raise AblationError(f"{run.workdir.name}: {first_line(error)}") from None
-        stored = workdir.read_config(run.workdir)
-        if changed := workdir.differences(stored, configs.flatten(holder.value)):
+        if changed := workdir.differences(workdir.read_config(run.workdir), configs.flatten(config)):
             raise AblationError(
                 f"{run.workdir} contains a run of another config: {'; '.join(changed[:3])}; choose another --runs"
             )
@@ -426,7 +459,7 @@ def main(argv: list[str] | None = None) -> None:
         if options.changes:
             grid[_CHANGE] = list(options.changes)
         runs = plan(options, grid)
-        check_finished(runs)
+        check_configs(runs, config)
     except (AblationError, ValueError) as error:
         sys.stderr.write(f"esc_jax: {error}\n")
         sys.exit(2)

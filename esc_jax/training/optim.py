@@ -93,16 +93,36 @@ def _pairs(value: Any, key: str) -> tuple[tuple[str, float], ...]:
         ) from None
 
 
+def check(config: Any) -> None:
+    """Checks what needs no parameters: the name of the schedule, and the forms of `groups` and `unfreeze`.
+
+    Args:
+        config: `optim` of a config.
+
+    Raises:
+        OptimError: in one sentence.
+    """
+    if config.schedule not in SCHEDULES:
+        raise OptimError(f"optim.schedule={config.schedule}: the schedules are {', '.join(SCHEDULES)}")
+    for key in ("groups", "unfreeze"):
+        _compiled(_pairs(config[key], key), key)
+
+
+def _compiled(groups: Sequence[tuple[str, float]], key: str) -> list[re.Pattern]:
+    """The patterns of groups. Raises OptimError for one that is not a regular expression."""
+    try:
+        return [re.compile(pattern) for pattern, _ in groups]
+    except re.error as error:
+        raise OptimError(f"optim.{key}: {error.pattern!r} is not a regular expression ({error})") from None
+
+
 def labels(params: Any, groups: Sequence[tuple[str, float]], key: str = "groups") -> Any:
     """Tree of group numbers as strings, of the first pattern that the whole path matches; "rest" for none.
 
     Raises:
         OptimError: a pattern that matches no parameter, or that is not a regular expression.
     """
-    try:
-        patterns = [re.compile(pattern) for pattern, _ in groups]
-    except re.error as error:
-        raise OptimError(f"optim.{key}: {error.pattern!r} is not a regular expression ({error})") from None
+    patterns = _compiled(groups, key)
     used = set()
 
     def label(path: tuple, leaf: Any) -> str:
@@ -191,8 +211,6 @@ def _schedule(config: Any, lengths: Lengths, factor: float = 1.0) -> tuple[sched
         rate = schedules.one_cycle(peak, *lengths, config.div_factor, config.final_div_factor)
         return rate, schedules.one_cycle_momentum(*lengths) if config.cycle_momentum else config.b1
     simple = {"linear": schedules.linear, "cosine": schedules.cosine, "constant": schedules.constant}
-    if config.schedule not in simple:
-        raise OptimError(f"optim.schedule={config.schedule}: the schedules are {', '.join(SCHEDULES)}")
     return simple[config.schedule](peak, *lengths), config.b1
 
 
