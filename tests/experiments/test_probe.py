@@ -212,7 +212,7 @@ def test_a_balanced_head_does_not_depend_on_labels_of_clips_that_are_left_out(le
     excluded = folds == 3
     changed = np.where(folds == 2 if left_out == "test fold" else excluded, 0, labels)
     one, other = (
-        probe.fit_heads(TASK, x, values, folds, [2], 3, excluded=excluded, balanced=True)[0]
+        probe_heads.fit(TASK, x, values, folds, [2], 3, excluded=excluded, balanced=True)[0]
         for values in (labels, changed)
     )
     np.testing.assert_array_equal(one.kernel, other.kernel)

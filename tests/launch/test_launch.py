@@ -283,7 +283,7 @@ def test_finished_runs_of_another_config_are_refused(ablate, tmp_path, capsys):
     grid = {"optim.lr": ["0.1", "0.2"]}
     options = ablate._parser().parse_args(arguments)
     options.changes, options.rest = {}, []
-    ablate.check_finished(ablate.plan(options, grid))
+    ablate.check_configs(ablate.plan(options, grid), configs.load(TINY))
     for changed in ("--config.train.epochs=7", "--seeds=1"):
         with pytest.raises(SystemExit) as exit_info:
             ablate.main([*arguments, changed])
