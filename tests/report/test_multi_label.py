@@ -1,7 +1,6 @@
 """Reports on multi-label runs, on runs that were not tested, and on data whose recordings are not known."""
 
 import dataclasses
-import dataclasses
 import json
 import shutil
 
