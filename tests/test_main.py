@@ -177,6 +177,18 @@ def test_a_killed_run_resumes_to_the_same_bits(done, run, environment, tmp_path,
     assert one == other
 
 
+def test_sigterm_outside_of_the_training_steps_is_a_stop_that_can_be_continued(environment, tmp_path):
+    code = "import time; from esc_jax import main; main._run = lambda *_: (print('ready', flush=True), time.sleep(60))"
+    command = [sys.executable, "-c", f"{code}; main.cli()", TINY, f"--workdir={tmp_path}"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert errors.splitlines()[-1] == "esc_jax: stopped; run the same command again to continue"
+
+
 @pytest.mark.slow
 def test_the_final_weights_are_interpolated(run, tmp_path):
     """With a share of 0 of the trained weights, they are the initial ones."""
