@@ -244,9 +244,7 @@ def main(argv: list[str]) -> None:
 
 def _stop(number: int) -> int:
     """The exit status after a signal outside of the training steps."""
-    os.write(
-        sys.stderr.fileno(), b"esc_jax: stopped; run the same command again to continue from the last checkpoint\n"
-    )
+    os.write(sys.stderr.fileno(), b"esc_jax: stopped; run the same command again to continue\n")
     return EX_TEMPFAIL
 
 
