@@ -3,7 +3,8 @@
     python -m esc_jax.main --config=configs/resnet18_cpu.py --config.data.dir=ESC-50-master --mode=crossval
 
 Augmentation: rotation, crops with a change of speed, gain, and mixup of waveforms. The ablation of single ingredients,
-launch/ingredients.txt, starts from this config. It has not been run for all of its epochs.
+launch/ingredients.txt, starts from this config. It has been run for all epochs with model.head.pooling=attention:
+docs/results has the accuracy of three seeds.
 """
 
 from esc_jax import config as base
@@ -20,5 +21,5 @@ def get_config():
     config.augment.freq_mask = 0
     config.augment.frequency_warp = 0.0
     config.train.label_smoothing = 0.0
-    config.train.epochs = 400
+    config.train.epochs = 240
     return config

@@ -190,6 +190,11 @@ TABLES = {
     "small": Table(
         "accuracy", (*ACCURACY_COLUMNS[:-1], per_fold("fold"), per_fold("tta"), column("minutes", "minutes"))
     ),
+    "networks": Table(
+        "accuracy",
+        (*ACCURACY_COLUMNS[:4], column("epochs", "epochs"), ACCURACY, TTA, per_fold("fold"), per_fold("tta")),
+    ),
+    "comparison-networks": Table("comparisons", COMPARISON_COLUMNS, where=False),
     "four-folds": Table("accuracy", ACCURACY_COLUMNS, where=False),
     "four-folds-details": Table(
         "accuracy",

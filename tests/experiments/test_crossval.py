@@ -40,6 +40,7 @@ def runs(noise_clips, monkeypatch):
     monkeypatch.setattr(single, "train_and_evaluate", run)
     config = configs.defaults("resnet")
     config.experiment = "guess"
+    config.train.batch_size = 4
     return config, ran, failing
 
 
