@@ -192,7 +192,15 @@ TABLES = {
     ),
     "networks": Table(
         "accuracy",
-        (*ACCURACY_COLUMNS[:4], column("epochs", "epochs"), ACCURACY, TTA, per_fold("fold"), per_fold("tta")),
+        (
+            EXPERIMENT,
+            column("seeds", "seeds"),
+            column("epochs", "epochs"),
+            ACCURACY,
+            TTA,
+            per_fold("fold"),
+            per_fold("tta"),
+        ),
     ),
     "comparison-networks": Table("comparisons", COMPARISON_COLUMNS, where=False),
     "four-folds": Table("accuracy", ACCURACY_COLUMNS, where=False),
