@@ -366,6 +366,7 @@ TABLES = {
     "recipe-distillation": Table("recipe", (*RECIPE_COLUMNS, NOTE)),
     "recipe-levels": Table("recipe", (*RECIPE_COLUMNS, NOTE)),
     "models-training": Table("models", MODEL_COLUMNS),
+    "models-training-v02": Table("models", MODEL_COLUMNS),
     "models-prediction": Table("models", MODEL_COLUMNS),
     "models-kept-memory": Table("models", MODEL_COLUMNS),
     "models-channels-first": Table("models", MODEL_COLUMNS),
