@@ -284,7 +284,6 @@ def check(config: ml_collections.ConfigDict) -> None:
     """
     flat = flatten(config)
     _check_choices(flat)
-    frontends.check(config.frontend)
     objective = objectives.PRETRAINING.get(config.pretrain.objective)
     ranges = _RANGES | _AUGMENT_RANGES | {f"optim.{key}": limits for key, limits in optim.RANGES.items()}
     if objective:
@@ -299,8 +298,10 @@ def check(config: ml_collections.ConfigDict) -> None:
     if (steps := config.train.steps_per_call) != "auto" and not (steps.isdecimal() and 1 <= int(steps[:5]) <= 1024):
         raise ConfigError(f"config.train.steps_per_call={steps} must be auto or a number from 1 to 1024")
     models.build(config.model, 2)  # raises ModelError; nothing is computed
-    if not config.model.pretrained:  # otherwise the frontend is that of the checkpoint
-        frontends.build(config.frontend, config.data.sample_rate)  # raises FrontendError
+    if config.model.pretrained:  # the settings of the frontend are those of the checkpoint
+        frontends.check(config.frontend)
+    else:
+        frontends.build(config.frontend, config.data.sample_rate)
     optim.check(config.optim)
     rules.check_augment(config, "")
     rules.check_method(config, flat)

@@ -21,8 +21,8 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from esc_jax import files
-from esc_jax.errors import EX_TEMPFAIL, ConfigError, UserError, describe_error, first_line, is_out_of_memory
+from esc_jax.cli.command import exit_resumable
+from esc_jax.errors import ConfigError, UserError, describe_error, first_line, is_out_of_memory
 
 EX_USAGE, EX_INTERRUPTED = 2, 130
 
@@ -230,7 +230,8 @@ def main(argv: list[str]) -> None:
         xla.initialize(_cache_root(config) / "compiled")
         if _DISTRIBUTED.value:
             processes.join_processes()
-        with files.exit_on_signal(_stop):  # while a model is trained, the loop saves its state instead
+        # While a model is trained, the loop saves its state instead.
+        with exit_resumable(lambda: "stopped", interrupt=False):
             text = _run(config, workdir, _MODE.value, _FROM_CROSSVAL.value)
     except UserError as error:
         _fail(error.status, error)
@@ -240,12 +241,6 @@ def main(argv: list[str]) -> None:
         _fail(*known)
     if processes.is_main_process():
         sys.stdout.write(f"{text}\n{_next_command(config, workdir)}")
-
-
-def _stop(number: int) -> int:
-    """The exit status after a signal outside of the training steps."""
-    os.write(sys.stderr.fileno(), b"esc_jax: stopped; run the same command again to continue\n")
-    return EX_TEMPFAIL
 
 
 def _next_command(config: Any, workdir: pathlib.Path) -> str:

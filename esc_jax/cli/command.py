@@ -76,11 +76,12 @@ def exit_when_interrupted() -> contextlib.AbstractContextManager[None]:
     return files.exit_on_signal(stop, interrupt=True)
 
 
-def exit_resumable(describe: Callable[[], str]) -> contextlib.AbstractContextManager[None]:
+def exit_resumable(describe: Callable[[], str], *, interrupt: bool = True) -> contextlib.AbstractContextManager[None]:
     """SIGTERM and Ctrl-C end the process with status 75 and a sentence; the same command continues.
 
     Args:
         describe: returns the beginning of the sentence, such as "stopped: 3 recordings classified".
+        interrupt: whether Ctrl-C does, too.
     """
 
     def stop(number: int) -> int:
@@ -88,7 +89,7 @@ def exit_resumable(describe: Callable[[], str]) -> contextlib.AbstractContextMan
         os.write(sys.stderr.fileno(), sentence.encode())
         return EX_TEMPFAIL
 
-    return files.exit_on_signal(stop, interrupt=True)
+    return files.exit_on_signal(stop, interrupt=interrupt)
 
 
 def initialize_device() -> pathlib.Path:

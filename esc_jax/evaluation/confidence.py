@@ -42,8 +42,7 @@ def _sums(values: ArrayLike, clusters: ArrayLike, weights: np.ndarray | None = N
     if not numbers.size or numbers.shape != names.shape or numbers.ndim != 1:
         raise ValueError(f"{numbers.shape} values for {names.shape} clips")
     _, group = np.unique(names, return_inverse=True)
-    if weights is None:
-        return np.bincount(group, weights=numbers), np.bincount(group).astype(np.float64)
+    weights = np.ones(len(numbers)) if weights is None else weights
     return np.bincount(group, weights=weights * numbers), np.bincount(group, weights=weights)
 
 

@@ -90,9 +90,8 @@ def over_runs(task: Task, runs: Sequence[tuple[np.ndarray, np.ndarray]], recordi
     values = [task.clip_scores(labels, scores) for labels, scores in runs]
     per_clip = [value for value in values if value is not None]
     if len(per_clip) == len(values):
-        # Every run counts alike, as in the mean. Where all have the same number of clips, so does every clip.
         sizes = np.concatenate([np.full(len(value), len(value)) for value in per_clip])
-        weights = None if sizes.min() == sizes.max() else len(sizes) / (len(per_clip) * sizes)
+        weights = len(sizes) / (len(per_clip) * sizes)  # every run counts alike, as in the mean
         interval = confidence.mean_interval(np.concatenate(per_clip), np.concatenate(recordings), weights=weights)
     else:
         interval = confidence.score_interval(task, runs, recordings)
