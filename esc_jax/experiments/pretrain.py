@@ -197,11 +197,15 @@ def _train(context: Context, objective: Objective, resident: ResidentClips | Non
     program = stages.map_step(step, plan.steps_per_call, resident)
     state, progress = stages.train(plan, program, objective.constants, state, batches, checkpoints, resident)
     checkpoints.close()
-    learned = {
-        "params": model.variables["params"] | {"encoder": state.params["encoder"]},
-        "batch_stats": _encoder_part(state.batch_stats),
+    return _with_encoder(model, state.weights()), progress
+
+
+def _with_encoder(model: Model, weights: Variables) -> Variables:
+    """Variables of the model with the encoder of `weights`. The head is that of the model."""
+    return {
+        "params": model.variables["params"] | _encoder_part(weights["params"]),
+        "batch_stats": _encoder_part(weights["batch_stats"]),
     }
-    return learned, progress
 
 
 def _encoder_part(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -237,8 +241,7 @@ def _evaluate(
     if line["epoch"] % stage.monitor_epochs and line["epoch"] != stage.epochs:
         return loop.EpochEval()
     indices, clips, task = list(context.train), context.clips, context.task
-    encoder = {name: _encoder_part(tree) for name, tree in weights.items()}
-    x = context.map_clips(embed, encoder, indices)[0]
+    x = context.map_clips(embed, _with_encoder(context.model, weights), indices)[0]
     score = diagnostics.knn_score(task, x, clips.labels[indices], [clips.folds[i] for i in indices], len(clips.classes))
     return loop.EpochEval({f"knn_{task.metric}": score, "effective_rank": diagnostics.effective_rank(x)})
 

@@ -165,6 +165,23 @@ def test_an_interrupted_stage_resumes_to_the_same_bits_with_its_carry(teacher, n
     ).max()
 
 
+@pytest.mark.slow
+def test_with_attention_pooling_the_diagnostics_are_those_of_the_mean(noise_clips, tmp_path):
+    """The stage does not train the head, whose attention is uniform at initialization."""
+    diagnoses = []
+    for pooling in ("mean", "attention"):
+        parts = small_stage(noise_clips, epochs=1, monitor_epochs=1)
+        parts[0].model.head.pooling = pooling
+        model = models.create(parts[0], noise_clips.classes)
+        learned = learn(tmp_path / pooling, *parts[:-1], model)
+        (line,) = learned.history
+        diagnoses.append([line["knn_accuracy"], line["effective_rank"]])
+        jax.tree.map(
+            np.testing.assert_array_equal, learned.variables["params"]["head"], model.variables["params"]["head"]
+        )
+    np.testing.assert_allclose(*diagnoses, rtol=1e-4)  # the sums of the two means are rounded differently
+
+
 @pytest.mark.extended
 @pytest.mark.parametrize("objective", ["simclr", pytest.param("masked", marks=pytest.mark.slow)])
 def test_labels_and_test_clips_are_not_used(noise_clips, tmp_path, objective):
