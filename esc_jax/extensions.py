@@ -24,7 +24,8 @@ class ExtensionError(UserError, ImportError):
 
 
 @functools.cache
-def _entry_points() -> metadata.EntryPoints:
+def _entry_points() -> Any:
+    """All entry points. Each call of `metadata.entry_points` reads those of all installed packages."""
     return metadata.entry_points()
 
 
