@@ -45,7 +45,8 @@ def test_other_packages_are_imported_when_their_names_are_used(shapes):
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"), [("missing", "AttributeError: .*has no attribute 'missing'"), ("broken", "RuntimeError: no GPU")]
+    ("name", "reason"),
+    [("missing", "AttributeError: .*has no attribute 'missing'"), ("broken", "RuntimeError: no GPU")],
 )
 def test_a_package_that_cannot_be_imported_is_named(shapes, name, reason):
     with pytest.raises(ExtensionError, match=rf"^{name} is .*package:\w+ of otherpackage, which .* \({reason}\)$"):
