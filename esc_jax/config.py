@@ -235,9 +235,7 @@ _AUGMENT_RANGES = {f"augment.{key}": limits for key, limits in augmentations.RAN
 _CHOICES: dict[str, Sequence[str]] = {
     "protocol": folds.PROTOCOLS,
     "method": ("train", "probe"),
-    "task": ("auto", *tasks.TASKS),
     "train.class_balance": ("", "sampling", "loss"),
-    "pretrain.objective": ("", *objectives.PRETRAINING),
     "data.on_bad_clip": ("error", "skip"),
     "data.on_device": resident.MODES,
     "eval.views": views.KINDS,
@@ -316,7 +314,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 
 def _check_choices(flat: Mapping[str, Any]) -> None:
-    choices = dict(_CHOICES)
+    choices = _CHOICES | {"task": ("auto", *tasks.TASKS), "pretrain.objective": ("", *objectives.PRETRAINING)}
     if objective := objectives.PRETRAINING.get(flat["pretrain.objective"]):
         stage = dict(objective.choices) | {f"augment.{key}": names for key, names in augmentations.CHOICES.items()}
         choices |= {f"pretrain.{key}": allowed for key, allowed in stage.items() if f"pretrain.{key}" in flat}

@@ -10,6 +10,7 @@ from esc_jax.augment import options as augmentations
 from esc_jax.data import folds
 from esc_jax.errors import ConfigError
 from esc_jax.models import registry as models
+from esc_jax.tasks import registry as tasks
 
 
 def check_name(kind: str, name: str, known: Mapping[str, Any]) -> None:
@@ -45,10 +46,10 @@ def check_method(config: Any, flat: Mapping[str, Any]) -> None:
             f"config.model.head.pooling={config.model.head.pooling}: a probe fits the linear layer alone; use mean"
         )
     if config.data.mask_padding:
-        if config.model.name not in models.PADDING_MASK_MODELS:
+        if not models.uses_padding(config.model.name):
             raise ConfigError(
                 f"config.data.mask_padding=True: model.name={config.model.name} has no padding mask; the models that"
-                f" have one are {' and '.join(models.PADDING_MASK_MODELS)}"
+                f" have one are {' and '.join(filter(models.uses_padding, models.ENCODERS))}"
             )
         for key in ("pretrain.objective", "augment.crop_s", "augment.resample"):
             if flat[key]:
@@ -130,5 +131,6 @@ def _check_mixup(config: Any) -> None:
         raise ConfigError("config.augment.mixup_kinds mixes waveforms: set config.augment.mixup_on to waveform")
     if on_spectrogram and config.distill.teacher:
         raise ConfigError("config.distill.teacher gets mixed waveforms: set config.augment.mixup_on to waveform")
-    if augment.mixup_targets == "union" and config.task != "multi_label" and config.train.loss != "binary":
+    multi_hot = config.task in tasks.TASKS and tasks.TASKS[config.task].multi_hot
+    if augment.mixup_targets == "union" and not multi_hot and config.train.loss != "binary":
         raise ConfigError("config.augment.mixup_targets=union gives several classes: set config.train.loss to binary")

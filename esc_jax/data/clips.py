@@ -119,7 +119,7 @@ class Clips:
         """Returns the clips that have some of these classes, relabelled 0 … len(targets)-1 in that order."""
         if max(targets) >= len(self.classes):
             raise DataError(f"data.name={name}: the data set has only {len(self.classes)} classes")
-        if self.labels.ndim > 1:
+        if self.multi_hot:
             keep = np.flatnonzero(self.labels[:, list(targets)].any(axis=1))
             labels = self.labels[keep][:, list(targets)]
         else:
@@ -139,9 +139,14 @@ class Clips:
         )
 
     @property
+    def multi_hot(self) -> bool:
+        """Whether labels are (N, classes) bool, and not class indices."""
+        return self.labels.ndim > 1
+
+    @property
     def targets(self) -> list[tuple[int, ...]]:
         """Class indices of every clip."""
-        if self.labels.ndim > 1:
+        if self.multi_hot:
             return [tuple(np.flatnonzero(row).tolist()) for row in self.labels]
         return [(label,) for label in self.labels.tolist()]
 
@@ -161,7 +166,7 @@ class Clips:
         if self.background is None:
             return self
         other, count = self.background, len(self)
-        label = np.full_like(self.labels[:1], False if self.labels.ndim > 1 else -1)
+        label = np.full_like(self.labels[:1], False if self.multi_hot else -1)
         return dataclasses.replace(
             self,
             labels=np.concatenate([self.labels, np.repeat(label, len(other), axis=0)]),

@@ -96,8 +96,8 @@ def summary(results: dict[str, Any]) -> str:
         lines.append(f"  {label:<19} {_interval(results[f'{task.metric}_tta'])}")
     if others := other_metrics(task, results["folds"]):
         lines.append(f"  {'mean over folds':<19} {', '.join(f'{name} {_percent(v)} %' for name, v in others.items())}")
-    macro = results.get("accuracy_macro")
-    if macro is not None and abs(macro - results["accuracy"]["mean"]) >= 0.0005:
+    macro = results.get(f"{task.metric}_macro")
+    if macro is not None and abs(macro - results[task.metric]["mean"]) >= 0.0005:
         lines.append(f"  {'mean over classes':<19} {_percent(macro)} %  (classes differ in size)")
     if stage := results.get("pretrain"):
         pretext = ", ".join(f"{key} {value:.4g}" for key, value in stage["metrics"].items())

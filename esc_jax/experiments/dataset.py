@@ -36,14 +36,13 @@ def load(config: Any, check: Check | None = None) -> tuple[Any, Task, Clips]:
     config = copy.deepcopy(config)
     if config.task == "auto":
         config.task = clips.task
-    if config.task == "single_label" and clips.task == "multi_label":
+    task = tasks.get(config.task)
+    if clips.multi_hot and not task.multi_hot:
         raise ConfigError(
-            "config.task=single_label: the clips of this data set have any number of classes; use"
+            f"config.task={task.name}: the clips of this data set have any number of classes; use"
             " --config.task=multi_label, or --config.data.label_separator= if a label contains its separator"
         )
-    if config.task != clips.task:
-        clips = clips.as_multi_label()
-    return config, tasks.get(config.task), clips
+    return config, task, clips.as_multi_label() if task.multi_hot and not clips.multi_hot else clips
 
 
 def check_files(

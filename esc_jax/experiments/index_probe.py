@@ -188,7 +188,7 @@ def _classifier(store: Store, classes: Sequence[str], path: str | None) -> tuple
         architecture = merge.identify(path).architecture
         config = configs.defaults(architecture)
         config.model.pretrained = path
-        masked = architecture in registry.PADDING_MASK_MODELS
+        masked = registry.uses_padding(architecture)
         config.data.update(sample_rate=settings.sample_rate, clip_s=settings.window_s, mask_padding=masked)
         config, model = load.initialize(config, classes)
     if embeddings.encoder_fingerprint(model) != settings.encoder:

@@ -173,7 +173,7 @@ def prepare(config: Any, folder: pathlib.Path, programs: Programs | None = None)
     dataset.check_split(config, task, clips, split)
     logging.info("training on %s", devices.device_name())
     dataset.log_split(task, clips, split)
-    if task.name == "multi_label" and config.train.label_smoothing:
+    if task.multi_hot and config.train.label_smoothing:
         logging.info(
             "config.train.label_smoothing=%g is not used: the loss of a multi-label task is the binary cross-entropy",
             config.train.label_smoothing,

@@ -113,7 +113,7 @@ def load(config: Any, task: Task, clips: Clips, split: folds.Split) -> Teacher |
     encoder = pretrained.load_published(path, config.data.sample_rate, config.data.clip_s, clips.classes)
     logging.info("teacher: %s with a linear probe on the training clips", path)
     variables, calibration = probe.with_head(config, task, clips, split, encoder)
-    name = f"{pathlib.PurePath(path).name} ({TRAINED_ON[merge.identify(path).architecture]})"
+    name = _published_name(path, merge.identify(path).architecture)
     return Teacher(encoder.with_variables(variables), calibration.temperature or 1.0, name)
 
 
@@ -150,5 +150,11 @@ def _name_of_run(restored: Restored, folder: pathlib.Path) -> str:
     config = restored.config
     name = f"{config.experiment or config.model.name} in {folder.resolve().name}"
     if config.model.pretrained:
-        name += f" from {pathlib.PurePath(config.model.pretrained).name} ({TRAINED_ON[config.model.name]})"
+        name += f" from {_published_name(config.model.pretrained, config.model.name)}"
     return name
+
+
+def _published_name(path: str, architecture: str) -> str:
+    """Name of a published checkpoint, with its data where they are known: "mn04_as (AudioSet)"."""
+    name, data = pathlib.PurePath(path).name, TRAINED_ON.get(architecture)
+    return f"{name} ({data})" if data else name

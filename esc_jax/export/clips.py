@@ -17,6 +17,7 @@ from esc_jax.data.layouts.registry import open_source
 from esc_jax.data.rows import DataError, Layout, Row
 from esc_jax.data.source import AudioError
 from esc_jax.errors import counted
+from esc_jax.tasks import registry as tasks
 from esc_jax.training.restore import Restored
 
 CHECKED, CALIBRATED = 100, 64  # at most
@@ -80,7 +81,7 @@ def _names(layout: Layout, row: Row) -> list[str]:
 def _label(restored: Restored, names: Sequence[str]) -> Any:
     """The class index, or for a multi-label model whether each class is present."""
     present = [name in names for name in restored.model.classes]
-    return present if restored.config.task == "multi_label" else present.index(True)
+    return present if tasks.get(restored.config.task).multi_hot else present.index(True)
 
 
 def _spread(rows: Sequence[Row], count: int) -> list[Row]:

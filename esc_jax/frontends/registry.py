@@ -10,18 +10,22 @@ from typing import Any
 
 import jax
 
+from esc_jax.extensions import Registry
 from esc_jax.frontends.efficientat_mel import EfficientATMel
 from esc_jax.frontends.kaldi_fbank import KaldiFbank
 from esc_jax.frontends.log_mel import LogMel
 from esc_jax.frontends.raw import Raw
 from esc_jax.frontends.settings import FrontendError
 
-FRONTENDS: dict[str, type] = {
-    "log_mel": LogMel,
-    "efficientat_mel": EfficientATMel,
-    "kaldi_fbank": KaldiFbank,
-    "raw": Raw,
-}
+FRONTENDS: Registry[type] = Registry(
+    "esc_jax.frontends",
+    {
+        "log_mel": LogMel,
+        "efficientat_mel": EfficientATMel,
+        "kaldi_fbank": KaldiFbank,
+        "raw": Raw,
+    },
+)
 
 
 def defaults(name: str) -> dict[str, Any]:

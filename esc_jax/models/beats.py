@@ -6,6 +6,7 @@ Chi et al., "XLM-E" (2022), the residual scaling from Wang et al., "DeepNet" (20
 
 from collections.abc import Iterator
 import math
+from typing import ClassVar
 
 from flax import linen as nn
 import jax
@@ -41,6 +42,7 @@ class Beats(nn.Module):
             of 5.2. Saves nothing on CPU, where XLA schedules the recomputation early.
     """
 
+    uses_padding: ClassVar[bool] = True
     input_patch_size: int = 16
     embed_dim: int = 512
     conv_bias: bool = False

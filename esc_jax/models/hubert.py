@@ -6,7 +6,7 @@ Chang et al., "DistilHuBERT: Speech Representation Learning by Layer-wise Distil
 
 from collections.abc import Iterator
 import math
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from flax import linen as nn
 import jax
@@ -125,6 +125,7 @@ class Hubert(nn.Module):
         remat: recompute the layers in the backward pass, to save memory.
     """
 
+    uses_padding: ClassVar[bool] = True
     hidden_size: int = 768
     num_hidden_layers: int = 2
     num_attention_heads: int = 12

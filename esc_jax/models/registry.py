@@ -7,6 +7,7 @@ from typing import Any
 from flax import linen as nn
 import jax.numpy as jnp
 
+from esc_jax.extensions import Registry
 from esc_jax.models import heads
 from esc_jax.models.beats import Beats
 from esc_jax.models.dymn import DyMN
@@ -19,18 +20,22 @@ from esc_jax.models.limits import ModelError, check_options
 from esc_jax.models.patch_transformer import PatchTransformer
 from esc_jax.models.resnet import ResNet
 
-ENCODERS: dict[str, type] = {
-    "beats": Beats,
-    "dymn": DyMN,
-    "eat": Eat,
-    "efficientat": EfficientAT,
-    "efficientnet": EfficientNet,
-    "hubert": Hubert,
-    "patch_transformer": PatchTransformer,
-    "resnet": ResNet,
-}
-PADDING_MASK_MODELS = ("beats", "hubert")  # exclude padding if they get a mask; the others ignore the mask
-HEADS: dict[str, type] = {"linear": heads.Linear, "projected": heads.Projected, "mlp": heads.Mlp}
+ENCODERS: Registry[type] = Registry(
+    "esc_jax.models",
+    {
+        "beats": Beats,
+        "dymn": DyMN,
+        "eat": Eat,
+        "efficientat": EfficientAT,
+        "efficientnet": EfficientNet,
+        "hubert": Hubert,
+        "patch_transformer": PatchTransformer,
+        "resnet": ResNet,
+    },
+)
+HEADS: Registry[type] = Registry(
+    "esc_jax.heads", {"linear": heads.Linear, "projected": heads.Projected, "mlp": heads.Mlp}
+)
 
 # Fields that are not options of an architecture: the run sets them.
 _RUN_FIELDS = ("name", "parent", "dtype", "axis_name")
@@ -40,6 +45,11 @@ def options(module: type) -> dict[str, Any]:
     """The options of an encoder or head that a config contains, with their defaults."""
     fields = dataclasses.fields(module)
     return {f.name: f.default for f in fields if f.name not in (*_RUN_FIELDS, "classes") and f.init}
+
+
+def uses_padding(encoder: str) -> bool:
+    """Whether an encoder excludes padding if it gets a mask (`uses_padding` of its class); the others ignore it."""
+    return getattr(ENCODERS[encoder], "uses_padding", False)
 
 
 def defaults(encoder: str, head: str = "linear") -> dict[str, Any]:

@@ -37,11 +37,14 @@ class LossOutput(NamedTuple):
         loss: (B,) of each example.
         metrics: name → values, one or more of each example. Their mean over the epoch is logged.
         batch_stats: running statistics after the forward pass.
+        outputs: tree of arrays (B, …), a row of each example, that `after_step` gets of the global batch; None for
+            nothing.
     """
 
     loss: jax.Array
     metrics: dict[str, jax.Array]
     batch_stats: Any
+    outputs: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,9 +161,16 @@ class Objective(abc.ABC):
             keys: of dropout.
         """
 
-    def after_step(self, carry: Any, params: Any, step: jax.Array) -> Any:
-        """The carry after a step that gave these parameters; `step` counts from 1."""
-        del params, step
+    def after_step(self, carry: Any, params: Any, step: jax.Array, outputs: Any) -> Any:
+        """The carry after a step.
+
+        Args:
+            carry: before the step.
+            params: after the step.
+            step: number of the step, from 1.
+            outputs: `LossOutput.outputs` of the global batch, in the order of its examples.
+        """
+        del params, step, outputs
         return carry
 
     def summarize(self, metrics: dict[str, jax.Array]) -> dict[str, jax.Array]:

@@ -211,7 +211,7 @@ class ByolA(Objective):
         metrics = {"cosine": cosine, "projection_spread": jnp.broadcast_to(spread, (rows,))}
         return LossOutput((2.0 - 2.0 * cosine).mean(1), metrics, updates.get("batch_stats", {}))
 
-    def after_step(self, carry: Any, params: Any, step: jax.Array) -> Any:
+    def after_step(self, carry: Any, params: Any, step: jax.Array, outputs: Any) -> Any:
         """t ← m t + (1 − m) o for target t, online network o and momentum m."""
         m = self._config.momentum
         return jax.tree.map(lambda t, o: m * t + (1.0 - m) * o, carry, {name: params[name] for name in carry})

@@ -1,19 +1,22 @@
 """Objectives by name."""
 
-from collections.abc import Mapping
 from typing import Any
 
+from esc_jax.extensions import Registry
 from esc_jax.objectives.base import Objective
 from esc_jax.objectives.byol_a import ByolA
 from esc_jax.objectives.masked import Masked
 from esc_jax.objectives.simclr import SimCLR
 
 # Self-supervised objectives, for `pretrain.objective`. Supervised training is the stage after it, in `train`.
-PRETRAINING: Mapping[str, type[Objective]] = {
-    "byol_a": ByolA,
-    "masked": Masked,
-    "simclr": SimCLR,
-}
+PRETRAINING: Registry[type[Objective]] = Registry(
+    "esc_jax.objectives",
+    {
+        "byol_a": ByolA,
+        "masked": Masked,
+        "simclr": SimCLR,
+    },
+)
 
 
 def defaults(name: str) -> dict[str, Any]:

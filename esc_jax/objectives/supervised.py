@@ -51,7 +51,7 @@ class Supervised(Objective):
         self._loss = loss_task.loss
         if class_weights is not None:
             self.constants = {"class_weights": class_weights}
-        self._smoothing = 0.0 if loss_task.name == "multi_label" else config.train.label_smoothing
+        self._smoothing = 0.0 if loss_task.multi_hot else config.train.label_smoothing
 
     @staticmethod
     def defaults() -> dict[str, Any]:

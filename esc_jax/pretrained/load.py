@@ -65,7 +65,7 @@ def load_published(
             "data": {
                 "sample_rate": merge.sample_rate(checkpoint, sample_rate),
                 "clip_s": clip_s,
-                "mask_padding": checkpoint.architecture in registry.PADDING_MASK_MODELS,
+                "mask_padding": registry.uses_padding(checkpoint.architecture),
             },
         }
     )
@@ -105,7 +105,7 @@ def load_classifier(path: str) -> tuple[ml_collections.ConfigDict, Model]:
                 "test_fold": 0,
                 "sample_rate": merge.sample_rate(checkpoint),
                 "clip_s": CLASSIFIER_CLIP_S,
-                "mask_padding": checkpoint.architecture in registry.PADDING_MASK_MODELS,
+                "mask_padding": registry.uses_padding(checkpoint.architecture),
             },
         }
     )

@@ -30,6 +30,8 @@ class Task(abc.ABC):
 
     Attributes:
         name: value of `config.task`.
+        multi_hot: whether the labels of n clips are (n, classes) bool; else they are (n,) class indices, −1 for a clip
+            of none of the classes.
         metric: key of the primary metric in results.json and in metrics.jsonl.
         metric_label: how the primary metric is written in tables and pictures.
         class_metric_label: how the metric of a single class is written.
@@ -43,6 +45,7 @@ class Task(abc.ABC):
     """
 
     name: ClassVar[str]
+    multi_hot: ClassVar[bool] = False
     metric: ClassVar[str]
     metric_label: ClassVar[str]
     class_metric_label: ClassVar[str]

@@ -19,6 +19,7 @@ class MultiLabel(Task):
     """Sigmoid, binary cross-entropy and mean average precision. Labels are (n, classes) bool; a row may be empty."""
 
     name = "multi_label"
+    multi_hot: ClassVar[bool] = True
     metric = "mAP"
     metric_label = "mAP"
     class_metric_label = "AP"

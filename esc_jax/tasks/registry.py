@@ -1,11 +1,14 @@
 """Tasks by name."""
 
 from esc_jax.errors import UserError
+from esc_jax.extensions import Registry
 from esc_jax.tasks.base import Task
 from esc_jax.tasks.multi_label import MultiLabel
 from esc_jax.tasks.single_label import SingleLabel
 
-TASKS: dict[str, Task] = {task.name: task for task in (SingleLabel(), MultiLabel())}
+TASKS: Registry[Task] = Registry(
+    "esc_jax.tasks", {task.name: task for task in (SingleLabel(), MultiLabel())}, convert=lambda kind: kind()
+)
 
 
 class TaskError(UserError, ValueError):

@@ -1,6 +1,6 @@
-"""The optimizer of a config: AdamW with a schedule, clipping, and a learning rate per group of parameters."""
+"""The optimizer of a config, with a schedule, clipping, and a learning rate per group of parameters."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import copy
 import math
 import re
@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import optax
 
 from esc_jax.errors import UserError
+from esc_jax.extensions import Registry
 from esc_jax.training import schedules
 
 _SMALL = 4096  # elements of an array that is concatenated with others for its norm
-SCHEDULES = ("one_cycle", "linear", "cosine", "constant")
 # Key of `optim`: (lowest, highest) allowed.
 RANGES: dict[str, tuple[float, float]] = {
     "lr": (0, 100),
@@ -37,6 +37,7 @@ RANGES: dict[str, tuple[float, float]] = {
 def defaults() -> dict[str, Any]:
     """The `optim` part of a config."""
     return {
+        "name": "adamw",  # key of OPTIMIZERS
         "lr": 1e-3,
         "lr_examples": 0,  # lr is for batches of so many examples, and grows with the batch; 0: for any batch
         "weight_decay": 0.01,
@@ -94,7 +95,7 @@ def _pairs(value: Any, key: str) -> tuple[tuple[str, float], ...]:
 
 
 def check(config: Any) -> None:
-    """Checks what needs no parameters: the name of the schedule, and the forms of `groups` and `unfreeze`.
+    """Checks what needs no parameters: the names of optimizer and schedule, and the forms of `groups` and `unfreeze`.
 
     Args:
         config: `optim` of a config.
@@ -102,8 +103,10 @@ def check(config: Any) -> None:
     Raises:
         OptimError: in one sentence.
     """
-    if config.schedule not in SCHEDULES:
-        raise OptimError(f"optim.schedule={config.schedule}: the schedules are {', '.join(SCHEDULES)}")
+    if config.name not in OPTIMIZERS:
+        raise OptimError(f"optim.name={config.name}: the optimizers are {', '.join(OPTIMIZERS)}")
+    if config.schedule not in schedules.SCHEDULES:
+        raise OptimError(f"optim.schedule={config.schedule}: the schedules are {', '.join(schedules.SCHEDULES)}")
     for key in ("groups", "unfreeze"):
         _compiled(_pairs(config[key], key), key)
 
@@ -184,9 +187,30 @@ def layer_factors(params: Any, decay: float) -> Any:
     return jax.tree.map(factor, paths)
 
 
-def _decayed(params: Any) -> Any:
+def decayed(params: Any) -> Any:
     """Tree of bools: weight decay applies to matrices and kernels, not to biases and scales."""
     return jax.tree.map(lambda p: p.ndim > 1, params)
+
+
+def adamw(config: Any, rate: schedules.Schedule, b1: Any) -> optax.GradientTransformation:
+    """AdamW (Loshchilov and Hutter, ICLR 2019).
+
+    Args:
+        config: `optim` of a config.
+        rate: learning rate as a function of the step.
+        b1: β₁, a number or a function of the step (`cycle_momentum`).
+    """
+    rest = {"b2": config.b2, "eps": config.eps, "weight_decay": config.weight_decay, "mask": decayed}
+    if not callable(b1):
+        return optax.adamw(rate, b1=b1, **rest)
+    cycled = optax.inject_hyperparams(optax.adamw, static_args=("mask", "b2", "eps", "weight_decay"))
+    return cycled(learning_rate=rate, b1=b1, **rest)
+
+
+# By name: (optim of a config, rate, β₁) → transformation, as `adamw`.
+OPTIMIZERS: Registry[Callable[[Any, schedules.Schedule, Any], optax.GradientTransformation]] = Registry(
+    "esc_jax.optimizers", {"adamw": adamw}
+)
 
 
 class Lengths(NamedTuple):
@@ -210,8 +234,7 @@ def _schedule(config: Any, lengths: Lengths, factor: float = 1.0) -> tuple[sched
     if config.schedule == "one_cycle":
         rate = schedules.one_cycle(peak, *lengths, config.div_factor, config.final_div_factor)
         return rate, schedules.one_cycle_momentum(*lengths) if config.cycle_momentum else config.b1
-    simple = {"linear": schedules.linear, "cosine": schedules.cosine, "constant": schedules.constant}
-    return simple[config.schedule](peak, *lengths), config.b1
+    return schedules.SCHEDULES[config.schedule](peak, *lengths), config.b1
 
 
 def schedule(config: Any, total: int, per_epoch: int) -> schedules.Schedule:
@@ -265,7 +288,7 @@ class OptimizerState(NamedTuple):
 
 
 def build(config: Any, params: Any, total: int, per_epoch: int) -> optax.GradientTransformation:
-    """AdamW as `config.optim` describes it.
+    """The optimizer that `config.optim` describes.
 
     Args:
         config: `optim` of a config. `groups` is a sequence of (regular expression, factor): parameters whose path
@@ -296,22 +319,17 @@ def build(config: Any, params: Any, total: int, per_epoch: int) -> optax.Gradien
 def _chain(config: Any, params: Any, lengths: Lengths, per_epoch: int) -> optax.GradientTransformation:
     """As `build`, for a training of these lengths."""
 
-    def adamw(factor: float) -> optax.GradientTransformation:
+    def member(factor: float) -> optax.GradientTransformation:
         if not factor:
             return optax.set_to_zero()
-        rate, b1 = _schedule(config, lengths, factor)
-        rest = {"b2": config.b2, "eps": config.eps, "weight_decay": config.weight_decay, "mask": _decayed}
-        if not callable(b1):
-            return _promoting(optax.adamw(rate, b1=b1, **rest))
-        cycled = optax.inject_hyperparams(optax.adamw, static_args=("mask", "b2", "eps", "weight_decay"))
-        return _promoting(cycled(learning_rate=rate, b1=b1, **rest))
+        return _promoting(OPTIMIZERS[config.name](config, *_schedule(config, lengths, factor)))
 
     groups = _pairs(config.groups, "groups")
     clip = _clip(config.clip_norm) if config.clip_norm else optax.identity()
     if not groups:
-        chain = [clip, adamw(1.0)]
+        chain = [clip, member(1.0)]
     else:
-        members = {str(number): adamw(factor) for number, (_, factor) in enumerate(groups)} | {"rest": adamw(1.0)}
+        members = {str(number): member(factor) for number, (_, factor) in enumerate(groups)} | {"rest": member(1.0)}
         chain = [clip, optax.multi_transform(members, labels(params, groups))]
     # The following transforms scale finished updates, weight decay included. This equals scaling the learning rate.
     if config.layer_decay:

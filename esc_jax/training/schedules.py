@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from esc_jax.extensions import Registry
+
 Schedule = Callable[[jax.Array], jax.Array]
 Steps = float | jax.Array
 
@@ -86,6 +88,12 @@ def constant(peak: float, total: Steps, warmup: Steps = 0) -> Schedule:
         return peak * jnp.where(step < warmup, step / jnp.maximum(1.0, warmup), 1.0)
 
     return schedule
+
+
+# By name: (peak, total, warmup) → schedule. `optim` also gives `one_cycle` its factors.
+SCHEDULES: Registry[Callable[[float, Steps, Steps], Schedule]] = Registry(
+    "esc_jax.schedules", {"one_cycle": one_cycle, "linear": linear, "cosine": cosine, "constant": constant}
+)
 
 
 def steps(config: Any, name: str, total: int, per_epoch: int) -> int:

@@ -60,9 +60,10 @@ def train_step(
             with modes.eval_mode(lambda path: path in modules or bool(pattern.fullmatch(path))):
                 output = objective.loss(variables, state.carry, constants, inputs, Keys(*jax.random.split(key)))
             loss = output.loss.mean()
-            return loss, ({"loss": loss} | jax.tree.map(jnp.mean, output.metrics), output.batch_stats)
+            metrics = {"loss": loss} | jax.tree.map(jnp.mean, output.metrics)
+            return loss, (metrics, output.batch_stats, jax.lax.stop_gradient(output.outputs))
 
-        grads, metrics, batch_stats = _gradients(mean_loss, state, inputs, model_key, accumulate)
+        grads, metrics, batch_stats, outputs = _gradients(mean_loss, state, inputs, model_key, accumulate)
         # Each device has the mean over its rows. Gradients and metrics are averaged over the devices alike.
         grads, metrics = devices.all_mean(grads), objective.summarize(devices.all_mean(metrics))
         if optim_config.sam_rho:
@@ -81,7 +82,7 @@ def train_step(
             batch_stats=batch_stats,
             opt_state=opt_state,
             ema=average,
-            carry=objective.after_step(state.carry, params, state.step + 1),
+            carry=objective.after_step(state.carry, params, state.step + 1, jax.tree.map(devices.all_gather, outputs)),
         )
         return new, metrics
 
@@ -99,30 +100,31 @@ def _ascend(params: Any, grads: Any, rho: float) -> Any:
 
 def _gradients(
     mean_loss: Callable[..., tuple[jax.Array, Any]], state: states.TrainState, inputs: Any, key: jax.Array, parts: int
-) -> tuple[Any, Metrics, Any]:
-    """Gradients, metrics and new running statistics: means over equal parts of the rows, computed in sequence.
+) -> tuple[Any, Metrics, Any, Any]:
+    """Gradients, metrics, new running statistics, and outputs of the rows.
 
-    The activations of one part are in memory at a time.
+    Gradients and metrics are means over equal parts of the rows, computed in sequence. The activations of one part are
+    in memory at a time.
     """
     gradient = jax.grad(mean_loss, has_aux=True)
     if parts == 1:
-        grads, (metrics, batch_stats) = gradient(state.params, state.batch_stats, inputs, key)
-        return grads, metrics, batch_stats
+        grads, aux = gradient(state.params, state.batch_stats, inputs, key)
+        return grads, *aux
     rows = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), inputs)
 
-    def add(carry: Any, part: Any) -> tuple[Any, None]:
+    def add(carry: Any, part: Any) -> tuple[Any, Any]:
         sums, batch_stats = carry
         number, examples = part
         with devices.accumulation_part(number, parts):
-            grads, (metrics, batch_stats) = gradient(state.params, batch_stats, examples, key)
-        return (jax.tree.map(jnp.add, sums, (grads, metrics)), batch_stats), None
+            grads, (metrics, batch_stats, outputs) = gradient(state.params, batch_stats, examples, key)
+        return (jax.tree.map(jnp.add, sums, (grads, metrics)), batch_stats), outputs
 
     first = jax.tree.map(lambda x: x[0], rows)
     shapes = jax.eval_shape(gradient, state.params, state.batch_stats, first, key)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0], shapes[1][0]))
-    (sums, batch_stats), _ = jax.lax.scan(add, (zeros, state.batch_stats), (jnp.arange(parts), rows))
+    (sums, batch_stats), outputs = jax.lax.scan(add, (zeros, state.batch_stats), (jnp.arange(parts), rows))
     grads, metrics = jax.tree.map(lambda x: x / parts, sums)
-    return grads, metrics, batch_stats
+    return grads, metrics, batch_stats, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs)
 
 
 def _features(

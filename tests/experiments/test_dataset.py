@@ -9,8 +9,11 @@ import soundfile
 from esc_jax import config as configs
 from esc_jax.data import folds
 from esc_jax.data.rows import DataError
-from esc_jax.experiments import crossval, dataset, probe, single
+from esc_jax.errors import ConfigError
+from esc_jax.experiments import artifacts, crossval, dataset, probe, single
 from esc_jax.tasks import registry as tasks
+from esc_jax.tasks.multi_label import MultiLabel
+from esc_jax.tasks.single_label import SingleLabel
 from esc_jax.training.checkpoint import OtherDataError
 
 
@@ -104,3 +107,61 @@ def test_a_test_fold_that_does_not_exist_is_refused_before_the_preparation(confi
     with pytest.raises(DataError, match="this data set has no fold 7"):
         crossval.cross_validate(config, tmp_path / "run")
     assert not prepared(tmp_path) and not (tmp_path / "run").exists()
+
+
+class Levels(SingleLabel):
+    """Ordered classes, with a metric of its own: 1 − mean distance / largest distance."""
+
+    name = "levels"
+    metric = "closeness"
+    metric_label = "closeness"
+
+    def clip_scores(self, labels, scores):
+        return 1.0 - np.abs(self.decide(scores) - labels) / (scores.shape[-1] - 1)
+
+    def calibration_pairs(self, labels, scores):
+        return self.confidence(scores), (self.decide(scores) == labels).astype(np.float64)
+
+    def fold_metrics(self, labels, scores, views, thresholds=None):
+        return {"closeness": self.score(labels, scores), "closeness_tta": None, "total": len(labels)}
+
+
+class Tags(MultiLabel):
+    """Any number of classes."""
+
+    name = "tags"
+
+
+@pytest.fixture
+def new_tasks(monkeypatch):
+    """Two tasks more, of class indices and of any number of classes."""
+    for task in (Levels(), Tags()):
+        monkeypatch.setitem(tasks.TASKS, task.name, task)
+
+
+def test_a_new_task_gets_labels_of_the_form_that_it_declares(config, new_tasks, tmp_path):
+    shapes = {}
+    for name in ("levels", "tags"):
+        config.task = name
+        loaded, task, clips = dataset.load(config)
+        assert loaded.task == task.name == name
+        shapes[name] = clips.labels.shape
+    assert shapes == {"levels": (12,), "tags": (12, 2)}
+    (tmp_path / "several.csv").write_text("file,label\nsounds/a/0.wav,a;b\nsounds/b/1.wav,b\nsounds/a/2.wav,a\n")
+    config.data.update(name="csv", dir=str(tmp_path / "several.csv"))
+    assert dataset.load(config)[2].labels.shape == (3, 2)
+    config.task = "levels"
+    with pytest.raises(ConfigError, match=r"^config.task=levels: the clips of this data set have any number of class"):
+        dataset.load(config)
+
+
+def test_a_run_of_a_new_task(config, new_tasks, tmp_path):
+    """A subclass without the accuracy of its base class is trained, tested, calibrated and summarized."""
+    config.task = "levels"
+    results = single.train_and_evaluate(config, tmp_path / "run")
+    labels = [line.split(",") for line in (tmp_path / "run/predictions.csv").read_text().splitlines()]
+    column = {name: place for place, name in enumerate(labels[0])}
+    right = [row[column["true"]] == row[column["predicted"]] for row in labels[1:]]
+    assert results["closeness"]["mean"] == pytest.approx(np.mean(right))  # of two classes, the accuracy
+    text = artifacts.summary(results)
+    assert "  closeness  " in text and "accuracy" not in text

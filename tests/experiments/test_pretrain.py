@@ -108,7 +108,7 @@ class Teacher(SimCLR):
     def init_carry(self, variables):
         return {"encoder": jax.tree.map(jax.numpy.copy, variables["params"]["encoder"])}
 
-    def after_step(self, carry, params, step):
+    def after_step(self, carry, params, step, outputs):
         rate = 1.0 - self._config.decay
         return {"encoder": optax.incremental_update(params["encoder"], carry["encoder"], rate)}
 

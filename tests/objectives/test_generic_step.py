@@ -48,6 +48,8 @@ class Level(Objective):
     """Predicts a number of each clip, and embeds it as a slowly changing copy of the encoder does.
 
     (f(x) − y)² + w ‖e(x) − e'(x)‖²,   e' with the exponential moving average of the encoder's parameters
+
+    A queue has the numbers of the last two batches.
     """
 
     name = "level"
@@ -68,7 +70,11 @@ class Level(Objective):
         return cls(context.config.pretrain, context.model)
 
     def init_carry(self, variables):
-        return {"encoder": jax.tree.map(jnp.copy, variables["params"]["encoder"]), "steps": jnp.int32(0)}
+        return {
+            "encoder": jax.tree.map(jnp.copy, variables["params"]["encoder"]),
+            "steps": jnp.int32(0),
+            "queue": jnp.zeros(16),
+        }
 
     def inputs(self, constants, key, batch):
         audio = to_float(batch["audio"])
@@ -86,11 +92,11 @@ class Level(Objective):
         error = self.module.apply(variables, x, train=True, rngs=keys.rngs())[:, 0] - y
         distance = jnp.square(embedding - target)
         metrics = {"error": error**2, "distance": distance}  # one value and three values of each example
-        return LossOutput(error**2 + self._weight * distance.sum(-1), metrics, variables["batch_stats"])
+        return LossOutput(error**2 + self._weight * distance.sum(-1), metrics, variables["batch_stats"], {"y": y})
 
-    def after_step(self, carry, params, step):
+    def after_step(self, carry, params, step, outputs):
         encoder = optax.incremental_update(params["encoder"], carry["encoder"], 1.0 - DECAY)
-        return {"encoder": encoder, "steps": step}
+        return {"encoder": encoder, "steps": step, "queue": jnp.concatenate([outputs["y"], carry["queue"]])[:16]}
 
     def summarize(self, metrics):
         return metrics | {"rmse": jnp.sqrt(metrics["error"])}
@@ -113,7 +119,7 @@ def start(level):
 def by_hand(objective, optimizer, start, batches, seed):
     """Parameters, moving average, carry and metrics of whole batches without any of the step's machinery."""
     params, opt_state = start["params"], optimizer.init(start["params"])
-    average, carry, lines = params, {"encoder": params["encoder"], "steps": 0}, []
+    average, carry, lines = params, {"encoder": params["encoder"], "steps": 0, "queue": np.zeros(16)}, []
 
     def loss(params, x, y):
         def embed(encoder):
@@ -139,7 +145,8 @@ def by_hand(objective, optimizer, start, batches, seed):
         decay = min(0.9, (1 + number) / (10 + number))
         average = jax.tree.map(lambda a, p, d=decay: d * a + (1 - d) * p, average, params)
         encoder = jax.tree.map(lambda a, p: DECAY * a + (1 - DECAY) * p, carry["encoder"], params["encoder"])
-        carry = {"encoder": encoder, "steps": number + 1}
+        queue = np.concatenate([y, carry["queue"]])[:16]
+        carry = {"encoder": encoder, "steps": number + 1, "queue": queue}
     return params, average, carry, lines
 
 

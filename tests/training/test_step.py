@@ -163,7 +163,7 @@ def test_sharpness_aware_steps_follow_the_definition(count_devices):
         def summarize(self, metrics):
             return metrics
 
-        def after_step(self, carry, params, step):
+        def after_step(self, carry, params, step, outputs):
             return carry
 
     params = {"w": jnp.float32(start), "frozen": jnp.zeros(3)}

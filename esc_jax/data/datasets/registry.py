@@ -8,6 +8,7 @@ from typing import Any
 from esc_jax.data import prepare, prepared
 from esc_jax.data.clips import Clips
 from esc_jax.data.datasets import background, esc50, gtzan, recordings, synthetic
+from esc_jax.data.layouts.registry import LAYOUTS
 from esc_jax.data.rows import DataError, Layout
 
 
@@ -24,13 +25,14 @@ class DataSet:
     select: Callable[[Clips], Clips] = Clips.windows
 
 
-DATASETS: dict[str, DataSet] = {
+# A layout is a data set of its own name. The others download or generate their files, or select some of the clips.
+DATASETS: dict[str, DataSet] = dict.fromkeys(LAYOUTS, DataSet(recordings.open_layout)) | {
     "esc50": DataSet(esc50.open_layout),
     "esc10": DataSet(esc50.open_layout, esc50.esc10_clips),
     "gtzan": DataSet(gtzan.open_layout, gtzan.windows),
     "synthetic": DataSet(synthetic.open_layout, synthetic.whole_clips),
     "synthetic_scenes": DataSet(synthetic.open_scenes, synthetic.whole_clips),
-} | dict.fromkeys(recordings.PLACES, DataSet(recordings.open_layout))
+}
 
 # Called with the data set and the background, or None, before anything is decoded. Raises an error to refuse them.
 Check = Callable[[Layout, Layout | None], None]

@@ -116,7 +116,7 @@ def test_grouped_takes_stay_on_one_side(load, tmp_path):
 def test_the_folder_is_required(load, name):
     with pytest.raises(DataError, match=f"^data.name={name}: give --config.data.dir=PATH, ") as error:
         load(name, "")
-    assert error.value.status == 2 and name in registry.DATASETS and name in {layout.name for layout in LAYOUTS}
+    assert error.value.status == 2 and name in registry.DATASETS and name in LAYOUTS
 
 
 def test_official_folds_and_splits(load, tmp_path, caplog):
