@@ -8,8 +8,8 @@ kernel is the size of the arrays that it reads and writes, each once, without th
 XLA makes by measuring kernels are left at their defaults: a GPU may use other kernels for products. `remat` is off.
 
 Columns: the place in the network, "kind" (library calls are products and convolutions), the number of kernels, and
-their traffic in MB. The last row is the sum of all kernels, with the memory of temporary arrays. The benchmark prints a Markdown table and writes
-traffic.json and traffic.md to --out.
+their traffic in MB. The last row is the sum of all kernels, with the memory of temporary arrays. The benchmark prints a
+Markdown table and writes traffic.json and traffic.md to --out.
 """
 
 import argparse
