@@ -331,6 +331,17 @@ TABLES = {
             column("of them, float32", "float32"),
         ),
     ),
+    "traffic": Table(
+        "traffic",
+        (
+            column("config", "config"),
+            column("batch", "batch"),
+            column("version", "version"),
+            column("kernels", "kernels"),
+            column("traffic, GB", "traffic_gb"),
+            column("temporary memory, GB", "temporary_gb"),
+        ),
+    ),
     "ssl-cnn": Table("accuracy", SSL_COLUMNS, ids=("a", "e", "d", "k", "8")),
     "ssl-transformer": Table("accuracy", SSL_COLUMNS, ids=("b", "f", "g", "c", "h", "j", "i")),
     "comparison-ssl": Table("comparisons", COMPARISON_COLUMNS, where=False),

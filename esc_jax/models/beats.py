@@ -16,9 +16,10 @@ import numpy as np
 from esc_jax.models.encoder import Encoded
 from esc_jax.models.hubert import PositionalConv
 from esc_jax.models.limits import Constraint
+from esc_jax.ops.activations import ACTIVATIONS
 from esc_jax.ops.dense import Dense
 from esc_jax.ops.dropout import Dropout
-from esc_jax.ops.transformer import ACTIVATIONS, TransformerLayer, apply_layers, layer_norm, masked_mean
+from esc_jax.ops.transformer import TransformerLayer, apply_layers, layer_norm, masked_mean
 
 
 class Beats(nn.Module):

@@ -36,6 +36,14 @@ def _xla(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> jax.Arra
     return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
+def _one_dimensional(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
+    """As `conv`, for inputs and kernels of one row."""
+    y = lax.conv_general_dilated(
+        x.squeeze(1), kernel.squeeze(0), strides[1:], pads[1:], dimension_numbers=("NWC", "WIO", "NWC")
+    )
+    return y[:, None]
+
+
 def space_to_depth_conv(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
     """As `conv`, with strides of 1 over blocks of s × t inputs, whose elements are channels."""
     (s, t), (rows, columns, channels, _) = strides, kernel.shape
@@ -100,18 +108,22 @@ def _backward(
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
 
-    def by_xla(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return jax.vjp(lambda x, kernel: _xla(x, kernel, strides, pads), x, kernel)[1](g)
+    def gradients_of(form: Callable[..., jax.Array]) -> Callable[..., tuple[jax.Array, jax.Array]]:
+        return lambda x, kernel, g: jax.vjp(lambda x, kernel: form(x, kernel, strides, pads), x, kernel)[1](g)
 
-    def by_space_to_depth(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return jax.vjp(lambda x, kernel: space_to_depth_conv(x, kernel, strides, pads), x, kernel)[1](g)
+    by_xla, cuda = gradients_of(_xla), gradients_of(_form_for_cuda_gradients(x, kernel, strides, pads))
 
     def for_cpu(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
         x_gradient = by_xla(x, kernel, g)[0] if strides == (1, 1) else _input_gradient(x, kernel, g, strides, pads)
         return x_gradient, _kernel_gradient(x, kernel, g, strides, pads)
 
-    cuda = by_space_to_depth if _use_space_to_depth(kernel, strides) else by_xla
     return lax.platform_dependent(x, kernel, g, cpu=for_cpu, cuda=cuda, default=by_xla)
+
+
+def _form_for_cuda_gradients(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> Callable[..., jax.Array]:
+    if _use_space_to_depth(kernel, strides):
+        return space_to_depth_conv
+    return _one_dimensional if x.shape[1] == len(kernel) == 1 and pads[0] == (0, 0) else _xla
 
 
 def _input_gradient(x: jax.Array, kernel: jax.Array, g: jax.Array, strides: Pair, pads: Pads) -> jax.Array:

@@ -29,8 +29,6 @@ from esc_jax.ops import sums, windows
 from esc_jax.ops.convolution import space_to_depth_conv
 from esc_jax.ops.windows import Pads, Pair
 
-_SUMS_AT_ONCE = 16  # taps whose sums one kernel computes on a CUDA GPU
-
 Residuals = tuple[jax.Array, jax.Array]
 
 
@@ -118,7 +116,8 @@ def _backward(strides: Pair, pads: Pads, residuals: Residuals, gradient: jax.Arr
 
     def for_cuda(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
         if _is_one_dimensional(kernel):
-            return shifted(_kernel_gradient_by_sums, x, kernel, gradient)
+            # Without a barrier, each kernel that sums products computes the gradient again.
+            return shifted(_kernel_gradient_by_sums, x, kernel, lax.optimization_barrier(gradient))
         if _is_stem(x, strides):
             return jax.vjp(functools.partial(space_to_depth_conv, strides=strides, pads=pads), x, kernel)[1](gradient)
         x_gradient, kernel_gradient = grouped(x, kernel, gradient)
@@ -209,15 +208,13 @@ def _kernel_gradient(x: jax.Array, gradient: jax.Array, size: Pair, strides: Pai
 
 
 def _kernel_gradient_by_sums(x: jax.Array, gradient: jax.Array, size: Pair, strides: Pair, pads: Pads) -> jax.Array:
-    """As `_kernel_gradient`. Products are summed over all outputs, for several taps in one kernel."""
+    """As `_kernel_gradient`. XLA computes each product inside the kernel that sums it, for two taps in one kernel."""
     out_h, out_w, channels = gradient.shape[1:]
     padding = []
     for (low, _), outputs, stride, length, n in zip(pads, (out_h, out_w), strides, size, x.shape[1:3], strict=True):
         padding.append((low, (outputs - 1) * stride + length - n - low))
     padded, g = windows.pad(x, (padding[0], padding[1])), gradient.astype(jnp.float32)
-    taps = [values for _, _, values in windows.shifted_slices(padded, size, strides)]
-    totals: list[jax.Array] = []
-    for first in range(0, len(taps), _SUMS_AT_ONCE):
-        some = taps[first : first + _SUMS_AT_ONCE]
-        totals += sums.channel_sums_in_parts(*(values.astype(jnp.float32) * g for values in some))
-    return jnp.stack(totals).reshape(*size, 1, channels).astype(x.dtype)
+    parts = sums.parts(g.size // channels)
+    products = (values.astype(jnp.float32) * g for _, _, values in windows.shifted_slices(padded, size, strides))
+    partial = jnp.stack([product.reshape(parts, -1, channels).sum(1) for product in products])
+    return partial.sum(1).reshape(*size, 1, channels).astype(x.dtype)

@@ -11,6 +11,11 @@ _PARTS = 64
 _MANY_ROWS, _PARTS_OF_MANY = 1 << 16, 1024
 
 
+def parts(rows: int) -> int:
+    """Number of partial sums into which a sum of `rows` rows is divided."""
+    return math.gcd(rows, _PARTS if rows < _MANY_ROWS else _PARTS_OF_MANY)
+
+
 def channel_sums_in_parts(*arrays: jax.Array) -> tuple[jax.Array, ...]:
     """Sums of arrays of one shape and dtype over all axes but the last, in two kernels: (…, C) → (C,).
 
@@ -24,8 +29,7 @@ def channel_sums_in_parts(*arrays: jax.Array) -> tuple[jax.Array, ...]:
         return tuple(a + b for a, b in zip(left, right, strict=True))
 
     channels = arrays[0].shape[-1]
-    rows = arrays[0].size // channels
-    parts = math.gcd(rows, _PARTS if rows < _MANY_ROWS else _PARTS_OF_MANY)
-    partial = lax.reduce(tuple(array.reshape(parts, rows // parts, channels) for array in arrays), zeros, add, (1,))
+    shape = (parts(arrays[0].size // channels), -1, channels)
+    partial = lax.reduce(tuple(array.reshape(shape) for array in arrays), zeros, add, (1,))
     # Without a barrier, XLA merges both stages.
     return tuple(lax.reduce(lax.optimization_barrier(partial), zeros, add, (0,)))

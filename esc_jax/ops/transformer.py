@@ -9,46 +9,10 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from esc_jax.ops.activations import ACTIVATIONS
+from esc_jax.ops.attention import attention_weights
 from esc_jax.ops.dense import Dense
 from esc_jax.ops.dropout import Dropout, layer_drop
-
-ACTIVATIONS: dict[str, Callable] = {
-    "gelu": functools.partial(nn.gelu, approximate=False),
-    "gelu_fast": functools.partial(nn.gelu, approximate=True),
-    "gelu_accurate": functools.partial(nn.gelu, approximate=True),
-    "relu": nn.relu,
-    "tanh": jnp.tanh,
-    "linear": lambda x: x,
-}
-
-
-@jax.custom_vjp
-def attention_scores(query: jax.Array, key: jax.Array) -> jax.Array:
-    """s[b, h, q, k] = Σ_d query[b, q, h, d] · key[b, k, h, d], in float32.
-
-    The gradient is a product in the dtype of the inputs, as of other products of the network. Automatic differentiation
-    would multiply the float32 gradient of the scores: in bfloat16 training, the only float32 products of a layer.
-
-    Args:
-        query, key: (B, T, heads, size).
-
-    Returns:
-        (B, heads, T, T).
-    """
-    return jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
-
-
-def _scores_forward(query: jax.Array, key: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return attention_scores(query, key), (query, key)
-
-
-def _scores_backward(residuals: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
-    query, key = residuals
-    g = g.astype(query.dtype)
-    return jnp.einsum("bhqk,bkhd->bqhd", g, key), jnp.einsum("bhqk,bqhd->bkhd", g, query)
-
-
-attention_scores.defvjp(_scores_forward, _scores_backward)
 
 
 class Attention(nn.Module):
@@ -91,23 +55,15 @@ class Attention(nn.Module):
             return y.reshape(batch, time, self.heads, size)
 
         query, key, value = project("query", 1.0), project("key", 1.0), project("value", self.init_gain)
-        scores = attention_scores(query * size**-0.5, key)
+        gate = None
         if self.gated:  # the parameters exist even without a bias to gate
-            gate = dense(8, self.dtype, "gate")(query).astype(jnp.float32)
-            a, b = jnp.moveaxis(nn.sigmoid(gate.reshape(batch, time, self.heads, 2, 4).sum(-1)), -1, 0)
+            gates = dense(8, self.dtype, "gate")(query).astype(jnp.float32)
+            a, b = jnp.moveaxis(nn.sigmoid(gates.reshape(batch, time, self.heads, 2, 4).sum(-1)), -1, 0)
             scale = self.param("gate_scale", nn.initializers.ones, (self.heads,))
-            gate = a * (b * scale[None, None] - 1.0) + 2.0
-            bias = None if bias is None else jnp.moveaxis(gate, -1, 1)[..., None] * bias[None]
-        elif bias is not None:
-            bias = jnp.broadcast_to(bias[None], scores.shape)
-        if bias is not None:
-            scores = scores + bias
-        if padding is not None:
-            # A finite number: the softmax over a clip that is all padding must not give NaN.
-            scores = jnp.where(padding[:, None, None], jnp.finfo(jnp.float32).min, scores)
-        weights = nn.softmax(scores, -1)
+            gate = jnp.moveaxis(a * (b * scale[None, None] - 1.0) + 2.0, -1, 1)
+        weights = attention_weights(query * size**-0.5, key, None if bias is None else gate, bias, padding)
         self.sow("intermediates", "attention", weights)
-        weights = Dropout(self.dropout)(weights.astype(self.dtype), train=train)
+        weights = Dropout(self.dropout)(weights, train=train)
         mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(batch, time, channels)
         return dense(channels, self.dtype, "out", self.init_gain)(mixed)
 

@@ -52,3 +52,19 @@ def test_any_shape(form, channels, size, kernel, strides, pads):
 
 def test_resnets_first_layer_for_cuda():
     check((2, 26, 16, 1), (7, 7), 4, (2, 2), ((3, 3), (3, 3)), convolution.space_to_depth_conv)
+
+
+@pytest.mark.parametrize(("taps", "stride"), [(5, 1), (4, 3)])
+def test_one_row_for_cuda(monkeypatch, taps, stride):
+    monkeypatch.setattr(lax, "platform_dependent", lambda *arguments, cuda, **_: cuda(*arguments))
+    check((2, 1, 23, 3), (1, taps), 4, (1, stride), ((0, 0), (2, 1)))
+    check((2, 1, 23, 3), (1, taps), 4, (1, stride), ((1, 0), (2, 1)))  # two rows with the padding
+
+
+def test_the_kernel_gradient_of_one_row_has_one_dimension_for_cuda():
+    """XLA for CUDA takes the form with two dimensions for a convolution with a window of the size of the map."""
+    x, kernel = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((2, 1, 23, 3), (1, 5, 3, 4)))
+    total = jax.jit(jax.grad(lambda x, k: convolution.conv(x, k, (1, 1), ((0, 0), (0, 0))).sum(), argnums=(0, 1)))
+    text = total.trace(x, kernel).lower(lowering_platforms=("cuda",)).as_text()
+    convolutions = [line for line in text.splitlines() if "stablehlo.convolution" in line]
+    assert len(convolutions) == 2 and all("[b, 0, f]" in line or "[f, 0, b]" in line for line in convolutions)
