@@ -291,7 +291,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         ranges |= {f"pretrain.{k}": v for k, v in ranges.items() if k.startswith(("augment.", "optim."))}
         ranges |= _PRETRAIN_RANGES | {f"pretrain.{key}": limits for key, limits in objective.ranges.items()}
     for key, (low, high) in ranges.items():
-        if not isinstance(flat[key], (int, float)):
+        if isinstance(flat[key], bool) or not isinstance(flat[key], (int, float)):
             raise ConfigError(f"config.{key}={flat[key]} must be a number from {low} to {high}")
         if not low <= flat[key] <= high:
             raise ConfigError(f"config.{key}={flat[key]} is out of range: it must be between {low} and {high}")
