@@ -306,7 +306,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     rules.check_augment(config, "")
     rules.check_method(config, flat)
     if objective:
-        optim.check(config.pretrain.optim)
+        with optim.prefixed_errors("pretrain."):
+            optim.check(config.pretrain.optim)
         rules.check_augment(config, "pretrain.")
         if config.pretrain.augment.mixup_alpha:
             raise ConfigError("config.pretrain.augment.mixup_alpha mixes labels: use config.pretrain.background_mix")

@@ -162,8 +162,8 @@ def prepare(config: Any, folder: pathlib.Path, programs: Programs | None = None)
         programs: of runs whose configs differ in seed and test fold only; extended.
 
     Raises:
-        ConfigError, DataError, FrontendError, ModelError, PretrainedError: the config, the data or the weights cannot
-            be used. OtherDataError: the run in the workdir was trained on other data.
+        ConfigError, DataError, FrontendError, ModelError, OptimError, PretrainedError: the config, the data or the
+            weights cannot be used. OtherDataError: the run in the workdir was trained on other data.
     """
     teachers.check(config)
     check = functools.partial(dataset.check_files, config.protocol, config.data.test_fold, folder)
