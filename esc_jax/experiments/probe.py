@@ -162,8 +162,8 @@ def with_head(config: Any, task: Task, clips: Clips, split: Split, model: Model)
 
 def _with_head(model: Model, head: ProbeResult) -> Variables:
     classifier = {"kernel": jnp.asarray(head.kernel), "bias": jnp.asarray(head.bias)}
-    params = model.variables["params"] | {"head": {"classifier": classifier}}
-    return model.variables | {"params": params}
+    params = model.variables["params"]
+    return model.variables | {"params": params | {"head": params["head"] | {"classifier": classifier}}}
 
 
 def save_classifier(
