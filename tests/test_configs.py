@@ -164,6 +164,17 @@ def test_label_smoothing_is_for_one_class():
         configs.check(config)
 
 
+def test_attention_pools_one_level():
+    config = configs.defaults("efficientat", frontend="efficientat_mel")
+    config.model.encoder.embedding = "blocks"
+    configs.check(config)
+    config.model.head.pooling = "attention"
+    with pytest.raises(ConfigError, match="encoder.embedding=blocks has no effect: set it to last"):
+        configs.check(config)
+    config.model.encoder.embedding = "last"
+    configs.check(config)
+
+
 @pytest.mark.parametrize(("key", "value"), [("method", "probe"), ("train.head_from_probe", True)])
 def test_a_probe_has_no_attention(key, value):
     config = configs.defaults("resnet")
