@@ -151,7 +151,9 @@ def test_augmentations_of_spectrograms_need_a_spectrogram(key, stage):
         config.pretrain = configs.pretrain_defaults("simclr")
     configs.check(config)
     config.update_from_flattened_dict({f"{stage}augment.{key}": 0.5 if key == "frequency_warp" else 1})
-    with pytest.raises(ConfigError, match=f"config.{stage}augment.{key}=.* changes a spectrogram, and frontend.name=raw"):
+    with pytest.raises(
+        ConfigError, match=f"config.{stage}augment.{key}=.* changes a spectrogram, and frontend.name=raw"
+    ):
         configs.check(config)
 
 

@@ -81,6 +81,7 @@ def check_split(config: Any, task: Task, clips: Clips, split: folds.Split) -> No
     Raises:
         DataError: no clip of a part has a class. ConfigError: a batch is larger than the training part.
     """
+
     def lacks_classes(part: Sequence[int]) -> bool:
         return bool(part) and not task.class_counts(clips.labels[list(part)], len(clips.classes)).any()
 
@@ -94,8 +95,8 @@ def check_split(config: Any, task: Task, clips: Clips, split: folds.Split) -> No
             )
     if lacks_classes(split.calibration):
         raise DataError(
-            f"no clip that train.calibration_share={config.train.calibration_share:g} holds out has a class: raise it, or"
-            " set it to 0"
+            f"no clip that train.calibration_share={config.train.calibration_share:g} holds out has a class: raise it,"
+            " or set it to 0"
         )
     if config.method == "train" and len(split.train) < config.train.batch_size:
         raise ConfigError(
