@@ -32,7 +32,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     },
     "efficientnet": {"width_coefficient": 0.3, "depth_coefficient": 0.1, "same_padding": "transformers"},
     "efficientat": {"width_mult": 0.1},
-    "patch_transformer": {"layers": 1, "width": 16, "heads": 2, "ffn": 24, "table": (4, 2)},
+    "patch_transformer": {"stride": 10, "layers": 1, "width": 16, "heads": 2, "ffn": 24, "table": (4, 2)},
     "eat": {"width": 4, "stage_blocks": 2, "embed_dim": 16, "layers": 1, "heads": 2, "ffn": 24, "positions": 8},
     "beats": {
         "embed_dim": 12,
