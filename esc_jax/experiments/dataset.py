@@ -79,7 +79,8 @@ def check_split(config: Any, task: Task, clips: Clips, split: folds.Split) -> No
     """Checks that a run can train and test on the parts of a split.
 
     Raises:
-        DataError: no clip of a part has a class. ConfigError: a batch is larger than the training part.
+        DataError: no clip of a part has a class. ConfigError: a batch is larger than the training part, or it has too
+            few folds.
     """
 
     def lacks_classes(part: Sequence[int]) -> bool:
@@ -97,6 +98,11 @@ def check_split(config: Any, task: Task, clips: Clips, split: folds.Split) -> No
         raise DataError(
             f"no clip that train.calibration_share={config.train.calibration_share:g} holds out has a class: raise it,"
             " or set it to 0"
+        )
+    if config.method == "train" and config.train.head_from_probe and len({clips.folds[i] for i in split.train}) < 2:
+        raise ConfigError(
+            "config.train.head_from_probe needs at least two training folds, inside which the regularization of the"
+            " probe is chosen"
         )
     if config.method == "train" and len(split.train) < config.train.batch_size:
         raise ConfigError(

@@ -9,6 +9,7 @@ import soundfile
 from esc_jax import config as configs
 from esc_jax.data import folds
 from esc_jax.data.rows import DataError
+from esc_jax.errors import ConfigError
 from esc_jax.experiments import crossval, dataset, probe, single
 from esc_jax.tasks import registry as tasks
 from esc_jax.training.checkpoint import OtherDataError
@@ -50,6 +51,18 @@ def test_a_calibration_share_without_any_class_is_refused(noise_clips):
     with pytest.raises(DataError, match="no clip that train.calibration_share=0.5 holds out has a class: raise it"):
         dataset.check_split(config, tasks.get("multi_label"), clips, split)
     dataset.check_split(config, tasks.get("multi_label"), clips, dataclasses.replace(split, calibration=(6, 8)))
+
+
+def test_a_head_from_a_probe_needs_two_training_folds(noise_clips):
+    """Of three folds, the protocol `validation` leaves one."""
+    config = configs.defaults("resnet")
+    config.train.update(batch_size=4, head_from_probe=True)
+    for protocol in ("holdout", "all"):
+        split = folds.split(noise_clips.folds, noise_clips.sources, protocol, 1)
+        dataset.check_split(config, tasks.get("single_label"), noise_clips, split)
+    split = folds.split(noise_clips.folds, noise_clips.sources, "validation", 1)
+    with pytest.raises(ConfigError, match="config.train.head_from_probe needs at least two training folds"):
+        dataset.check_split(config, tasks.get("single_label"), noise_clips, split)
 
 
 @pytest.fixture
