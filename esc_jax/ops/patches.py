@@ -45,7 +45,8 @@ def extract_patches(features: jax.Array, size: int, stride: int = 0) -> jax.Arra
 def _windows(x: jax.Array, axis: int, count: int, size: int, stride: int) -> jax.Array:
     """Replaces an axis by two: `count` windows, `stride` apart, of `size` elements."""
     span = (count - 1) * stride + 1
-    return jnp.stack([lax.slice_in_dim(x, i, i + span, stride, axis) for i in range(size)], axis + 1)
+    elements = [lax.slice_in_dim(x, i, i + span, stride, axis) for i in range(size)]
+    return jnp.concatenate([jnp.expand_dims(one, axis + 1) for one in elements], axis + 1)
 
 
 def patches_to_pixels(grid: jax.Array, size: int, shape: tuple[int, int]) -> jax.Array:

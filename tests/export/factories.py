@@ -42,6 +42,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
         "encoder_attention_heads": 2,
         "conv_pos": 8,
         "conv_pos_groups": 2,
+        "input_patch_size": 10,  # does not divide the number of frames, as with clips of five seconds
     },
 }
 _HEADS = {"hubert": "projected", "efficientat": "mlp"}
