@@ -289,7 +289,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         ranges |= {f"pretrain.{k}": v for k, v in ranges.items() if k.startswith(("augment.", "optim."))}
         ranges |= _PRETRAIN_RANGES | {f"pretrain.{key}": limits for key, limits in objective.ranges.items()}
     for key, (low, high) in ranges.items():
-        if not isinstance(flat[key], (int, float)):
+        if isinstance(flat[key], bool) or not isinstance(flat[key], (int, float)):
             raise ConfigError(f"config.{key}={flat[key]} must be a number from {low} to {high}")
         if not low <= flat[key] <= high:
             raise ConfigError(f"config.{key}={flat[key]} is out of range: it must be between {low} and {high}")
@@ -304,7 +304,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     rules.check_augment(config, "")
     rules.check_method(config, flat)
     if objective:
-        optim.check(config.pretrain.optim)
+        with optim.prefixed_errors("pretrain."):
+            optim.check(config.pretrain.optim)
         rules.check_augment(config, "pretrain.")
         if config.pretrain.augment.mixup_alpha:
             raise ConfigError("config.pretrain.augment.mixup_alpha mixes labels: use config.pretrain.background_mix")

@@ -45,6 +45,12 @@ def check_method(config: Any, flat: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"config.model.head.pooling={config.model.head.pooling}: a probe fits the linear layer alone; use mean"
         )
+    pooling, levels = config.model.head.get("pooling", "mean"), config.model.encoder.get("embedding", "last")
+    if pooling != "mean" and levels != "last":
+        raise ConfigError(
+            f"config.model.head.pooling={pooling} pools the last feature map, so that"
+            f" config.model.encoder.embedding={levels} has no effect: set it to last"
+        )
     if config.data.mask_padding:
         if not models.uses_padding(config.model.name):
             raise ConfigError(

@@ -98,6 +98,7 @@ def test_files_that_are_no_configs_are_an_error(tmp_path):
         ("train.wise_ft_alpha", 1.5, "train.wise_ft_alpha=1.5 is out of range: it must be between 0 and 1"),
         ("optim.lr", 0.0, "optim.lr=0.0 must be above 0"),
         ("optim.div_factor", 0.0, "optim.div_factor=0.0 is out of range"),
+        ("optim.lr_examples", True, "config.optim.lr_examples=True must be a number from 0 to 1048576"),
         ("optim.schedule", "step", "optim.schedule=step: the schedules are one_cycle"),
         ("optim.groups", ("encoder/.*", 0.1), "optim.groups=.* must be pairs"),
         ("optim.unfreeze", (("(", 1),), "optim.unfreeze: '[(]' is not a regular expression"),
@@ -140,11 +141,20 @@ def test_filters_need_a_spectrogram_with_enough_bins():
         ConfigError, match="filter_bands_max=5 bands of .*30 bins need 150 bins, and the frontend has 128"
     ):
         configs.check(config)
-    for key in ("filter_db", "freq_mixstyle_alpha"):
-        config = configs.defaults("hubert", frontend="raw")
-        config.augment[key] = 1.0
-        with pytest.raises(ConfigError, match=f"{key}=1 changes a logarithmic spectrogram, and frontend.name=raw"):
-            configs.check(config)
+
+
+@pytest.mark.parametrize("key", ["filter_db", "freq_mixstyle_alpha", "frequency_warp", "time_mask", "freq_mask"])
+@pytest.mark.parametrize("stage", ["", "pretrain."])
+def test_augmentations_of_spectrograms_need_a_spectrogram(key, stage):
+    config = configs.defaults("hubert", frontend="raw")
+    if stage:
+        config.pretrain = configs.pretrain_defaults("simclr")
+    configs.check(config)
+    config.update_from_flattened_dict({f"{stage}augment.{key}": 0.5 if key == "frequency_warp" else 1})
+    with pytest.raises(
+        ConfigError, match=f"config.{stage}augment.{key}=.* changes a spectrogram, and frontend.name=raw"
+    ):
+        configs.check(config)
 
 
 def test_label_smoothing_is_for_one_class():
@@ -154,6 +164,17 @@ def test_label_smoothing_is_for_one_class():
     config.train.loss = "binary"
     with pytest.raises(ConfigError, match="label_smoothing=0.1 is for the cross-entropy of one class: set it to 0"):
         configs.check(config)
+
+
+def test_attention_pools_one_level():
+    config = configs.defaults("efficientat", frontend="efficientat_mel")
+    config.model.encoder.embedding = "blocks"
+    configs.check(config)
+    config.model.head.pooling = "attention"
+    with pytest.raises(ConfigError, match="encoder.embedding=blocks has no effect: set it to last"):
+        configs.check(config)
+    config.model.encoder.embedding = "last"
+    configs.check(config)
 
 
 @pytest.mark.parametrize(("key", "value"), [("method", "probe"), ("train.head_from_probe", True)])

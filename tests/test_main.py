@@ -77,7 +77,7 @@ def test_predictions_agree_with_the_counts(done):
     assert sum(r["true"] == r["predicted_tta"] for r in rows) == results["folds"][0]["correct_tta"]
     for row in rows:
         shares = [float(row[c]) for c in results["data"]["classes"]]
-        assert abs(sum(shares) - 1) < 1e-4  # printed with six digits
+        assert abs(sum(shares) - 1) < 1e-4  # printed with nine digits
         assert results["data"]["classes"][int(np.argmax(shares))] == row["predicted"]
 
 
@@ -121,7 +121,7 @@ def test_crops_are_averaged(done, run, tmp_path, average):
     with open(workdir / "predictions.csv") as file:
         rows = list(csv.DictReader(file))
     averaged = [[float(row[f"{name}_tta"]) for name in restored.model.classes] for row in rows]
-    np.testing.assert_allclose(averaged, expected, rtol=2e-4)  # printed with six digits
+    np.testing.assert_allclose(averaged, expected, rtol=2e-4)  # printed with nine digits
     plain = [[float(row[name]) for name in restored.model.classes] for row in rows]
     np.testing.assert_allclose(plain, softmax(np.asarray(logits(restored.model.variables, audio)[0])), rtol=2e-4)
 

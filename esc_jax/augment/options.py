@@ -92,6 +92,8 @@ CHOICES: dict[str, Sequence[str]] = {
     "filter_kind": ("step", "linear"),
 }
 _RESAMPLE_RANGE = (0.5, 2.0)
+# Keys of the augmentations of a spectrogram, which the raw waveform cannot have; 0 turns them off.
+ON_SPECTROGRAM = ("frequency_warp", "time_mask", "freq_mask", "filter_db", "freq_mixstyle_alpha")
 
 
 def check(augment: Any, frontend: Any, prefix: str) -> None:
@@ -128,8 +130,7 @@ def check(augment: Any, frontend: Any, prefix: str) -> None:
             raise ConfigError(
                 f"config.{prefix}{least}={augment[least]:g} is above config.{prefix}{most}={augment[most]:g}"
             )
-    if augment.filter_db or augment.freq_mixstyle_alpha:
-        _check_spectrogram(augment, frontend, prefix)
+    _check_spectrogram(augment, frontend, prefix)
 
 
 def _sequence(augment: Any, key: str, prefix: str) -> Sequence[Any]:
@@ -140,12 +141,12 @@ def _sequence(augment: Any, key: str, prefix: str) -> Sequence[Any]:
 
 def _check_spectrogram(augment: Any, frontend: Any, prefix: str) -> None:
     bins = frontend.get("mels", frontend.get("bins"))
-    if bins is None:
-        key = "filter_db" if augment.filter_db else "freq_mixstyle_alpha"
-        raise ConfigError(
-            f"config.{prefix}{key}={augment[key]:g} changes a logarithmic spectrogram, and"
-            f" frontend.name={frontend.name} gives none: set it to 0"
-        )
+    for key in ON_SPECTROGRAM:
+        if augment[key] and bins is None:
+            raise ConfigError(
+                f"config.{prefix}{key}={augment[key]:g} changes a spectrogram, and frontend.name={frontend.name} gives"
+                " none: set it to 0"
+            )
     needed = augment.filter_bands_max * augment.filter_narrowest
     if augment.filter_db and needed > bins:
         raise ConfigError(

@@ -235,7 +235,7 @@ def read_results(path: pathlib.Path) -> dict[str, Any]:
 def write_predictions(path: pathlib.Path, task: Task, clips: Clips, parts: Sequence[FoldPredictions]) -> None:
     """predictions.csv: a row for each test clip, with the probabilities of the clip and those averaged over views.
 
-    Names are written with `escaping.escape_cell`.
+    Names are written with `escaping.escape_cell`. Probabilities have nine digits, which tell all float32 numbers apart.
     """
     names = clips.classes
     tta = all(part.averaged is not None for part in parts)
@@ -251,11 +251,11 @@ def write_predictions(path: pathlib.Path, task: Task, clips: Clips, parts: Seque
                 row = [escape_cell(clips.filenames[index]), clips.folds[index], escape_cell(clips.sources[index])]
                 row += [part.seed]
                 row += [escape_cell(task.label_text(label, names)) for label in (clips.labels[index], *decision)]
-                writer.writerow([*row, *(f"{p:.6g}" for p in one), *(f"{p:.6g}" for p in mean if tta)])
+                writer.writerow([*row, *(f"{p:.9g}" for p in one), *(f"{p:.9g}" for p in mean if tta)])
 
 
 def read_predictions(path: pathlib.Path, clips: Clips) -> FoldPredictions:
-    """Predictions of a single run from its predictions.csv (six digits) and the results.json beside it.
+    """Predictions of a single run from its predictions.csv (nine digits) and the results.json beside it.
 
     Raises:
         DataError: the file is of other clips or classes. DamagedResultsError: a file is damaged.

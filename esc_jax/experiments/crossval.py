@@ -24,6 +24,7 @@ from esc_jax.evaluation.calibration import Calibration
 from esc_jax.experiments import dataset, probe, single, teacher, vectorized, workdir
 from esc_jax.experiments.artifacts import markdown, write_artifacts
 from esc_jax.experiments.run import Programs
+from esc_jax.inference import model_path
 from esc_jax.runtime import processes
 from esc_jax.tasks.base import Task
 from esc_jax.training import checkpoint
@@ -72,6 +73,7 @@ def cross_validate(config: Any, folder: pathlib.Path) -> dict[str, Any]:
     if (folder / "checkpoints").is_dir():
         raise ConfigError(f"{folder} contains the run of one fold: choose another --workdir")
     workdir.check_workdir(folder, config)
+    model_path.check_weights("model.pretrained", config.model.pretrained)
 
     def check(source: Layout, background: Layout | None) -> None:
         for name, run_config in _runs(config, _test_folds(config, (row.fold for row in source.rows))).items():

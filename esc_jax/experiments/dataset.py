@@ -1,5 +1,6 @@
 """The data set of a run, and the task that its labels are for."""
 
+from collections.abc import Sequence
 import copy
 import pathlib
 from typing import Any
@@ -77,16 +78,31 @@ def check_split(config: Any, task: Task, clips: Clips, split: folds.Split) -> No
     """Checks that a run can train and test on the parts of a split.
 
     Raises:
-        DataError: no clip of a part has a class. ConfigError: a batch is larger than the training part.
+        DataError: no clip of a part has a class. ConfigError: a batch is larger than the training part, or it has too
+            few folds.
     """
+
+    def lacks_classes(part: Sequence[int]) -> bool:
+        return bool(part) and not task.class_counts(clips.labels[list(part)], len(clips.classes)).any()
+
     parts = {"training folds": split.train, "validation fold": split.validation, "test fold": split.test}
     for name, part in parts.items():
-        if part and not task.class_counts(clips.labels[list(part)], len(clips.classes)).any():
+        if lacks_classes(part):
             number = f" {split.test_folds[0]}" if part is split.test else ""
             raise DataError(
                 f"no clip of the {name}{number} has a class, so that there is nothing to learn or to measure: choose"
                 " others with --config.data.test_fold, or --config.crossval.folds for a cross-validation"
             )
+    if lacks_classes(split.calibration):
+        raise DataError(
+            f"no clip that train.calibration_share={config.train.calibration_share:g} holds out has a class: raise it,"
+            " or set it to 0"
+        )
+    if config.method == "train" and config.train.head_from_probe and len({clips.folds[i] for i in split.train}) < 2:
+        raise ConfigError(
+            "config.train.head_from_probe needs at least two training folds, inside which the regularization of the"
+            " probe is chosen"
+        )
     if config.method == "train" and len(split.train) < config.train.batch_size:
         raise ConfigError(
             f"config.train.batch_size={config.train.batch_size} is larger than the number of training clips,"

@@ -171,18 +171,26 @@ def save(
 
 
 def _classifier(store: Store, classes: Sequence[str], path: str | None) -> tuple[Any, Model]:
-    """A config and a model with the encoder of a store and a linear head with random weights."""
+    """A config and a model with the encoder of a store and a linear layer with random weights.
+
+    A head that pools the features is kept: the embeddings are its own.
+    """
     settings = store.settings
     path = path or settings.model
     if model_path.has_config(path):
         restored = restore_any(path)
+        encoder = embeddings.encoder_fingerprint(restored.model)
         config = restored.config.copy_and_resolve_references()
         with config.unlocked():
-            config.model.head = registry.defaults(config.model.name)["head"]
+            if not restored.model.module.pools:
+                config.model.head = registry.defaults(config.model.name)["head"]
         config.model.pretrained = ""
         config.data.clip_s = settings.window_s
         model = models.create(config, classes)
         variables = {name: {**tree, **_encoder(restored.model, name)} for name, tree in model.variables.items()}
+        if restored.model.module.pools:
+            layer = {"classifier": variables["params"]["head"]["classifier"]}
+            variables["params"]["head"] = {**restored.model.variables["params"]["head"], **layer}
         model = model.with_variables(variables)
     else:
         architecture = merge.identify(path).architecture
@@ -191,7 +199,8 @@ def _classifier(store: Store, classes: Sequence[str], path: str | None) -> tuple
         masked = registry.uses_padding(architecture)
         config.data.update(sample_rate=settings.sample_rate, clip_s=settings.window_s, mask_padding=masked)
         config, model = load.initialize(config, classes)
-    if embeddings.encoder_fingerprint(model) != settings.encoder:
+        encoder = embeddings.encoder_fingerprint(model)
+    if encoder != settings.encoder:
         raise StoreError(
             f"{store.path} has passages of another encoder ({settings.model}): {path} has changed or differs"
         )

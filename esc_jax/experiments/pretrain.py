@@ -57,7 +57,7 @@ class Learned(NamedTuple):
 
 
 def check(config: Any, clips: Clips, split: Split, model: Model) -> None:
-    """Raises ConfigError for a stage that cannot run on these data."""
+    """Raises ConfigError or OptimError for a stage that cannot run on these data."""
     if len({clips.folds[i] for i in split.train}) < 2:
         raise ConfigError(
             "config.pretrain.objective needs at least two training folds, since the pretrained encoder is evaluated"
@@ -68,6 +68,9 @@ def check(config: Any, clips: Clips, split: Split, model: Model) -> None:
             f"config.pretrain.batch_size={config.pretrain.batch_size} is larger than the number of training clips,"
             f" {len(split.train)}"
         )
+    per_epoch = len(split.train) // config.pretrain.batch_size
+    with optim.prefixed_errors("pretrain."):
+        optim.schedule(config.pretrain.optim, config.pretrain.epochs * per_epoch, per_epoch)
     objectives.PRETRAINING[config.pretrain.objective].check_data(config, model, len(split.train))
     teacher = config.pretrain.get("teacher", "")
     if folder := teachers.run_folder(teacher, config) if teacher else None:
@@ -168,7 +171,8 @@ def _train(context: Context, objective: Objective, resident: ResidentClips | Non
     total = stage.epochs * per_epoch
     start = _initial_variables(context, objective)
     optim_config = optim.for_batch(stage.optim, stage.batch_size)
-    optimizer = optim.build(optim_config, start["params"], total, per_epoch)
+    with optim.prefixed_errors("pretrain."):
+        optimizer = optim.build(optim_config, start["params"], total, per_epoch)
     carry = objective.init_carry(start)
     state = states.create(start, optimizer, ema=False, seed=config.seed, carry=carry)
     checkpoints = checkpoint.Checkpoints(context.folder / "checkpoints")

@@ -24,6 +24,7 @@ from esc_jax.evaluation.novelty import Novelty
 from esc_jax.experiments import calibrate, crossval_quote, dataset, probe_heads, workdir
 from esc_jax.experiments.artifacts import write_artifacts
 from esc_jax.experiments.probe_heads import ProbeResult
+from esc_jax.inference import model_path
 from esc_jax.inference.embeddings import embed_clips
 from esc_jax.models.model import Model, Variables
 from esc_jax.pretrained import audioset, load
@@ -63,6 +64,7 @@ def probe_and_evaluate(
     """
     configs.check(config)
     workdir.check_workdir(folder, config)
+    model_path.check_weights("model.pretrained", config.model.pretrained)
     processes.require_single_process("a probe")
     started = time.monotonic()
     original = config
@@ -162,8 +164,8 @@ def with_head(config: Any, task: Task, clips: Clips, split: Split, model: Model)
 
 def _with_head(model: Model, head: ProbeResult) -> Variables:
     classifier = {"kernel": jnp.asarray(head.kernel), "bias": jnp.asarray(head.bias)}
-    params = model.variables["params"] | {"head": {"classifier": classifier}}
-    return model.variables | {"params": params}
+    params = model.variables["params"]
+    return model.variables | {"params": params | {"head": params["head"] | {"classifier": classifier}}}
 
 
 def save_classifier(

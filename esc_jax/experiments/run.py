@@ -18,6 +18,7 @@ from esc_jax.evaluation.predict import predict_clips
 from esc_jax.experiments import calibrate, dataset, pretrain, probe, workdir
 from esc_jax.experiments import teacher as teachers
 from esc_jax.experiments.calibrate import Fitted
+from esc_jax.inference import model_path
 from esc_jax.models.model import Model, Variables
 from esc_jax.objectives.distillation import Distillation, Teacher
 from esc_jax.objectives.supervised import Supervised
@@ -162,9 +163,10 @@ def prepare(config: Any, folder: pathlib.Path, programs: Programs | None = None)
         programs: of runs whose configs differ in seed and test fold only; extended.
 
     Raises:
-        ConfigError, DataError, FrontendError, ModelError, PretrainedError: the config, the data or the weights cannot
-            be used. OtherDataError: the run in the workdir was trained on other data.
+        ConfigError, DataError, FrontendError, ModelError, ModelPathError, OptimError, PretrainedError: the config, the
+            data or the weights cannot be used. OtherDataError: the run in the workdir was trained on other data.
     """
+    model_path.check_weights("model.pretrained", config.model.pretrained)
     teachers.check(config)
     check = functools.partial(dataset.check_files, config.protocol, config.data.test_fold, folder)
     config, task, clips = dataset.load(config, check)

@@ -70,3 +70,22 @@ def check_name(path: str | os.PathLike[str]) -> None:
     near = difflib.get_close_matches(name, catalog.CATALOG, 2)
     if near and not catalog.find(name) and not os.path.exists(name):
         raise ModelPathError(f"{name}: no such folder or published weights; did you mean {' or '.join(near)}?")
+
+
+def check_weights(key: str, path: str, runs: bool = False) -> None:
+    """Checks that a key of a config names published weights, and not what esc_jax has trained.
+
+    Args:
+        key: of the config.
+        path: its value; empty for none.
+        runs: whether the key also takes runs.
+
+    Raises:
+        ModelPathError: the path is a packed classifier, or a run where none is allowed.
+    """
+    if not path or catalog.find(path) or not has_config(path) or (runs and is_run(path)):
+        return
+    problem = "is an exported classifier: the key takes runs and published weights"
+    if not runs:
+        problem = "is a classifier that esc_jax has trained: the key takes published weights"
+    raise ModelPathError(f"config.{key}={path} {problem}")

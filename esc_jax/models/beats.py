@@ -16,6 +16,7 @@ import numpy as np
 from esc_jax.models.encoder import Encoded
 from esc_jax.models.hubert import PositionalConv
 from esc_jax.models.limits import Constraint
+from esc_jax.ops import patches
 from esc_jax.ops.activations import ACTIVATIONS
 from esc_jax.ops.dense import Dense
 from esc_jax.ops.dropout import Dropout
@@ -109,10 +110,8 @@ class Beats(nn.Module):
 
     def _patches(self, features: jax.Array) -> jax.Array:
         """(B, frames, bins) → embedded patches (B, tokens, embed_dim): a convolution as one matrix product."""
-        size, (batch, frames, bins) = self.input_patch_size, features.shape
-        rows, columns = frames // size, bins // size
-        x = features[:, : rows * size, : columns * size].reshape(batch, rows, size, columns, size)
-        x = x.transpose(0, 1, 3, 2, 4).reshape(batch, rows * columns, size * size)
+        x = patches.extract_patches(features, self.input_patch_size)
+        x = x.reshape(x.shape[0], -1, x.shape[-1])
         return Dense(self.embed_dim, self.conv_bias, kernel_init=_TORCH_INIT, dtype=self.dtype, name="patch_embedding")(
             x
         )

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 
 from esc_jax.augment import draws
+from esc_jax.augment import options as augmentations
 from esc_jax.errors import ConfigError
 from esc_jax.models import heads
 from esc_jax.models.encoder import Classifier
@@ -203,7 +204,7 @@ class Masked(Objective):
     @classmethod
     def check(cls, config: Any) -> None:
         """Augmentations of the spectrogram have no effect here: the mask is drawn after the frontend."""
-        for key in ("frequency_warp", "time_mask", "freq_mask", "filter_db", "freq_mixstyle_alpha"):
+        for key in augmentations.ON_SPECTROGRAM:
             if config.pretrain.augment[key]:
                 raise ConfigError(
                     f"config.pretrain.augment.{key}={config.pretrain.augment[key]} has no effect in masked prediction:"

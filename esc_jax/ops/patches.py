@@ -1,8 +1,8 @@
 """Spectrograms as grids of square patches."""
 
 import jax
+from jax import lax
 import jax.numpy as jnp
-import numpy as np
 
 
 def patch_grid(frames: int, bins: int, size: int, stride: int = 0) -> tuple[int, int]:
@@ -33,12 +33,20 @@ def extract_patches(features: jax.Array, size: int, stride: int = 0) -> jax.Arra
     stride = stride or size
     batch, frames, bins = features.shape
     rows, columns = patch_grid(frames, bins, size, stride)
+    # By `lax.slice`: with a symbolic batch size, indices are gathered, which exported files do not support.
     if stride == size:
-        x = features[:, : rows * size, : columns * size].reshape(batch, rows, size, columns, size)
+        x = lax.slice(features, (0, 0, 0), (batch, rows * size, columns * size))
+        x = x.reshape(batch, rows, size, columns, size)
     else:
-        x = features[:, np.arange(rows)[:, None] * stride + np.arange(size)]
-        x = x[..., np.arange(columns)[:, None] * stride + np.arange(size)]
+        x = _windows(_windows(features, 2, columns, size, stride), 1, rows, size, stride)
     return jnp.swapaxes(x, 2, 3).reshape(batch, rows, columns, size * size)
+
+
+def _windows(x: jax.Array, axis: int, count: int, size: int, stride: int) -> jax.Array:
+    """Replaces an axis by two: `count` windows, `stride` apart, of `size` elements."""
+    span = (count - 1) * stride + 1
+    elements = [lax.slice_in_dim(x, i, i + span, stride, axis) for i in range(size)]
+    return jnp.concatenate([jnp.expand_dims(one, axis + 1) for one in elements], axis + 1)
 
 
 def patches_to_pixels(grid: jax.Array, size: int, shape: tuple[int, int]) -> jax.Array:

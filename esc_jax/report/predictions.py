@@ -25,7 +25,7 @@ class Predictions:
         folds: (N,) test folds.
         seeds: (N,) seeds of the models.
         labels: (N, …) labels in the form of the task.
-        scores: (N, classes) probabilities of the clips, rounded to six digits.
+        scores: (N, classes) probabilities of the clips, rounded to nine digits.
         scores_tta: (N, classes) mean probabilities over the views of test-time augmentation; None without.
         thresholds: (N, classes) of the decisions on `scores`, from results.json; None for tasks that decide without.
     """

@@ -150,7 +150,7 @@ def _check_predictions(path: pathlib.Path, task: Task, predictions: Predictions,
     """Raises RunError where predictions.csv and results.json are of different runs.
 
     The score of every fold and seed must be equal up to one clip, or up to 0.01 for a metric that is no mean over
-    clips: where probabilities are rounded to six digits, a decision may change, and close ones become equal.
+    clips: where probabilities are rounded, a decision may change, and close ones become equal.
     """
     counts_clips = task.clip_scores(predictions.labels, predictions.scores) is not None
     for fold in folds:

@@ -1,6 +1,7 @@
 """The optimizer of a config, with a schedule, clipping, and a learning rate per group of parameters."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
 import copy
 import math
 import re
@@ -73,6 +74,15 @@ def for_batch(config: Any, batch_size: int) -> Any:
 
 class OptimError(UserError, ValueError):
     """Invalid optimizer settings. The message is one sentence."""
+
+
+@contextlib.contextmanager
+def prefixed_errors(prefix: str) -> Iterator[None]:
+    """Context in which the keys in the messages of an OptimError get a prefix: that of their stage, "pretrain."."""
+    try:
+        yield
+    except OptimError as error:
+        raise OptimError(f"{prefix}{error}") from None
 
 
 def path_of(path: tuple) -> str:

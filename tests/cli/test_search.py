@@ -7,14 +7,18 @@ import shutil
 import sqlite3
 
 import numpy as np
+import optax
 import pytest
 import soundfile
 
+from esc_jax import config as configs
 from esc_jax.cli import embed, predict, probe, search
 from esc_jax.export import formats
 from esc_jax.inference import embeddings, index, labels
 from esc_jax.inference.index_store import Store, open_for_writing
+from esc_jax.models import model as models
 from esc_jax.runtime import xla
+from esc_jax.training import checkpoint, state
 
 pytestmark = pytest.mark.usefixtures("no_xla_setup")
 
@@ -211,6 +215,40 @@ def test_a_packed_classifier_is_the_encoder_of_a_store(archive, untrained, tmp_p
     assert probe.main([f"--index={store}", f"--labels={marked}", f"--out={tmp_path}/run"]) == 0
     assert predict.main([f"--model={tmp_path}/run", str(archive / "2.wav")]) == 0
     assert error(embed, f"--model={packed}", f"--index={store}", "--sample_rate=8000", archive) == 2
+
+
+@pytest.fixture(scope="module")
+def pooling(tmp_path_factory):
+    """Workdir of a run with attention pooling whose weights are random."""
+    config = configs.load("tests/configs/tiny.py")
+    config.task = "single_label"
+    config.model.head.pooling = "attention"
+    model = models.create(config, ("rain", "sea_waves", "dog"))
+    model.variables["params"]["head"]["attention"]["score"]["kernel"] += 5.0 * np.random.default_rng(0).standard_normal(
+        (128, 1)
+    ).astype(np.float32)
+    folder = tmp_path_factory.mktemp("pooling")
+    checkpoints = checkpoint.Checkpoints(folder / "checkpoints")
+    meta = {"config": config.to_dict(), "classes": list(model.classes), "sample_rate": model.sample_rate}
+    checkpoints.save(state.create(model.variables, optax.sgd(0.1), ema=False), meta)
+    checkpoints.close()
+    return folder
+
+
+@pytest.mark.slow
+def test_the_pooling_of_an_encoder_is_that_of_a_classifier_of_its_store(archive, pooling, tmp_path):
+    """Embeddings of the classifier are those that its head was fitted to."""
+    store, marked, run = tmp_path / "archive.db", tmp_path / "labels.csv", tmp_path / "run"
+    assert embed.main([f"--model={pooling}", f"--index={store}", str(archive)]) == 0
+    rows = [(0, 2.0, "tone"), (1, 2.0, "tone"), (4, 0.0, "noise"), (5, 0.0, "noise")]
+    labels.write_labels(marked, [labels.Label(str(archive / f"{n}.wav"), s, s + 2, name) for n, s, name in rows])
+    assert probe.main([f"--index={store}", f"--labels={marked}", f"--out={run}"]) == 0
+    of_encoder, of_run = tmp_path / "encoder.npz", tmp_path / "run.npz"
+    for model, out in ((pooling, of_encoder), (run, of_run)):
+        assert embed.main([f"--model={model}", f"--out={out}", str(archive / "2.wav")]) == 0
+    with np.load(of_encoder) as expected, np.load(of_run) as file:
+        np.testing.assert_array_equal(file["embeddings"], expected["embeddings"])
+    assert predict.main([f"--model={run}", str(archive / "2.wav")]) == 0
 
 
 MISTAKES = [

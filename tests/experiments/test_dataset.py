@@ -41,6 +41,32 @@ def test_a_part_without_any_class_is_refused(noise_clips, fold, part):
         dataset.check_split(configs.defaults("resnet"), tasks.get("multi_label"), clips, split)
 
 
+def test_a_calibration_share_without_any_class_is_refused(noise_clips):
+    """Of data with few labelled clips. It would end the training with its last epoch."""
+    labels = np.zeros((12, 3), bool)
+    labels[::4] = True
+    clips = dataclasses.replace(noise_clips, labels=labels, task="multi_label")
+    split = folds.split(clips.folds, clips.sources, "holdout", 1)
+    split = dataclasses.replace(split, train=(4, 5, 8, 9), calibration=(6, 7, 10, 11))
+    config = configs.defaults("resnet")
+    config.train.update(batch_size=4, calibration_share=0.5)
+    with pytest.raises(DataError, match="no clip that train.calibration_share=0.5 holds out has a class: raise it"):
+        dataset.check_split(config, tasks.get("multi_label"), clips, split)
+    dataset.check_split(config, tasks.get("multi_label"), clips, dataclasses.replace(split, calibration=(6, 8)))
+
+
+def test_a_head_from_a_probe_needs_two_training_folds(noise_clips):
+    """Of three folds, the protocol `validation` leaves one."""
+    config = configs.defaults("resnet")
+    config.train.update(batch_size=4, head_from_probe=True)
+    for protocol in ("holdout", "all"):
+        split = folds.split(noise_clips.folds, noise_clips.sources, protocol, 1)
+        dataset.check_split(config, tasks.get("single_label"), noise_clips, split)
+    split = folds.split(noise_clips.folds, noise_clips.sources, "validation", 1)
+    with pytest.raises(ConfigError, match="config.train.head_from_probe needs at least two training folds"):
+        dataset.check_split(config, tasks.get("single_label"), noise_clips, split)
+
+
 @pytest.fixture
 def config(tmp_path):
     """Of a network without hidden blocks, on files in class folders."""

@@ -13,7 +13,7 @@ from esc_jax import config as configs
 from esc_jax.data import folds, synthetic
 from esc_jax.data.clips import Clips
 from esc_jax.data.resident import ResidentClips
-from esc_jax.errors import ConfigError
+from esc_jax.errors import ConfigError, UserError
 from esc_jax.evaluation import diagnostics
 from esc_jax.experiments import pretrain, probe_heads
 from esc_jax.inference import embeddings
@@ -297,6 +297,19 @@ def test_configs_that_do_not_fit_the_data_are_errors(noise_clips, tmp_path, chan
     with pytest.raises(ConfigError, match=message):
         learn(tmp_path / "stage", *small_stage(noise_clips, "masked", **changes))
     assert not (tmp_path / "stage").exists()
+
+
+def test_messages_about_the_optimizer_name_the_stage(noise_clips, tmp_path):
+    too_long, unmatched = {"warmup_steps": 1000}, {"groups": (("nothing", 0.1),)}
+    with pytest.raises(UserError, match="^pretrain.optim: the warm-up has 1000 steps, but the training has only"):
+        learn(tmp_path / "long", *small_stage(noise_clips, optim=too_long))
+    assert not (tmp_path / "long").exists()
+    with pytest.raises(UserError, match="^pretrain.optim.groups: 'nothing' matches no parameter"):
+        learn(tmp_path / "unmatched", *small_stage(noise_clips, optim=unmatched))
+    config = small_stage(noise_clips)[0]
+    config.pretrain.optim.schedule = "step"
+    with pytest.raises(UserError, match="^pretrain.optim.schedule=step: the schedules are"):
+        configs.check(config)
 
 
 def test_a_stage_needs_two_training_folds(noise_clips):

@@ -1,5 +1,6 @@
 """The teacher of a distillation: which runs and encoders can be one, and what is said about it."""
 
+import dataclasses
 import json
 import shutil
 import types
@@ -12,10 +13,12 @@ from esc_jax.data.datasets import registry as datasets
 from esc_jax.errors import ConfigError
 from esc_jax.experiments import crossval, dataset, evaluate, probe, probe_heads, single, teacher
 from esc_jax.export import formats
+from esc_jax.inference.model_path import ModelPathError
 from esc_jax.models import model as models
 from esc_jax.pretrained import hubert
 from esc_jax.report import runs
 from esc_jax.tasks import registry as tasks
+from esc_jax.training import packed, restore
 from esc_jax.training.checkpoint import OtherDataError
 from tests.training import helpers
 
@@ -126,13 +129,22 @@ def test_teachers_are_checked_before_anything_is_written(config, tmp_path, monke
     for entry in (single.train_and_evaluate, crossval.cross_validate):
         with pytest.raises(ConfigError, match="nothing: no such run or published encoder"):
             entry(config, tmp_path / "students")
+    packed.save(restore.restore(tmp_path / "run"), tmp_path / "exported.safetensors")
+    config.distill.teacher = str(tmp_path / "exported.safetensors")
+    with pytest.raises(ModelPathError, match="config.distill.teacher=.* is an exported classifier"):
+        single.train_and_evaluate(config, tmp_path / "students")
+    config.distill.teacher, config.model.pretrained = "", str(tmp_path / "run")
+    for entry in (single.train_and_evaluate, crossval.cross_validate, probe.probe_and_evaluate):
+        with pytest.raises(ModelPathError, match="config.model.pretrained=.* is a classifier that esc_jax has trained"):
+            entry(config, tmp_path / "students")
+    config.distill.teacher, config.model.pretrained = str(tmp_path / "nothing"), ""
     config.method = "probe"
     with pytest.raises(ConfigError, match="config.distill.teacher=.* is not available with config.method=probe"):
         probe.probe_and_evaluate(config, tmp_path / "students")
     assert not (tmp_path / "students").exists()
 
 
-def test_a_teacher_of_every_clip_teaches_no_run_that_is_tested(config, tmp_path, noise_clips, monkeypatch):
+def test_a_teacher_of_every_clip_teaches_no_run_that_is_tested(config, tmp_path, noise_clips):
     config.protocol = "all"
     single.train_and_evaluate(config, tmp_path / "run")
     config.distill.teacher = str(tmp_path / "run")
@@ -145,9 +157,17 @@ def test_a_teacher_of_every_clip_teaches_no_run_that_is_tested(config, tmp_path,
     other = noise_clips.subset([0, 1], "two")
     with pytest.raises(ConfigError, match="has other classes than the data"):
         teacher.load(config, TASK, other, split)
-    monkeypatch.setattr(type(noise_clips), "identity", "other")
-    with pytest.raises(OtherDataError, match="was trained on other data"):
-        teacher.load(config, TASK, noise_clips, split)
+    other = dataclasses.replace(noise_clips, fingerprint="other")
+    with pytest.raises(ConfigError, match="distill.teacher=.* was trained on other data than data.dir contains: take"):
+        teacher.load(config, TASK, other, split)
+
+
+def test_the_background_of_a_teacher_may_differ(config, tmp_path, noise_clips):
+    single.train_and_evaluate(config, tmp_path / "run")
+    config.distill.teacher = str(tmp_path / "run")
+    clips = dataclasses.replace(noise_clips, background=dataclasses.replace(noise_clips, fingerprint="background"))
+    split = dataset.split_clips(config, clips)
+    assert teacher.load(config, TASK, clips, split).model.classes == noise_clips.classes
 
 
 @pytest.mark.slow

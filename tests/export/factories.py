@@ -32,7 +32,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     },
     "efficientnet": {"width_coefficient": 0.3, "depth_coefficient": 0.1, "same_padding": "transformers"},
     "efficientat": {"width_mult": 0.1},
-    "patch_transformer": {"layers": 1, "width": 16, "heads": 2, "ffn": 24, "table": (4, 2)},
+    "patch_transformer": {"stride": 10, "layers": 1, "width": 16, "heads": 2, "ffn": 24, "table": (4, 2)},
     "eat": {"width": 4, "stage_blocks": 2, "embed_dim": 16, "layers": 1, "heads": 2, "ffn": 24, "positions": 8},
     "beats": {
         "embed_dim": 12,
@@ -42,6 +42,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
         "encoder_attention_heads": 2,
         "conv_pos": 8,
         "conv_pos_groups": 2,
+        "input_patch_size": 10,  # does not divide the number of frames, as with clips of five seconds
     },
 }
 _HEADS = {"hubert": "projected", "efficientat": "mlp"}

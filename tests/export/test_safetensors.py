@@ -81,9 +81,13 @@ def test_paths_of_this_machine_are_not_shared(restored, tmp_path):
     with run.config.unlocked():
         run.config.data.dir, run.config.data.cache_dir = "/home/me/sounds", "/home/me/cache"
         run.config.model.pretrained, run.config.distill.teacher = "/home/me/a.pt", "/home/me/teacher"
+        run.config.pretrain.teacher = "/home/me/runs/tokens"
     out = formats.write(run, "safetensors", tmp_path / "out")
-    run.config.model.pretrained = run.config.distill.teacher = ""
-    assert b"/home/me" not in (out / "classifier.safetensors").read_bytes()
+    run.config.model.pretrained = run.config.distill.teacher = run.config.pretrain.teacher = ""
+    for file in out.iterdir():
+        assert b"/home/me" not in file.read_bytes()
+    assert "the features of the teacher tokens were predicted" in (out / "README.md").read_text()
+    assert "The teacher tokens: the licence of its weights" in (out / "README.md").read_text()
     assert classifiers.restore_any(out).config.model.pretrained == "a.pt"
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from esc_jax.inference.model_path import ModelPathError, check_name, is_published, is_run
+from esc_jax.inference.model_path import ModelPathError, check_name, check_weights, is_published, is_run
+from esc_jax.training import packed, restore
 
 
 def test_a_run_is_named_by_its_workdir_its_checkpoints_or_one_of_them(untrained):
@@ -32,3 +33,17 @@ def test_a_name_that_is_almost_that_of_published_weights(tmp_path, monkeypatch):
     check_name("runs/resnet34")
     (tmp_path / "mn4_as").mkdir()
     check_name("mn4_as")
+
+
+def test_keys_of_weights_name_what_they_take(untrained, tmp_path):
+    exported = tmp_path / "classifier.safetensors"
+    packed.save(restore.restore(untrained), exported)
+    for path in (untrained, exported, tmp_path):
+        with pytest.raises(ModelPathError, match=f"^config.model.pretrained={path} is a classifier that esc_jax has"):
+            check_weights("model.pretrained", str(path))
+    for path in (exported, tmp_path):
+        with pytest.raises(ModelPathError, match="^config.distill.teacher=.* is an exported classifier: the key takes"):
+            check_weights("distill.teacher", str(path), runs=True)
+    check_weights("distill.teacher", str(untrained), runs=True)
+    for path in ("", "mn04_as", str(tmp_path / "none")):
+        check_weights("model.pretrained", path)

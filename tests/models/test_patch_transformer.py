@@ -1,6 +1,7 @@
 """The patch transformer against torch's layers, and its grid, positions and regularisation."""
 
 import jax
+from jax import export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -28,6 +29,14 @@ def test_patches_equal_a_loop(stride):
     for row, column in np.ndindex(rows, columns):
         expected = x[:, row * stride : row * stride + 8, column * stride : column * stride + 8].reshape(3, 64)
         np.testing.assert_array_equal(result[:, row, column], expected)
+
+
+@pytest.mark.parametrize("stride", [5, 8])
+def test_patches_are_not_gathered_in_exports(stride):
+    """The batch size of an exported program is a symbol, and the patches leave frames and bins over."""
+    x = jax.ShapeDtypeStruct(export.symbolic_shape("batch, 37, 20"), jnp.float32)
+    program = jax.make_jaxpr(lambda x: patches.extract_patches(x, 8, stride))(x)
+    assert "slice" in str(program) and "gather" not in str(program)
 
 
 def test_patches_to_pixels_inverts_the_extraction():
