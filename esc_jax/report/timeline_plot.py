@@ -1,5 +1,6 @@
 """Picture of a classified recording: spectrogram, class probabilities over time, and the decisions."""
 
+import dataclasses
 import pathlib
 
 from matplotlib import colors, ticker
@@ -21,6 +22,7 @@ _PALETTE = (
 # Allowed distances of the ticks on the time axis.
 _STEPS_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)
 _SILENCE, _OTHER, _NONE = "#c8c8c8", "#f3e3c3", "#ffffff"
+_MAX_CELLS = 1000  # of a row; narrower ones are less than a pixel wide, and not all of them would be drawn
 _STRIPES = 12  # of the band of decisions: one to four, six and twelve classes have equal parts of it
 
 
@@ -158,13 +160,32 @@ def _select_classes(timeline: Timeline) -> tuple[list[int], int]:
     return [] if timeline.silent.all() else order[: min(max(number, FEWEST_CLASSES), MOST_CLASSES)], number
 
 
+def _pooled(timeline: Timeline, number: int) -> Timeline:
+    """The timeline with one window for `number` consecutive ones: their largest probabilities, without silent ones."""
+    if number == 1:
+        return timeline
+    first = np.arange(0, len(timeline.starts), number)
+    audible = np.where(timeline.silent[:, None], np.float32(0), timeline.probabilities)
+    counts = np.add.reduceat(np.stack([timeline.unfamiliar, ~timeline.silent]).astype(np.int64), first, axis=1)
+    return dataclasses.replace(
+        timeline,
+        starts=timeline.starts[first],
+        ends=timeline.ends[np.append(first[1:], len(timeline.ends)) - 1],
+        probabilities=np.maximum.reduceat(audible, first, axis=0),
+        level_db=np.maximum.reduceat(timeline.level_db, first),
+        silent=np.logical_and.reduceat(timeline.silent, first),
+        unfamiliar=2 * counts[0] > counts[1],
+    )
+
+
 def recording(timeline: Timeline, overview: Overview, title: str, path: pathlib.Path | None = None) -> Figure:
     """Spectrogram, class probabilities over time, and the decisions over time, from top to bottom.
 
     The rows are the classes that are active in any window, at most 12, in the order of the time for which they are.
     With fewer than five active classes, those with the next highest probabilities follow. Active classes without a row
     are drawn in a pale colour, silent windows in grey. For a multi-label model, the cells of active classes are marked,
-    and the colours of classes that are active at the same time are one below the other in the band of decisions.
+    and the colours of classes that are active at the same time are one below the other in the band of decisions. Of
+    more than 1000 windows, consecutive ones share a cell, which has the largest probability of each class.
 
     Args:
         timeline: of the recording.
@@ -173,6 +194,8 @@ def recording(timeline: Timeline, overview: Overview, title: str, path: pathlib.
         path: file to write; None only returns the figure.
     """
     shown, active = _select_classes(timeline)
+    number = -(-len(timeline.starts) // _MAX_CELLS)
+    timeline = _pooled(timeline, number)
     height = 0.27 * max(len(shown), 1)
     figure = Figure(figsize=(12, 3.4 + height), layout="constrained")
     panels = figure.subplots(3, 1, sharex=True, height_ratios=[2.0, height, 0.34])
@@ -189,6 +212,7 @@ def recording(timeline: Timeline, overview: Overview, title: str, path: pathlib.
     note += "" if timeline.task.exclusive else "; black bar: above the threshold of the class"
     note += "; grey: silence" if timeline.silent.any() else ""
     note += "; hatched: unlike any class" if timeline.unfamiliar.any() else ""
+    note += f"; a column is the maximum of {number} windows" if number > 1 else ""
     if active > len(shown):
         note += f"; pale: {active - len(shown)} other classes"
     _draw_decisions(panels[2], timeline, shown)
