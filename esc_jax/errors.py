@@ -83,7 +83,9 @@ def describe_error(error: BaseException, place: object = "") -> tuple[int, str] 
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted"
     if isinstance(error, OSError):
-        return 1, f"{error.strerror or first_line(error)}: {error.filename or place or 'writing the results'}"
+        # Of a rename, the second name is that of the file, and the first one is temporary.
+        name = error.filename2 or error.filename or place or "writing the results"
+        return 1, f"{error.strerror or first_line(error)}: {name}"
     if type(error).__name__ == "JaxRuntimeError":  # by name, since --help must not import JAX
         problem = "the device has too little memory" if is_out_of_memory(error) else "the device reported an error"
         return 1, f"{place and f'{place}: '}{problem} ({first_line(error)})"

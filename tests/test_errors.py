@@ -27,6 +27,7 @@ def test_out_of_memory_errors_of_xla_are_recognized():
         (KeyboardInterrupt(), (130, "interrupted")),
         (OSError(errno.ENOSPC, "No space left on device", "x.csv"), (1, "No space left on device: x.csv")),
         (OSError(errno.ENOSPC, "No space left on device"), (1, "No space left on device: a.wav")),
+        (OSError(errno.EXDEV, "Cross-device link", "1.partial", None, "x.csv"), (1, "Cross-device link: x.csv")),
         (RuntimeError("a mistake of the program"), None),
     ],
 )

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from esc_jax.cli import parser as arguments
 from esc_jax.cli.command import command, discard_native_output, initialize_device
-from esc_jax.errors import MultipleErrors
+from esc_jax.errors import MultipleErrors, printable
 
 if TYPE_CHECKING:  # numpy and JAX, which --help does not need
     from esc_jax.experiments.index_probe import Suggestion
@@ -59,7 +59,7 @@ def _table(suggestions: "list[Suggestion]") -> str:
     lines = ["label next:"] if suggestions else []
     for one in suggestions:
         times = span(one.start_s, one.end_s)
-        lines.append(f"  margin {one.margin:.3f} {times}   {' or '.join(one.classes)}   {one.file}")
+        lines.append(f"  margin {one.margin:.3f} {times}   {' or '.join(one.classes)}   {printable(one.file)}")
     return "".join(f"{line}\n" for line in lines)
 
 

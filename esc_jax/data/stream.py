@@ -166,7 +166,9 @@ def cut(stream: AudioStream, spans: Sequence[tuple[int, int]]) -> list[np.ndarra
     begin, last = 0, max((stop for _, stop in spans), default=0)
     for block in stream:
         for piece, (start, stop) in zip(pieces, spans, strict=True):
-            piece.append(block[max(0, start - begin) : max(0, stop - begin)])
+            part = block[max(0, start - begin) : max(0, stop - begin)]
+            if len(part):  # even an empty view would keep its block in memory
+                piece.append(part.copy())
         begin += len(block)
         if begin >= last:
             stream.close()

@@ -11,6 +11,7 @@ one of them.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
+import errno
 import glob
 import hashlib
 import itertools
@@ -23,7 +24,7 @@ from typing import Any
 import unicodedata
 
 from esc_jax import files
-from esc_jax.errors import UserError, describe_error, shorten
+from esc_jax.errors import Failure, UserError, describe_error, shorten
 from esc_jax.inference.manifest import Manifest
 from esc_jax.inference.parallel import Outcome, run_ahead
 from esc_jax.models.model import update_hash
@@ -37,6 +38,10 @@ Classify = Callable[[str], tuple[float, str, Sequence[str]]]
 
 class ArchiveError(UserError, ValueError):
     """A folder of results that cannot be continued. The message is one sentence."""
+
+
+class FullError(Failure):
+    """The disk of a folder of results is full, so that no recording can be finished. The message is one sentence."""
 
 
 def common_folder(arguments: Sequence[str]) -> pathlib.Path:
@@ -200,11 +205,18 @@ class Archive:
             yield False
 
     def write(self, recording: str, contents: Sequence[str]) -> None:
-        """Writes the result files, each in one rename."""
-        for path, content in zip(self.paths(recording), contents, strict=True):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with files.atomic_write(path) as file:
-                file.write(content.encode("utf-8", errors="surrogateescape"))
+        """Writes the result files, each in one rename. Raises FullError."""
+        try:
+            for path, content in zip(self.paths(recording), contents, strict=True):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with files.atomic_write(path) as file:
+                    file.write(content.encode("utf-8", errors="surrogateescape"))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise FullError(
+                f"{self.folder} could not be written ({error.strerror}): free some space and run the same command again"
+            ) from None
 
     def remove(self, recording: str) -> None:
         """Removes the result files of a recording."""
@@ -266,6 +278,9 @@ def process(archive: Archive, recordings: Sequence[str], classify: Classify) -> 
 
     Yields:
         The outcome of each recording, in the order of their ends.
+
+    Raises:
+        FullError: the disk of the folder is full. What was finished before is kept.
     """
     locked: list[str] = []
     reserved: list[str] = []
@@ -309,7 +324,7 @@ def _classify(archive: Archive, recording: str, classify: Classify) -> Outcome:
         archive.write(recording, contents)
     except Exception as error:
         description = describe_error(error, recording)
-        if description is None:
+        if description is None or isinstance(error, FullError):
             raise
         if modified_ns is not None:  # else its disk may be missing, and the results be right
             archive.remove(recording)

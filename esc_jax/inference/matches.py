@@ -6,7 +6,7 @@ import json
 import pathlib
 from typing import TYPE_CHECKING, Any
 
-from esc_jax.errors import counted
+from esc_jax.errors import counted, printable
 from esc_jax.evaluation.escaping import escape_cell
 
 if TYPE_CHECKING:  # numpy and JAX, which are slow to import
@@ -26,7 +26,7 @@ def table(matches: "Sequence[Match]", count: int) -> str:
 
     lines = [f"{len(matches)} of {counted(count, 'passage')}"]
     for rank, match in enumerate(matches, 1):
-        lines.append(f"{rank:>5}  {match.similarity:.3f} {span(match.start_s, match.end_s)}   {match.file}")
+        lines.append(f"{rank:>5}  {match.similarity:.3f} {span(match.start_s, match.end_s)}   {printable(match.file)}")
     return "\n".join(lines) + "\n"
 
 

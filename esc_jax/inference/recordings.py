@@ -9,15 +9,16 @@ from esc_jax.errors import counted, name_some
 from esc_jax.files import expand
 
 _NAMED = 3  # links that a message names
+_DELETED = "$RECYCLE.BIN"  # folder of what was deleted on a disk of Windows
 
 
 def find_recordings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The files that a command line names.
 
     Args:
-        arguments: files, folders (searched recursively, by file extension, without hidden files and without folders
-            behind links) and glob patterns. A file named directly is taken whatever its extension, and whether it
-            exists or not.
+        arguments: files, folders (searched recursively, by file extension, without hidden files, the recycle bin of
+            Windows and folders behind links) and glob patterns. A file named directly is taken whatever its extension,
+            and whether it exists or not.
 
     Returns:
         The paths in order, each file once and as it is named first; and a sentence for each argument that names no
@@ -60,7 +61,7 @@ def _search(argument: str, root: pathlib.Path, named: Collection[str]) -> tuple[
     for folder, folders, names in os.walk(
         root, onerror=lambda error: problems.append(f"{error.strerror}: {error.filename}")
     ):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".") and name != _DELETED]
         links += [path for name in folders if os.path.islink(path := pathlib.Path(folder, name))]
         for name in names:
             if name.startswith(".") or not audio.is_audio_name(name):

@@ -44,8 +44,11 @@ class Overview:
         self._window = np.hanning(self._size).astype(np.float32)
         self._max_columns = 2 * columns
         self._frames_per_column = 1
+        # Power spectra. The bank is applied to them once, at the end: the threads of BLAS wait actively between small
+        # matrix products, which takes many times longer than the products where other processes use the cores.
         self._columns: list[np.ndarray] = []
-        self._frames: list[np.ndarray] = []  # not yet averaged into a column
+        self._sum = np.zeros(self._size // 2 + 1)  # of the frames that are not yet a column
+        self._count = 0
         self._samples = np.zeros(0, np.float32)  # not yet covered by a frame
 
     def add(self, block: np.ndarray) -> None:
@@ -54,31 +57,38 @@ class Overview:
         hop = self._size // 2
         count = max(0, 1 + (len(self._samples) - self._size) // hop)
         for first in range(0, count, 256):  # limits the memory for long blocks
-            self._frames += list(self._power(self._samples[first * hop :], min(256, count - first)))
-            self._pool()
+            self._pool(self._power(self._samples[first * hop :], min(256, count - first)))
         self._samples = self._samples[count * hop :]
 
     def _power(self, samples: np.ndarray, count: int) -> np.ndarray:
         hop = self._size // 2
         frames = np.lib.stride_tricks.sliding_window_view(samples, self._size)[::hop][:count]
-        return np.square(np.abs(np.fft.rfft(frames * self._window))) @ self._bank
+        return np.square(np.abs(np.fft.rfft(frames * self._window)))
 
-    def _pool(self) -> None:
-        while len(self._frames) >= self._frames_per_column:
-            self._columns.append(np.mean(self._frames[: self._frames_per_column], axis=0))
-            self._frames = self._frames[self._frames_per_column :]
+    def _pool(self, power: np.ndarray) -> None:
+        while len(power):
+            part, power = np.split(power, [self._frames_per_column - self._count])
+            self._sum += part.sum(axis=0)
+            self._count += len(part)
+            if self._count < self._frames_per_column:
+                return
+            self._columns.append(self._mean())
+            self._sum[:], self._count = 0.0, 0
             if len(self._columns) == self._max_columns:
                 self._columns = list((np.array(self._columns[::2]) + np.array(self._columns[1::2])) / 2)
                 self._frames_per_column *= 2
 
+    def _mean(self) -> np.ndarray:
+        return (self._sum / self._count).astype(np.float32)
+
     def image(self) -> np.ndarray:
         """(bands, columns) in dB relative to the maximum, at least −80."""
         columns = list(self._columns)
-        if self._frames:
-            columns.append(np.mean(self._frames, axis=0))
+        if self._count:
+            columns.append(self._mean())
         if not columns:  # shorter than one frame
             columns = list(self._power(np.pad(self._samples, (0, self._size - len(self._samples))), 1))
-        power = np.array(columns).T
+        power = (np.array(columns) @ self._bank).T
         return np.maximum(10 * np.log10(power / max(power.max(), 1e-10) + 1e-12), -80.0)
 
 

@@ -2,6 +2,7 @@
 
 import pathlib
 import time
+import weakref
 
 import hypothesis
 from hypothesis import strategies as st
@@ -12,7 +13,7 @@ import soxr
 
 from esc_jax.data import audio
 from esc_jax.data.audio import AudioError
-from esc_jax.data.stream import AudioStream, windows
+from esc_jax.data.stream import AudioStream, cut, windows
 from tests.inference.sounds import expected_starts, sound
 
 RATE = 8000
@@ -141,3 +142,29 @@ def test_windows_of_blocks_are_those_of_the_whole(lengths, size, hop, seed):
     assert [start for start, _ in pieces] == expected_starts(len(signal), size, hop)
     for start, samples in pieces:
         np.testing.assert_array_equal(samples, signal[start : start + size])
+
+
+class Counted:
+    """A stream of ten blocks that counts how many of them are in memory."""
+
+    def __init__(self):
+        self.blocks, self.most = [], 0
+
+    def __iter__(self):
+        for number in range(10):
+            block = np.arange(100 * number, 100 * number + 100, dtype=np.float32)
+            self.blocks.append(weakref.ref(block))
+            yield block
+            del block
+            self.most = max(self.most, sum(reference() is not None for reference in self.blocks))
+
+    def close(self):
+        pass
+
+
+def test_parts_of_a_recording_do_not_keep_it_in_memory():
+    stream = Counted()
+    parts = cut(stream, [(50, 150), (120, 130), (700, 701), (990, 2000)])
+    for part, (start, stop) in zip(parts, [(50, 150), (120, 130), (700, 701), (990, 1000)], strict=True):
+        np.testing.assert_array_equal(part, np.arange(start, stop))
+    assert stream.most == 1  # the block that the loop has

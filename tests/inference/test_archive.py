@@ -203,6 +203,25 @@ def test_a_recording_without_a_row_is_not_finished(tmp_path, recordings, monkeyp
     assert statuses(archive.process(open_archive(tmp_path), recordings[:1], classify)) == {"a.wav": "done"}
 
 
+def test_a_full_disk_ends_the_command_and_the_next_one_continues(tmp_path, recordings, monkeypatch):
+    """Further recordings would be classified for nothing."""
+
+    @contextlib.contextmanager
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+        yield
+
+    list(archive.process(open_archive(tmp_path), recordings[:1], classify))
+    with monkeypatch.context() as patch, pytest.raises(archive.FullError) as raised:
+        patch.setattr(archive.files, "atomic_write", full)
+        list(archive.process(open_archive(tmp_path), recordings, classify))
+    expected = "could not be written (No space left on device): free some space and run the same command again"
+    assert str(raised.value) == f"{tmp_path / 'out'} {expected}" and raised.value.status == 1
+    assert [row["status"] for row in manifest(tmp_path)] == ["done"]
+    outcomes = statuses(archive.process(open_archive(tmp_path), recordings, classify))
+    assert outcomes == {"a.wav": "skipped", "2026/a.wav": "done", "2026/may/b.wav": "done"}
+
+
 def test_a_skipped_recording_keeps_its_note(tmp_path, recordings):
     note = "=a.wav: ends after 2 s"
 

@@ -14,6 +14,7 @@ def test_files_folders_and_patterns(tmp_path, monkeypatch):
         "d/a.ogg",
         "d/.hidden.wav",
         "d/.git/x.wav",
+        "d/$RECYCLE.BIN/S-1-5/$RX1.wav",
         "d/e/c.mp3",
         "d/t.txt",
         "[1].wav",

@@ -15,12 +15,18 @@ EAST = timezone(timedelta(hours=2))
         ("20260511_053000.WAV", datetime(2026, 5, 11, 5, 30)),  # AudioMoth
         ("S4A01234_20260511_053000.wav", datetime(2026, 5, 11, 5, 30)),  # Song Meter
         ("2026-05-11T05:30:00.flac", datetime(2026, 5, 11, 5, 30)),
-        ("2026-05-11-birdnet-05:30:00.mp3", None),  # date and time are apart
+        ("2026-05-11-birdnet-05:30:00.mp3", datetime(2026, 5, 11, 5, 30)),  # BirdNET-Pi
+        ("Frog-82-2026-05-11-birdnet-RTSP_1-05:30:00.mp3", datetime(2026, 5, 11, 5, 30)),
+        ("2026-05-11-pond-05:30:00.mp3", None),  # date and time are apart
+        ("260511_053000.wav", None),  # a year of two digits could be a day
         ("site_20260511T053000Z.wav", datetime(2026, 5, 11, 5, 30, tzinfo=UTC)),
         ("20260511_053000+0200.wav", datetime(2026, 5, 11, 5, 30, tzinfo=EAST)),
         ("20260511_053000-03:30.wav", datetime(2026, 5, 11, 5, 30, tzinfo=timezone(-timedelta(hours=3, minutes=30)))),
         ("2026-05-11 05.30.wav", datetime(2026, 5, 11, 5, 30)),
         ("20260511_053000.250.wav", datetime(2026, 5, 11, 5, 30, 0, 250_000)),
+        ("20260511_053000.3gp", datetime(2026, 5, 11, 5, 30)),  # not 0.3 s later
+        ("20260511_053000.500.3GP", datetime(2026, 5, 11, 5, 30, 0, 500_000)),
+        ("20260511T0530.3g2", datetime(2026, 5, 11, 5, 30)),
         ("20261341_053000.wav", None),  # no such month
         ("99999999_20260511_053000.wav", datetime(2026, 5, 11, 5, 30)),
         ("120260511_0530001.wav", None),

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 import numpy as np
 import pytest
 
@@ -102,6 +103,32 @@ def test_a_picture_of_too_many_classes_and_of_silence():
     assert "8 other classes" in ribbon.get_xlabel() and "silence" not in ribbon.get_xlabel()
     _, classes, ribbon = draw(dataclasses.replace(many, silent=~none))
     assert classes.get_yticklabels() == [] and [t.get_text() for t in ribbon.texts] == ["silence"]
+
+
+def test_a_picture_of_ten_hours_shows_short_events():
+    count, first = 36_000, [100, 3000, 5000, 20_000, 32_390, 35_970]
+    probabilities = np.tile(np.array([0.6, 0.1, 0.1], np.float32), (count, 1))
+    for window in first:
+        probabilities[window : window + 5] = [0.0, 1.0, 0.0]
+    timeline = Timeline(
+        classes=("rain", "dog", "wind"), starts=np.arange(count) * 1.0, ends=np.arange(count) + 5.0,
+        probabilities=probabilities, level_db=np.zeros(count), silent=np.arange(count) >= 35_975,
+        unfamiliar=np.arange(count) % 10 < 9, duration_s=count + 4.0, task=tasks.get("single_label"),
+    )  # fmt: skip
+    overview = timeline_plot.Overview(RATE)
+    overview.add(sound(5.0)[:, 0])
+    figure = timeline_plot.recording(timeline, overview, "title")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    _, classes, ribbon = figure.axes
+    left, right = (round(x) for x in classes.transData.transform([(0, 0), (count + 4, 0)])[:, 0])
+    row = round(figure.bbox.height - classes.transData.transform((0, 1.5))[1])
+    pixels = np.asarray(canvas.buffer_rgba())[row, left:right, :3] / 255
+    orange = np.flatnonzero(np.abs(pixels - np.array([255, 127, 14]) / 255).max(axis=1) < 0.1)
+    found = orange[np.diff(orange, prepend=-9) > 1] / (right - left) * (count + 4)
+    np.testing.assert_allclose(found, first, atol=60)  # a pixel is 40 s wide
+    assert len(ribbon.patches) <= 1000  # hatches of unfamiliar windows, which are slow to draw
+    assert "maximum of 36 windows" in ribbon.get_xlabel() and "hatched" in ribbon.get_xlabel()
 
 
 def test_a_picture_shows_classes_that_are_active_at_the_same_time():
