@@ -184,7 +184,7 @@ def _card(restored: Restored, use: str, calibrated: bool) -> str:
     if restored.published:
         origin, data_licence = f"The weights are the published `{public_name(pretrained)}`, unchanged.", ""
     else:
-        origin = f"Trained with esc_jax on {data}, {start}.{_describe_teacher(restored)}"
+        origin = f"Trained with esc_jax on {data}, {start}.{_describe_teachers(restored)}"
     sections = [
         f"# {escape_markdown(model_name(restored))}",
         f"{_purpose(restored)}, clips of {model.clip_s:g} s, mono, {model.sample_rate} Hz."
@@ -197,7 +197,7 @@ def _card(restored: Restored, use: str, calibrated: bool) -> str:
         "## Classes",
         f"{', '.join(map(escape_markdown, model.classes))}.",
         "## Licence",
-        _describe_licences(data_licence, _weights_licence(config) if pretrained else "", _teacher_licence(restored)),
+        _describe_licences(data_licence, _weights_licence(config) if pretrained else "", *_teacher_licences(restored)),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -287,14 +287,20 @@ def public_name(pretrained: str) -> str:
     return name.replace("`", "'")  # it is set in backticks
 
 
-def _describe_teacher(restored: Restored) -> str:
-    name = _teacher_name(restored)
-    return f" The outputs of the teacher {name} were further targets." if name else ""
+def _describe_teachers(restored: Restored) -> str:
+    teacher, tokenized = _teacher_name(restored), _pretraining_teacher(restored)
+    text = f" In pretraining, the features of the teacher {tokenized} were predicted." if tokenized else ""
+    return text + (f" The outputs of the teacher {teacher} were further targets." if teacher else "")
 
 
-def _teacher_licence(restored: Restored) -> str:
-    name = _teacher_name(restored)
-    return f"The teacher {name}: the licence of its weights" if name else ""
+def _teacher_licences(restored: Restored) -> list[str]:
+    names = dict.fromkeys((_pretraining_teacher(restored), _teacher_name(restored)))
+    return [f"The teacher {name}: the licence of its weights" for name in names if name]
+
+
+def _pretraining_teacher(restored: Restored) -> str:
+    """`pretrain.teacher`, without private folders; empty without one."""
+    return escape_markdown(public_name(str(restored.config.get("pretrain", {}).get("teacher", ""))))
 
 
 def _teacher_name(restored: Restored) -> str:

@@ -41,8 +41,9 @@ def to_safetensors(restored: Restored, directory: pathlib.Path) -> None:
             if key in config.data:
                 config.data[key] = ""
         config.model.pretrained = model_card.public_name(config.model.pretrained)
-        if "distill" in config:
-            config.distill.teacher = model_card.public_name(config.distill.teacher)
+        for stage in ("distill", "pretrain"):
+            if stage in config and "teacher" in config[stage]:
+                config[stage].teacher = model_card.public_name(config[stage].teacher)
     shared = dataclasses.replace(restored, config=config)
     packed.save(shared, directory / PACKED, measurement.describe(restored))
     (directory / CARD).write_text(model_card.safetensors_card(restored), encoding="utf-8")
