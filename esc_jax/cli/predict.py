@@ -297,6 +297,8 @@ def main(argv: list[str] | None = None) -> None:
         _classify(classifier, paths, options, timelines, problems)
     except KeyboardInterrupt:
         problems.append(f"interrupted after {len(timelines)} of {counted(len(paths), 'file')}")
+        if not timelines:  # the results of an earlier call stay as they are
+            options.csv = options.json = None
     finally:  # whatever happened, the finished files are written
         if options.csv:
             with collect_errors(problems, options.csv):

@@ -168,21 +168,25 @@ def test_names_of_files_are_written_without_control_characters(command, tmp_path
     assert err == f"esc_jax: {tmp_path}/loop.wav: Too many levels of symbolic links\n"
 
 
-def test_an_interruption_keeps_the_finished_files(command, loaded, monkeypatch, tmp_path):
+@pytest.mark.parametrize("number", [0, 1])
+def test_an_interruption_keeps_the_finished_files(command, loaded, monkeypatch, tmp_path, number):
+    """Without a finished file, the table of an earlier call stays."""
+    (tmp_path / "o.csv").write_text("earlier\n")
     for name in ("a.wav", "b.wav", "c.wav"):
         soundfile.write(tmp_path / name, sound(2.0), RATE)
     timeline = loaded.timeline
 
     def interrupted(file, *arguments, **options):
-        if file.endswith("b.wav"):
+        if file.endswith("ab"[number] + ".wav"):
             raise KeyboardInterrupt
         return timeline(file, *arguments, **options)
 
     monkeypatch.setattr(loaded, "timeline", interrupted, raising=False)
     status, _, err = command(tmp_path, f"--csv={tmp_path}/o.csv")
-    assert (status, err) == (1, "esc_jax: interrupted after 1 of 3 files\n")
-    files = {row.split(",")[0] for row in (tmp_path / "o.csv").read_text().splitlines()[1:]}
-    assert files == {str(tmp_path / "a.wav")}
+    assert (status, err) == (1, f"esc_jax: interrupted after {number} of 3 files\n")
+    text = (tmp_path / "o.csv").read_text()
+    assert {row.split(",")[0] for row in text.splitlines()[1:]} == ({str(tmp_path / "a.wav")} if number else set())
+    assert (text == "earlier\n") == (number == 0)
 
 
 def test_what_fails_for_one_file_does_not_lose_the_others(command, loaded, monkeypatch, tmp_path):
