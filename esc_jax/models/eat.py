@@ -9,6 +9,7 @@ from typing import Any
 
 from flax import linen as nn
 import jax
+from jax import lax
 import jax.numpy as jnp
 
 from esc_jax.models.encoder import Encoded
@@ -185,7 +186,8 @@ class Eat(nn.Module):
         x = self._convolve(x[..., None].astype(self.dtype), train)
         x = Conv(self.embed_dim, bias=True, dtype=self.dtype, name=f"stage{len(self.stage_strides) + 1}_projection")(x)
         x = self._transform(x, train).astype(jnp.float32)
-        return Encoded(embedding=x[:, 0], features=x[:, 1:])
+        # By `lax`: with a symbolic batch size, indices are gathered, which exported files do not support.
+        return Encoded(lax.index_in_dim(x, 0, axis=1, keepdims=False), lax.slice_in_dim(x, 1, None, axis=1))
 
     def _convolve(self, x: jax.Array, train: bool) -> jax.Array:
         """Stem and stages: (B, samples, 1) → (B, T, channels)."""

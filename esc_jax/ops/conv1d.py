@@ -62,7 +62,7 @@ def depthwise_conv1d(x: jax.Array, kernel: jax.Array, dilation: int = 1) -> jax.
     length = time - (len(kernel) - 1) * dilation
     rows = jnp.pad(x, ((0, 0), (0, -time % dilation), (0, 0))).reshape(batch, -1, dilation, channels)
     y = depthwise.depthwise_conv(rows, kernel[:, None, None], (1, 1), "VALID")
-    return y.reshape(batch, -1, channels)[:, :length]
+    return lax.slice_in_dim(y.reshape(batch, -1, channels), 0, length, axis=1)
 
 
 def triangle(stride: int) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Any
 
 from flax import linen as nn
 import jax
+from jax import lax
 import jax.numpy as jnp
 
 from esc_jax.ops.activations import ACTIVATIONS
@@ -58,7 +59,8 @@ class Attention(nn.Module):
         gate = None
         if self.gated:  # the parameters exist even without a bias to gate
             gates = dense(8, self.dtype, "gate")(query).astype(jnp.float32)
-            a, b = jnp.moveaxis(nn.sigmoid(gates.reshape(batch, time, self.heads, 2, 4).sum(-1)), -1, 0)
+            gates = nn.sigmoid(gates.reshape(batch, time, self.heads, 2, 4).sum(-1))
+            a, b = (lax.index_in_dim(gates, i, -1, keepdims=False) for i in range(2))
             scale = self.param("gate_scale", nn.initializers.ones, (self.heads,))
             gate = jnp.moveaxis(a * (b * scale[None, None] - 1.0) + 2.0, -1, 1)
         weights = attention_weights(query * size**-0.5, key, None if bias is None else gate, bias, padding)

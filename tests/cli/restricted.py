@@ -52,6 +52,8 @@ def restrict() -> None:
         for name in names:
             if hasattr(module, name):
                 delattr(module, name)
+    if sys.version_info >= (3, 13):  # which calls sched_getaffinity, where that existed at the start
+        os.process_cpu_count = os.cpu_count
     ctypes.CDLL = NoLibc  # type: ignore[misc]  # replaced on purpose
     sys.modules["soundfile"]._sys = types.SimpleNamespace(**vars(sys))  # type: ignore[attr-defined]
     sys.platform = "win32"

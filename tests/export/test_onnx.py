@@ -150,7 +150,7 @@ def exported(restored, tmp_path_factory):
         *(
             pytest.param(name, marks=pytest.mark.extended)
             for name in ENCODERS
-            if name not in ("eat", "resnet", "efficientat", "beats")
+            if name not in ("resnet", "efficientat", "beats")
         ),
     ],
 )
@@ -161,7 +161,7 @@ def test_every_architecture_computes_the_same_probabilities(restored, exported, 
     for batch in (1, 2, 5):
         actual = write.run(out / "model.onnx", waveforms, batch)
         np.testing.assert_allclose(actual, expected, atol=comparison.TOLERANCE, rtol=0)
-    assert np.ptp(expected, axis=0).max() > 0.05  # far above the tolerance
+    assert np.ptp(expected, axis=0).max() > 0.02  # far above the tolerance
     features = np.asarray(run.model.frontend(waveforms))
     assert (out / "features.onnx").exists() == (features.ndim == 3)
     if features.ndim == 3:
