@@ -24,13 +24,10 @@ from collections.abc import Callable
 import math
 import pathlib
 import re
-import sys
 from typing import Any
 
-import record
+import step_parts
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
 PARTS = {"inputs": "inputs", "forward and backward": "network", "optimizer": "optimizer"}
 _LARGE_GATHER, _LARGE_OPERAND = 1 << 16, 1 << 18
 _FUNCTION = re.compile(r"^  func\.func \w+ @(\S+?)\(.*?^  }", re.DOTALL | re.MULTILINE)
@@ -101,7 +98,6 @@ def programs(config: Any) -> dict[str, tuple[Callable, tuple]]:
     """Function and shapes of the arguments of every part of the training step, by name."""
     import jax
     import numpy as np
-    import step_parts
     import synthetic_step
 
     model = synthetic_step.model_of_shapes(config)
@@ -116,8 +112,6 @@ def programs(config: Any) -> dict[str, tuple[Callable, tuple]]:
 
 def rows(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Rows of one config."""
-    import step_parts
-
     config = step_parts.load(name, options)
     about = {"config": pathlib.Path(name).stem, "batch": config.train.batch_size, "dtype": options.dtype}
     parts = programs(config)
@@ -127,19 +121,8 @@ def rows(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("configs", nargs="*", default=["configs/resnet34.py"], help="default: configs/resnet34.py")
-    parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16"), help="default: %(default)s")
-    parser.add_argument("--batch_size", type=int, default=32, help="default: %(default)s")
-    parser.add_argument("--tiny", action="store_true", help="a small network, for tests")
-    parser.add_argument("--out", default=record.RESULTS, help="folder of the files (default: benchmarks/results)")
-    options = parser.parse_args()
-    from esc_jax.runtime import xla
-
-    xla.initialize()
-    if options.tiny:
-        options.configs = ["tests/configs/tiny.py"]
-    table = [row for name in options.configs for row in rows(name, options)]
-    sys.stdout.write(record.save("lowered", table, options.out))
+    step_parts.add_arguments(parser, dtype="bfloat16", batch_size=32)
+    step_parts.report("lowered", rows, parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -239,12 +239,18 @@ def measure(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of benchmarks of the training steps of configs."""
+def add_arguments(parser: argparse.ArgumentParser, dtype: str = "float32", batch_size: int = 0) -> None:
+    """Adds the options of benchmarks of the training steps of configs.
+
+    Args:
+        parser: of the command line.
+        dtype: default.
+        batch_size: default; 0: that of the config.
+    """
     parser.add_argument("configs", nargs="*", default=["configs/resnet34.py"], help="default: configs/resnet34.py")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--batch_size", type=int, default=0, help="default: that of the config")
-    parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
+    parser.add_argument("--dtype", default=dtype, choices=("float32", "bfloat16"), help="default: %(default)s")
+    size = batch_size or "that of the config"
+    parser.add_argument("--batch_size", type=int, default=batch_size, help=f"default: {size}")
     parser.add_argument("--tiny", action="store_true", help="a small network, for tests")
     parser.add_argument("--out", default=record.RESULTS, help="folder of the files (default: benchmarks/results)")
 
@@ -263,6 +269,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
+    parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
     parser.add_argument("--calls", type=int, default=20, help="calls that are timed together (default: %(default)s)")
     options = parser.parse_args()
     if options.tiny:

@@ -18,13 +18,11 @@ import math
 import os
 import pathlib
 import re
-import sys
 from typing import Any
 
-import record
+import lowered
+import step_parts
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
 FLAGS = "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"
 H100 = """
 gpu_device_info {
@@ -102,9 +100,6 @@ def _place(details: str) -> str:
 
 def rows(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Rows of one config."""
-    import lowered
-    import step_parts
-
     config = step_parts.load(name, options)
     if "remat" in config.model.encoder:
         config.model.encoder.remat = False
@@ -116,31 +111,23 @@ def rows(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
         counts[place, kind] += 1
     about = {"config": pathlib.Path(name).stem, "batch": config.train.batch_size, "dtype": options.dtype}
 
-    def row(place: str, kind: str, number: int, size: int) -> dict[str, Any]:
-        return {**about, "place": place, "kind": kind, "kernels": number, "traffic, MB": round(size / 1e6)}
+    def row(place: str, kind: str, number: int, size: int, memory: int | str = "") -> dict[str, Any]:
+        shown = {"place": place, "kind": kind, "kernels": number, "traffic, MB": round(size / 1e6)}
+        return about | shown | {"temporary memory, MB": memory}
 
     largest = [row(*key, counts[key], size) for key, size in traffic.most_common(options.rows)]
-    total = row("all", "all", counts.total(), traffic.total())
-    return [*largest, {**total, "temporary memory, MB": round(temporary / 1e6)}]
+    return [*largest, row("all", "all", counts.total(), traffic.total(), round(temporary / 1e6))]
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("configs", nargs="*", default=["configs/resnet34.py"], help="default: configs/resnet34.py")
-    parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16"), help="default: %(default)s")
-    parser.add_argument("--batch_size", type=int, default=32, help="default: %(default)s")
+    step_parts.add_arguments(parser, dtype="bfloat16", batch_size=32)
     parser.add_argument("--rows", type=int, default=20, help="places with most traffic to show (default: %(default)s)")
-    parser.add_argument("--tiny", action="store_true", help="a small network")
-    parser.add_argument("--out", default=record.RESULTS, help="folder of the files (default: benchmarks/results)")
-    options = parser.parse_args()
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"  # which needs the driver
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
-    if options.tiny:
-        options.configs = ["tests/configs/tiny.py"]
-    table = [row for name in options.configs for row in rows(name, options)]
-    sys.stdout.write(record.save("traffic", table, options.out))
+    step_parts.report("traffic", rows, parser.parse_args())
 
 
 if __name__ == "__main__":
