@@ -18,6 +18,7 @@ from esc_jax.models.hubert import PositionalConv
 from esc_jax.models.limits import Constraint
 from esc_jax.ops import patches
 from esc_jax.ops.activations import ACTIVATIONS
+from esc_jax.ops.barrier import cuda_barrier
 from esc_jax.ops.dense import Dense
 from esc_jax.ops.dropout import Dropout
 from esc_jax.ops.transformer import TransformerLayer, apply_layers, layer_norm, masked_mean
@@ -122,7 +123,8 @@ class Beats(nn.Module):
         if self.relative_position_embedding:
             shape = (self.num_buckets, self.encoder_attention_heads)
             table = self.param("relative_bias", nn.initializers.normal(0.02), shape)
-            bias = table[distance_buckets(x.shape[1], self.num_buckets, self.max_distance)].transpose(2, 0, 1)
+            buckets = distance_buckets(x.shape[1], self.num_buckets, self.max_distance)
+            bias = cuda_barrier(table[buckets].transpose(2, 0, 1))  # else every layer gathers it again
         layer = TransformerLayer(
             self.encoder_attention_heads,
             self.encoder_ffn_embed_dim,
