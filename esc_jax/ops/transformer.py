@@ -11,7 +11,8 @@ from jax import lax
 import jax.numpy as jnp
 
 from esc_jax.ops.activations import ACTIVATIONS
-from esc_jax.ops.attention import attention_weights
+from esc_jax.ops.attention import attend
+from esc_jax.ops.barrier import cuda_barrier
 from esc_jax.ops.dense import Dense
 from esc_jax.ops.dropout import Dropout, layer_drop
 
@@ -63,11 +64,13 @@ class Attention(nn.Module):
             a, b = (lax.index_in_dim(gates, i, -1, keepdims=False) for i in range(2))
             scale = self.param("gate_scale", nn.initializers.ones, (self.heads,))
             gate = jnp.moveaxis(a * (b * scale[None, None] - 1.0) + 2.0, -1, 1)
-        weights = attention_weights(query * size**-0.5, key, None if bias is None else gate, bias, padding)
+        factors = None
+        if train and self.dropout:
+            factors = Dropout(self.dropout)(jnp.ones((batch, self.heads, time, time), self.dtype), train=True)
+        gate = None if bias is None else gate
+        mixed, weights = attend(query * size**-0.5, key, value, gate, bias, padding, factors)
         self.sow("intermediates", "attention", weights)
-        weights = Dropout(self.dropout)(weights, train=train)
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(batch, time, channels)
-        return dense(channels, self.dtype, "out", self.init_gain)(mixed)
+        return dense(channels, self.dtype, "out", self.init_gain)(mixed.reshape(batch, time, channels))
 
 
 class TransformerLayer(nn.Module):
@@ -192,8 +195,21 @@ def dense(width: int, dtype: jnp.dtype, name: str, gain: float | None = None) ->
 def layer_norm(dtype: jnp.dtype, name: str, epsilon: float = 1e-5) -> Callable[[jax.Array], jax.Array]:
     """LayerNorm in float32 with the result in `dtype`."""
     # The variance is E[(x − mean)²]: E[x²] − mean² loses digits if the mean is large.
-    norm = nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, dtype=jnp.float32, name=name)
-    return lambda x: norm(x.astype(jnp.float32)).astype(dtype)
+    return _Norm(epsilon, dtype, name=name)
+
+
+class _Norm(nn.Module):
+    epsilon: float
+    dtype: jnp.dtype
+    @nn.compact
+    def __call__(self, x):
+        x = x.astype(jnp.float32)
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        shift = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        mean = x.mean(-1, keepdims=True)
+        rate = lax.rsqrt(jnp.square(x - lax.stop_gradient(mean)).mean(-1, keepdims=True) + self.epsilon)
+        mean, rate = cuda_barrier((mean, rate))
+        return ((x - mean) * rate * scale + shift).astype(self.dtype)
 
 
 def masked_mean(x: jax.Array, padding: jax.Array | None) -> jax.Array:
