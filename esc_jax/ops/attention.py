@@ -88,7 +88,7 @@ def _backward(residuals: Residuals, gradients: tuple[jax.Array, jax.Array]) -> G
     if bias is not None:
         scores = rounded.astype(jnp.float32)
         dbias = (scores if gate is None else scores * gate[..., None]).sum(0)
-    dq, dk, dv = cuda_barrier(tuple(jnp.moveaxis(x, 1, 2) for x in (dq, dk, dv)))
+    dq, dk, dv = (jnp.moveaxis(x, 1, 2) for x in (dq, dk, dv))
     return dq, dk, dv, dgate, dbias, None, None
 
 
