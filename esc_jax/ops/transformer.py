@@ -1,6 +1,6 @@
 """Self-attention, a transformer layer, and the layers of a model one after the other."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import dataclasses
 import functools
 from typing import Any
@@ -11,10 +11,10 @@ from jax import lax
 import jax.numpy as jnp
 
 from esc_jax.ops.activations import ACTIVATIONS
-from esc_jax.ops.attention import attend
-from esc_jax.ops.barrier import cuda_barrier
+from esc_jax.ops.attention import dot_product_attention
 from esc_jax.ops.dense import Dense
 from esc_jax.ops.dropout import Dropout, layer_drop
+from esc_jax.ops.layer_norm import LayerNorm
 
 
 class Attention(nn.Module):
@@ -67,8 +67,7 @@ class Attention(nn.Module):
         factors = None
         if train and self.dropout:
             factors = Dropout(self.dropout)(jnp.ones((batch, self.heads, time, time), self.dtype), train=True)
-        gate = None if bias is None else gate
-        mixed, weights = attend(query * size**-0.5, key, value, gate, bias, padding, factors)
+        mixed, weights = dot_product_attention(query * size**-0.5, key, value, gate, bias, padding, factors)
         self.sow("intermediates", "attention", weights)
         return dense(channels, self.dtype, "out", self.init_gain)(mixed.reshape(batch, time, channels))
 
@@ -118,7 +117,7 @@ class TransformerLayer(nn.Module):
         alpha = (2 * self.layers) ** 0.25 if self.deep_norm else 1.0
         attention = Attention(self.heads, self.gated, self.attention_dropout, gain, self.dtype, name="attention")
         norms = ("attention_norm", "output_norm")
-        attention_norm, output_norm = (layer_norm(self.dtype, name, self.epsilon) for name in norms)
+        attention_norm, output_norm = (LayerNorm(self.dtype, self.epsilon, name=name) for name in norms)
         intermediate = dense(self.width, self.dtype, "intermediate", gain)
         output = dense(x.shape[-1], self.dtype, "output", gain)
 
@@ -190,26 +189,6 @@ def dense(width: int, dtype: jnp.dtype, name: str, gain: float | None = None) ->
     if gain is not None:
         init = nn.initializers.variance_scaling(gain**2, "fan_avg", "normal")
     return Dense(width, kernel_init=init, dtype=dtype, name=name)
-
-
-def layer_norm(dtype: jnp.dtype, name: str, epsilon: float = 1e-5) -> Callable[[jax.Array], jax.Array]:
-    """LayerNorm in float32 with the result in `dtype`."""
-    # The variance is E[(x − mean)²]: E[x²] − mean² loses digits if the mean is large.
-    return _Norm(epsilon, dtype, name=name)
-
-
-class _Norm(nn.Module):
-    epsilon: float
-    dtype: jnp.dtype
-    @nn.compact
-    def __call__(self, x):
-        x = x.astype(jnp.float32)
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
-        shift = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-        mean = x.mean(-1, keepdims=True)
-        rate = lax.rsqrt(jnp.square(x - lax.stop_gradient(mean)).mean(-1, keepdims=True) + self.epsilon)
-        mean, rate = cuda_barrier((mean, rate))
-        return ((x - mean) * rate * scale + shift).astype(self.dtype)
 
 
 def masked_mean(x: jax.Array, padding: jax.Array | None) -> jax.Array:
