@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+import re
 import shutil
 
 import pytest
@@ -91,10 +92,13 @@ def test_every_row_is_in_a_table():
 
 
 def test_links_of_the_headline_exist():
-    for name, page in layout.HEADLINE.values():
-        assert name and (tables.ROOT / "docs" / page).is_file()
-    assert "(docs/results/gpu.md)" in tables.render("headline", pathlib.PurePath("README.md"))
-    assert "(gpu.md)" in tables.render("headline", pathlib.PurePath("docs/results/index.md"))
+    for name, target in layout.HEADLINE.values():
+        page, _, anchor = target.partition("#")
+        text = (tables.ROOT / "docs" / page).read_text(encoding="utf-8")
+        headings = re.findall(r"^##+ (.+)$", text, re.MULTILINE)
+        assert name and anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+    assert "(docs/results/gpu.md#" in tables.render("headline", pathlib.PurePath("README.md"))
+    assert "(gpu.md#" in tables.render("headline", pathlib.PurePath("docs/results/index.md"))
 
 
 def test_every_row_has_command_machine_and_date():
