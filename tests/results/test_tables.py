@@ -55,7 +55,7 @@ def test_changed_number_is_reported_and_repaired(site, capsys):
 
     assert tables.main(["--root", str(site)]) == 1
     message = capsys.readouterr().err
-    assert str(pathlib.PurePath("docs/results/index.md")) in message and "table accuracy " in message
+    assert str(pathlib.PurePath("docs/results/index.md")) in message and "table headline " in message
     assert page.read_text(encoding="utf-8") == changed  # a check writes nothing
 
     assert tables.main(["--root", str(site), "--write"]) == 0
