@@ -3,7 +3,8 @@
     python -m esc_jax.main --config=configs/distilhubert_writeup.py
 
 The weights come from the Hugging Face hub (ntu-spml/distilhubert, Apache-2.0) or from a folder:
---config.model.pretrained=PATH. The recipe is a reference for distilhubert.py. Results: docs/results.
+--config.model.pretrained=PATH. The recipe is a reference for distilhubert.py. This config has not been run with the
+published weights.
 """
 
 from esc_jax import config as base

@@ -3,8 +3,8 @@
     python -m esc_jax.main --config=configs/simclr_writeup.py
 
 ResNet-34, a projection head of widths 512, 512 and 128, and a temperature of 0.5; then supervised fine-tuning, with a
-linear probe of the pretrained encoder beside it. The recipe is a reference for simclr.py and needs a GPU. Results:
-docs/results.
+linear probe of the pretrained encoder beside it. The recipe is a reference for simclr.py and needs a GPU.
+docs/results/self-supervision.md has the result of its views and temperature with a smaller network.
 """
 
 from esc_jax import config as base

@@ -1,6 +1,6 @@
 """Environmental-sound classification in JAX.
 
-`load_classifier(WORKDIR)` returns the model of a finished run, which classifies waveforms and recordings
+`load_classifier(PATH)` returns the classifier of a finished run, or a published one, for waveforms and recordings
 (`esc_jax.inference.classifier`).
 """
 

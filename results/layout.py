@@ -158,14 +158,20 @@ def _scaling(size: str, value: str, memory: bool = True, everything: bool = Fals
     return Table("scaling", tuple(columns))
 
 
-# Rows of the headline: name, and the page with the details.
+# Rows of the headline: name, and the section with the details.
 HEADLINE: dict[str, tuple[str, str]] = {
-    "1": ("EfficientAT mn04, frozen encoder, linear head", "results/index.md"),
-    "3": ("EfficientAT mn04, fine-tuned", "results/index.md"),
-    "h100": ("ResNet-34, full width, from scratch, 200 epochs", "results/gpu.md"),
-    "9": ("ResNet-18, quarter width, distilled (teacher: AudioSet); in the package", "results/index.md"),
-    "8": ("ResNet-18, quarter width, from scratch, 510 epochs", "results/index.md"),
-    "e": ("ResNet-18, quarter width, SimCLR, then 380 epochs", "results/self-supervision.md"),
+    "1": ("EfficientAT mn04, frozen encoder, linear head", "results/index.md#esc-50-folds-1-to-4"),
+    "3": ("EfficientAT mn04, fine-tuned", "results/index.md#esc-50-folds-1-to-4"),
+    "h100": ("ResNet-34, full width, from scratch, 200 epochs", "results/gpu.md#resnet-34-of-full-width-on-one-h100"),
+    "9": (
+        "ResNet-18, quarter width, distilled (teacher: AudioSet); in the package",
+        "results/index.md#the-classifier-in-the-package",
+    ),
+    "8": ("ResNet-18, quarter width, from scratch, 510 epochs", "results/index.md#esc-50-folds-1-to-4"),
+    "e": (
+        "ResNet-18, quarter width, SimCLR, then 380 epochs",
+        "results/self-supervision.md#resnet-18-of-a-quarter-of-the-width",
+    ),
 }
 
 TABLES = {

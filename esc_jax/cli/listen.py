@@ -19,7 +19,8 @@ Positions are numbers of samples, so that they do not drift. Times are taken fro
 it.
 
 With --watch, each recording in FOLDER is classified once, when it has not changed for --settle_s. The results are
-written into the folder --out, as by predict --out=RESULTS FOLDER. The command continues after a restart.
+written into the folder --out, as by predict --out=RESULTS FOLDER. The command continues after a restart. --smooth_s
+needs --watch.
 
 Ctrl-C ends the command with status 130 and SIGTERM with 143; with --watch, both with 75.
 """

@@ -5,8 +5,8 @@
     RESULTS/2026/dawn.wav.csv  the results, in the tree of the recordings
 
 A second call skips what is finished, and classifies again what has failed, or has changed since. The result files have
-the time of change of the recording that was read. Several processes can share the folder: each recording is locked by
-one of them.
+the modification time of the recording that was read. Several processes can share the folder: each recording is locked
+by one of them.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -229,8 +229,8 @@ class Archive:
 
         Args:
             outcome: of a recording.
-            modified_ns: its time of change before it was read: what has changed since is not finished. None where the
-                recording could not be found.
+            modified_ns: its modification time before it was read: what has changed since is not finished. None where
+                the recording could not be found.
         """
         self._manifest.append(outcome, modified_ns)
 
@@ -308,7 +308,7 @@ def process(archive: Archive, recordings: Sequence[str], classify: Classify) -> 
 
 
 def _modified_ns(recording: str) -> int | None:
-    """The time of change of a recording; None where it cannot be found, on which `Classify` has a sentence."""
+    """The modification time of a recording; None where it cannot be found, on which `Classify` has a sentence."""
     try:
         return os.stat(recording).st_mtime_ns
     except OSError:

@@ -71,8 +71,8 @@ def store_settings(model: Model, path: str, hop_s: float | None = None, dtype: s
 def add_recordings(store: Store, model: Model, recordings: Sequence[str]) -> Iterator[Outcome]:
     """Embeds recordings into a store, several at a time: some are decoded while the device computes others.
 
-    A file that the store has, with its size and time of change, is skipped. A file with the content of a recording of
-    the store is entered as a copy.
+    A file that the store has, with its size and modification time, is skipped. A file with the content of a recording
+    of the store is entered as a copy.
 
     Args:
         store: open for writing, with the settings of the model.

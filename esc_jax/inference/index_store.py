@@ -2,7 +2,7 @@
 
     settings     what the embeddings depend on: encoder, sample rate, window, hop, dimension, type
     recordings   SHA-256 of the content, duration, note
-    files        paths of each recording, with size and time of change: copies share the embeddings of one recording
+    files        paths of each recording, with size and modification time: copies share the embeddings of one recording
     passages     recording, start, end and embedding of each window
 
 A recording is added in one transaction. If the process ends, the store has all of it or nothing.
@@ -221,7 +221,7 @@ class Store:
             return self._connection.execute(statement, (int(number),) if number else ()).fetchone()[0]
 
     def is_known(self, path: str, size: int, mtime_ns: int) -> bool:
-        """Whether the store has this file, with this size and time of change."""
+        """Whether the store has this file, with this size and modification time."""
         with self._lock, _sentences(self.path):
             row = self._connection.execute(
                 "SELECT size, mtime_ns FROM files WHERE path = CAST(? AS TEXT)", (os.fsencode(path),)

@@ -32,7 +32,7 @@ class Manifest:
         bom: begin the file with a byte order mark.
 
     Attributes:
-        finished: recording → its time of change before it was read, and the note of its results.
+        finished: recording → its modification time before it was read, and the note of its results.
         missing: recordings that could not be found according to their last row. Their results remain.
     """
 
@@ -47,7 +47,7 @@ class Manifest:
 
         Args:
             outcome: of a recording.
-            modified_ns: its time of change before it was read. None where the recording could not be found.
+            modified_ns: its modification time before it was read. None where the recording could not be found.
         """
         buffer = io.StringIO(newline="")
         writer = csv.writer(buffer)

@@ -10,7 +10,7 @@ from esc_jax.inference.recordings import find_recordings
 class Watch:
     """A folder that recorders write to.
 
-    A recording is finished when its size and its time of change have been the same for `settle_s`. One that changes
+    A recording is finished when its size and its modification time have been the same for `settle_s`. One that changes
     later is reported again.
 
     Args:
@@ -42,7 +42,7 @@ class Watch:
 
 
 def _states(paths: list[str]) -> Iterator[tuple[str, tuple[int, int]]]:
-    """(path, (size, time of change)) of the files that are still there and not empty."""
+    """(path, (size, modification time)) of the files that are still there and not empty."""
     for path in paths:
         try:
             status = os.stat(path)

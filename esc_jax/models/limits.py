@@ -1,6 +1,6 @@
 """Allowed values of the options of encoders, heads and frontends. They are checked without computing anything.
 
-Options can come from a checkpoint of a stranger. The upper limits are far above every published model. They refuse
+Options can come from an untrusted checkpoint. The upper limits are far above every published model. They refuse
 numbers with which a model would take minutes to build, or more memory than there is.
 """
 

@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+import re
 import shutil
 
 import pytest
@@ -54,7 +55,7 @@ def test_changed_number_is_reported_and_repaired(site, capsys):
 
     assert tables.main(["--root", str(site)]) == 1
     message = capsys.readouterr().err
-    assert str(pathlib.PurePath("docs/results/index.md")) in message and "table accuracy " in message
+    assert str(pathlib.PurePath("docs/results/index.md")) in message and "table headline " in message
     assert page.read_text(encoding="utf-8") == changed  # a check writes nothing
 
     assert tables.main(["--root", str(site), "--write"]) == 0
@@ -91,10 +92,13 @@ def test_every_row_is_in_a_table():
 
 
 def test_links_of_the_headline_exist():
-    for name, page in layout.HEADLINE.values():
-        assert name and (tables.ROOT / "docs" / page).is_file()
-    assert "(docs/results/gpu.md)" in tables.render("headline", pathlib.PurePath("README.md"))
-    assert "(gpu.md)" in tables.render("headline", pathlib.PurePath("docs/results/index.md"))
+    for name, target in layout.HEADLINE.values():
+        page, _, anchor = target.partition("#")
+        text = (tables.ROOT / "docs" / page).read_text(encoding="utf-8")
+        headings = re.findall(r"^##+ (.+)$", text, re.MULTILINE)
+        assert name and anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+    assert "(docs/results/gpu.md#" in tables.render("headline", pathlib.PurePath("README.md"))
+    assert "(gpu.md#" in tables.render("headline", pathlib.PurePath("docs/results/index.md"))
 
 
 def test_every_row_has_command_machine_and_date():

@@ -3,7 +3,7 @@
     meta/esc50.csv     filename, fold, target, category; optionally src_file (ID of the source recording) and take
     audio/             the files it names: wav, flac, ogg, or any other format that libsndfile or ffmpeg reads
 
-The layout may sit one folder down, as in the published archive (`ESC-50-master/`).
+The layout may be in a subfolder, as in the published archive (`ESC-50-master/`).
 """
 
 import contextlib
