@@ -90,7 +90,7 @@ def _conv(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> jax.Arr
     def stored(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return lax.optimization_barrier(shifted(x, kernel))  # else XLA stores the sum in float32
 
-    cuda = grouped
+    cuda: Callable[[jax.Array, jax.Array], jax.Array] = grouped
     if _is_one_dimensional(kernel):
         cuda = stored
     elif _is_stem(x, strides):
