@@ -18,9 +18,11 @@ from esc_jax.models.hubert import PositionalConv
 from esc_jax.models.limits import Constraint
 from esc_jax.ops import patches
 from esc_jax.ops.activations import ACTIVATIONS
+from esc_jax.ops.barrier import cuda_barrier
 from esc_jax.ops.dense import Dense
 from esc_jax.ops.dropout import Dropout
-from esc_jax.ops.transformer import TransformerLayer, apply_layers, layer_norm, masked_mean
+from esc_jax.ops.layer_norm import LayerNorm
+from esc_jax.ops.transformer import TransformerLayer, apply_layers, masked_mean
 
 
 class Beats(nn.Module):
@@ -92,7 +94,7 @@ class Beats(nn.Module):
         """
         size = self.input_patch_size
         features = jnp.pad(features, ((0, 0), (0, max(0, size - features.shape[1])), (0, 0)), mode="edge")
-        x = layer_norm(self.dtype, "patch_norm")(self._patches(features))
+        x = LayerNorm(self.dtype, name="patch_norm")(self._patches(features))
         if padding is not None:
             padding = fold_padding(fold_padding(padding, features.shape[1]), x.shape[1])
         if self.embed_dim != self.encoder_embed_dim:
@@ -102,7 +104,7 @@ class Beats(nn.Module):
         if padding is not None:
             x = jnp.where(padding[..., None], jnp.zeros((), x.dtype), x)
         x = x + PositionalConv(self.conv_pos, self.conv_pos_groups, self.dtype, name="position")(x)
-        norm = layer_norm(self.dtype, "norm")
+        norm = LayerNorm(self.dtype, name="norm")
         x = Dropout(self.dropout)(x if self.layer_norm_first else norm(x), train=train)
         x = self._layers(x, padding, train)
         x = (norm(x) if self.layer_norm_first else x).astype(jnp.float32)
@@ -122,7 +124,8 @@ class Beats(nn.Module):
         if self.relative_position_embedding:
             shape = (self.num_buckets, self.encoder_attention_heads)
             table = self.param("relative_bias", nn.initializers.normal(0.02), shape)
-            bias = table[distance_buckets(x.shape[1], self.num_buckets, self.max_distance)].transpose(2, 0, 1)
+            buckets = distance_buckets(x.shape[1], self.num_buckets, self.max_distance)
+            bias = cuda_barrier(table[buckets].transpose(2, 0, 1))  # else every layer gathers it again
         layer = TransformerLayer(
             self.encoder_attention_heads,
             self.encoder_ffn_embed_dim,

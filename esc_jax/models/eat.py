@@ -17,7 +17,8 @@ from esc_jax.models.limits import MAX_SIZE, MAX_TABLE, Constraint
 from esc_jax.models.patch_transformer import grid_positions
 from esc_jax.ops import conv1d
 from esc_jax.ops.batch_norm import BatchNorm
-from esc_jax.ops.transformer import TransformerLayer, apply_layers, layer_norm
+from esc_jax.ops.layer_norm import LayerNorm
+from esc_jax.ops.transformer import TransformerLayer, apply_layers
 
 _MAX_STRIDE, _MAX_KERNEL, _MAX_BLOCKS = 16, 63, 6
 _SLOPE = 0.2
@@ -220,4 +221,4 @@ class Eat(nn.Module):
             attention_dropout=self.dropout, activation_dropout=self.dropout, dtype=self.dtype, parent=None,
         )  # fmt: skip
         *_, x = x, *apply_layers(self, layer, x, train=train, remat=self.remat)
-        return layer_norm(self.dtype, "last")(x)
+        return LayerNorm(self.dtype, name="last")(x)

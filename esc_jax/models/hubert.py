@@ -16,7 +16,8 @@ from esc_jax.models.encoder import Encoded
 from esc_jax.models.limits import MAX_KERNEL, MAX_SIZE, Constraint
 from esc_jax.ops.dropout import Dropout
 from esc_jax.ops.grouped_conv import grouped_conv1d
-from esc_jax.ops.transformer import TransformerLayer, apply_layers, dense, layer_norm, masked_mean
+from esc_jax.ops.layer_norm import LayerNorm
+from esc_jax.ops.transformer import TransformerLayer, apply_layers, dense, masked_mean
 
 Count = TypeVar("Count", int, jax.Array)
 
@@ -174,7 +175,7 @@ class Hubert(nn.Module):
             valid = frame_count((~padding).sum(-1), self.conv_kernel, self.conv_stride)
             frame_padding = jnp.arange(x.shape[1])[None] >= jnp.maximum(valid, 1)[:, None]
         if self.feat_proj_layer_norm:
-            x = layer_norm(self.dtype, "projection_norm", self.layer_norm_eps)(x)
+            x = LayerNorm(self.dtype, self.layer_norm_eps, name="projection_norm")(x)
         x = dense(self.hidden_size, self.dtype, "projection")(x)
         x = Dropout(self.feat_proj_dropout)(x, train=train)
         if frame_padding is not None:
@@ -184,7 +185,7 @@ class Hubert(nn.Module):
         position = PositionalConv(
             self.num_conv_pos_embeddings, self.num_conv_pos_embedding_groups, self.dtype, name="position"
         )
-        x = layer_norm(self.dtype, "norm", self.layer_norm_eps)(x + position(x))
+        x = LayerNorm(self.dtype, self.layer_norm_eps, name="norm")(x + position(x))
         x = Dropout(self.hidden_dropout)(x, train=train)
         hidden = self._layers(x, frame_padding, train)
         x = hidden[-1].astype(jnp.float32)

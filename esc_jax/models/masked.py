@@ -9,7 +9,8 @@ from esc_jax.models.encoder import Encoded, EncoderModel
 from esc_jax.models.patch_transformer import PatchTransformer, sinusoidal_positions
 from esc_jax.ops import patches
 from esc_jax.ops.dense import Dense
-from esc_jax.ops.transformer import TransformerLayer, apply_layers, layer_norm
+from esc_jax.ops.layer_norm import LayerNorm
+from esc_jax.ops.transformer import TransformerLayer, apply_layers
 
 
 @struct.dataclass
@@ -115,7 +116,7 @@ class VisiblePredictor(EncoderModel):
         x = x + sinusoidal_positions(rows, columns, width).reshape(1, -1, width).astype(dtype)
         layer = TransformerLayer(encoder.heads, encoder.ffn, self.layers, dtype=dtype, parent=None)
         *_, x = x, *apply_layers(self, layer, x, train=train)
-        x = layer_norm(dtype, "norm")(x).astype(jnp.float32)
+        x = LayerNorm(dtype, name="norm")(x).astype(jnp.float32)
         logits = nn.Dense(self.vocabulary_size, name="head")(x).reshape(batch, rows, columns, self.vocabulary_size)
         return MaskedPrediction(logits, _predict_clip(self.clip_dim, encoded))
 

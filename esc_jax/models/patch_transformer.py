@@ -17,7 +17,8 @@ from esc_jax.models.limits import MAX_TABLE, Constraint
 from esc_jax.ops import patches
 from esc_jax.ops.dense import Dense
 from esc_jax.ops.dropout import Dropout
-from esc_jax.ops.transformer import TransformerLayer, apply_layers, layer_norm
+from esc_jax.ops.layer_norm import LayerNorm
+from esc_jax.ops.transformer import TransformerLayer, apply_layers
 from esc_jax.runtime.devices import example_keys
 
 
@@ -151,7 +152,7 @@ class PatchTransformer(nn.Module):
         )  # fmt: skip
         rates = [self.drop_path * (i + 1) / self.layers for i in range(self.layers)] if self.drop_path else []
         *_, x = x, *apply_layers(self, layer, x, train=train, remat=self.remat, drop_rates=rates)
-        x = layer_norm(self.dtype, "last")(x).astype(jnp.float32)
+        x = LayerNorm(self.dtype, name="last")(x).astype(jnp.float32)
         complete = visible is None and x.shape[1] == rows * columns
         return Encoded(x.mean(1), x.reshape(batch, rows, columns, self.width) if complete else x)
 

@@ -1,4 +1,4 @@
-"""Attention weights with a gradient that reads and writes few arrays of all pairs of tokens."""
+"""Attention with a gradient that reads and writes few arrays of all pairs of tokens."""
 
 from flax import linen as nn
 import jax
@@ -6,65 +6,95 @@ import jax.numpy as jnp
 
 from esc_jax.ops.barrier import cuda_barrier
 
-Residuals = tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None, jax.Array | None, jax.Array]
+Residuals = tuple[jax.Array | None, ...]
+Gradients = tuple[jax.Array | None, ...]
 
 
 @jax.custom_vjp
-def attention_weights(
-    query: jax.Array, key: jax.Array, gate: jax.Array | None, bias: jax.Array | None, padding: jax.Array | None
-) -> jax.Array:
-    """w[b, h, q, k] = softmax_k(Σ_d query[b, q, h, d] · key[b, k, h, d] + gate[b, h, q] · bias[h, q, k]).
+def dot_product_attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    gate: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    padding: jax.Array | None = None,
+    factors: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Attention with a gated bias and dropout; returns the output and the weights.
 
-    Scores and softmax are float32. The gradient is computed from the weights:
+        w[b, h, q, k] = softmax_k(Σ_d query[b, q, h, d] · key[b, k, h, d] + gate[b, h, q] · bias[h, q, k])
+        out[b, q, h, d] = Σ_k w[b, h, q, k] · factors[b, h, q, k] · value[b, k, h, d]
 
-        ds = w ⊙ (dw − Σ_k w ⊙ dw)
+    Scores and softmax are float32. The gradient of the scores s is computed from the weights and the output,
+
+        ds = w ⊙ (dw − Σ_k w ⊙ dw),  Σ_k w ⊙ dw = Σ_d out ⊙ d out,
 
     and is rounded to the dtype of the inputs before it enters products, as the gradients of other products of the
-    network. Automatic differentiation would keep the scores, and multiply the float32 gradient of the scores.
+    network. `out` is kept in float32, since the difference is small. Automatic differentiation would keep the scores,
+    and multiply the float32 gradient of the scores.
 
     Args:
-        query, key: (B, T, heads, size), scaled.
-        gate: (B, heads, T) float32; None: the bias is added as it is.
+        query, key, value: (B, T, heads, size); `query` is scaled.
+        gate: (B, heads, T) float32, not used without a bias; None: the bias is added as it is.
         bias: (heads, T, T) float32, or None.
         padding: (B, T), true where a token is padding and has no weight; or None.
+        factors: (B, heads, T, T), the factors of dropout on the weights, without gradient; or None.
 
     Returns:
-        (B, heads, T, T) in the dtype of `query`. In a clip that is all padding, all tokens have equal weights.
+        The output (B, T, heads, size), and the weights (B, heads, T, T) before dropout, without gradient. Both have the
+        dtype of `query`. In a clip that is all padding, all tokens have equal weights.
     """
-    return _forward(query, key, gate, bias, padding)[0]
+    return _forward(query, key, value, gate, bias, padding, factors)[0]
 
 
 def _forward(
-    query: jax.Array, key: jax.Array, gate: jax.Array | None, bias: jax.Array | None, padding: jax.Array | None
-) -> tuple[jax.Array, Residuals]:
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    gate: jax.Array | None,
+    bias: jax.Array | None,
+    padding: jax.Array | None,
+    factors: jax.Array | None,
+) -> tuple[tuple[jax.Array, jax.Array], Residuals]:
+    # One copy of each in this order serves the products of both passes.
+    query, key, value = (jnp.moveaxis(x, 2, 1) for x in (query, key, value))
     # XLA for CUDA would store the gated bias as an operand of the product.
-    scores = cuda_barrier(jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32))
+    scores = cuda_barrier(jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32))
     if bias is not None:
         scores = scores + (bias[None] if gate is None else gate[..., None] * bias[None])
     if padding is not None:
         # A finite number: the softmax over a clip that is all padding must not give NaN.
         scores = jnp.where(padding[:, None, None], jnp.finfo(jnp.float32).min, scores)
     weights = cuda_barrier(nn.softmax(scores, -1).astype(query.dtype))
-    return weights, (query, key, gate, bias, padding, weights)
+    dropped = weights if factors is None else weights * factors
+    out = jnp.moveaxis(jnp.einsum("bhqk,bhkd->bhqd", dropped, value, preferred_element_type=jnp.float32), 1, 2)
+    return (out.astype(query.dtype), weights), (query, key, value, gate, bias, padding, factors, out, weights)
 
 
-def _backward(
-    residuals: Residuals, g: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None, None]:
-    query, key, gate, bias, padding, weights = residuals
-    w, g = weights.astype(jnp.float32), g.astype(jnp.float32)
-    scores = w * (g - (w * g).sum(-1, keepdims=True))
+def _backward(residuals: Residuals, gradients: tuple[jax.Array, jax.Array]) -> Gradients:
+    query, key, value, gate, bias, padding, factors, out, weights = residuals
+    assert query is not None and key is not None and value is not None and out is not None and weights is not None
+    d_out = gradients[0]
+    mean = jnp.moveaxis((out * d_out.astype(jnp.float32)).sum(-1), 2, 1)
+    d_out = jnp.moveaxis(d_out, 2, 1)
+    dropped = weights if factors is None else weights * factors
+    d_value = jnp.einsum("bhqk,bhqd->bhkd", dropped, d_out)
+    d_weights = jnp.einsum("bhqd,bhkd->bhqk", d_out, value)
+    if factors is not None:
+        d_weights = d_weights * factors
+    d_scores = weights.astype(jnp.float32) * (d_weights.astype(jnp.float32) - mean[..., None])
     if padding is not None:
-        scores = jnp.where(padding[:, None, None], 0.0, scores)
-    rounded = cuda_barrier(scores.astype(query.dtype))
-    query_gradient = jnp.einsum("bhqk,bkhd->bqhd", rounded, key)
-    key_gradient = jnp.einsum("bhqk,bqhd->bkhd", rounded, query)
-    if bias is None:
-        return query_gradient, key_gradient, None, None, None
-    scores = rounded.astype(jnp.float32)
-    if gate is None:
-        return query_gradient, key_gradient, None, scores.sum(0), None
-    return query_gradient, key_gradient, (scores * bias[None]).sum(-1), (scores * gate[..., None]).sum(0), None
+        d_scores = jnp.where(padding[:, None, None], 0.0, d_scores)
+    d_gate = None if gate is None or bias is None else (d_scores * bias[None]).sum(-1)
+    rounded = cuda_barrier(d_scores.astype(query.dtype))
+    d_query = jnp.einsum("bhqk,bhkd->bhqd", rounded, key)
+    d_key = jnp.einsum("bhqk,bhqd->bhkd", rounded, query)
+    d_bias = None
+    if bias is not None:
+        d_scores = rounded.astype(jnp.float32)
+        d_bias = (d_scores if gate is None else d_scores * gate[..., None]).sum(0)
+    d_query, d_key, d_value = (jnp.moveaxis(x, 1, 2) for x in (d_query, d_key, d_value))
+    return d_query, d_key, d_value, d_gate, d_bias, None, None
 
 
-attention_weights.defvjp(_forward, _backward)
+dot_product_attention.defvjp(_forward, _backward)

@@ -86,9 +86,13 @@ pointwise_conv.defvjp(_pointwise_forward, _pointwise_backward)
 def _conv(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
     shifted = functools.partial(_shifted_sum, strides=strides, pads=pads)
     grouped = functools.partial(_grouped, strides=strides, pads=pads)
-    cuda = grouped
+
+    def stored(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return lax.optimization_barrier(shifted(x, kernel))  # else XLA stores the sum in float32
+
+    cuda: Callable[[jax.Array, jax.Array], jax.Array] = grouped
     if _is_one_dimensional(kernel):
-        cuda = shifted
+        cuda = stored
     elif _is_stem(x, strides):
         cuda = functools.partial(space_to_depth_conv, strides=strides, pads=pads)
     return lax.platform_dependent(x, kernel, cpu=shifted, cuda=cuda, default=grouped)

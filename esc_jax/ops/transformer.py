@@ -1,6 +1,6 @@
 """Self-attention, a transformer layer, and the layers of a model one after the other."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import dataclasses
 import functools
 from typing import Any
@@ -11,9 +11,10 @@ from jax import lax
 import jax.numpy as jnp
 
 from esc_jax.ops.activations import ACTIVATIONS
-from esc_jax.ops.attention import attention_weights
+from esc_jax.ops.attention import dot_product_attention
 from esc_jax.ops.dense import Dense
 from esc_jax.ops.dropout import Dropout, layer_drop
+from esc_jax.ops.layer_norm import LayerNorm
 
 
 class Attention(nn.Module):
@@ -63,11 +64,12 @@ class Attention(nn.Module):
             a, b = (lax.index_in_dim(gates, i, -1, keepdims=False) for i in range(2))
             scale = self.param("gate_scale", nn.initializers.ones, (self.heads,))
             gate = jnp.moveaxis(a * (b * scale[None, None] - 1.0) + 2.0, -1, 1)
-        weights = attention_weights(query * size**-0.5, key, None if bias is None else gate, bias, padding)
+        factors = None
+        if train and self.dropout:
+            factors = Dropout(self.dropout)(jnp.ones((batch, self.heads, time, time), self.dtype), train=True)
+        mixed, weights = dot_product_attention(query * size**-0.5, key, value, gate, bias, padding, factors)
         self.sow("intermediates", "attention", weights)
-        weights = Dropout(self.dropout)(weights, train=train)
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(batch, time, channels)
-        return dense(channels, self.dtype, "out", self.init_gain)(mixed)
+        return dense(channels, self.dtype, "out", self.init_gain)(mixed.reshape(batch, time, channels))
 
 
 class TransformerLayer(nn.Module):
@@ -115,7 +117,7 @@ class TransformerLayer(nn.Module):
         alpha = (2 * self.layers) ** 0.25 if self.deep_norm else 1.0
         attention = Attention(self.heads, self.gated, self.attention_dropout, gain, self.dtype, name="attention")
         norms = ("attention_norm", "output_norm")
-        attention_norm, output_norm = (layer_norm(self.dtype, name, self.epsilon) for name in norms)
+        attention_norm, output_norm = (LayerNorm(self.dtype, self.epsilon, name=name) for name in norms)
         intermediate = dense(self.width, self.dtype, "intermediate", gain)
         output = dense(x.shape[-1], self.dtype, "output", gain)
 
@@ -187,13 +189,6 @@ def dense(width: int, dtype: jnp.dtype, name: str, gain: float | None = None) ->
     if gain is not None:
         init = nn.initializers.variance_scaling(gain**2, "fan_avg", "normal")
     return Dense(width, kernel_init=init, dtype=dtype, name=name)
-
-
-def layer_norm(dtype: jnp.dtype, name: str, epsilon: float = 1e-5) -> Callable[[jax.Array], jax.Array]:
-    """LayerNorm in float32 with the result in `dtype`."""
-    # The variance is E[(x − mean)²]: E[x²] − mean² loses digits if the mean is large.
-    norm = nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, dtype=jnp.float32, name=name)
-    return lambda x: norm(x.astype(jnp.float32)).astype(dtype)
 
 
 def masked_mean(x: jax.Array, padding: jax.Array | None) -> jax.Array:
