@@ -64,7 +64,8 @@ def load(options: argparse.Namespace) -> "SoundClassifier":
     with exit_when_interrupted():
         from esc_jax.inference import class_table
         from esc_jax.inference import classifier as classifiers
-    classifier = classifiers.load_classifier(options.model)
+
+        classifier = classifiers.load_classifier(options.model)
     if options.names:
         names = class_table.read_names(options.names, classifier.classes)
         classifier.classes = class_table.renamed(classifier.classes, names)
