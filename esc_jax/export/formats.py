@@ -81,6 +81,9 @@ def _check_out(out: str | pathlib.Path) -> pathlib.Path:
 
 
 def _leftovers(out: pathlib.Path) -> list[pathlib.Path]:
-    """Temporary folders in an output folder, of exports that were killed."""
-    pattern = re.compile(rf"\.{re.escape(out.name)}\.[a-z0-9_]{{8}}")
-    return [path for path in out.glob(".*") if pattern.fullmatch(path.name) and path.is_dir()] if out.is_dir() else []
+    """Temporary folders of `write` in an output folder, of exports that were killed."""
+    if not out.is_dir():
+        return []
+    name = re.compile(rf"\.{re.escape(out.name)}\.[a-z0-9_]{{8}}")
+    folders = [path for path in out.iterdir() if name.fullmatch(path.name) and path.is_dir()]
+    return [path for path in folders if {entry.name for entry in path.iterdir()} <= {out.name}]

@@ -117,7 +117,8 @@ formats.write(None, "stablehlo", sys.argv[1])
     monkeypatch.setitem(formats.FORMATS, "stablehlo", lambda restored, folder: (folder / "a").write_text("a"))
     formats.export(resnet_workdir, "stablehlo", out)
     assert [path.name for path in out.iterdir()] == ["a"]
-    (out / "a").rename(out / ".out.backup")
+    (out / ".out.settings").mkdir()
+    (out / "a").rename(out / ".out.settings/a")
     with pytest.raises(ExportError, match="is not an empty folder"):
         formats.export(resnet_workdir, "stablehlo", out)
 
