@@ -55,10 +55,8 @@ def add_options(group: argparse._ArgumentGroup) -> None:
     add("--drop_unfamiliar", action="store_true", default=None, help="no events where a sound is unlike any class")
     text = "csv files begin with a byte order mark, by which Excel recognises UTF-8"
     add("--csv_bom", action="store_true", default=None, help=text)
-    text = (
-        "start of a recording: names, to read it from file names; their format, such as %%y%%m%%d_%%H%%M%%S; or a time"
-    )
-    text += " such as 2026-05-11T05:30+02:00"
+    text = "start of a recording: names, to read it from file names; their format, such as %%y%%m%%d_%%H%%M%%S;"
+    text += " or a time such as 2026-05-11T05:30+02:00"
     add("--start", metavar="TIME", help=text)
 
 
