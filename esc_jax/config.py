@@ -103,7 +103,7 @@ def defaults(model: str, head: str = "linear", frontend: str = "log_mel") -> ml_
             "eval": {
                 "batch_size": 50,
                 "tta": 5,  # number of views of a test clip that are averaged; 0: none
-                "views": "rotations",  # or "crops" of view_crop_s, or "speeds" up to ±view_octaves
+                "views": views.ROTATIONS,  # or "crops" of view_crop_s, or "speeds" up to ±view_octaves
                 "view_average": "probabilities",  # or "logits"
                 "view_crop_s": 2.5,
                 "view_octaves": 0.1,

@@ -5,7 +5,7 @@ import difflib
 import re
 from typing import Any
 
-from esc_jax.augment import mix
+from esc_jax.augment import mix, views
 from esc_jax.augment import options as augmentations
 from esc_jax.data import folds
 from esc_jax.errors import ConfigError
@@ -113,9 +113,11 @@ def _check_views(config: Any) -> None:
             f"config.eval.view_crop_s={options.view_crop_s:g} is longer than the clips"
             f" (config.data.clip_s={config.data.clip_s:g})"
         )
-    if options.views != "rotations" and (config.data.mask_padding or config.method == "probe"):
+    if options.views != views.ROTATIONS and (config.data.mask_padding or config.method == "probe"):
         other = "data.mask_padding=True" if config.data.mask_padding else "method=probe"
-        raise ConfigError(f"config.eval.views={options.views} is not available with config.{other}: use rotations")
+        raise ConfigError(
+            f"config.eval.views={options.views} is not available with config.{other}: use {views.ROTATIONS}"
+        )
     if options.view_average == "logits" and config.method == "probe":
         raise ConfigError("config.eval.view_average=logits is not available with config.method=probe")
 

@@ -281,6 +281,11 @@ MISTAKES = [
     (["--config.optim.warmup_steps=1000"], 2, "the warm-up has 1000 steps, but the training has only 18"),
     (["--config.optim.div_factor=0"], 2, "config.optim.div_factor=0.0 is out of range"),
     (["--config.model.eval_mode=("], 2, "config.model.eval_mode=( is not a regular expression"),
+    (
+        ["--config.model.eval_mode=encoder/.*batchnorm"],
+        2,
+        "matches the path of no module; the paths of model.name=resnet",
+    ),
     (["--config.model.head.name=mlp"], 2, "take a config that was made with model.head.name=mlp"),
     (["--config.model.encoder.width=0"], 2, "model.encoder.width=0: it must be a whole number of at least 1"),
     (["--config.seed=-1"], 2, "config.seed=-1 is out of range"),

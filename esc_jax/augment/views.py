@@ -8,7 +8,8 @@ import numpy as np
 
 from esc_jax.augment import waveform
 
-KINDS = ("rotations", "crops", "speeds")
+ROTATIONS = "rotations"  # the default
+KINDS = (ROTATIONS, "crops", "speeds")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Views:
         octaves: largest change of speed.
     """
 
-    kind: str = "rotations"
+    kind: str = ROTATIONS
     count: int = 1
     crop_samples: int = 0
     octaves: float = 0.0
@@ -30,7 +31,7 @@ class Views:
     @property
     def include_clip(self) -> bool:
         """Whether the first view is the clip itself."""
-        return self.kind == "rotations"
+        return self.kind == ROTATIONS
 
     def __call__(self, audio: jax.Array, samples: jax.Array | None = None) -> jax.Array:
         """(B, time) → (count, B, length of a view).

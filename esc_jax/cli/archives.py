@@ -55,7 +55,8 @@ def add_options(group: argparse._ArgumentGroup) -> None:
     add("--drop_unfamiliar", action="store_true", default=None, help="no events where a sound is unlike any class")
     text = "csv files begin with a byte order mark, by which Excel recognises UTF-8"
     add("--csv_bom", action="store_true", default=None, help=text)
-    text = "start of a recording: names, to read it from file names, or a time such as 2026-05-11T05:30+02:00"
+    text = "start of a recording: names, to read it from file names; their format, such as %%y%%m%%d_%%H%%M%%S;"
+    text += " or a time such as 2026-05-11T05:30+02:00"
     add("--start", metavar="TIME", help=text)
 
 
@@ -64,7 +65,8 @@ def load(options: argparse.Namespace) -> "SoundClassifier":
     with exit_when_interrupted():
         from esc_jax.inference import class_table
         from esc_jax.inference import classifier as classifiers
-    classifier = classifiers.load_classifier(options.model)
+
+        classifier = classifiers.load_classifier(options.model)
     if options.names:
         names = class_table.read_names(options.names, classifier.classes)
         classifier.classes = class_table.renamed(classifier.classes, names)
@@ -92,16 +94,16 @@ def _start_of(options: argparse.Namespace) -> "Callable[[str], datetime | None]"
     if options.start is None:
         return lambda file: None
     start = times.parse_start(options.start)
-    return times.time_in_name if start is None else lambda file: start
+    return times.reader(options.start) or (lambda file: start)
 
 
 def report_times(options: argparse.Namespace, paths: Sequence[str]) -> None:
     """Prints how many recordings have no time in their names, where --start=names."""
     from esc_jax.inference import times
 
-    if options.start != times.FROM_NAMES:
+    if options.start is None or (read := times.reader(options.start)) is None:
         return
-    if missing := [path for path in paths if times.time_in_name(path) is None]:
+    if missing := [path for path in paths if read(path) is None]:
         verb = "has" if len(missing) == 1 else "have"
         sentence = f"{counted(len(missing), 'recording')} of {len(paths)} {verb} no time in the name ({missing[0]}"
         sys.stderr.write(f"esc_jax: {printable(sentence + (' …)' if len(missing) > 1 else ')'))}\n")

@@ -20,6 +20,8 @@ other formats are read with libsndfile, and M4A, WebM, WMA and others with ffmpe
 cannot be read, or that break off, are reported at the end, and the exit status is 1. Memory does not grow with the
 length of a recording.
 
+Ctrl-C and SIGTERM end the command with status 130 and 143. --csv and --json then have the recordings that are finished.
+
 With --out, each recording gets result files of its own, in a folder with the same tree as the recordings. The files are
 written when the recording is finished. If the command is stopped (exit status 75), the same command continues. Several
 processes can share a folder.
@@ -29,6 +31,7 @@ import argparse
 from collections.abc import Iterator
 import os
 import pathlib
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -148,6 +151,22 @@ def _classify(
             pictures.add(picture.name.casefold())
             with collect_errors(problems, picture):
                 timeline_plot.recording(timeline, overview, pathlib.Path(file).name, picture)
+
+
+def _write_tables(
+    classifier: "SoundClassifier",
+    options: argparse.Namespace,
+    timelines: list[tuple[str, "Timeline"]],
+    problems: list[str],
+) -> None:
+    """Writes --csv and --json. Errors are appended to `problems`."""
+    if options.csv:
+        with collect_errors(problems, options.csv):
+            output.write_csv(options.csv, timelines, options.top_k, bool(options.csv_bom))
+    if options.json:
+        with collect_errors(problems, options.json):
+            settings = archives.settings(classifier, options)
+            output.write_json(options.json, timelines, options.top_k, settings=settings, problems=problems)
 
 
 def _check_archive_options(parser: arguments.Parser, options: argparse.Namespace) -> None:
@@ -293,19 +312,19 @@ def main(argv: list[str] | None = None) -> None:
             raise MultipleErrors(problems)
         return
     timelines: list[tuple[str, Timeline]] = []
-    try:
-        _classify(classifier, paths, options, timelines, problems)
-    except KeyboardInterrupt:
-        problems.append(f"interrupted after {len(timelines)} of {counted(len(paths), 'file')}")
-        if not timelines:  # the results of an earlier call stay as they are
-            options.csv = options.json = None
-    finally:  # whatever happened, the finished files are written
-        if options.csv:
-            with collect_errors(problems, options.csv):
-                output.write_csv(options.csv, timelines, options.top_k, bool(options.csv_bom))
-        if options.json:
-            with collect_errors(problems, options.json):
-                settings = archives.settings(classifier, options)
-                output.write_json(options.json, timelines, options.top_k, settings=settings, problems=problems)
+
+    def stop(number: int) -> int:
+        what = "interrupted" if number == signal.SIGINT else "stopped"
+        problems.append(f"{what} after {len(timelines)} of {counted(len(paths), 'file')}")
+        if timelines:  # otherwise, the results of an earlier call stay as they are
+            _write_tables(classifier, options, timelines, problems)
+        os.write(sys.stderr.fileno(), f"\nesc_jax: {MultipleErrors(problems)}\n".encode(errors="replace"))
+        return 128 + number
+
+    with files.exit_on_signal(stop, interrupt=True):
+        try:
+            _classify(classifier, paths, options, timelines, problems)
+        finally:  # whatever happened, the finished files are written
+            _write_tables(classifier, options, timelines, problems)
     if problems:
         raise MultipleErrors(problems)

@@ -20,6 +20,7 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING
 
+from esc_jax import files
 from esc_jax.cli import parser as arguments
 from esc_jax.cli.command import command, discard_native_output, initialize_device
 from esc_jax.errors import MultipleErrors, printable
@@ -68,7 +69,7 @@ def _write_csv(path: pathlib.Path, suggestions: "list[Suggestion]") -> None:
     from esc_jax.evaluation.escaping import escape_cell
     from esc_jax.inference import labels
 
-    with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with files.write_output(path, "w", newline="", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow([*labels.COLUMNS, "first", "second", "margin"])
         for one in suggestions:
@@ -90,8 +91,7 @@ def _probe_index(options: argparse.Namespace) -> None:
         fitted = index_probe.fit(x, labelled)
         sys.stdout.write(index_probe.describe(labelled, fitted))
         if options.out:
-            index_probe.save(options.out, store, labelled, x, fitted, options.model)
-            labels.write_labels(options.out / index_probe.USED_LABELS, given)
+            index_probe.save(options.out, store, given, labelled, x, fitted, options.model)
             sys.stdout.write(f"classifier: {options.out}\n")
         found = index_probe.least_certain(store, fitted.head, labelled.classes, labelled.passages, options.next)
         rate = store.settings.sample_rate

@@ -8,7 +8,7 @@ import soundfile
 
 from esc_jax.data import ffmpeg
 from esc_jax.data.containers import registry
-from esc_jax.data.containers.part import Part
+from esc_jax.data.containers.part import WHOLE, Part
 from esc_jax.data.ffmpeg import FfmpegDecoder
 from esc_jax.data.source import AudioError, Source
 
@@ -22,6 +22,8 @@ _MISSING_S = 0.2
 _FRAMES = 1 << 16  # samples that are read at a time where all are asked for
 _ERRORS = (soundfile.SoundFileError, ValueError, OverflowError, MemoryError)
 _EMPTY = "holds no samples"
+# Encodings of libsndfile, FLAC among them, of which the samples after a seek are those without it, bit by bit.
+_EXACT = {"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"}
 
 
 def reason(error: Exception) -> str:
@@ -99,6 +101,17 @@ class SndfileDecoder:
             self.error = reason(error)
             return np.zeros((0, self.channels), np.float32)
 
+    def skip(self, count: int) -> int:
+        """Skips samples without decoding them. Returns how many: at most `count`, and 0 where seeking is not exact."""
+        if self._file.subtype not in _EXACT or not self._file.seekable():
+            return 0
+        try:
+            before = self._file.tell()
+            return self._file.seek(min(before + count, self._file.frames)) - before
+        except _ERRORS as error:
+            self.error = reason(error)
+            return 0
+
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
@@ -125,6 +138,14 @@ class Section:
         check_level(samples, self.name)
         self.read_s += len(samples) / self.decoder.rate
         return samples
+
+    def skip(self, count: int) -> int:
+        """As that of the decoder; 0 for sections that are not whole files, whole ones."""
+        if self._part != WHOLE or not isinstance(self.decoder, SndfileDecoder):
+            return 0
+        skipped = self.decoder.skip(count)
+        self.read_s += skipped / self.decoder.rate
+        return skipped
 
     @property
     def defect(self) -> str:
@@ -159,6 +180,7 @@ class Recording:
         name: of the file.
         rate, channels: of the first section.
         announced_s: length according to the header, s; 0 if the header has none, and for joined files.
+        section: that is read; at the beginning, the first.
 
     Raises:
         AudioError: the file is missing, not a regular file, unreadable, empty, or not audio, or it needs ffmpeg.
@@ -172,11 +194,11 @@ class Recording:
         try:
             foreign = registry.foreign_format(self._source)
             self._parts = registry.parts(self._source)
-            self._first = self._first_section(foreign)
+            self.section = self._first_section(foreign)
         except BaseException:
             self.close()
             raise
-        decoder = self._first.decoder
+        decoder = self.section.decoder
         self.rate, self.channels = decoder.rate, decoder.channels
         self.announced_s = decoder.announced_s if len(self._parts) == 1 else 0.0
 
@@ -220,15 +242,15 @@ class Recording:
         """
         read_s, error = 0.0, ""
         for number in range(len(self._parts)):
-            section = self._first
             if number:
                 self._close_decoder()
                 try:
-                    section = self._section(number)
+                    self.section = self._section(number)
                 except AudioError as problem:
                     what = str(problem).removeprefix(f"{self.name}: ")
                     self._defects.append(f"part {number + 1} of {len(self._parts)} is {what}")
                     continue
+            section = self.section
             yield section
             read_s += section.read_s
             error = error or section.decoder.error

@@ -58,6 +58,24 @@ class AudioStream:
         parts += [_CANCELS] if self._cancels else []
         return f"{self.name}: {'; '.join(parts)}" if parts else ""
 
+    def skip(self, count: int) -> int:
+        """Skips samples without decoding them, before the first block or between two; they are not checked.
+
+        Args:
+            count: largest number of samples.
+
+        Returns:
+            How many. Blocks remain those that are mixed in one way. 0 where the file is resampled, since the last bit
+            of a resampled signal depends on where it begins, or where its decoder cannot seek to the sample.
+        """
+        section = self._recording.section
+        if section.decoder.rate != self.sample_rate:
+            return 0
+        size = channels.block_size(section.decoder.rate, section.decoder.channels)
+        skipped = section.skip(max(0, count) // size * size)
+        self.samples += skipped
+        return skipped
+
     def close(self) -> None:
         """Closes the file of a stream that will not be iterated over."""
         self._recording.close()
@@ -118,6 +136,8 @@ def resample(blocks: Iterable[np.ndarray], rate: int, sample_rate: int, name: st
 class Excerpt:
     """Iterates over a part of a stream, in blocks. The recording is decoded up to the end of the part.
 
+    What is before the part is skipped where `AudioStream.skip` can.
+
     Args:
         stream: the recording.
         start_s: begin of the part, seconds.
@@ -135,7 +155,7 @@ class Excerpt:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Yields blocks (samples,)."""
-        begin = 0  # first sample of the block
+        begin = self._stream.skip(self._start)  # first sample of the block
         for block in self._stream:
             stop = len(block) if self._stop is None else max(0, self._stop - begin)
             part = block[max(0, self._start - begin) : stop]
@@ -153,7 +173,7 @@ class Excerpt:
 
 
 def cut(stream: AudioStream, spans: Sequence[tuple[int, int]]) -> list[np.ndarray]:
-    """Parts of a recording, which is decoded once, up to the end of the last part.
+    """Parts of a recording, which is decoded once, up to the end of the last part, without what `skip` can skip.
 
     Args:
         stream: the recording.
@@ -164,15 +184,17 @@ def cut(stream: AudioStream, spans: Sequence[tuple[int, int]]) -> list[np.ndarra
     """
     pieces: list[list[np.ndarray]] = [[] for _ in spans]
     begin, last = 0, max((stop for _, stop in spans), default=0)
-    for block in stream:
+    blocks = iter(stream)
+    while begin < last:
+        begin += stream.skip(min(start for start, stop in spans if stop > begin) - begin)
+        if (block := next(blocks, None)) is None:
+            break
         for piece, (start, stop) in zip(pieces, spans, strict=True):
             part = block[max(0, start - begin) : max(0, stop - begin)]
             if len(part):  # even an empty view would keep its block in memory
                 piece.append(part.copy())
         begin += len(block)
-        if begin >= last:
-            stream.close()
-            break
+    stream.close()
     return [np.concatenate([np.zeros(0, np.float32), *piece]) for piece in pieces]
 
 

@@ -1,6 +1,6 @@
 """Predictions of test folds, and the results computed from them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import csv
 import dataclasses
 import importlib.metadata
@@ -13,6 +13,7 @@ import zlib
 import numpy as np
 
 from esc_jax import files
+from esc_jax.augment.views import ROTATIONS
 from esc_jax.data.clips import Clips
 from esc_jax.data.rows import DataError
 from esc_jax.errors import Failure
@@ -73,6 +74,11 @@ def fold_predictions(
 def view_kind(config: Any) -> str:
     """The views of a config as results name them: "rotations", or "crops, logits" where logits are averaged."""
     return config.eval.views + (", logits" if config.eval.view_average == "logits" else "")
+
+
+def stored_view_kind(outcome: Mapping[str, Any]) -> str:
+    """`view_kind` of the object of results.json; empty without views. Earlier versions had rotations only."""
+    return str(outcome.get("tta_kind") or (ROTATIONS if outcome.get("tta_views") else ""))
 
 
 def over_runs(task: Task, runs: Sequence[tuple[np.ndarray, np.ndarray]], recordings: Sequence[Any]) -> dict[str, Any]:

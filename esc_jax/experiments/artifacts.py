@@ -6,10 +6,17 @@ from typing import Any
 
 import numpy as np
 
+from esc_jax.augment.views import ROTATIONS
 from esc_jax.data.clips import Clips
 from esc_jax.errors import counted
 from esc_jax.evaluation.escaping import escape_markdown
-from esc_jax.evaluation.results import FoldPredictions, other_metrics, write_predictions, write_results
+from esc_jax.evaluation.results import (
+    FoldPredictions,
+    other_metrics,
+    stored_view_kind,
+    write_predictions,
+    write_results,
+)
 from esc_jax.runtime import processes
 from esc_jax.tasks import registry as tasks
 
@@ -75,8 +82,8 @@ def _interval(part: dict[str, Any]) -> str:
 
 def _views(results: dict[str, Any]) -> str:
     """Number and kind of the averaged views: "5 views", "10 crops"."""
-    kind = results.get("tta_kind", "rotations")  # results of earlier versions have no other kind
-    return f"{results['tta_views']} {'views' if kind == 'rotations' else kind}"
+    kind = stored_view_kind(results)
+    return f"{results['tta_views']} {'views' if kind == ROTATIONS else kind}"
 
 
 def summary(results: dict[str, Any]) -> str:

@@ -137,7 +137,7 @@ def _cross_fitted(task: Task, clips: Clips, parts: list[results.FoldPredictions]
 
 def _views(outcome: dict[str, Any]) -> tuple[int, str]:
     """Number and kind of the views in the results of a run."""
-    return outcome["tta_views"], outcome.get("tta_kind", "rotations" if outcome["tta_views"] else "")
+    return outcome["tta_views"], results.stored_view_kind(outcome)
 
 
 def _finish_run(

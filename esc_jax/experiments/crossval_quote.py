@@ -100,7 +100,7 @@ class Quote:
             metric: self.outcome[metric],
             f"{metric}_tta": self.outcome[f"{metric}_tta"],
             "tta_views": self.outcome["tta_views"],
-            "tta_kind": self.outcome.get("tta_kind", "rotations"),
+            "tta_kind": results.stored_view_kind(self.outcome),
         }
 
 

@@ -137,7 +137,7 @@ def evaluate_again(config: Any, folder: pathlib.Path) -> dict[str, Any]:
         kept = ("calibration", "probe", "seconds_embedding", "pretrain", "crossval", "teacher")
         extra = {key: stored[key] for key in kept if key in stored}
         seconds = stored["folds"][0]["seconds"] if stored["folds"] else stored["seconds"]
-    if "pretrain" in extra:
+    if restored.config.pretrain.objective:
         pretrain_history = checkpoint.read_meta(*checkpoint.find(folder / "pretrain"))["progress"]["history"]
     history = progress["history"]
     record = TrainingRecord(len(history), seconds, restored.step, history, pretrain_history)

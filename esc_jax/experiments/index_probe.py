@@ -21,7 +21,7 @@ from esc_jax.errors import UserError
 from esc_jax.evaluation import novelty
 from esc_jax.experiments import probe, probe_heads
 from esc_jax.experiments.probe_heads import ProbeResult
-from esc_jax.inference import embeddings, index, model_path
+from esc_jax.inference import embeddings, index, labels, model_path
 from esc_jax.inference.classifier import restore_any
 from esc_jax.inference.index_store import Passage, Store, StoreError
 from esc_jax.inference.labels import LabelledPassages
@@ -146,13 +146,21 @@ def check_folder(folder: pathlib.Path) -> None:
 
 
 def save(
-    folder: pathlib.Path, store: Store, labelled: LabelledPassages, x: np.ndarray, fitted: Fitted, path: str | None
+    folder: pathlib.Path,
+    store: Store,
+    given: Sequence[labels.Label],
+    labelled: LabelledPassages,
+    x: np.ndarray,
+    fitted: Fitted,
+    path: str | None,
 ) -> None:
-    """Writes the classifier: a checkpoint of the encoder with the head, for prediction and export.
+    """Writes the classifier: a checkpoint of the encoder with the head, for prediction and export; and the labels.
 
     Args:
         folder: is created; a classifier in it is replaced.
-        store, labelled, x: of the passages.
+        store: of the passages.
+        given: the labels.
+        labelled, x: of the passages.
         fitted: of `fit`.
         path: of the encoder, if it was moved since the recordings were embedded.
 
@@ -167,6 +175,8 @@ def save(
     head = audioset.head(config) if config.model.pretrained else None
     detector = novelty.cross_fitted(x, members, fitted.folds, FITTED_ON, head)
     folder.mkdir(parents=True, exist_ok=True)
+    # Before the checkpoint: by its labels, the next call knows the folder of a call that was killed.
+    labels.write_labels(folder / USED_LABELS, given)
     probe.save_classifier(config, clips, folder, model, fitted.head, detector)
 
 

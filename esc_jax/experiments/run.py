@@ -4,6 +4,7 @@ from collections.abc import Callable, Hashable, Sequence
 import dataclasses
 import functools
 import pathlib
+import re
 from typing import Any
 
 from absl import logging
@@ -14,6 +15,7 @@ import optax
 from esc_jax.data import folds, pipeline
 from esc_jax.data.clips import Clips
 from esc_jax.data.resident import ResidentClips
+from esc_jax.errors import ConfigError, name_some
 from esc_jax.evaluation.predict import predict_clips
 from esc_jax.experiments import calibrate, dataset, pretrain, probe, workdir
 from esc_jax.experiments import teacher as teachers
@@ -22,6 +24,7 @@ from esc_jax.inference import model_path
 from esc_jax.models.model import Model, Variables
 from esc_jax.objectives.distillation import Distillation, Teacher
 from esc_jax.objectives.supervised import Supervised
+from esc_jax.ops import eval_mode
 from esc_jax.pretrained import audioset, load
 from esc_jax.pretrained.audioset import AudioSetHead
 from esc_jax.runtime import devices
@@ -180,7 +183,14 @@ def prepare(config: Any, folder: pathlib.Path, programs: Programs | None = None)
             "config.train.label_smoothing=%g is not used: the loss of a multi-label task is the binary cross-entropy",
             config.train.label_smoothing,
         )
-    config, model = load.initialize(config, clips.classes)
+    with eval_mode.called_modules() as modules:
+        config, model = load.initialize(config, clips.classes)
+    pattern = config.model.eval_mode
+    if pattern and not any(re.fullmatch(pattern, path) for path in modules):
+        raise ConfigError(
+            f"config.model.eval_mode={pattern} matches the path of no module; the paths of model.name="
+            f"{config.model.name} are {name_some(list(modules), 6)}"
+        )
     if config.pretrain.objective:
         pretrain.check(config, clips, split, model)
     head, teacher = audioset.head(config), teachers.load(config, task, clips, split)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import pathlib
+import re
+import shutil
 from typing import TYPE_CHECKING
 
 from esc_jax import files
@@ -55,6 +57,8 @@ def write(restored: Restored, form: str, out: str | pathlib.Path) -> pathlib.Pat
     # Missing parents of `out` are created last, so that a failed export leaves no folder behind. A folder that exists
     # is kept, with its permissions: it can be a mount point, which no other folder replaces.
     existing = next(place for place in (out, *out.parents) if place.is_dir())
+    for leftover in _leftovers(out):
+        shutil.rmtree(leftover, ignore_errors=True)
     with files.temporary_folder(f".{out.name}.", existing) as temporary:
         folder = temporary / out.name
         folder.mkdir()  # with default permissions, unlike the temporary folder
@@ -71,6 +75,15 @@ def write(restored: Restored, form: str, out: str | pathlib.Path) -> pathlib.Pat
 def _check_out(out: str | pathlib.Path) -> pathlib.Path:
     """The absolute path of a folder that is missing or empty. Raises ExportError for any other path."""
     path = files.resolve(out)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and (not path.is_dir() or set(path.iterdir()) - set(_leftovers(path))):
         raise ExportError(f"--out={path} exists and is not an empty folder: choose another one, or remove it")
     return path
+
+
+def _leftovers(out: pathlib.Path) -> list[pathlib.Path]:
+    """Temporary folders of `write` in an output folder, of exports that were killed."""
+    if not out.is_dir():
+        return []
+    name = re.compile(rf"\.{re.escape(out.name)}\.[a-z0-9_]{{8}}")
+    folders = [path for path in out.iterdir() if name.fullmatch(path.name) and path.is_dir()]
+    return [path for path in folders if {entry.name for entry in path.iterdir()} <= {out.name}]

@@ -57,10 +57,11 @@ class Context(nn.Module):
         bins = x.shape[2]
         both = jnp.concatenate([x.mean(1), x.mean(2)], axis=1)[:, :, None]
         conv_norm = functools.partial(ConvNorm, dtype=self.dtype, axis_name=self.axis_name)
-        both = conv_norm(self.size, activation=nn.hard_swish, name="joint")(both, train=train)[:, :, 0]
+        both = conv_norm(self.size, activation=nn.hard_swish, name="joint")(both, train=train).squeeze(2)
         dense = functools.partial(nn.Dense, self.channels, kernel_init=_dense_init, dtype=self.dtype)
-        over_bins = dense(name="bins")(self._pool(both[:, :bins]))
-        over_frames = dense(name="frames")(self._pool(both[:, bins:]))
+        # Not indexed: with a batch of any size, as in an export, that is a gather.
+        over_bins = dense(name="bins")(self._pool(lax.slice_in_dim(both, 0, bins, axis=1)))
+        over_frames = dense(name="frames")(self._pool(lax.slice_in_dim(both, bins, None, axis=1)))
         return both.mean(1), over_frames[:, :, None], over_bins[:, None]
 
     def _pool(self, sequence: jax.Array) -> jax.Array:
@@ -147,8 +148,9 @@ class DynamicReLU(nn.Module):
         channels = x.shape[-1]
         dense = nn.Dense(channels * 2 * PIECES, kernel_init=_dense_init, dtype=self.dtype, name="coefficients")
         theta = (2 * nn.sigmoid(dense(h)) - 1).reshape(-1, 1, 1, channels, 2 * PIECES)
-        slopes = [theta[..., m] + float(m == 0) for m in range(PIECES)]
-        offsets = [theta[..., PIECES + m] / 2 for m in range(PIECES)]
+        columns = [lax.index_in_dim(theta, m, axis=-1, keepdims=False) for m in range(2 * PIECES)]
+        slopes = [column + float(m == 0) for m, column in enumerate(columns[:PIECES])]
+        offsets = [column / 2 for column in columns[PIECES:]]
         return functools.reduce(jnp.maximum, [x * a + b for a, b in zip(slopes, offsets, strict=True)])
 
 

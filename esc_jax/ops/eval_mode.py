@@ -1,4 +1,4 @@
-"""Modules that run in evaluation mode within a training step."""
+"""Modules that run in evaluation mode within a training step, and the paths by which they are selected."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -26,3 +26,17 @@ def eval_mode(predicate: Callable[[str], bool]) -> Iterator[None]:
 
     with nn.intercept_methods(call):
         yield
+
+
+@contextlib.contextmanager
+def called_modules() -> Iterator[dict[str, None]]:
+    """Context that yields the paths of the modules that are called or traced in it, as `eval_mode` gets them."""
+    paths: dict[str, None] = {}
+
+    def call(function: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        if context.method_name == "__call__" and context.module.path:
+            paths["/".join(context.module.path)] = None
+        return function(*args, **kwargs)
+
+    with nn.intercept_methods(call):
+        yield paths

@@ -14,7 +14,7 @@ import numpy as np
 from esc_jax import files
 from esc_jax.errors import UserError, counted
 from esc_jax.evaluation.confidence import ConfidenceInterval
-from esc_jax.evaluation.results import has_changed, other_metrics
+from esc_jax.evaluation.results import has_changed, other_metrics, stored_view_kind
 from esc_jax.report.errors import ReportError, RunError
 from esc_jax.report.predictions import Predictions, read_predictions
 from esc_jax.tasks import registry as tasks
@@ -50,7 +50,7 @@ class Run:
         other_metrics: mean over folds of the other metrics of the task, by their written name.
         std: standard deviation of the score over folds and seeds; None for a single model.
         tta_views: number of averaged views; 0 without test-time augmentation.
-        tta_kind: of the views, as `evaluation.results.view_kind`.
+        tta_kind: of the views, as `evaluation.results.stored_view_kind`.
         parameters: number of parameters.
         seconds: training time over all folds.
         temperatures: fold → temperature, fitted without the clips of that fold; empty without calibration.
@@ -256,7 +256,7 @@ def _parse(folder: pathlib.Path, name: str, results: dict[str, Any], strict: boo
         other_metrics=other_metrics(task, folds),
         std=None if std is None else float(std),
         tta_views=int(results.get("tta_views") or 0),
-        tta_kind=str(results.get("tta_kind") or "rotations"),
+        tta_kind=stored_view_kind(results),
         parameters=int(results["parameters"]),
         seconds=sum(map(float, seconds)),
         temperatures=_temperatures(calibration, numbers),

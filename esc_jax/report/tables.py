@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import dataclasses
 
+from esc_jax.augment.views import ROTATIONS
 from esc_jax.evaluation.confidence import ConfidenceInterval
 from esc_jax.report.calibration import RunCalibration
 from esc_jax.report.runs import Run
@@ -111,7 +112,7 @@ def leaderboard(runs: Sequence[Run]) -> Table:
 
 def _views(run: Run) -> str:
     """Number of averaged views, and their kind where they are not rotations: " ×5", " ×10 crops"."""
-    return f" ×{run.tta_views}" + (f" {run.tta_kind}" if run.tta_kind != "rotations" else "")
+    return f" ×{run.tta_views}" + (f" {run.tta_kind}" if run.tta_kind != ROTATIONS else "")
 
 
 def legend(runs: Sequence[Run]) -> list[str]:

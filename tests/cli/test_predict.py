@@ -3,7 +3,9 @@
 import contextlib
 import csv
 import json
+import os
 import pathlib
+import signal
 import sys
 
 import jax
@@ -168,25 +170,39 @@ def test_names_of_files_are_written_without_control_characters(command, tmp_path
     assert err == f"esc_jax: {tmp_path}/loop.wav: Too many levels of symbolic links\n"
 
 
-@pytest.mark.parametrize("number", [0, 1])
-def test_an_interruption_keeps_the_finished_files(command, loaded, monkeypatch, tmp_path, number):
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("finished", [0, 1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_keeps_the_finished_files(command, loaded, monkeypatch, tmp_path, number, finished):
     """Without a finished file, the table of an earlier call stays."""
-    (tmp_path / "o.csv").write_text("earlier\n")
+    table, at_exit = tmp_path / "o.csv", []
+    table.write_text("earlier\n")
     for name in ("a.wav", "b.wav", "c.wav"):
         soundfile.write(tmp_path / name, sound(2.0), RATE)
     timeline = loaded.timeline
 
-    def interrupted(file, *arguments, **options):
-        if file.endswith("ab"[number] + ".wav"):
-            raise KeyboardInterrupt
+    def stopped(file, *arguments, **options):
+        if file.endswith("ab"[finished] + ".wav"):
+            os.kill(os.getpid(), number)
         return timeline(file, *arguments, **options)
 
-    monkeypatch.setattr(loaded, "timeline", interrupted, raising=False)
-    status, _, err = command(tmp_path, f"--csv={tmp_path}/o.csv")
-    assert (status, err) == (1, f"esc_jax: interrupted after {number} of 3 files\n")
-    text = (tmp_path / "o.csv").read_text()
-    assert {row.split(",")[0] for row in text.splitlines()[1:]} == ({str(tmp_path / "a.wav")} if number else set())
-    assert (text == "earlier\n") == (number == 0)
+    def raise_exit(status):
+        at_exit.append(table.read_text())
+        raise SystemExit(status)
+
+    reader, writer = os.pipe()
+    monkeypatch.setattr(loaded, "timeline", stopped, raising=False)
+    monkeypatch.setattr(os, "_exit", raise_exit)
+    monkeypatch.setattr(sys.stderr, "fileno", lambda: writer)  # which pytest's does not have
+    status, _, _ = command(tmp_path, f"--csv={table}")
+    what = "interrupted" if number == signal.SIGINT else "stopped"
+    assert status == (130 if number == signal.SIGINT else 143)
+    assert os.read(reader, 1000).decode().startswith(f"\nesc_jax: {what} after {finished} of 3 files")
+    os.close(reader)
+    os.close(writer)
+    rows = at_exit[0].splitlines()[1:]
+    assert {row.split(",")[0] for row in rows} == ({str(tmp_path / "a.wav")} if finished else set())
+    assert (at_exit == ["earlier\n"]) == (finished == 0)
 
 
 def test_what_fails_for_one_file_does_not_lose_the_others(command, loaded, monkeypatch, tmp_path):

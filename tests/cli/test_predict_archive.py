@@ -273,3 +273,15 @@ def test_a_recording_under_three_names_is_classified_once(command, monkeypatch, 
     status, text, error = command("--out=o", "a.wav", "./a.wav", tmp_path / "a.wav")
     assert (status, text, error) == (0, "o: 1 recording of 0:01 classified\n", "")
     assert command("a.wav", tmp_path / "a.wav")[1].count("1 window") == 1
+
+
+def test_a_format_of_the_times_in_names(command, tmp_path):
+    for name in ("260511_053000.wav", "pond.wav"):
+        soundfile.write(tmp_path / name, sound(1.0), RATE)
+    options = (f"--out={tmp_path}/o", "--start=%y%m%d_%H%M%S")
+    status, _, error = command(*options, tmp_path / "260511_053000.wav", tmp_path / "pond.wav")
+    assert status == 0 and f"1 recording of 2 has no time in the name ({tmp_path}/pond.wav)" in error
+    with open(tmp_path / "o/260511_053000.wav.csv", newline="") as file:
+        assert next(csv.DictReader(file))["time"] == "2026-05-11T05:30:00.000"
+    status, _, error = command(f"--out={tmp_path}/other", "--start=%y%m%d", tmp_path / "pond.wav")
+    assert status == 2 and "--start=%y%m%d: a format of names has %Y or %y" in error

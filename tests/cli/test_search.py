@@ -13,6 +13,7 @@ import soundfile
 
 from esc_jax import config as configs
 from esc_jax.cli import embed, predict, probe, search
+from esc_jax.evaluation import escaping
 from esc_jax.export import formats
 from esc_jax.inference import embeddings, index, labels
 from esc_jax.inference.index_store import Store, open_for_writing
@@ -200,6 +201,35 @@ def test_from_labels_to_a_detector(store, archive, tmp_path, capsys):
     (tmp_path / "other/file").touch()
     assert error(probe, *command[:2], f"--out={tmp_path}/other") == 2
     assert "has other files and no labels.csv" in capsys.readouterr().err
+
+
+class Killed(BaseException):
+    """The end of a process, which no function handles."""
+
+
+@pytest.mark.slow
+def test_a_killed_probe_of_a_store(store, archive, tmp_path, monkeypatch):
+    """The next call replaces what it has written, and an earlier table stays until the new one is complete."""
+
+    def killed(*_, **__):
+        raise Killed
+
+    marked, run, table = tmp_path / "labels.csv", tmp_path / "run", tmp_path / "next.csv"
+    rows = [(0, 2.0, "tone"), (1, 2.0, "tone"), (4, 0.0, "noise"), (5, 0.0, "noise")]
+    labels.write_labels(marked, [labels.Label(str(archive / f"{n}.wav"), s, s + 2, name) for n, s, name in rows])
+    command = [f"--index={store}", f"--labels={marked}", f"--out={run}", f"--csv={table}"]
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.Checkpoints, "close", killed)
+        with pytest.raises(Killed):
+            probe.main(command)
+    assert (run / "checkpoints").is_dir() and not table.exists()
+    assert probe.main(command) == 0
+    before = table.read_text()
+    with monkeypatch.context() as patch:
+        patch.setattr(escaping, "escape_cell", killed)
+        with pytest.raises(Killed):
+            probe.main(command)
+    assert table.read_text() == before
 
 
 @pytest.mark.slow

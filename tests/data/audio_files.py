@@ -1,12 +1,16 @@
-"""Audio files in memory, whole and in the forms that recorders, browsers and disks leave them in."""
+"""Audio files in memory, whole and in the forms that recorders, browsers and disks leave them in; and reading them."""
 
 import functools
 import io
 import struct
 
 import numpy as np
+import pytest
 import soundfile
 
+from esc_jax.data import audio
+from esc_jax.data.audio import AudioError
+from esc_jax.data.stream import AudioStream
 from tests.inference.sounds import sound
 
 RATE = 16_000
@@ -162,3 +166,22 @@ def id3(size=500):
 def cancelling(samples, gain=-1.0):
     """(time, 2): a sound, and the same with another sign."""
     return np.concatenate([samples, gain * samples], axis=1).astype(np.float32)
+
+
+def read(content, rate=RATE):
+    """Samples and note of a file, read block by block."""
+    stream = AudioStream(content, rate, "x")
+    samples = np.concatenate([np.zeros(0, np.float32), *stream])
+    return samples, stream.note
+
+
+def refused(content, message):
+    """Whether the file is refused as a training clip."""
+    with pytest.raises(AudioError, match=message) as raised:
+        audio.load(content, RATE, "x")
+    assert str(raised.value).startswith("x: ") and "\n" not in str(raised.value)
+
+
+def original(name, content):
+    """What soundfile reads of a file that is whole."""
+    return soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)[0].mean(axis=1)

@@ -12,20 +12,13 @@ import soundfile
 from esc_jax.data import audio
 from esc_jax.data.audio import AudioError
 from esc_jax.data.containers.opus import GranulePositions, packet_samples
-from esc_jax.data.stream import AudioStream
-from tests.data.audio_files import RATE, encode, noise_file, ogg_pages, opus_file, with_positions
+from tests.data.audio_files import RATE, encode, noise_file, ogg_pages, opus_file, read, with_positions
 from tests.inference.sounds import sound
 
 WHOLE = noise_file("opus", 5.3, channels=2)
 EXPECTED = audio.load(WHOLE, RATE, "x")
 PAGES = len(ogg_pages(WHOLE))
 PADDING = RATE // 50  # at most a packet, where its length is lost
-
-
-def read(content):
-    """Samples and note of a file, read block by block."""
-    stream = AudioStream(content, RATE, "x")
-    return np.concatenate(list(stream)), stream.note
 
 
 def check_whole(content, padding=0):

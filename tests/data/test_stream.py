@@ -11,9 +11,10 @@ import pytest
 import soundfile
 import soxr
 
-from esc_jax.data import audio
+from esc_jax.data import audio, decoders
 from esc_jax.data.audio import AudioError
-from esc_jax.data.stream import AudioStream, cut, windows
+from esc_jax.data.stream import AudioStream, Excerpt, cut, windows
+from tests.data.audio_files import FORMATS, encode
 from tests.inference.sounds import expected_starts, sound
 
 RATE = 8000
@@ -158,8 +159,56 @@ class Counted:
             del block
             self.most = max(self.most, sum(reference() is not None for reference in self.blocks))
 
+    def skip(self, count):
+        return 0
+
     def close(self):
         pass
+
+
+def decoded_samples(monkeypatch):
+    """List of the number of samples of each block that is decoded from now on."""
+    counts, read = [], decoders.SndfileDecoder.read
+
+    def counted(self, count):
+        samples = read(self, count)
+        counts.append(len(samples))
+        return samples
+
+    monkeypatch.setattr(decoders.SndfileDecoder, "read", counted)
+    return counts
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_is_before_a_part_is_skipped_where_the_samples_are_equal(monkeypatch, name):
+    """The channels cancel each other in the middle third, so that blocks are mixed in two ways."""
+    samples = sound(30.0, RATE, 2)
+    samples[10 * RATE : 20 * RATE, 1] = -samples[10 * RATE : 20 * RATE, 0]
+    content = encode(samples, name, RATE)
+    whole = audio.load(content, RATE, "x")
+    for parts in ([(18.3, 21.2)], [(27.1, 99.0), (3.01, 3.5), (12.9, 13.1), (13.0, 14.0)], [(31.0, 32.0)]):
+        spans = [(round(start * RATE), round(stop * RATE)) for start, stop in parts]
+        decoded = decoded_samples(monkeypatch)
+        for piece, (start, stop) in zip(cut(AudioStream(content, RATE, "x"), spans), spans, strict=True):
+            np.testing.assert_allclose(piece, whole[start:stop], rtol=0, atol=5e-7 if name == "mp3" else 0)
+        exact = FORMATS[name][1].startswith(("PCM", "FLOAT", "ULAW"))
+        assert (sum(decoded) < 10 * RATE) == exact
+        monkeypatch.undo()
+    excerpt = Excerpt(AudioStream(content, RATE, "x"), 18.3, 21.2)
+    expected = whole[round(18.3 * RATE) : round(21.2 * RATE)]
+    np.testing.assert_allclose(np.concatenate(list(excerpt)), expected, rtol=0, atol=5e-7 if name == "mp3" else 0)
+    with pytest.raises(AudioError, match=f"ends after {len(whole) / RATE:.1f} s, before the part at 40.0 s"):
+        list(Excerpt(AudioStream(content, RATE, "x"), 40.0))
+
+
+def test_nothing_is_skipped_where_a_file_is_resampled_or_breaks_off(monkeypatch):
+    content = encode(sound(30.0, RATE), "wav", RATE)
+    for broken, rate in ((content, RATE // 2), (content[:-2000], RATE)):
+        decoded = decoded_samples(monkeypatch)
+        (piece,) = cut(AudioStream(broken, rate, "x"), [(20 * rate, 21 * rate)])
+        assert len(piece) == rate and sum(decoded) >= 21 * RATE
+        np.testing.assert_array_equal(piece, audio.load(content, rate, "x")[20 * rate : 21 * rate])
+        monkeypatch.undo()
 
 
 def test_parts_of_a_recording_do_not_keep_it_in_memory():

@@ -5,6 +5,7 @@ import dataclasses
 import json
 
 import numpy as np
+import pytest
 
 from esc_jax import config as configs
 from esc_jax.evaluation import confidence, results
@@ -119,3 +120,16 @@ def test_entries_and_predictions_of_a_multi_label_run(noise_clips, tmp_path):
     again = results.read_predictions(tmp_path / "predictions.csv", clips)
     np.testing.assert_allclose(again.plain, parts[0].plain, rtol=1e-5)
     np.testing.assert_array_equal(again.thresholds, limits[1])
+
+
+@pytest.mark.parametrize(
+    ("stored", "kind"),
+    [
+        ({"tta_views": 10, "tta_kind": "crops, logits"}, "crops, logits"),
+        ({"tta_views": 5}, "rotations"),  # of an earlier version
+        ({"tta_views": 0, "tta_kind": ""}, ""),
+        ({"tta_views": 0}, ""),
+    ],
+)
+def test_the_kind_of_views_in_stored_results(stored, kind):
+    assert results.stored_view_kind(stored) == kind

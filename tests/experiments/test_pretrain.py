@@ -12,10 +12,11 @@ import pytest
 from esc_jax import config as configs
 from esc_jax.data import folds, synthetic
 from esc_jax.data.clips import Clips
+from esc_jax.data.datasets import registry as datasets
 from esc_jax.data.resident import ResidentClips
 from esc_jax.errors import ConfigError, UserError
 from esc_jax.evaluation import diagnostics
-from esc_jax.experiments import pretrain, probe_heads
+from esc_jax.experiments import evaluate, pretrain, probe_heads, single
 from esc_jax.inference import embeddings
 from esc_jax.models import model as models
 from esc_jax.objectives import registry as objectives
@@ -71,8 +72,20 @@ def test_one_command_runs_both_stages_and_reports_them(run, tmp_path):
     assert run("main", config, f"--workdir={folder}", "--mode=evaluate").stdout == printed
 
 
-def small_stage(clips, objective="simclr", **changes):
-    """(config, task, clips, split, model) of a short stage of a small network."""
+@pytest.mark.slow
+def test_a_second_test_under_the_protocol_all_draws_both_stages_again(noise_clips, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "load", lambda config, check=None: noise_clips)
+    config = small_config(noise_clips)
+    config.protocol, config.pretrain.epochs = "all", 2
+    config.train.update(batch_size=4, epochs=1)
+    single.train_and_evaluate(config, tmp_path / "run")
+    picture = (tmp_path / "run/curves.png").read_bytes()
+    evaluate.evaluate_again(config, tmp_path / "run")
+    assert (tmp_path / "run/curves.png").read_bytes() == picture
+
+
+def small_config(clips, objective="simclr", **changes):
+    """A config with a short stage of a small network."""
     config = configs.defaults("resnet")
     config.data.update(sample_rate=clips.sample_rate, clip_s=0.5)
     config.frontend.update(n_fft=512, hop=256, mels=16)
@@ -86,6 +99,12 @@ def small_stage(clips, objective="simclr", **changes):
     if objective in ("simclr", "masked"):
         config.pretrain.background_mix = 0.3
     config.pretrain.update(changes)
+    return config
+
+
+def small_stage(clips, objective="simclr", **changes):
+    """(config, task, clips, split, model) of the stage of `small_config`."""
+    config = small_config(clips, objective, **changes)
     split = folds.split(clips.folds, clips.sources, "holdout", 3)
     return config, TASK, clips, split, models.create(config, clips.classes)
 

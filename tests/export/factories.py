@@ -32,6 +32,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     },
     "efficientnet": {"width_coefficient": 0.3, "depth_coefficient": 0.1, "same_padding": "transformers"},
     "efficientat": {"width_mult": 0.1},
+    "dymn": {"width_mult": 0.1, "temperature": 1.6},
     "patch_transformer": {"stride": 10, "layers": 1, "width": 16, "heads": 2, "ffn": 24, "table": (4, 2)},
     "eat": {"width": 4, "stage_blocks": 2, "embed_dim": 16, "layers": 1, "heads": 2, "ffn": 24, "positions": 8},
     "beats": {
@@ -45,8 +46,14 @@ ENCODERS: dict[str, dict[str, Any]] = {
         "input_patch_size": 10,  # does not divide the number of frames, as with clips of five seconds
     },
 }
-_HEADS = {"hubert": "projected", "efficientat": "mlp"}
-_FRONTENDS = {"hubert": "raw", "eat": "raw", "efficientat": "efficientat_mel", "beats": "kaldi_fbank"}
+_HEADS = {"hubert": "projected", "efficientat": "mlp", "dymn": "mlp"}
+_FRONTENDS = {
+    "hubert": "raw",
+    "eat": "raw",
+    "efficientat": "efficientat_mel",
+    "dymn": "efficientat_mel",
+    "beats": "kaldi_fbank",
+}
 
 
 def tiny_config(name: str) -> ml_collections.ConfigDict:
@@ -57,7 +64,7 @@ def tiny_config(name: str) -> ml_collections.ConfigDict:
     config.model.encoder.update(ENCODERS[name])
     if config.frontend.name == "log_mel":
         config.frontend.update(n_fft=512, hop=256, mels=32, htk=True, win_length=400)
-    if name == "efficientat":
+    if config.frontend.name == "efficientat_mel":
         config.frontend.fmax = 7000.0
     if name == "resnet":
         config.model.head.pooling = "attention"

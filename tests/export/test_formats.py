@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 
 from esc_jax.cli import export
 from esc_jax.export import formats
+from esc_jax.export.base import ExportError
 from tests.export.factories import save_run, tiny_config
 
 
@@ -94,6 +96,31 @@ def test_an_empty_folder_is_kept(resnet_workdir, tmp_path, monkeypatch):
     after = (tmp_path / "out").stat()
     assert (after.st_ino, after.st_mode) == (before.st_ino, before.st_mode)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a"]
+
+
+def test_the_next_export_into_an_empty_folder_after_one_that_was_killed(resnet_workdir, tmp_path, monkeypatch):
+    program = """
+import os, signal, sys
+from esc_jax.export import formats
+
+def killed(restored, folder):
+    (folder / "half").write_text("{")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+formats.FORMATS["stablehlo"] = killed
+formats.write(None, "stablehlo", sys.argv[1])
+"""
+    out = tmp_path / "out"
+    out.mkdir()
+    assert subprocess.run([sys.executable, "-c", program, str(out)]).returncode == -signal.SIGKILL
+    assert len(list(out.iterdir())) == 1
+    monkeypatch.setitem(formats.FORMATS, "stablehlo", lambda restored, folder: (folder / "a").write_text("a"))
+    formats.export(resnet_workdir, "stablehlo", out)
+    assert [path.name for path in out.iterdir()] == ["a"]
+    (out / ".out.settings").mkdir()
+    (out / "a").rename(out / ".out.settings/a")
+    with pytest.raises(ExportError, match="is not an empty folder"):
+        formats.export(resnet_workdir, "stablehlo", out)
 
 
 def test_help_does_not_import_jax():
