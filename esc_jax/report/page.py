@@ -68,14 +68,14 @@ def _cards(findings: Findings) -> str:
     cards = []
     for group in findings.groups:
         run = finished.best(group)
-        count = f"best of {len(group)} runs" if len(group) > 1 else "the only run"
         score, interval = "not tested", ""
         if run.score:
             low, high = tables.percent(run.score.low, 1), tables.percent(run.score.high, 1)
             score = f"{tables.percent(run.score.value)} %"
             interval = f"{escape(run.task.metric_label)}, 95 % interval {low} to {high}; "
         cards.append(
-            f'<div class="card"><span class="soft">{escape(run.data_label)}: {count}</span><b>{score}</b>'
+            f'<div class="card"><span class="soft">{escape(run.data_label)}: {finished.best_of(group)}</span>'
+            f"<b>{score}</b>"
             f'<span>{escape(run.label)}<br><span class="soft">{interval}protocol {escape(run.protocol)},'
             f" {run.folds_text}</span></span></div>"
         )

@@ -357,3 +357,11 @@ def group_by_data(runs: Sequence[Run]) -> list[list[Run]]:
 def best(group: Sequence[Run]) -> Run:
     """The first tested run whose epoch was not selected on the test fold; the first one if there is none."""
     return next((run for run in group if run.score and not run.test_selected), group[0])
+
+
+def best_of(group: Sequence[Run]) -> str:
+    """What `best` chose from: "the only run", "best of 3 runs"; "best of 2 runs on 4 folds" if others have fewer."""
+    folds = len(best(group).folds)
+    rivals = sum(len(run.folds) == folds for run in group)
+    where = f" on {counted(folds, 'fold')}" if rivals < len(group) else ""
+    return f"best of {rivals} runs{where}" if rivals > 1 else f"the only run{where}"

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 import pathlib
 
-from esc_jax.errors import counted
 from esc_jax.report import compare, plots, tables, write_ups
 from esc_jax.report import runs as finished
 from esc_jax.report.errors import ReportError
@@ -96,7 +95,6 @@ def summary(findings: Findings) -> str:
     lines = []
     for group in findings.groups:
         run = finished.best(group)
-        count = counted(len(group), "run")
         score = f"{run.task.metric_label} {tables.interval_text(run.score)} %" if run.score else "not tested"
-        lines.append(f"{run.data_label}: {count}, best: {run.label}, {score}")
+        lines.append(f"{run.data_label}: {finished.best_of(group)}: {run.label}, {score}")
     return "\n".join(lines + findings.notes)
