@@ -109,6 +109,12 @@ HOST_COLUMNS = (
     Column("compared with", lambda row: f"{row['other_name']} {spread(row, 'other')}" if row["other"] else EMPTY),
     NOTE,
 )
+EXPORT_COLUMNS = (
+    column("program", "what"),
+    column("shortest of 100, ms", "shortest_ms"),
+    column("median, ms", "median_ms"),
+    column("size, MB", "size_mb"),
+)
 HOTSPOT_COLUMNS = (
     column("training step of", "model"),
     column("by", "framework"),
@@ -407,6 +413,18 @@ TABLES = {
     ),
     "prediction": Table("prediction", (*PREDICTION_COLUMNS, column("peak memory, MiB", "peak_mib"))),
     "prediction-pipeline": Table("prediction", (*PREDICTION_COLUMNS, NOTE)),
+    "latency": Table(
+        "deployment",
+        (
+            column("what", "what"),
+            column("clients", "clients"),
+            column("results", "results"),
+            column("median, ms", "median_ms"),
+            column("99th percentile, ms", "p99_ms"),
+        ),
+    ),
+    "export-onnx": Table("deployment", (*EXPORT_COLUMNS, column("compared with JAX on 100 clips of ESC-50", "note"))),
+    "export-tflite": Table("deployment", EXPORT_COLUMNS),
     "archive": Table(
         "archive",
         (
