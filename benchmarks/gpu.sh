@@ -12,21 +12,49 @@
 # synthesized sounds, and "recipe" fails.
 #
 # Every part has a process of its own. Finished parts are kept in OUT (benchmarks/results/gpu), and the next call skips
-# them. A recipe that the time limit stops continues in the next call. Results are json and md files of each part,
-# gpu.md with all tables, and gpu.log. PYTHON (python) needs JAX for the GPU and, for "compare", PyTorch. SCALE=tiny runs a
-# small network, for tests. The exit status is the number of parts that failed or found no time.
+# them. A recipe that the time limit or a signal stops continues in the next call, and so do the "ways". Results are json
+# and md files of each part, gpu.md with all tables, and gpu.log. PYTHON (python) needs JAX for the GPU and, for
+# "compare", PyTorch. SCALE=tiny runs a small network, for tests. The exit status is the number of parts that failed or
+# found no time, 64 if nothing can be measured, and 75 after a signal.
 set -u
-cd "$(dirname "$0")/.."
-out=${OUT:-benchmarks/results/gpu}
+fail() { # MESSAGE
+  echo "benchmarks/gpu.sh: $1" >&2
+  exit 64
+}
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+out=${OUT:-$root/benchmarks/results/gpu}
+{ mkdir -p "$out" && [ -w "$out" ]; } 2>/dev/null || fail "OUT=$out is not a folder that can be written to"
+out=$(cd "$out" && pwd)
 python=${PYTHON:-python}
 budget=${BUDGET_S:-530}
-data=${DATA:+--config.data.dir=$DATA}
+[[ $budget =~ ^[1-9][0-9]*$ ]] || fail "BUDGET_S=$budget must be a whole number of seconds"
 tiny=
 [ "${SCALE:-}" = tiny ] && tiny=--tiny
-mkdir -p "$out"
-out=$(cd "$out" && pwd)
+data=()
+if [ -n "${DATA:-}" ]; then
+  [ -e "$DATA" ] || fail "DATA=$DATA does not exist"
+  data=("--config.data.dir=$(realpath "$DATA")" ${tiny:+--config.data.name=esc50})
+fi
+cd "$root" || exit
+command -v "$python" >/dev/null || fail "PYTHON=$python does not exist"
 export ESC_JAX_CACHE=${ESC_JAX_CACHE:-$out/cache}
+exec 9>"$out/lock" # held by the processes of the parts too
+flock --nonblock 9 || fail "another run is writing to $out"
 failed=()
+child=
+
+stop() { # a signal: the running part gets it, and 20 s to save its state
+  trap '' TERM INT HUP
+  if [ -n "$child" ]; then
+    kill "$child"
+    wait "$child"
+    cat "$out/part.log" >>"$out/gpu.log"
+  fi
+  echo "stopped; run the same command again to continue"
+  exit 75
+}
+trap stop TERM INT HUP
 
 run() { # NAME LIMIT_S COMMAND…: stops after the limit or the remaining budget; a process gets 20 s to save its state
   local name=$1 limit=$2 left=$((budget - SECONDS - 20)) status
@@ -36,11 +64,14 @@ run() { # NAME LIMIT_S COMMAND…: stops after the limit or the remaining budget
     return 1
   fi
   echo "== $name, at $SECONDS s" | tee -a "$out/gpu.log"
-  timeout --kill-after=20 "$((limit < left ? limit : left))" "$@" >"$out/part.log" 2>&1
+  timeout --kill-after=20 "$((limit < left ? limit : left))" "$@" >"$out/part.log" 2>&1 &
+  child=$!
+  wait "$child"
   status=$?
+  child=
   cat "$out/part.log" >>"$out/gpu.log"
   if ((status)); then
-    failed+=("$name (exit status $status)")
+    if ((status == 124)); then failed+=("$name (time limit)"); else failed+=("$name (exit status $status)"); fi
     tail -n 15 "$out/part.log"
   fi
   return "$status"
@@ -55,6 +86,16 @@ if [ $# -eq 0 ]; then
     "compare beats 32" "compare beats 64" "compare mn04 256" "compare mn10 256" "compare distilhubert 32" \
     "compare efficientnet_b0 256" "steps efficientat_finetune" "startup beats_finetune" quickstart
 fi
+for part; do # every mistake is reported before anything is measured
+  read -r kind name number settings <<<"$part"
+  case $kind in
+    steps | kernels | startup) ;;
+    compare | ways | recipe) [[ $number =~ ^[0-9]+$ ]] || fail "part \"$part\": \"$kind NAME\" is followed by a number" ;;
+    quickstart) name=quickstart ;;
+    *) fail "there is no part \"$part\"" ;;
+  esac
+  [ "$kind" = compare ] || [ -f "configs/$name.py" ] || fail "part \"$part\": configs/$name.py does not exist"
+done
 for part; do
   read -r kind name number settings <<<"$part"
   folder="$out/${part//[^[:alnum:].-]/_}"
@@ -70,28 +111,25 @@ for part; do
       run "$part" 150 "$python" benchmarks/kernels.py "$(config_of "$name")" --dtype=bfloat16 --out="$folder" $tiny ;;
     startup)
       run "$part" 150 "$python" benchmarks/startup.py --config="$(config_of "$name")" --rounds=2 --out="$folder" $tiny \
-        --config.model.dtype=bfloat16 $data ;;
+        --config.model.dtype=bfloat16 "${data[@]}" ;;
     compare)
       run "$part" 300 "$python" benchmarks/models.py --models "$name" --batch "$number" --dtype=bfloat16 --compile \
         --out="$folder" $tiny ;;
     ways)
-      run "$part" 300 "$python" benchmarks/crossval_ways.py --config="$(config_of "$name")" --out="$folder" $tiny \
-        --config.train.epochs="$number" --config.model.dtype=bfloat16 $data ;;
+      run "$part" 300 "$python" benchmarks/crossval_ways.py --config="$(config_of "$name")" --out="$folder" $tiny --resume \
+        --config.train.epochs="$number" --config.model.dtype=bfloat16 "${data[@]}" ;;
     recipe)
-      if [ -z "$data" ]; then
+      if ((!${#data[@]})); then
         failed+=("$part (set DATA to the folder of a data set)")
         continue
       fi
       run "$part" "$budget" "$python" -m esc_jax.main --config="$(config_of "$name")" --mode=crossval \
         --workdir="$folder/run" --config.train.epochs="$number" --config.train.checkpoint_epochs=50 \
-        --config.train.tensorboard=False --config.model.dtype=bfloat16 "$data" $settings &&
+        --config.train.tensorboard=False --config.model.dtype=bfloat16 "${data[@]}" $settings &&
         cp "$folder/run/report.md" "$folder/run/results.json" "$folder" ;;
     quickstart)
       run "$part" 120 "$python" -m esc_jax.main --config="$(config_of quickstart)" --workdir="$folder/run" &&
         cp "$folder/run/results.json" "$folder" && tail -n 5 "$out/part.log" ;;
-    *)
-      echo "benchmarks/gpu.sh: there is no part \"$part\"" >&2
-      exit 64 ;;
   esac && touch "$folder/done"
   cat "$out"/*/*.md >"$out/gpu.md" 2>/dev/null
 done

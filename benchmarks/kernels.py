@@ -82,7 +82,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
-    parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
+    parser.add_argument("--rounds", type=record.positive(int), default=5, help="default: %(default)s")
     parser.add_argument("--top", type=int, default=20, help="number of kernels that are listed (default: %(default)s)")
     report("kernels", measure, parser.parse_args())
 

@@ -1,5 +1,6 @@
 """Timing of alternating calls, and result files with figures, machine, versions and date."""
 
+import argparse
 from collections.abc import Callable, Mapping, Sequence
 import datetime
 from importlib import metadata
@@ -24,6 +25,18 @@ PACKAGES = (
 )  # fmt: skip
 # Load average of the last minute before this process started, as a measure of other work on the machine.
 _LOAD = os.getloadavg()[0]
+
+
+def positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A type of arguments of `argparse`: `kind`, above 0."""
+
+    def parse(text: str) -> Any:
+        if (value := kind(text)) > 0:
+            return value
+        raise argparse.ArgumentTypeError(f"{text} must be above 0")
+
+    parse.__name__ = kind.__name__  # for the message about a text that is no number
+    return parse
 
 
 def time_alternating(
@@ -76,7 +89,7 @@ def save(name: str, rows: Sequence[dict] | Mapping[str, Sequence[dict]], out: st
         The Markdown text.
     """
     tables = rows if isinstance(rows, Mapping) else {name: rows}
-    about: dict[str, Any] = {"name": name, "date": datetime.date.today().isoformat(), "command": _command()}
+    about: dict[str, Any] = {"name": name, "date": datetime.date.today().isoformat(), "command": command()}
     about |= {"machine": _machine(), "versions": versions()}
     machine = about["machine"]
     text = (
@@ -92,7 +105,7 @@ def save(name: str, rows: Sequence[dict] | Mapping[str, Sequence[dict]], out: st
     return text
 
 
-def _command() -> str:
+def command() -> str:
     """The command line, with absolute paths reduced to their last part."""
     arguments = [re.sub(r"(^|=)/.*/", r"\1", argument) for argument in sys.argv[1:]]
     tunables = os.environ.get("GLIBC_TUNABLES", "")  # huge pages change the figures

@@ -77,7 +77,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--config", default="configs/resnet34_cpu.py", help="default: %(default)s")
-    parser.add_argument("--rounds", type=int, default=3, help="starts with a filled cache (default: %(default)s)")
+    parser.add_argument(
+        "--rounds", type=record.positive(int), default=3, help="starts with a filled cache (default: %(default)s)"
+    )
     parser.add_argument("--out", default=record.RESULTS, help="folder of the files (default: benchmarks/results)")
     parser.add_argument("--tiny", action="store_true", help="a small network, for tests")
     parser.add_argument("--started", type=float, help=argparse.SUPPRESS)
@@ -87,6 +89,7 @@ def main() -> None:
     if options.started:
         run_first_step(options.started, [f"--config={options.config}", *others])
     config = "tests/configs/tiny.py" if options.tiny else options.config
+    subprocesses.exit_at_sigterm()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["ESC_JAX_CACHE"] = str(pathlib.Path(folder) / "cache")
         seconds = [time_start(config, others, pathlib.Path(folder) / str(i)) for i in range(options.rounds + 1)]

@@ -40,6 +40,7 @@ def load(name: str, options: argparse.Namespace) -> Any:
     config = configs.load(name)
     config.model.dtype = options.dtype
     config.train.batch_size = options.batch_size or config.train.batch_size
+    configs.check(config)
     return config
 
 
@@ -232,8 +233,8 @@ def measure(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
                 "part": label,
                 "ms": round(1e3 * shown, 3),
                 "percent of the step": round(100 * shown / median["step"], 1),
-                "GFLOP": float(f"{flops / 1e9:.3g}") if cost else "",
-                "GB": float(f"{moved / 1e9:.3g}") if cost else "",
+                "GFLOP": flops,
+                "GB": moved,
             }
         )
     return rows
@@ -257,11 +258,17 @@ def add_arguments(parser: argparse.ArgumentParser, dtype: str = "float32", batch
 
 def report(name: str, measure: Callable[..., list[dict[str, Any]]], options: argparse.Namespace) -> None:
     """Measures every config of the command line, prints the table, and writes the files of a benchmark."""
+    from esc_jax.errors import UserError
     from esc_jax.runtime import xla
 
     xla.initialize()
     configs = ["tests/configs/tiny.py"] if options.tiny else options.configs
-    rows = [row for config in configs for row in measure(config, options)]
+    try:
+        for config in configs:  # a mistake in the last one is reported before the first one is measured
+            load(config, options)
+        rows = [row for config in configs for row in measure(config, options)]
+    except UserError as error:
+        sys.exit(f"benchmarks/{name}.py: {error}")
     sys.stdout.write(record.save(name, rows, options.out))
 
 
@@ -269,8 +276,10 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
-    parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
-    parser.add_argument("--calls", type=int, default=20, help="calls that are timed together (default: %(default)s)")
+    parser.add_argument("--rounds", type=record.positive(int), default=5, help="default: %(default)s")
+    parser.add_argument(
+        "--calls", type=record.positive(int), default=20, help="calls that are timed together (default: %(default)s)"
+    )
     options = parser.parse_args()
     if options.tiny:
         options.calls = 2

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 import json
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -13,6 +14,11 @@ def run_json(script: str, arguments: Iterable[str]) -> dict[str, Any]:
     if done.returncode:
         sys.exit(done.returncode)  # the process has printed why
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def exit_at_sigterm() -> None:
+    """Lets SIGTERM end this process as an exception does, so that temporary folders are removed."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
 def markdown_table(rows: Sequence[dict[str, Any]]) -> str:

@@ -17,6 +17,7 @@ before it, which hides up to all of it.
 import argparse
 import sys
 
+import record
 import subprocesses
 
 GPUS = 8  # of a machine
@@ -55,11 +56,21 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--step_ms", type=float, default=3.8, help="of one GPU (default: %(default)s)")
-    add("--batch", type=int, default=32, help="examples of a GPU (default: %(default)s)")
-    add("--parameters", type=float, default=21.3, help="millions (default: %(default)s)")
-    add("--inside_gb", type=float, default=450.0, help="GB/s of a GPU inside a machine (default: %(default)s)")
-    add("--between_gb", type=float, default=50.0, help="GB/s of a GPU between machines (default: %(default)s)")
+    add("--step_ms", type=record.positive(float), default=3.8, help="of one GPU (default: %(default)s)")
+    add("--batch", type=record.positive(int), default=32, help="examples of a GPU (default: %(default)s)")
+    add("--parameters", type=record.positive(float), default=21.3, help="millions (default: %(default)s)")
+    add(
+        "--inside_gb",
+        type=record.positive(float),
+        default=450.0,
+        help="GB/s of a GPU inside a machine (default: %(default)s)",
+    )
+    add(
+        "--between_gb",
+        type=record.positive(float),
+        default=50.0,
+        help="GB/s of a GPU between machines (default: %(default)s)",
+    )
     add("--inside_us", type=float, default=2.0, help="latency of a message in µs (default: %(default)s)")
     add("--between_us", type=float, default=5.0, help="the same between machines (default: %(default)s)")
     sys.stdout.write(subprocesses.markdown_table(rows(parser.parse_args())))

@@ -90,8 +90,11 @@ def cross_validate(config: Any, folder: pathlib.Path) -> dict[str, Any]:
         (folder / "report.md").write_text(markdown(outcome))
         return outcome
     runs = _runs(config, folds)
-    for run_config in runs.values():  # a mistake in the last fold is reported before the first one is trained
-        dataset.check_split(run_config, task, clips, dataset.split_clips(run_config, clips))
+    splits = [dataset.split_clips(run_config, clips) for run_config in runs.values()]
+    for run_config, part in zip(runs.values(), splits, strict=True):  # a mistake in the last fold is reported now
+        dataset.check_split(run_config, task, clips, part)
+    if config.crossval.vectorized:
+        vectorized.check_folds(config, clips, splits)
     workdir.bind_workdir(folder, config)
     if config.crossval.vectorized:
         vectorized.train(runs, folder)  # the loop below then finds every run finished

@@ -4,7 +4,7 @@ Every run gets the batches, random keys and steps that it would get alone, and w
 state of all runs is in WORKDIR/vectorized, and is resumed from there.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import functools
 import pathlib
 from typing import Any, Self
@@ -13,6 +13,8 @@ from absl import logging
 import jax
 import numpy as np
 
+from esc_jax.data.clips import Clips
+from esc_jax.data.folds import Split
 from esc_jax.errors import ConfigError, counted
 from esc_jax.experiments import evaluate, workdir
 from esc_jax.experiments.run import Run, initial_variables, make_plan, prepare
@@ -39,6 +41,13 @@ def check(config: Any) -> None:
         )
     if config.protocol != "holdout":
         raise ConfigError(f"config.crossval.vectorized requires config.protocol=holdout, not {config.protocol}")
+
+
+def check_folds(config: Any, clips: Clips, splits: Iterable[Split]) -> None:
+    """Raises ConfigError where the splits of the runs have different numbers of training batches."""
+    background = len(clips.background) if clips.background else 0
+    if len({(len(split.train) + background) // config.train.batch_size for split in splits}) > 1:
+        raise ConfigError("config.crossval.vectorized needs folds with the same number of training batches")
 
 
 class StackedBatches:
@@ -78,18 +87,16 @@ def train(runs: Mapping[str, Any], folder: pathlib.Path) -> None:
     """Trains and tests all runs, and writes each into its folder. Does nothing where all are finished.
 
     Args:
-        runs: config of each, by the name of its folder. They differ in `data.test_fold` and `seed` only.
+        runs: config of each, by the name of its folder. They differ in `data.test_fold` and `seed` only, and have
+            passed `check` and `check_folds`.
         folder: workdir of the cross-validation.
 
     Raises:
-        ConfigError: folds of different sizes. Those of `single.train_and_evaluate`. A loss that is not finite, in any
-            run, stops all of them.
+        Those of `single.train_and_evaluate`. A loss that is not finite, in any run, stops all of them.
     """
     if all((folder / name / "results.json").exists() for name in runs):
         return
     prepared = [prepare(config, folder / name) for name, config in runs.items()]
-    if len({run.per_epoch for run in prepared}) > 1:
-        raise ConfigError("config.crossval.vectorized needs folds with the same number of training batches")
     layout = devices.run_layout(len(prepared))
     logging.info("%d runs at once, %d on each of %d devices", len(prepared), layout[1], layout[0])
     state, progress = _train(prepared, folder / "vectorized")

@@ -1,11 +1,14 @@
 """The benchmarks at a small size: their output, and the equivalence of what they compare. Times are not tested."""
 
 import argparse
+import contextlib
 import json
 import math
 import pathlib
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -192,9 +195,91 @@ def test_parts_of_a_step(benchmark):
         "waveforms", "frontend", "mixing", "spectrograms", "inputs", "forward", "backward", "optimizer", "step",
         "step, called", "step, 16 a call",
     ]  # fmt: skip
-    gflop = {row["part"]: row["GFLOP"] for row in rows}
+    gflop, gigabytes = ({row["part"]: row[unit] for row in rows} for unit in ("GFLOP", "GB"))
     # The step contains its parts; the cost analysis counts the same operations again in the backward pass.
-    assert gflop["step"] >= gflop["inputs"] + gflop["forward"] > 0
+    assert gflop["step"] >= gflop["inputs"] + gflop["forward"]
+    # A filterbank multiplies 32 mel bands with 257 bins of 61 frames of 8 clips. It reads the clips in float32.
+    assert 1 > gflop["frontend"] > 2 * 8 * 61 * 257 * 32 / 1e9
+    assert 1 > gigabytes["frontend"] > 4 * 8 * 16_000 / 1e9
+
+
+@pytest.mark.parametrize("name", ["step_parts", "kernels", "lowered"])
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["configs/resnet34.py", "configs/resnet3.py"], "--config=configs/resnet3.py does not exist"),
+        (["--batch_size=-2"], "config.train.batch_size=-2 is out of range"),
+    ],
+)
+def test_a_mistake_in_a_config_is_one_sentence(load_benchmark, monkeypatch, no_xla_setup, name, arguments, sentence):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("sys.argv", [f"{name}.py", *arguments])
+    with pytest.raises(SystemExit, match=f"^benchmarks/{name}.py: {sentence}"):
+        load_benchmark(name).main()
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "sentence"),
+    [
+        ("step_parts", "--calls=0", "argument --calls: 0 must be above 0"),
+        ("startup", "--rounds=-1", "argument --rounds: -1 must be above 0"),
+        ("weak_scaling", "--inside_gb=0", "argument --inside_gb: 0 must be above 0"),
+        ("weak_scaling", "--batch=x", "argument --batch: invalid int value: 'x'"),
+        ("crossval_ways", "--folds=1,x", "argument --folds: invalid fold_numbers value: '1,x'"),
+    ],
+)
+def test_an_impossible_argument_is_one_sentence(load_benchmark, monkeypatch, capsys, name, argument, sentence):
+    monkeypatch.setattr("sys.argv", [f"{name}.py", argument])
+    with pytest.raises(SystemExit, match="2"):
+        load_benchmark(name).main()
+    assert capsys.readouterr().err.endswith(f"error: {sentence}\n")
+
+
+def test_ways_that_a_stopped_call_has_measured_are_kept(load_benchmark, monkeypatch, tmp_path):
+    module, measured = load_benchmark("crossval_ways"), []
+
+    def run(way, workdir, arguments, folds):
+        if way == stopped:
+            sys.exit("stopped")
+        measured.append(way)
+        workdir.mkdir()
+        (workdir / "results.json").write_text('{"folds": [{"epochs": 2}], "accuracy": {"mean": 0.5}}')
+
+    def call(*arguments):
+        """Ways that a call has measured, and those in its table."""
+        measured.clear()
+        monkeypatch.setattr("sys.argv", ["crossval_ways.py", "--tiny", f"--out={tmp_path}", *arguments])
+        with contextlib.suppress(SystemExit):
+            module.main()
+        table = json.loads((tmp_path / "crossval_ways.json").read_text())["results"]["crossval_ways"]
+        return measured.copy(), [row["way"] for row in table]
+
+    monkeypatch.setattr(module, "start", lambda *_: None)
+    monkeypatch.setattr(module, "wait", lambda *_: None)
+    monkeypatch.setattr(module, "run", run)
+    monkeypatch.setattr(module.subprocesses, "exit_at_sigterm", lambda: None)
+    first, second, third = module.WAYS
+    stopped = third
+    assert call("--resume") == ([first, second], [first, second])
+    stopped = ""
+    assert call("--resume") == ([third], [first, second, third])
+    assert call("--resume") == ([], [first, second, third])
+    assert call("--resume", "--folds=1") == ([first, second, third], [first, second, third])
+    assert call("--folds=1") == ([first, second, third], [first, second, third])
+
+
+@pytest.mark.extended
+def test_a_stopped_cross_validation_leaves_no_files_and_no_process(environment, tmp_path):
+    (tmp_path / "temporary").mkdir()
+    command = [sys.executable, "benchmarks/crossval_ways.py", "--tiny", f"--out={tmp_path}/out"]
+    variables = {"TMPDIR": str(tmp_path / "temporary")}
+    with subprocess.Popen(command, cwd=ROOT, env=environment | variables, stderr=subprocess.PIPE) as process:
+        while not list((tmp_path / "temporary").glob("*/warmup/config.json")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        process.communicate()  # returns when no process has the pipe
+    assert process.returncode == 128 + signal.SIGTERM and not list((tmp_path / "temporary").glob("*/*"))
 
 
 @pytest.mark.extended

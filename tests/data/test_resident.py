@@ -95,6 +95,15 @@ def test_predictions_are_those_from_the_host(padded_clips, batch_size):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("padded", ["clips", "background"])
+def test_the_batches_of_a_test_have_the_keys_of_those_from_the_host(noise_clips, padded_clips, padded):
+    one, other = (padded_clips, noise_clips) if padded == "clips" else (noise_clips, padded_clips)
+    clips = dataclasses.replace(one, background=other, mask_padding=True)
+    (batch,) = resident.ResidentClips(clips).eval_batches(range(12), 12)
+    (expected,) = pipeline.eval_batches(clips, range(12), 12)
+    assert batch.keys() == expected.keys()
+
+
 def test_the_background_follows_the_clips(noise_clips):
     background = dataclasses.replace(noise_clips, fetch=lambda i: noise_clips.fetch(i)[::-1])
     arrays = resident.ResidentClips(dataclasses.replace(noise_clips, background=background)).arrays

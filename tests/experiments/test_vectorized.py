@@ -157,6 +157,15 @@ def test_a_probe_of_other_data_is_an_error(config, noise_clips, tmp_path, monkey
     assert len(list((tmp_path / "cache/embeddings").iterdir())) == 1  # refused before any pass over those data
 
 
+def test_folds_with_other_numbers_of_batches_are_an_error(config, noise_clips, tmp_path, monkeypatch):
+    """Six, nine and nine clips train the three folds, in batches of four. Nothing is written."""
+    clips = dataclasses.replace(noise_clips, folds=(1,) * 6 + (2,) * 3 + (3,) * 3)
+    monkeypatch.setattr(datasets, "load", lambda config, check=None: clips)
+    with pytest.raises(ConfigError, match="needs folds with the same number of training batches"):
+        crossval.cross_validate(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_options_that_vectorized_runs_do_not_support_are_errors(config, tmp_path):
     for change, sentence in (
         ({"protocol": "oracle", "train": {"wise_ft_alpha": 1.0}}, "requires config.protocol=holdout, not oracle"),
