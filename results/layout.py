@@ -476,6 +476,28 @@ TABLES = {
     "h200-details": Table(
         "accuracy", DETAIL_COLUMNS[1:], ids=("h200-linear", "h200-four"), commands=False, where=False
     ),
+    "gpu-summary": Table(
+        "gpu",
+        (
+            column("training step", "experiment"),
+            column("batch", "batch"),
+            column("unit", "unit"),
+            column("before", "before"),
+            column("after", "after"),
+            column("PyTorch", "pytorch"),
+            NOTE,
+        ),
+    ),
+    "goals-gpu": Table(
+        "gpu",
+        (
+            column("goal", "experiment"),
+            column("target", "target"),
+            column("measured", "measured"),
+            column("met", "met"),
+            NOTE,
+        ),
+    ),
     "models-gpu": Table("models", GPU_MODEL_COLUMNS),
     "models-gpu-h100": Table("models", (*GPU_MODEL_COLUMNS, NOTE)),
     "models-gpu-h200": Table("models", (*GPU_MODEL_COLUMNS, NOTE)),
