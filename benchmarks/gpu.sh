@@ -2,29 +2,56 @@
 # Measurements on one GPU, in bfloat16: parts of a training step, start-up, esc_jax compared with torch.compile,
 # cross-validation in three ways, and a full recipe over all folds. No part needs a network or TensorFlow.
 #
-#   DATA=ESC-50-master bash benchmarks/gpu.sh                     all parts, within BUDGET_S seconds (530)
-#   bash benchmarks/gpu.sh "steps resnet34" "compare resnet34 256"   selected parts
-#   DATA=… bash benchmarks/gpu.sh "recipe resnet34 300 --config.train.batch_size=64"   a recipe with other settings
+#   DATA=ESC-50-master bash benchmarks/gpu.sh                           all parts
+#   bash benchmarks/gpu.sh "steps resnet34" "compare resnet34 256"      selected parts
+#   DATA=ESC-50-master BUDGET_S=3600 bash benchmarks/gpu.sh "recipe resnet34 200 --config.train.batch_size=64"
 #
-# Parts: "steps CONFIG", "kernels CONFIG", "startup CONFIG", "compare MODEL BATCH", "ways CONFIG EPOCHS",
-# "recipe CONFIG EPOCHS [SETTINGS]", "quickstart".
-# DATA is a data set in the layout of ESC-50, whose clips may be Opus or FLAC files. Without it, "startup" and "ways" use
-# synthesized sounds, and "recipe" fails.
+# Parts:
+#   steps CONFIG                       times of augmentation, frontend, network and optimizer (step_parts.py)
+#   kernels CONFIG                     times of the kernels of a training step (kernels.py)
+#   startup CONFIG                     seconds to the end of the first training step (startup.py)
+#   compare MODEL BATCH                training step and prediction, compared with torch.compile (models.py)
+#   ways CONFIG EPOCHS                 cross-validation in three ways (crossval_ways.py)
+#   recipe CONFIG EPOCHS [SETTINGS]    training and test of all folds, with settings such as --config.optim.lr=1e-3
+#   quickstart                         the config of `make run`
 #
-# Every part has a process of its own. Finished parts are kept in OUT (benchmarks/results/gpu), and the next call skips
-# them. A recipe that the time limit stops continues in the next call. Results are json and md files of each part,
-# gpu.md with all tables, and gpu.log. PYTHON (python) needs JAX for the GPU and, for "compare", PyTorch. SCALE=tiny runs a
-# small network, for tests. The exit status is the number of parts that failed or found no time.
+# Variables:
+#   DATA       a data set in the layout of ESC-50, whose clips may be Opus or FLAC files. Without it, "startup" and
+#              "ways" use synthesized sounds, and "recipe" fails.
+#   BUDGET_S   seconds for all parts of this call (530)
+#   OUT        folder of the results (benchmarks/results/gpu)
+#   PYTHON     Python with JAX for the GPU and, for "compare", PyTorch (python)
+#   SCALE      "tiny" runs a small network on synthesized sounds, for tests
+#
+# Every part has a process and a folder of its own in OUT. Finished parts are skipped in the next call. A recipe that the
+# time limit stops continues in the next call. Results are json and md files of each part, OUT/gpu.md with all tables,
+# and OUT/gpu.log. The exit status is the number of parts that failed or found no time, or 64 for a part that is written
+# wrongly; no part is run then.
 set -u
-cd "$(dirname "$0")/.."
-out=${OUT:-benchmarks/results/gpu}
+case ${1:-} in -h | --help)
+  sed -n '2,/^set -u/{/^#/s/^# \{0,1\}//p}' "$0"
+  exit 0 ;;
+esac
+if [ $# -eq 0 ]; then
+  set -- "steps resnet34" "kernels resnet34" "startup resnet34" "ways resnet34 20" "recipe resnet34 300" "compare resnet34 256" \
+    "compare beats 32" "compare beats 64" "compare mn04 256" "compare mn10 256" "compare distilhubert 32" \
+    "compare efficientnet_b0 256" "steps efficientat_finetune" "startup beats_finetune" quickstart
+fi
+for part; do
+  if ! [[ $part =~ ^((steps|kernels|startup)\ +[^\ ]+|(compare|ways)\ +[^\ ]+\ +[0-9]+|recipe\ +[^\ ]+\ +[0-9]+(\ .*)?|quickstart)$ ]]; then
+    echo "benchmarks/gpu.sh: there is no part \"$part\"; bash benchmarks/gpu.sh --help lists the parts" >&2
+    exit 64
+  fi
+done
+data=()
+[ -z "${DATA:-}" ] || data=("--config.data.dir=$(realpath -m -- "$DATA")")
+out=$(realpath -m -- "${OUT:-$(dirname "$0")/results/gpu}")
 python=${PYTHON:-python}
 budget=${BUDGET_S:-530}
-data=${DATA:+--config.data.dir=$DATA}
 tiny=
 [ "${SCALE:-}" = tiny ] && tiny=--tiny
+cd "$(dirname "$0")/.."
 mkdir -p "$out"
-out=$(cd "$out" && pwd)
 export ESC_JAX_CACHE=${ESC_JAX_CACHE:-$out/cache}
 failed=()
 
@@ -35,11 +62,14 @@ run() { # NAME LIMIT_S COMMAND…: stops after the limit or the remaining budget
     failed+=("$name (no time left)")
     return 1
   fi
+  limit=$((limit < left ? limit : left))
   echo "== $name, at $SECONDS s" | tee -a "$out/gpu.log"
-  timeout --kill-after=20 "$((limit < left ? limit : left))" "$@" >"$out/part.log" 2>&1
+  timeout --kill-after=20 "$limit" "$@" >"$out/part.log" 2>&1
   status=$?
   cat "$out/part.log" >>"$out/gpu.log"
-  if ((status)); then
+  if ((status == 124)); then
+    failed+=("$name (stopped by the time limit of $limit s)")
+  elif ((status)); then
     failed+=("$name (exit status $status)")
     tail -n 15 "$out/part.log"
   fi
@@ -50,11 +80,6 @@ config_of() { # CONFIG
   if [ -n "$tiny" ]; then echo tests/configs/tiny.py; else echo "configs/$1.py"; fi
 }
 
-if [ $# -eq 0 ]; then
-  set -- "steps resnet34" "kernels resnet34" "startup resnet34" "ways resnet34 20" "recipe resnet34 300" "compare resnet34 256" \
-    "compare beats 32" "compare beats 64" "compare mn04 256" "compare mn10 256" "compare distilhubert 32" \
-    "compare efficientnet_b0 256" "steps efficientat_finetune" "startup beats_finetune" quickstart
-fi
 for part; do
   read -r kind name number settings <<<"$part"
   folder="$out/${part//[^[:alnum:].-]/_}"
@@ -70,28 +95,25 @@ for part; do
       run "$part" 150 "$python" benchmarks/kernels.py "$(config_of "$name")" --dtype=bfloat16 --out="$folder" $tiny ;;
     startup)
       run "$part" 150 "$python" benchmarks/startup.py --config="$(config_of "$name")" --rounds=2 --out="$folder" $tiny \
-        --config.model.dtype=bfloat16 $data ;;
+        --config.model.dtype=bfloat16 "${data[@]}" ;;
     compare)
       run "$part" 300 "$python" benchmarks/models.py --models "$name" --batch "$number" --dtype=bfloat16 --compile \
         --out="$folder" $tiny ;;
     ways)
       run "$part" 300 "$python" benchmarks/crossval_ways.py --config="$(config_of "$name")" --out="$folder" $tiny \
-        --config.train.epochs="$number" --config.model.dtype=bfloat16 $data ;;
+        --config.train.epochs="$number" --config.model.dtype=bfloat16 "${data[@]}" ;;
     recipe)
-      if [ -z "$data" ]; then
+      if [ ${#data[@]} -eq 0 ]; then
         failed+=("$part (set DATA to the folder of a data set)")
         continue
       fi
       run "$part" "$budget" "$python" -m esc_jax.main --config="$(config_of "$name")" --mode=crossval \
         --workdir="$folder/run" --config.train.epochs="$number" --config.train.checkpoint_epochs=50 \
-        --config.train.tensorboard=False --config.model.dtype=bfloat16 "$data" $settings &&
+        --config.train.tensorboard=False --config.model.dtype=bfloat16 "${data[@]}" $settings &&
         cp "$folder/run/report.md" "$folder/run/results.json" "$folder" ;;
     quickstart)
       run "$part" 120 "$python" -m esc_jax.main --config="$(config_of quickstart)" --workdir="$folder/run" &&
         cp "$folder/run/results.json" "$folder" && tail -n 5 "$out/part.log" ;;
-    *)
-      echo "benchmarks/gpu.sh: there is no part \"$part\"" >&2
-      exit 64 ;;
   esac && touch "$folder/done"
   cat "$out"/*/*.md >"$out/gpu.md" 2>/dev/null
 done

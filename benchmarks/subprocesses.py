@@ -2,9 +2,23 @@
 
 from collections.abc import Iterable, Sequence
 import json
+import pathlib
 import subprocess
 import sys
+from types import TracebackType
 from typing import Any
+
+
+def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Writes one sentence for an error that the user can correct, as the commands do, and else the traceback."""
+    errors = sys.modules.get("esc_jax.errors")
+    if errors and isinstance(error, errors.UserError):
+        sys.stderr.write(f"{pathlib.Path(sys.argv[0]).name}: {error}\n")
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = _report
 
 
 def run_json(script: str, arguments: Iterable[str]) -> dict[str, Any]:

@@ -73,7 +73,10 @@ def place(clips: Clips, mode: str) -> ResidentClips | None:
     if mode == "false":
         return None
     needed, memory = 2 * len(clips.with_background()) * clips.length, devices.memory_bytes()
-    if mode == "auto" and (memory is None or needed > MEMORY_SHARE * memory):
+    if mode == "auto" and memory is None:
+        return None
+    if mode == "auto" and needed > MEMORY_SHARE * memory:
+        logging.info("the clips (%.1f GB) stay on the host: a device has %.1f GB", needed / 1e9, memory / 1e9)
         return None
     if memory is not None and needed > memory:
         raise ConfigError(

@@ -35,6 +35,13 @@ def benchmark(environment, tmp_path):
     return start
 
 
+@pytest.mark.parametrize("name", ["lowered", "memory"])
+def test_a_wrong_config_is_one_sentence(environment, name):
+    command = [sys.executable, f"benchmarks/{name}.py", "configs/nonesuch.py"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr == f"{name}.py: --config=configs/nonesuch.py does not exist\n"
+
+
 @pytest.mark.extended
 def test_frontends_agree(benchmark):
     pytest.importorskip("torch")
