@@ -220,7 +220,7 @@ def measure(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
             shown, label = seconds - median["forward"], "backward"
         cost = compiled[part].cost_analysis() if part in compiled else {}
         before = compiled["forward"].cost_analysis() if label == "backward" else {}
-        flops, moved = (
+        gflop, gigabytes = (
             float(f"{(cost.get(key, 0) - before.get(key, 0)) / 1e9:.3g}") if cost else ""
             for key in ("flops", "bytes accessed")
         )
@@ -232,8 +232,8 @@ def measure(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
                 "part": label,
                 "ms": round(1e3 * shown, 3),
                 "percent of the step": round(100 * shown / median["step"], 1),
-                "GFLOP": float(f"{flops / 1e9:.3g}") if cost else "",
-                "GB": float(f"{moved / 1e9:.3g}") if cost else "",
+                "GFLOP": gflop,
+                "GB": gigabytes,
             }
         )
     return rows

@@ -199,6 +199,8 @@ def test_parts_of_a_step(benchmark):
         "waveforms", "frontend", "mixing", "spectrograms", "inputs", "forward", "backward", "optimizer", "step",
         "step, called", "step, 16 a call",
     ]  # fmt: skip
+    clips = rows[0]["batch"] * 16_000 * 2 / 1e9  # GB; of one second, with 2 bytes per sample
+    assert clips < rows[0]["GB"] < 20 * clips
     gflop = {row["part"]: row["GFLOP"] for row in rows}
     # The step contains its parts; the cost analysis counts the same operations again in the backward pass.
     assert gflop["step"] >= gflop["inputs"] + gflop["forward"] > 0
