@@ -23,10 +23,10 @@
 #   PYTHON     Python with JAX for the GPU and, for "compare", PyTorch (python)
 #   SCALE      "tiny" runs a small network on synthesized sounds, for tests
 #
-# Every part has a process and a folder of its own in OUT. Finished parts are skipped in the next call. A recipe that the
-# time limit stops continues in the next call. Results are json and md files of each part, OUT/gpu.md with all tables,
-# and OUT/gpu.log. The exit status is the number of parts that failed or found no time, or 64 for a part that is written
-# wrongly; no part is run then.
+# Every part has a process and a folder of its own in OUT. Finished parts are skipped in the next call. A recipe that
+# the time limit stops continues in the next call. Results are json and md files of each part, OUT/gpu.md with all
+# tables, and OUT/gpu.log. The exit status is the number of parts that failed or found no time, or 64 for a part that is
+# written wrongly; no part is run then.
 set -u
 case ${1:-} in -h | --help)
   sed -n '2,/^set -u/{/^#/s/^# \{0,1\}//p}' "$0"
