@@ -2,21 +2,36 @@
 # Measurements on one GPU, in bfloat16: parts of a training step, start-up, esc_jax compared with torch.compile,
 # cross-validation in three ways, and a full recipe over all folds. No part needs a network or TensorFlow.
 #
-#   DATA=ESC-50-master bash benchmarks/gpu.sh                     all parts, within BUDGET_S seconds (530)
-#   bash benchmarks/gpu.sh "steps resnet34" "compare resnet34 256"   selected parts
-#   DATA=… bash benchmarks/gpu.sh "recipe resnet34 300 --config.train.batch_size=64"   a recipe with other settings
+#   DATA=ESC-50-master bash benchmarks/gpu.sh                           all parts
+#   bash benchmarks/gpu.sh "steps resnet34" "compare resnet34 256"      selected parts
+#   DATA=ESC-50-master BUDGET_S=3600 bash benchmarks/gpu.sh "recipe resnet34 200 --config.train.batch_size=64"
 #
-# Parts: "steps CONFIG", "kernels CONFIG", "startup CONFIG", "compare MODEL BATCH", "ways CONFIG EPOCHS",
-# "recipe CONFIG EPOCHS [SETTINGS]", "quickstart".
-# DATA is a data set in the layout of ESC-50, whose clips may be Opus or FLAC files. Without it, "startup" and "ways" use
-# synthesized sounds, and "recipe" fails.
+# Parts:
+#   steps CONFIG                       times of augmentation, frontend, network and optimizer (step_parts.py)
+#   kernels CONFIG                     times of the kernels of a training step (kernels.py)
+#   startup CONFIG                     seconds to the end of the first training step (startup.py)
+#   compare MODEL BATCH                training step and prediction, compared with torch.compile (models.py)
+#   ways CONFIG EPOCHS                 cross-validation in three ways (crossval_ways.py)
+#   recipe CONFIG EPOCHS [SETTINGS]    training and test of all folds, with settings such as --config.optim.lr=1e-3
+#   quickstart                         the config of `make run`
 #
-# Every part has a process of its own. Finished parts are kept in OUT (benchmarks/results/gpu), and the next call skips
-# them. A recipe that the time limit or a signal stops continues in the next call, and so do the "ways". Results are json
-# and md files of each part, gpu.md with all tables, and gpu.log. PYTHON (python) needs JAX for the GPU and, for
-# "compare", PyTorch. SCALE=tiny runs a small network, for tests. The exit status is the number of parts that failed or
-# found no time, 64 if nothing can be measured, and 75 after a signal.
+# Variables:
+#   DATA       a data set in the layout of ESC-50, whose clips may be Opus or FLAC files. Without it, "startup" and
+#              "ways" use synthesized sounds, and "recipe" fails.
+#   BUDGET_S   seconds for all parts of this call (530)
+#   OUT        folder of the results (benchmarks/results/gpu)
+#   PYTHON     Python with JAX for the GPU and, for "compare", PyTorch (python)
+#   SCALE      "tiny" runs a small network, for tests
+#
+# Every part has a process and a folder of its own in OUT. Finished parts are skipped in the next call. A recipe that the
+# time limit or a signal stops continues in the next call, and so do the "ways". Results are json and md files of each
+# part, OUT/gpu.md with all tables, and OUT/gpu.log. The exit status is the number of parts that failed or found no time,
+# 64 if nothing can be measured, and 75 after a signal.
 set -u
+case ${1:-} in -h | --help)
+  sed -n '2,/^set -u/{/^#/s/^# \{0,1\}//p}' "$0"
+  exit 0 ;;
+esac
 fail() { # MESSAGE
   echo "benchmarks/gpu.sh: $1" >&2
   exit 64
@@ -94,7 +109,7 @@ for part; do # every mistake is reported before anything is measured
     steps | kernels | startup) ;;
     compare | ways | recipe) [[ $number =~ ^[0-9]+$ ]] || fail "part \"$part\": \"$kind NAME\" is followed by a number" ;;
     quickstart) name=quickstart ;;
-    *) fail "there is no part \"$part\"" ;;
+    *) fail "there is no part \"$part\": see --help" ;;
   esac
   [ "$kind" = compare ] || [ -f "configs/$name.py" ] || fail "part \"$part\": configs/$name.py does not exist"
 done

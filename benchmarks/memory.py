@@ -79,7 +79,8 @@ def main() -> None:
     parser.add_argument("--what", choices=("train", "predict"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.what:
-        sys.stdout.write(json.dumps(measure(options)) + "\n")
+        with subprocesses.one_sentence_errors():
+            sys.stdout.write(json.dumps(measure(options)) + "\n")
         return
     rows = [subprocesses.run_json(__file__, [*sys.argv[1:], f"--what={what}"]) for what in ("predict", "train")]
     sys.stdout.write(subprocesses.markdown_table(rows))

@@ -27,6 +27,7 @@ import sys
 from typing import Any
 
 import record
+import subprocesses
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -258,17 +259,14 @@ def add_arguments(parser: argparse.ArgumentParser, dtype: str = "float32", batch
 
 def report(name: str, measure: Callable[..., list[dict[str, Any]]], options: argparse.Namespace) -> None:
     """Measures every config of the command line, prints the table, and writes the files of a benchmark."""
-    from esc_jax.errors import UserError
     from esc_jax.runtime import xla
 
     xla.initialize()
     configs = ["tests/configs/tiny.py"] if options.tiny else options.configs
-    try:
+    with subprocesses.one_sentence_errors():
         for config in configs:  # a mistake in the last one is reported before the first one is measured
             load(config, options)
         rows = [row for config in configs for row in measure(config, options)]
-    except UserError as error:
-        sys.exit(f"benchmarks/{name}.py: {error}")
     sys.stdout.write(record.save(name, rows, options.out))
 
 

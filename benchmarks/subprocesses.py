@@ -1,7 +1,9 @@
 """Measurements in processes of their own, and Markdown tables of their results."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+import contextlib
 import json
+import pathlib
 import signal
 import subprocess
 import sys
@@ -14,6 +16,17 @@ def run_json(script: str, arguments: Iterable[str]) -> dict[str, Any]:
     if done.returncode:
         sys.exit(done.returncode)  # the process has printed why
     return json.loads(done.stdout.splitlines()[-1])
+
+
+@contextlib.contextmanager
+def one_sentence_errors() -> Iterator[None]:
+    """Ends the process with one sentence at an error that the user can correct, as the commands do."""
+    from esc_jax.errors import UserError
+
+    try:
+        yield
+    except UserError as error:
+        sys.exit(f"benchmarks/{pathlib.Path(sys.argv[0]).name}: {error}")
 
 
 def exit_at_sigterm() -> None:

@@ -18,6 +18,7 @@ import math
 import os
 import pathlib
 import re
+import sys
 from typing import Any
 
 import lowered
@@ -56,7 +57,10 @@ def compile_for_h100(function: Any, *arguments: Any) -> tuple[str, int]:
     from jax.experimental import topologies
 
     jax.devices()  # registers the plugin
-    topology = topologies.get_topology_desc(platform="cuda", target_config=H100, topology="1x1x1")
+    try:
+        topology = topologies.get_topology_desc(platform="cuda", target_config=H100, topology="1x1x1")
+    except NotImplementedError:
+        sys.exit('benchmarks/traffic.py needs JAX for CUDA: pip install "jax[cuda13]"')
     sharding = jax.sharding.SingleDeviceSharding(topology.devices[0])
     placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments)
     compiled = jax.jit(function).lower(*placed).compile()

@@ -3,6 +3,7 @@
     python launch/ablate.py --config=configs/resnet34_cpu.py --sweep train.epochs=20 \\
         --sweep augment.mixup_alpha=0,0.3 --sweep augment.time_mask=0,20 --folds=1,2 --seeds=0,1 --runs=runs/mixup
     python launch/ablate.py @launch/ingredients.txt --config.data.dir=ESC-50-master --runs=runs/ingredients
+    python launch/ablate.py … --at_once=4              four runs at a time, which share the cores and GPUs
     python launch/ablate.py … --at_once=4 --gpus=1     four runs at a time on this machine, one GPU each
     python launch/ablate.py … --slurm --partition=gpu --gpus=1 --hours=4 --at_once=16
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from esc_jax.tasks.base import Task
 
 INTERRUPTED = 75  # exit status of a run that was stopped by a signal with its state saved
+MEMORY_SHARE = "XLA_PYTHON_CLIENT_MEM_FRACTION"  # of a GPU; each process reserves three quarters by default
 Grid = dict[str, list[str]]  # setting → its values, as text
 _CHANGE, _UNCHANGED = "change", "none"  # the setting of a grid whose values are names of changes
 Slot = tuple[list[int], dict[str, str]]  # cores and environment of one of the runs at a time
@@ -247,7 +249,7 @@ def execute(command: list[str], cores: Sequence[int], environment: dict[str, str
 
 
 def slots(options: argparse.Namespace) -> list[Slot]:
-    """Resources of each of the runs at a time on this machine: its cores, and its GPUs with --gpus."""
+    """Resources of each of the runs at a time on this machine: its cores, and its GPUs or its share of their memory."""
     if options.slurm:
         return [([], {})] * options.at_once
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
@@ -255,8 +257,13 @@ def slots(options: argparse.Namespace) -> list[Slot]:
     result: list[Slot] = []
     for slot in range(options.at_once):
         assigned = cores[slot * per_run : (slot + 1) * per_run] or cores
-        devices = [str(slot * options.gpus + gpu) for gpu in range(options.gpus)]
-        result.append((assigned, {"CUDA_VISIBLE_DEVICES": ",".join(devices)} if devices else {}))
+        environment: dict[str, str] = {}
+        if options.gpus:
+            devices = range(slot * options.gpus, (slot + 1) * options.gpus)
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, devices))
+        elif options.at_once > 1 and MEMORY_SHARE not in os.environ:
+            environment[MEMORY_SHARE] = f"{0.9 / options.at_once:.3f}"
+        result.append((assigned, environment))
     return result
 
 
@@ -432,7 +439,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", default="0", help="consecutive seeds (default: %(default)s)")
     parser.add_argument("--runs", required=True, help="folder of the runs")
     parser.add_argument("--at_once", type=int, default=1, help="runs at a time (default: %(default)s)")
-    parser.add_argument("--gpus", type=int, default=0, help="GPUs of each run (default: %(default)s)")
+    parser.add_argument("--gpus", type=int, default=0, help="GPUs of each run (default: all runs share all GPUs)")
     parser.add_argument("--slurm", action="store_true", help="submit to Slurm instead of this machine")
     parser.add_argument("--partition", help="Slurm partition")
     parser.add_argument("--hours", type=float, default=24.0, help="time limit of each run (default: %(default)s)")

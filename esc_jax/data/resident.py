@@ -75,8 +75,12 @@ def place(clips: Clips, mode: str) -> ResidentClips | None:
     if mode == "false":
         return None
     needed, memory = 2 * len(clips.with_background()) * clips.length, devices.memory_bytes()
-    if mode == "auto" and (memory is None or needed > MEMORY_SHARE * memory):
-        return None
+    if mode == "auto":
+        if memory is None:
+            return None
+        if needed > MEMORY_SHARE * memory:
+            logging.info("the clips (%.1f GB) stay on the host: a device has %.1f GB", needed / 1e9, memory / 1e9)
+            return None
     if memory is not None and needed > memory:
         raise ConfigError(
             f"config.data.on_device=true: the clips take {needed / 1e9:.1f} GB, and a device has {memory / 1e9:.1f} GB"

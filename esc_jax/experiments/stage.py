@@ -3,6 +3,8 @@
 import functools
 from typing import Any
 
+from absl import logging
+
 from esc_jax.data.resident import ResidentClips, gathered
 from esc_jax.runtime import devices
 from esc_jax.runtime.devices import Step
@@ -20,7 +22,10 @@ def map_step(step: TrainStep, steps_per_call: int, resident: ResidentClips | Non
         resident: as for `train`.
     """
     step = gathered(step) if resident else step
-    return devices.pmap_steps(step, steps_per_call) if steps_per_call > 1 else devices.pmap_step(step)
+    if steps_per_call == 1:
+        return devices.pmap_step(step)
+    logging.info("the host dispatches %d steps at a time", steps_per_call)
+    return devices.pmap_steps(step, steps_per_call)
 
 
 def train(

@@ -203,6 +203,12 @@ def test_parts_of_a_step(benchmark):
     assert 1 > gigabytes["frontend"] > 4 * 8 * 16_000 / 1e9
 
 
+def test_a_wrong_config_of_the_memory_benchmark_is_one_sentence(environment):
+    command = [sys.executable, "benchmarks/memory.py", "configs/nonesuch.py"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr == "benchmarks/memory.py: --config=configs/nonesuch.py does not exist\n"
+
+
 @pytest.mark.parametrize("name", ["step_parts", "kernels", "lowered"])
 @pytest.mark.parametrize(
     ("arguments", "sentence"),

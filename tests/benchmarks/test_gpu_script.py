@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -45,7 +46,7 @@ def test_the_gpu_script_names_what_it_cannot_run(gpu):
 @pytest.mark.parametrize(
     ("parts", "variables", "sentence"),
     [
-        (["steps resnet34", "unknown"], {}, 'there is no part "unknown"'),
+        (["steps resnet34", "unknown"], {}, 'there is no part "unknown": see --help'),
         (["steps resnet"], {}, 'part "steps resnet": configs/resnet.py does not exist'),
         (["ways resnet34"], {}, 'part "ways resnet34": "ways NAME" is followed by a number'),
         ([], {"BUDGET_S": "1.5"}, "BUDGET_S=1.5 must be a whole number of seconds"),
@@ -57,6 +58,16 @@ def test_the_gpu_script_names_what_it_cannot_run(gpu):
 def test_a_mistake_is_reported_before_anything_is_measured(gpu, tmp_path, parts, variables, sentence):
     assert gpu(*parts, **variables) == (64, f"benchmarks/gpu.sh: {sentence}\n")
     assert {path.name for path in tmp_path.iterdir()} <= {"lock"}
+
+
+def test_the_gpu_script_lists_its_parts_and_variables(gpu):
+    status, output = gpu("--help")
+    script = (ROOT / "benchmarks" / "gpu.sh").read_text()
+    parts = re.findall(r"^    (\w+)\)$", script, re.MULTILINE)
+    variables = re.findall(r"\$\{([A-Z_]+):-", script)
+    assert status == 0 and len(parts) == 7 and {"DATA", "BUDGET_S"} <= set(variables)
+    for name in {*parts, *variables} - {"ESC_JAX_CACHE"}:
+        assert re.search(rf"^  {name} ", output, re.MULTILINE), name
 
 
 @pytest.mark.extended

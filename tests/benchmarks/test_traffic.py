@@ -1,6 +1,6 @@
 """The traffic of compiled programs."""
 
-import importlib
+import importlib.util
 import pathlib
 
 import jax
@@ -38,6 +38,12 @@ def test_each_array_of_a_kernel_counts_once_and_workspaces_do_not(traffic):
         ("forward: layer/out/dot", "library", 2 * (64 * 32 + 32 * 16) + 4 * 64 * 16),
         ("backward: layer/max", "fusion", 2 * 4 * 64 * 16),
     ]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax_plugins") is not None, reason="a plugin of JAX is installed")
+def test_jax_without_cuda_is_one_sentence(traffic):
+    with pytest.raises(SystemExit, match=r'^benchmarks/traffic.py needs JAX for CUDA: pip install "jax\[cuda13\]"$'):
+        traffic.compile_for_h100(jnp.sin, jax.ShapeDtypeStruct((8,), np.float32))
 
 
 def test_a_program_of_xla_is_read(traffic):

@@ -112,13 +112,19 @@ def test_the_background_follows_the_clips(noise_clips):
     assert len(arrays["audio"].sharding.device_set) == jax.local_device_count()  # a copy on each
 
 
-def test_when_the_clips_are_placed(noise_clips, monkeypatch):
+def test_when_the_clips_are_placed(noise_clips, monkeypatch, caplog):
+    caplog.set_level("INFO")
     size = 2 * 12 * noise_clips.length
     assert resident.place(noise_clips, "auto") is None  # on a CPU
+    assert not caplog.messages
     assert resident.place(noise_clips, "true")
+    assert caplog.messages == ["the clips are kept on the device (0 MB)"]
     for memory, modes in ((4 * size, {"auto", "true"}), (4 * size - 1, {"true"}), (size, {"true"})):
         monkeypatch.setattr(devices, "memory_bytes", lambda memory=memory: memory)
+        caplog.clear()
         assert {mode for mode in resident.MODES if resident.place(noise_clips, mode)} == modes
+        stays = [message for message in caplog.messages if "stay on the host" in message]
+        assert stays == ["the clips (0.0 GB) stay on the host: a device has 0.0 GB"] * ("auto" not in modes)
     monkeypatch.setattr(devices, "memory_bytes", lambda: size - 1)
     with pytest.raises(ConfigError, match=r"config.data.on_device=true: the clips take .* GB, and a device has"):
         resident.place(noise_clips, "true")

@@ -19,7 +19,7 @@ def read(folder):
 @pytest.mark.extended
 def test_runs_are_the_same(run, tmp_path):
     def train(name, on_device, steps_per_call):
-        run(
+        done = run(
             "main",
             "--config=tests/configs/tiny.py",
             f"--workdir={tmp_path / name}",
@@ -28,6 +28,8 @@ def test_runs_are_the_same(run, tmp_path):
             f"--config.train.steps_per_call={steps_per_call}",
             devices=2,
         )
+        assert ("the clips are kept on the device" in done.stderr) == (on_device == "true")
+        assert ("the host dispatches 4 steps at a time" in done.stderr) == (steps_per_call == 4)
         return read(tmp_path / name)
 
     plain = train("plain", "false", 1)

@@ -208,6 +208,18 @@ def test_tpu_pod_quotes_its_arguments(script):
     assert script("tpu_pod.sh").returncode == 2
 
 
+def test_runs_at_a_time_share_the_memory_of_a_gpu_or_have_gpus_of_their_own(ablate, monkeypatch):
+    def environments(*arguments: str):
+        return [slot[1] for slot in ablate.slots(ablate._parser().parse_args([*ARGUMENTS[:1], "--runs=r", *arguments]))]
+
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+    assert environments() == [{}]  # XLA's default
+    assert environments("--at_once=4") == [{"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.225"}] * 4
+    assert environments("--at_once=2", "--gpus=2") == [{"CUDA_VISIBLE_DEVICES": "0,1"}, {"CUDA_VISIBLE_DEVICES": "2,3"}]
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.1")
+    assert environments("--at_once=4") == [{}] * 4
+
+
 def test_sweep_values_are_split_at_commas_outside_brackets(ablate):
     from esc_jax import config as configs
 
