@@ -246,7 +246,7 @@ class _Training:
                 self._add(call)
                 return
 
-    def _read(self, running: "_Call | None") -> list[Any]:
+    def _read(self, running: _Call | None) -> list[Any]:
         """The batches of the next call. The time in which the device may have waited for them is added to `data_wait`.
 
         Args:
@@ -260,7 +260,7 @@ class _Training:
             sums[_DATA_WAIT] = sums.get(_DATA_WAIT, 0.0) + time.monotonic() - started
         return batches
 
-    def _add(self, call: "_Call") -> None:
+    def _add(self, call: _Call) -> None:
         """Adds the metrics of a call to the sums of the epoch; raises TrainError if a loss is not finite."""
         values = {key: np.ravel(np.asarray(value))[: call.steps] for key, value in call.metrics.items()}
         if (bad := np.flatnonzero(~np.isfinite(values["loss"]))).size:

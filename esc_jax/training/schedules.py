@@ -66,13 +66,13 @@ def linear(peak: float, total: Steps, warmup: Steps = 0) -> Schedule:
     return schedule
 
 
-def cosine(peak: float, total: Steps, warmup: Steps = 0, end: float = 0.0) -> Schedule:
-    """Linear warm-up from 0 over W steps, then half a cosine from peak to `end` at step T."""
+def cosine(peak: float, total: Steps, warmup: Steps = 0) -> Schedule:
+    """Linear warm-up from 0 over W steps, then half a cosine from peak to 0 at step T."""
     total, warmup = jnp.float32(total), jnp.float32(warmup)
 
     def schedule(step: jax.Array) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
-        falling = _cosine(peak, end, jnp.clip((step - warmup) / jnp.maximum(1.0, total - warmup), 0.0, 1.0))
+        falling = _cosine(peak, 0.0, jnp.clip((step - warmup) / jnp.maximum(1.0, total - warmup), 0.0, 1.0))
         return jnp.where(step < warmup, peak * step / jnp.maximum(1.0, warmup), falling)
 
     return schedule

@@ -94,7 +94,7 @@ def test_training_starts_from_the_head_of_a_probe(run, environment, monkeypatch,
     clips = datasets.load(restored.config.data)
     config, model = load.initialize(restored.config, clips.classes)
     split = protocols.split(clips.folds, clips.sources, "holdout", 2)
-    expected = probe.with_head(config, TASK, clips, split, model)[0]["params"]["head"]
+    expected = probe.fit_head(config, TASK, clips, split, model)[0]["params"]["head"]
     trained = restored.model.variables["params"]["head"]
     for one, other in zip(jax.tree.leaves(trained), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
@@ -109,7 +109,7 @@ def test_a_model_with_the_head_of_a_probe(noise_clips, tmp_path):
     config.model.encoder.update(stage_sizes=(1, 1), width=8)
     model = models.create(config, noise_clips.classes)
     split = protocols.split(noise_clips.folds, noise_clips.sources, "holdout", 2)
-    variables, calibration = probe.with_head(config, TASK, noise_clips, split, model)
+    variables, calibration = probe.fit_head(config, TASK, noise_clips, split, model)
     x = probe.embed_clips(model, noise_clips, tmp_path / "embeddings")
     head = probe_heads.fit_split(TASK, x, noise_clips, split)
     features = model.frontend(noise_clips.read(range(12)).astype(np.float32) / 32768)
