@@ -265,7 +265,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--channels_first", action="store_true", help="contiguous images in PyTorch")
     add("--keep_memory", action="store_true", help="apply runtime.memory to PyTorch's process")
     add("--tiny", action="store_true", help="small networks, for tests")
-    add("--out", type=pathlib.Path, default=ROOT / "benchmarks/results", help="folder of the results")
+    add("--out", type=pathlib.Path, default=record.RESULTS, help="folder of the results")
     add("--framework", choices=FRAMEWORKS, help=argparse.SUPPRESS)
 
 

@@ -1,4 +1,4 @@
-"""Classifies recordings of any length: which classes are heard in them, and when.
+"""Classifies recordings of any length: which sounds they contain, and when.
 
     esc-jax predict storm.ogg
     esc-jax predict --model=runs/resnet34 storm.ogg
