@@ -131,11 +131,6 @@ def _cross_fitted(task: Task, clips: Clips, parts: list[results.FoldPredictions]
     )
 
 
-def _views(outcome: dict[str, Any]) -> tuple[int, str]:
-    """Number and kind of the views in the results of a run."""
-    return outcome["tta_views"], results.stored_view_kind(outcome)
-
-
 def _finish_runs(
     runs: dict[str, Any], folder: pathlib.Path, clips: Clips
 ) -> tuple[dict[str, dict[str, Any]], list[results.FoldPredictions], dict[str, str]]:
@@ -175,10 +170,8 @@ def _finish_run(
             outcome = results.read_results(path)
         except results.DamagedResultsError as error:
             logging.warning("%s; the fold is tested again", error)
-    if outcome is not None and _views(outcome) != (
-        config.eval.tta,
-        results.view_kind(config) if config.eval.tta else "",
-    ):
+    views = config.eval.tta, results.view_kind(config) if config.eval.tta else ""
+    if outcome is not None and (outcome["tta_views"], results.stored_view_kind(outcome)) != views:
         logging.warning("%s was tested with other views (--mode=evaluate); the fold is tested again", folder)
         outcome = None
     if outcome is None:
