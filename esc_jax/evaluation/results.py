@@ -258,7 +258,8 @@ def read_predictions(path: pathlib.Path, clips: Clips) -> FoldPredictions:
     """Predictions of a single run from its predictions.csv (nine digits) and the results.json beside it.
 
     Raises:
-        DataError: the file is of other clips or classes. DamagedResultsError: a file is damaged.
+        DataError: the file is of other clips or classes.
+        DamagedResultsError: a file is damaged.
     """
     fold = read_results(path.parent / "results.json")["folds"][0]  # which verifies both files
     with open(path, newline="", encoding="utf-8") as file:

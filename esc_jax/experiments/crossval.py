@@ -65,7 +65,8 @@ def cross_validate(config: Any, folder: pathlib.Path) -> dict[str, Any]:
         The object of results.json, over all folds.
 
     Raises:
-        CrossvalError: folds failed. Those of `single.train_and_evaluate` where they concern all folds.
+        CrossvalError: folds failed.
+        UserError: as `single.train_and_evaluate`, of what concerns all folds.
     """
     configs.check(config)
     if config.protocol == "all":

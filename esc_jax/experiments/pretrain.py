@@ -97,8 +97,9 @@ def pretrain(
         resident: the clips on the devices; None reads batches from the host.
 
     Raises:
-        ConfigError: as `check`. PretrainedError, CheckpointError: a teacher cannot be read. Those of
-            `training.loop.run`.
+        ConfigError: as `check`.
+        PretrainedError, CheckpointError: a teacher cannot be read.
+        OtherDataError, TrainError, Interrupted: as `training.loop.run`.
     """
 
     def map_clips(step: Any, variables: Any, indices: Sequence[int]) -> np.ndarray:

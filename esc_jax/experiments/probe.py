@@ -212,7 +212,8 @@ def probe_embeddings(path: str | pathlib.Path, seeds: int = 1) -> str:
         seeds: number of starting points of the solver.
 
     Raises:
-        DataError: the file holds no embeddings of a data set. OSError: it cannot be read.
+        DataError: the file holds no embeddings of a data set.
+        OSError: it cannot be read.
     """
     try:
         with np.load(path, allow_pickle=False) as file:

@@ -62,8 +62,8 @@ def check_run(key: str, folder: pathlib.Path, config: Any, clips: Clips, split: 
         config, clips, split: of this run.
 
     Raises:
-        ConfigError: it was trained on, or selected on, clips that this run holds out. CheckpointError: it cannot be
-            read.
+        ConfigError: it was trained on, or selected on, clips that this run holds out.
+        CheckpointError: it cannot be read.
     """
     meta = checkpoint.read_meta(*checkpoint.find(folder))
     restores.check_meta(meta)

@@ -164,9 +164,10 @@ def run(
         The last state, and the progress: `history`, a line per epoch, and `seconds`, over all restarts.
 
     Raises:
-        OtherDataError: the checkpoint is of other data. TrainError: the loss or a weight is not finite.
-            CheckpointError: a checkpoint cannot be written or read. Interrupted: SIGTERM or SIGINT came, and the
-            state is saved.
+        OtherDataError: the checkpoint is of other data.
+        TrainError: the loss or a weight is not finite.
+        CheckpointError: a checkpoint cannot be written or read.
+        Interrupted: SIGTERM or SIGINT came, and the state is saved.
     """
     return _Training(plan, step, state, batches, checkpoints).run()
 
