@@ -232,7 +232,7 @@ class Lengths(NamedTuple):
 
 def _lengths(config: Any, total: int, per_epoch: int) -> Lengths:
     """Lengths of a training. Raises OptimError for a warm-up that is longer than the training."""
-    warmup = schedules.steps(config, "warmup", total, per_epoch)
+    warmup = schedules.warmup_steps(config, total, per_epoch)
     if warmup > total:
         raise OptimError(f"optim: the warm-up has {warmup} steps, but the training has only {total}")
     return Lengths(total, warmup)
