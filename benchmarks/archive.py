@@ -112,7 +112,8 @@ def measure(model: str, count: int, seconds: float, hop_s: float) -> dict[str, A
         "minutes": round(wall / 60, 2),
         "real-time factor": round(count * seconds / wall),
         "device waits, %": round(100 * (1 - timer.busy_s / wall), 1),
-        "memory after a tenth, MiB": round(readings.get("tenth", float("nan"))),
+        # NaN for an archive that is finished before the memory is read.
+        "memory after a tenth, MiB": f"{readings.get('tenth', float('nan')):.0f}",
         "memory at the end, MiB": round(resident_mib()),
     }
 
