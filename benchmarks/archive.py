@@ -17,11 +17,13 @@ import time
 from typing import Any
 
 import numpy as np
+from prediction import FILE_RATE, pink_noise
 import soundfile
+import subprocesses
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-FILE_RATE, DIFFERENT = 44_100, 20
+DIFFERENT = 20
 
 
 def write_archive(folder: pathlib.Path, count: int, seconds: float) -> None:
@@ -34,10 +36,7 @@ def write_archive(folder: pathlib.Path, count: int, seconds: float) -> None:
             source = number % DIFFERENT
             os.link(folder / f"{source // 100:03d}" / f"{source:05d}.flac", path)
             continue
-        spectrum = np.fft.rfft(rng.standard_normal(round(seconds * FILE_RATE)))
-        spectrum[1:] /= np.sqrt(np.arange(1, len(spectrum)))
-        noise = np.fft.irfft(spectrum)
-        soundfile.write(path, 0.3 * noise / np.abs(noise).max(), FILE_RATE)
+        soundfile.write(path, pink_noise(rng, round(seconds * FILE_RATE)), FILE_RATE)
 
 
 class DeviceTimer:
@@ -113,7 +112,8 @@ def measure(model: str, count: int, seconds: float, hop_s: float) -> dict[str, A
         "minutes": round(wall / 60, 2),
         "real-time factor": round(count * seconds / wall),
         "device waits, %": round(100 * (1 - timer.busy_s / wall), 1),
-        "memory after a tenth, MiB": round(readings.get("tenth", float("nan"))),
+        # NaN for an archive that is finished before the memory is read.
+        "memory after a tenth, MiB": f"{readings.get('tenth', float('nan')):.0f}",
         "memory at the end, MiB": round(resident_mib()),
     }
 
@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--hop_s", type=float, default=1.0, help="between the starts of windows (default: 1)")
     options = parser.parse_args()
     row = measure(options.model, options.files, options.seconds, options.hop_s)
-    sys.stdout.write(f"| {' | '.join(row)} |\n|{'---|' * len(row)}\n| {' | '.join(map(str, row.values()))} |\n")
+    sys.stdout.write(subprocesses.markdown_table([row]))
 
 
 if __name__ == "__main__":

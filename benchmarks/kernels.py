@@ -13,14 +13,11 @@ take the place of kernels. The benchmark prints a Markdown table and writes kern
 import argparse
 from collections.abc import Callable
 import pathlib
-import sys
 from typing import Any
 
 import record
-from step_parts import STEPS_PER_CALL, add_arguments, called_steps, load, report
+from step_parts import STEPS_PER_CALL, add_arguments, called_steps, load, repeat, report
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
 CALLS = 4  # in a round
 
 
@@ -51,14 +48,7 @@ def measure(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     model = synthetic_step.random_model(config)
     batch = jax.tree.map(jnp.asarray, synthetic_step.batch_of(config))
     call = called_steps(config, model, batch)[f"step, {STEPS_PER_CALL} a call"]
-
-    def run() -> None:
-        outputs = None
-        for _ in range(CALLS):
-            outputs = call()
-        jax.block_until_ready(outputs)
-
-    times = sorted(record.time_alternating({"step": run}, options.rounds)["step"])
+    times = sorted(record.time_alternating({"step": repeat(call, CALLS)}, options.rounds)["step"])
     step = times[len(times) // 2] / CALLS / STEPS_PER_CALL
     kernels = sorted(profile(call).items(), key=lambda item: -item[1][0])
     total, count = sum(seconds for _, (seconds, _) in kernels), sum(number for _, (_, number) in kernels)

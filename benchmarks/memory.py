@@ -15,22 +15,9 @@ import pathlib
 import resource
 import sys
 import time
-from typing import Any
 
+import step_parts
 import subprocesses
-
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-
-
-def _config(options: argparse.Namespace) -> Any:
-    sys.path.insert(0, str(ROOT))
-    from esc_jax import config as configs
-
-    config = configs.load(options.config)
-    config.model.dtype = options.dtype
-    config.train.batch_size = options.batch_size or config.train.batch_size
-    config.train.accumulate = options.accumulate or config.train.accumulate
-    return config
 
 
 def _peak_gib() -> float:
@@ -43,7 +30,8 @@ def _peak_gib() -> float:
 
 def measure(options: argparse.Namespace) -> dict:
     """Executes two steps of `options.what`, "train" or "predict"; returns the figures."""
-    config = _config(options)
+    config = step_parts.load(options.config, options)
+    config.train.accumulate = options.accumulate or config.train.accumulate
     from esc_jax.runtime import xla
 
     xla.initialize()

@@ -243,10 +243,9 @@ def write(out: pathlib.Path, results: dict[str, Any]) -> str:
     out.mkdir(parents=True, exist_ok=True)
     table = subprocesses.markdown_table([table_row(line, results["peak"]) for line in results["lines"]])
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    load = "unknown" if results["load"] is None else f"{results['load']:.1f}"
     head = (
-        f"{results['device']}, {results['threads']} threads, load at the start {load}, {results['dtype']},"
-        f" PyTorch {'compiled' if results['compiled'] else 'eager'}, {results['layout']},"
+        f"{results['device']}, {results['threads']} threads, load at the start {results['load']:.1f},"
+        f" {results['dtype']}, PyTorch {'compiled' if results['compiled'] else 'eager'}, {results['layout']},"
         f" memory {results['memory']}, {results['rounds']} rounds, {results['date']}"
     )
     (out / "models.json").write_text(json.dumps(results, indent=1) + "\n")
@@ -265,7 +264,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--channels_first", action="store_true", help="contiguous images in PyTorch")
     add("--keep_memory", action="store_true", help="apply runtime.memory to PyTorch's process")
     add("--tiny", action="store_true", help="small networks, for tests")
-    add("--out", type=pathlib.Path, default=ROOT / "benchmarks/results", help="folder of the results")
+    add("--out", type=pathlib.Path, default=record.RESULTS, help="folder of the results")
     add("--framework", choices=FRAMEWORKS, help=argparse.SUPPRESS)
 
 
@@ -283,7 +282,7 @@ def main() -> None:
         return
     results = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "load": record.LOAD,
         "versions": record.versions(),
         "dtype": options.dtype,
         "compiled": options.compile,

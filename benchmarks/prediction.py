@@ -30,13 +30,17 @@ sys.path.insert(0, str(ROOT))
 FILE_RATE = 44_100
 
 
+def pink_noise(rng: np.random.Generator, samples: int) -> np.ndarray:
+    """(samples,) with a peak of 0.3; `samples` is even."""
+    spectrum = np.fft.rfft(rng.standard_normal(samples))
+    spectrum[1:] /= np.sqrt(np.arange(1, len(spectrum)))
+    noise = np.fft.irfft(spectrum)
+    return 0.3 * noise / np.abs(noise).max()
+
+
 def write_recording(path: str, minutes: float) -> None:
     """Writes pink noise in blocks of a minute, mono, 16 bits, 44.1 kHz."""
-    rng = np.random.default_rng(0)
-    spectrum = np.fft.rfft(rng.standard_normal(60 * FILE_RATE))
-    spectrum[1:] /= np.sqrt(np.arange(1, len(spectrum)))
-    block = np.fft.irfft(spectrum)
-    block *= 0.3 / np.abs(block).max()
+    block = pink_noise(np.random.default_rng(0), 60 * FILE_RATE)
     with soundfile.SoundFile(path, "w", FILE_RATE, 1) as file:
         for _ in range(round(minutes)):
             file.write(block)

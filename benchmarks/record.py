@@ -24,7 +24,7 @@ PACKAGES = (
     "tensorflow", "librosa", "soundfile", "soxr", "kaldi-native-fbank", "torch", "transformers",
 )  # fmt: skip
 # Load average of the last minute before this process started, as a measure of other work on the machine.
-_LOAD = os.getloadavg()[0]
+LOAD = os.getloadavg()[0]
 
 
 def positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -127,7 +127,7 @@ def _machine() -> dict[str, Any]:
     return {
         "processor": processor(),
         "cores": os.cpu_count(),
-        "load": round(_LOAD, 1),
+        "load": round(LOAD, 1),
         "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}",
         "system": f"{platform.system()} {platform.release()}",
         "xla_flags": os.environ.get("XLA_FLAGS", ""),

@@ -183,6 +183,19 @@ def called_steps(config: Any, model: Any, batch: Any) -> dict[str, Callable[[], 
     return {name: functools.partial(call, name) for name in mapped}
 
 
+def repeat(call: Callable[[], Any], count: int) -> Callable[[], None]:
+    """A function that makes a number of calls and waits for the last one."""
+    import jax
+
+    def run() -> None:
+        outputs = None
+        for _ in range(count):
+            outputs = call()
+        jax.block_until_ready(outputs)
+
+    return run
+
+
 def measure(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Rows of one config."""
     import jax
@@ -197,15 +210,6 @@ def measure(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     lowered = [jax.jit(program).lower(*arguments) for program, arguments in parts.values()]
     with concurrent.futures.ThreadPoolExecutor() as pool:
         compiled = dict(zip(parts, pool.map(lambda program: program.compile(), lowered), strict=True))
-
-    def repeat(call: Callable[[], Any], count: int) -> Callable[[], None]:
-        def run() -> None:
-            outputs = None
-            for _ in range(count):
-                outputs = call()
-            jax.block_until_ready(outputs)
-
-        return run
 
     calls, counts = {}, dict.fromkeys(parts, options.calls)
     for part, (_, arguments) in parts.items():

@@ -22,7 +22,8 @@ MANIFEST = "manifest.json"
 _BLOCK = 1 << 20
 _LONGEST_NAME = 230  # bytes: file systems allow 255, and the name of a partial file is longer
 _JSON_VALUES = 1_000_000
-_TASK, _TASKS = 16, 256  # files of a task for a thread, and tasks at a time: a future takes more than a small file
+# A task of a thread has several files: to create a future takes longer than to read a small file.
+_FILES_PER_TASK, _PENDING_TASKS = 16, 256
 # What ends a process from outside and can be handled. Windows has SIGBREAK (Ctrl-Break, a closed console) beside it.
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGBREAK") if hasattr(signal, name))
 
@@ -130,6 +131,17 @@ def read_json(path: pathlib.Path, largest: int) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes a JSON file in one rename: no reader sees an incomplete file."""
+    with atomic_write(path, "w") as file:
+        file.write(json.dumps(value, indent=1) + "\n")
+
+
+def json_checksum(value: Any) -> int:
+    """CRC-32 of a JSON value, whatever the order of its keys."""
+    return zlib.crc32(json.dumps(value, sort_keys=True).encode())
+
+
 def iter_checksums(paths: Iterable[str | os.PathLike[str]]) -> Iterator[tuple[int, int] | None]:
     """Yields size and CRC-32 of every file, as a zip archive stores them; None for what is no file, or cannot be read.
 
@@ -152,20 +164,16 @@ def iter_checksums(paths: Iterable[str | os.PathLike[str]]) -> Iterator[tuple[in
         return list(map(checksum, batch))
 
     remaining = iter(paths)
-    batches = iter(lambda: list(itertools.islice(remaining, _TASK)), [])
+    batches = iter(lambda: list(itertools.islice(remaining, _FILES_PER_TASK)), [])
     with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        while tasks := list(itertools.islice(batches, _TASKS)):
+        while tasks := list(itertools.islice(batches, _PENDING_TASKS)):
             for values in pool.map(all_checksums, tasks):
                 yield from values
 
 
 def checksums(paths: Iterable[str | os.PathLike[str]]) -> list[tuple[int, int] | None]:
-    """Returns what `iter_checksums` yields."""
+    """`iter_checksums` as a list."""
     return list(iter_checksums(paths))
-
-
-def _digest(entries: dict[str, list[int]]) -> int:
-    return zlib.crc32(json.dumps(entries, sort_keys=True).encode())
 
 
 def write_manifest(folder: pathlib.Path) -> None:
@@ -174,7 +182,7 @@ def write_manifest(folder: pathlib.Path) -> None:
     values = checksums(folder / name for name in names)
     entries = {name: list(value) for name, value in zip(names, values, strict=True) if value is not None}
     with atomic_write(folder / MANIFEST, "w") as file:
-        json.dump({"files": entries, "crc32": _digest(entries)}, file, indent=1)
+        json.dump({"files": entries, "crc32": json_checksum(entries)}, file, indent=1)
 
 
 def manifest_mismatch(folder: pathlib.Path) -> str:
@@ -187,7 +195,7 @@ def manifest_mismatch(folder: pathlib.Path) -> str:
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
         entries = manifest["files"]
-        if manifest["crc32"] != _digest(entries):
+        if manifest["crc32"] != json_checksum(entries):
             return f"{MANIFEST} is damaged"
         expected = {name: tuple(entry) for name, entry in entries.items()}
     except OSError as error:

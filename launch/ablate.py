@@ -31,12 +31,12 @@ from typing import TYPE_CHECKING, Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+from esc_jax.errors import EX_TEMPFAIL, UserError  # noqa: E402
 
 if TYPE_CHECKING:
     from esc_jax.evaluation.confidence import ConfidenceInterval
     from esc_jax.tasks.base import Task
 
-INTERRUPTED = 75  # exit status of a run that was stopped by a signal with its state saved
 MEMORY_SHARE = "XLA_PYTHON_CLIENT_MEM_FRACTION"  # of a GPU; each process reserves three quarters by default
 Grid = dict[str, list[str]]  # setting → its values, as text
 _CHANGE, _UNCHANGED = "change", "none"  # the setting of a grid whose values are names of changes
@@ -211,7 +211,6 @@ def check_configs(runs: Iterable[Run], base: Any) -> None:
         AblationError: a run would refuse a value, or a finished run has another config.
     """
     from esc_jax import config as configs
-    from esc_jax.errors import UserError
     from esc_jax.experiments import workdir
 
     for run in runs:
@@ -242,7 +241,7 @@ def execute(command: list[str], cores: Sequence[int], environment: dict[str, str
     environment = os.environ | environment | {"PYTHONPATH": path}  # the package is found from any folder
     with open(log, "a") as file:
         status = subprocess.run(command, env=environment, stdout=file, stderr=file).returncode
-    if status == INTERRUPTED:
+    if status == EX_TEMPFAIL:
         raise InterruptedRunError(f"exit status {status}: see {log}")
     if status:
         raise RuntimeError(f"exit status {status}: see {log}")
@@ -476,14 +475,14 @@ def main(argv: list[str] | None = None) -> None:
         failed = launch(pending, options) if pending else {}
     except KeyboardInterrupt:
         sys.stderr.write("esc_jax: interrupted; when the runs have stopped, run the same command again\n")
-        sys.exit(INTERRUPTED)
+        sys.exit(EX_TEMPFAIL)
     finished = [run for run in runs if run.done]
     if finished:
         text = summary(finished, grid, failed)
-        (pathlib.Path(options.runs) / "ablation.md").write_text(text)
+        (pathlib.Path(options.runs) / "ablation.md").write_text(text, encoding="utf-8")
         sys.stdout.write(text)
     if failed:
-        sys.exit(INTERRUPTED if all(reason.startswith("interrupted") for reason in failed.values()) else 1)
+        sys.exit(EX_TEMPFAIL if all(reason.startswith("interrupted") for reason in failed.values()) else 1)
 
 
 if __name__ == "__main__":

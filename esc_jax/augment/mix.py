@@ -47,15 +47,14 @@ def mix_linear(weight: jax.Array, x: jax.Array, other: jax.Array) -> jax.Array:
     return weight * x + (1.0 - weight) * other
 
 
-def union_of_targets(share: jax.Array, targets: jax.Array, other: jax.Array, audible: float = 0.9) -> jax.Array:
-    """max(targets, other) where the share is below `audible`, else the targets: the sounds that a mixture contains.
+def union_of_targets(share: jax.Array, targets: jax.Array, other: jax.Array) -> jax.Array:
+    """max(targets, other) where the share is below 0.9, else the targets: the sounds that can be heard in a mixture.
 
     Args:
         share: a scalar.
         targets, other: (classes,).
-        audible: share of a clip from which its partner cannot be heard.
     """
-    return jnp.where(share < audible, jnp.maximum(targets, other), targets)
+    return jnp.where(share < 0.9, jnp.maximum(targets, other), targets)
 
 
 def rms_level(waveform: jax.Array, sample_rate: int) -> jax.Array:

@@ -76,6 +76,11 @@ def exit_when_interrupted() -> contextlib.AbstractContextManager[None]:
     return files.exit_on_signal(stop, interrupt=True)
 
 
+def write_at_signal(sentence: str) -> None:
+    """Writes a sentence to stderr in the handler of a signal, where `sys.stderr` may be in use."""
+    os.write(sys.stderr.fileno(), f"\nesc_jax: {sentence}\n".encode(errors="replace"))
+
+
 def exit_resumable(describe: Callable[[], str], *, interrupt: bool = True) -> contextlib.AbstractContextManager[None]:
     """SIGTERM and Ctrl-C end the process with status 75 and a sentence; the same command continues.
 
@@ -85,8 +90,7 @@ def exit_resumable(describe: Callable[[], str], *, interrupt: bool = True) -> co
     """
 
     def stop(number: int) -> int:
-        sentence = f"\nesc_jax: {describe()}; run the same command again to continue\n"
-        os.write(sys.stderr.fileno(), sentence.encode())
+        write_at_signal(f"{describe()}; run the same command again to continue")
         return EX_TEMPFAIL
 
     return files.exit_on_signal(stop, interrupt=interrupt)

@@ -38,7 +38,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from esc_jax import files
 from esc_jax.cli import archives
 from esc_jax.cli import parser as arguments
-from esc_jax.cli.command import command, discard_native_output, exit_resumable, initialize_device
+from esc_jax.cli.command import (
+    command,
+    discard_native_output,
+    exit_resumable,
+    initialize_device,
+    write_at_signal,
+)
 from esc_jax.errors import UserError, counted, printable
 from esc_jax.inference import output
 
@@ -225,7 +231,7 @@ def _listen(classifier: "SoundClassifier", options: argparse.Namespace) -> None:
 
         def stop(number: int) -> int:
             capture.close()
-            os.write(sys.stderr.fileno(), f"\nesc_jax: stopped: {lines.summary()}\n".encode())
+            write_at_signal(f"stopped: {lines.summary()}")
             return 128 + number
 
         window_s = options.window_s or classifier.window_s

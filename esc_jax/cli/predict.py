@@ -1,4 +1,4 @@
-"""Classifies recordings of any length: which classes are heard in them, and when.
+"""Classifies recordings of any length: which sounds they contain, and when.
 
     esc-jax predict storm.ogg
     esc-jax predict --model=runs/resnet34 storm.ogg
@@ -38,7 +38,13 @@ from typing import TYPE_CHECKING
 from esc_jax import files
 from esc_jax.cli import archives
 from esc_jax.cli import parser as arguments
-from esc_jax.cli.command import command, discard_native_output, exit_resumable, initialize_device
+from esc_jax.cli.command import (
+    command,
+    discard_native_output,
+    exit_resumable,
+    initialize_device,
+    write_at_signal,
+)
 from esc_jax.errors import MultipleErrors, UserError, collect_errors, counted, printable
 from esc_jax.inference import output, recordings, result_files
 
@@ -318,7 +324,7 @@ def main(argv: list[str] | None = None) -> None:
         problems.append(f"{what} after {len(timelines)} of {counted(len(paths), 'file')}")
         if timelines:  # otherwise, the results of an earlier call stay as they are
             _write_tables(classifier, options, timelines, problems)
-        os.write(sys.stderr.fileno(), f"\nesc_jax: {MultipleErrors(problems)}\n".encode(errors="replace"))
+        write_at_signal(str(MultipleErrors(problems)))
         return 128 + number
 
     with files.exit_on_signal(stop, interrupt=True):

@@ -140,7 +140,7 @@ class Section:
         return samples
 
     def skip(self, count: int) -> int:
-        """As that of the decoder; 0 for sections that are not whole files, whole ones."""
+        """As that of the decoder; 0 for ffmpeg, and for a section that is not a whole file."""
         if self._part != WHOLE or not isinstance(self.decoder, SndfileDecoder):
             return 0
         skipped = self.decoder.skip(count)

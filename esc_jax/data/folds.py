@@ -21,6 +21,11 @@ BACKGROUND_FOLD = -1  # of clips that are never tested: they train in every spli
 NO_FOLD = -2  # the test fold of the protocol `all`
 
 
+def name_folds(folds: Sequence[int]) -> str:
+    """ "fold 1", or "folds 1, 2"."""
+    return f"fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Split:
     """Indices of the clips of every part.
@@ -48,8 +53,7 @@ class Split:
         """Returns a sentence with the size and the folds of every part."""
 
         def part(name: str, indices: Sequence[int], folds: Sequence[int]) -> str:
-            count = counted(len(indices), "clip")
-            return f"{name} {count} (fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))})"
+            return f"{name} {counted(len(indices), 'clip')} ({name_folds(folds)})"
 
         parts = [part("train", self.train, self.train_folds)]
         if self.validation:

@@ -132,7 +132,8 @@ class FfmpegStream:
         address: of the stream, or path of the file.
 
     Raises:
-        AudioError: it cannot be read. LiveError: ffmpeg is not installed.
+        AudioError: it cannot be read.
+        LiveError: ffmpeg is not installed.
     """
 
     def __init__(self, address: str):

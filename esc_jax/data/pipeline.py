@@ -47,8 +47,8 @@ def train_batches(
     clip_indices = np.asarray(indices)
     rows = batch_size // process_count
 
-    def read(places: np.ndarray) -> Batch:
-        chosen = clip_indices[places[process_index * rows : (process_index + 1) * rows]]
+    def read(positions: np.ndarray) -> Batch:
+        chosen = clip_indices[positions[process_index * rows : (process_index + 1) * rows]]
         if index_only:
             return {"index": chosen.astype(np.int32)}
         return read_rows(clips, chosen)
@@ -56,19 +56,23 @@ def train_batches(
     # Batching before repeating: no batch spans two epochs. grain reshuffles with every repetition.
     order = grain.MapDataset.range(len(clip_indices)).shuffle(seed=seed)
     if weights is not None:
-        order = order.random_map(_Draw(weights), seed=seed)
+        order = order.random_map(_WeightedDraw(weights), seed=seed)
     data = order.batch(batch_size, drop_remainder=True).repeat()
     return iter(data.map(read).to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=prefetch)))
 
 
-class _Draw(grain.transforms.RandomMap):
-    """Replaces a place by one drawn with the given probabilities."""
+class _WeightedDraw(grain.transforms.RandomMap):
+    """Replaces each position by a random one.
+
+    Args:
+        weights: (n,) probabilities of the positions 0 … n − 1, up to a common factor.
+    """
 
     def __init__(self, weights: np.ndarray):
         self._limits = np.cumsum(weights) / np.sum(weights)
 
     def random_map(self, element: int, rng: np.random.Generator) -> int:
-        """A place; `element` only takes its turn."""
+        """A random position, whatever `element` is."""
         return int(np.searchsorted(self._limits, rng.random(), side="right"))
 
 

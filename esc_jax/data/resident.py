@@ -41,15 +41,15 @@ class ResidentClips:
     def __init__(self, clips: Clips):
         whole = clips.with_background()
         self.arrays: Arrays = devices.replicate(pipeline.read_rows(whole, range(len(whole))))
-        # If the background alone has padding, the batches of a test have no lengths.
-        self._tested = {key: value for key, value in self.arrays.items() if key != "samples" or clips.masked}
+        # If the background alone has padding, the batches of an evaluation have no lengths.
+        self._eval_arrays = {key: value for key, value in self.arrays.items() if key != "samples" or clips.masked}
 
     def eval_batches(self, indices: Sequence[int], batch_size: int) -> Iterator[dict[str, Any]]:
         """As `pipeline.eval_batches`, with arrays on the devices. The last batch is filled with its last clip."""
         for start in range(0, len(indices), batch_size):
             chosen = np.asarray(indices[start : start + batch_size], np.int32)
             rows = np.pad(chosen, (0, batch_size - len(chosen)), mode="edge")
-            yield _gather(self._tested, rows) | {"mask": np.arange(batch_size) < len(chosen)}
+            yield _gather(self._eval_arrays, rows) | {"mask": np.arange(batch_size) < len(chosen)}
 
 
 def gathered(step: Callable[..., Any]) -> Callable[..., Any]:

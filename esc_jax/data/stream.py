@@ -65,8 +65,9 @@ class AudioStream:
             count: largest number of samples.
 
         Returns:
-            How many. Blocks remain those that are mixed in one way. 0 where the file is resampled, since the last bit
-            of a resampled signal depends on where it begins, or where its decoder cannot seek to the sample.
+            Number of skipped samples: whole blocks, since channels are mixed block by block. 0 where the file is
+            resampled, since the last bit of a resampled signal depends on where it begins, or where its decoder cannot
+            seek to the sample.
         """
         section = self._recording.section
         if section.decoder.rate != self.sample_rate:

@@ -8,7 +8,6 @@ import json
 import pathlib
 import platform
 from typing import Any
-import zlib
 
 import numpy as np
 
@@ -195,23 +194,18 @@ def _tested(config: Any, task: Task, clips: Clips, parts: Sequence[FoldPredictio
     }
 
 
-def _digest(outcome: dict[str, Any]) -> int:
-    return zlib.crc32(json.dumps(outcome, sort_keys=True).encode())
-
-
 def write_results(path: pathlib.Path, outcome: dict[str, Any]) -> None:
     """Writes results.json with the checksums of predictions.csv beside it, where there is one, and of itself."""
     predictions = path.parent / "predictions.csv"
     (checksum,) = files.checksums([predictions])
     outcome = outcome | {"predictions_checksum": list(checksum) if checksum else None}
-    with files.atomic_write(path, "w") as file:
-        file.write(json.dumps(outcome | {"crc32": _digest(outcome)}, indent=1) + "\n")
+    files.write_json(path, outcome | {"crc32": files.json_checksum(outcome)})
 
 
 def has_changed(outcome: dict[str, Any]) -> bool:
     """Whether the content of a results.json differs from what was written. One without a checksum has not changed."""
     rest = {key: value for key, value in outcome.items() if key != "crc32"}
-    return "crc32" in outcome and outcome["crc32"] != _digest(rest)
+    return "crc32" in outcome and outcome["crc32"] != files.json_checksum(rest)
 
 
 def read_results(path: pathlib.Path) -> dict[str, Any]:
@@ -232,8 +226,8 @@ def read_results(path: pathlib.Path) -> dict[str, Any]:
     if changed:
         raise DamagedResultsError(f"{path} is damaged: its checksum does not match")
     predictions = path.parent / "predictions.csv"
-    (found,) = files.checksums([predictions])
-    if outcome["predictions_checksum"] != (list(found) if found else None):
+    (checksum,) = files.checksums([predictions])
+    if outcome["predictions_checksum"] != (list(checksum) if checksum else None):
         raise DamagedResultsError(f"{predictions} is damaged, missing, or belongs to other results")
     return outcome
 
@@ -264,7 +258,8 @@ def read_predictions(path: pathlib.Path, clips: Clips) -> FoldPredictions:
     """Predictions of a single run from its predictions.csv (nine digits) and the results.json beside it.
 
     Raises:
-        DataError: the file is of other clips or classes. DamagedResultsError: a file is damaged.
+        DataError: the file is of other clips or classes.
+        DamagedResultsError: a file is damaged.
     """
     fold = read_results(path.parent / "results.json")["folds"][0]  # which verifies both files
     with open(path, newline="", encoding="utf-8") as file:

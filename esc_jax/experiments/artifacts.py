@@ -8,6 +8,7 @@ import numpy as np
 
 from esc_jax.augment.views import ROTATIONS
 from esc_jax.data.clips import Clips
+from esc_jax.data.folds import name_folds
 from esc_jax.errors import counted
 from esc_jax.evaluation.escaping import escape_markdown
 from esc_jax.evaluation.results import (
@@ -65,9 +66,9 @@ def write_artifacts(
 def _title(results: dict[str, Any], folds: Sequence[int]) -> str:
     if not folds:
         return f"{results['config_name']}, trained on every clip"
-    named = f"fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}"
     task = tasks.get(results["task"])
-    return f"{results['config_name']}, {named}: {task.metric_label} {_percent(results[task.metric]['mean'])} %"
+    score = f"{task.metric_label} {_percent(results[task.metric]['mean'])} %"
+    return f"{results['config_name']}, {name_folds(folds)}: {score}"
 
 
 def _percent(share: float | None) -> str:

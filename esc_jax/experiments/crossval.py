@@ -18,7 +18,7 @@ from absl import logging
 from esc_jax import config as configs
 from esc_jax.data.clips import Clips
 from esc_jax.data.rows import DataError, Layout
-from esc_jax.errors import ConfigError, Failure
+from esc_jax.errors import ConfigError, Failure, counted
 from esc_jax.evaluation import calibration, results
 from esc_jax.evaluation.calibration import Calibration
 from esc_jax.experiments import dataset, probe, single, teacher, vectorized, workdir
@@ -65,7 +65,8 @@ def cross_validate(config: Any, folder: pathlib.Path) -> dict[str, Any]:
         The object of results.json, over all folds.
 
     Raises:
-        CrossvalError: folds failed. Those of `single.train_and_evaluate` where they concern all folds.
+        CrossvalError: folds failed.
+        UserError: as `single.train_and_evaluate`, of what concerns all folds.
     """
     configs.check(config)
     if config.protocol == "all":
@@ -87,7 +88,7 @@ def cross_validate(config: Any, folder: pathlib.Path) -> dict[str, Any]:
     folds = _test_folds(config, clips.folds)
     if config.method == "probe":
         outcome = probe.probe_and_evaluate(config, folder, folds)
-        (folder / "report.md").write_text(markdown(outcome))
+        _write_report(folder, outcome)
         return outcome
     runs = _runs(config, folds)
     splits = [dataset.split_clips(run_config, clips) for run_config in runs.values()]
@@ -98,36 +99,29 @@ def cross_validate(config: Any, folder: pathlib.Path) -> dict[str, Any]:
     workdir.bind_workdir(folder, config)
     if config.crossval.vectorized:
         vectorized.train(runs, folder)  # the loop below then finds every run finished
-    programs: Programs = {}
-    parts, failed, calibrations, parameters, teacher_name = [], {}, {}, 0, ""
-    for number, (name, run_config) in enumerate(runs.items(), start=1):
-        try:
-            with workdir.locked(folder / name):
-                description = f"{name} ({number} of {len(runs)})"
-                outcome = _finish_run(run_config, folder / name, clips, description, programs)
-            calibrations[run_config.data.test_fold] = Calibration.read(outcome)
-            parameters = outcome["parameters"]
-            teacher_name = outcome.get("teacher", "")
-            parts.append(results.read_predictions(folder / name / "predictions.csv", clips))
-        except (TrainError, CheckpointError) as error:  # of this run; a mistake in the config stops all of them
-            logging.error("%s failed: %s", name, error)
-            failed[name] = str(error)
+    outcomes, parts, failed = _finish_runs(runs, folder, clips)
     if not parts:
         raise CrossvalError(f"every fold failed; {next(iter(failed))}: {next(iter(failed.values()))}")
-    split = f"{len(folds)} test fold{'s' if len(folds) > 1 else ''}, each tested after training on the other folds"
-    outcome = results.results(resolved, task, clips, parts, split, parameters=parameters)
-    outcome |= {"failed": failed} | ({"teacher": teacher_name} if teacher_name else {})
+    *_, last = outcomes.values()
+    split = f"{counted(len(folds), 'test fold')}, each tested after training on the other folds"
+    outcome = results.results(resolved, task, clips, parts, split, parameters=last["parameters"])
+    outcome |= {"failed": failed} | ({"teacher": last["teacher"]} if last.get("teacher") else {})
     if config.crossval.seeds == 1:  # with several seeds, a fold has several temperatures
+        calibrations = {runs[name].data.test_fold: Calibration.read(of_run) for name, of_run in outcomes.items()}
         outcome |= calibration.for_results(calibrations) or _cross_fitted(task, clips, parts)
     write_artifacts(folder, outcome, clips, parts)
-    if processes.is_main_process():
-        (folder / "report.md").write_text(markdown(outcome))
+    _write_report(folder, outcome)
     if failed:
         raise CrossvalError(
             f"{len(failed)} of {len(runs)} runs failed ({', '.join(failed)}: {next(iter(failed.values()))}); the"
             f" results of the others are in {folder}; run the same command again to retry"
         )
     return outcome
+
+
+def _write_report(folder: pathlib.Path, outcome: dict[str, Any]) -> None:
+    if processes.is_main_process():
+        (folder / "report.md").write_text(markdown(outcome), encoding="utf-8")
 
 
 def _cross_fitted(task: Task, clips: Clips, parts: list[results.FoldPredictions]) -> dict[str, Any]:
@@ -138,9 +132,31 @@ def _cross_fitted(task: Task, clips: Clips, parts: list[results.FoldPredictions]
     )
 
 
-def _views(outcome: dict[str, Any]) -> tuple[int, str]:
-    """Number and kind of the views in the results of a run."""
-    return outcome["tta_views"], results.stored_view_kind(outcome)
+def _finish_runs(
+    runs: dict[str, Any], folder: pathlib.Path, clips: Clips
+) -> tuple[dict[str, dict[str, Any]], list[results.FoldPredictions], dict[str, str]]:
+    """Trains the runs that are not finished, one after the other.
+
+    Args:
+        runs: config of each, by the name of its folder.
+        folder: workdir of the cross-validation.
+        clips: the data set.
+
+    Returns:
+        results.json of each run by its name, the predictions of these runs, and name → error of runs that failed.
+    """
+    programs: Programs = {}
+    outcomes, parts, failed = {}, [], {}
+    for number, (name, run_config) in enumerate(runs.items(), start=1):
+        try:
+            with workdir.locked(folder / name):
+                description = f"{name} ({number} of {len(runs)})"
+                outcomes[name] = _finish_run(run_config, folder / name, clips, description, programs)
+            parts.append(results.read_predictions(folder / name / "predictions.csv", clips))
+        except (TrainError, CheckpointError) as error:  # of this run; a mistake in the config stops all of them
+            logging.error("%s failed: %s", name, error)
+            failed[name] = str(error)
+    return outcomes, parts, failed
 
 
 def _finish_run(
@@ -155,10 +171,8 @@ def _finish_run(
             outcome = results.read_results(path)
         except results.DamagedResultsError as error:
             logging.warning("%s; the fold is tested again", error)
-    if outcome is not None and _views(outcome) != (
-        config.eval.tta,
-        results.view_kind(config) if config.eval.tta else "",
-    ):
+    views = config.eval.tta, results.view_kind(config) if config.eval.tta else ""
+    if outcome is not None and (outcome["tta_views"], results.stored_view_kind(outcome)) != views:
         logging.warning("%s was tested with other views (--mode=evaluate); the fold is tested again", folder)
         outcome = None
     if outcome is None:

@@ -30,7 +30,8 @@ def load(config: Any, check: Check | None = None) -> tuple[Any, Task, Clips]:
         The config with the name of the task in the place of "auto", the task, and the data set.
 
     Raises:
-        DataError: the data cannot be loaded. ConfigError: the task cannot be that of these labels.
+        DataError: the data cannot be loaded.
+        ConfigError: the task cannot be that of these labels.
     """
     with processes.main_process_first("data preparation"):
         clips = datasets.load(config.data, check)
@@ -58,7 +59,8 @@ def check_files(
         background: sounds of none of the classes.
 
     Raises:
-        DataError: there is no such test fold. OtherDataError: a run in the workdir was trained on other data.
+        DataError: there is no such test fold.
+        OtherDataError: a run in the workdir was trained on other data.
     """
     workdirs.check_files(workdir, source, background)
     folds.split([row.fold for row in source.rows], [row.src_file for row in source.rows], protocol, test_fold)
@@ -78,8 +80,8 @@ def check_split(config: Any, task: Task, clips: Clips, split: folds.Split) -> No
     """Checks that a run can train and test on the parts of a split.
 
     Raises:
-        DataError: no clip of a part has a class. ConfigError: a batch is larger than the training part, or it has too
-            few folds.
+        DataError: no clip of a part has a class.
+        ConfigError: a batch is larger than the training part, or it has too few folds.
     """
 
     def lacks_classes(part: Sequence[int]) -> bool:

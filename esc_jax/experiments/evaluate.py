@@ -110,8 +110,9 @@ def evaluate_again(config: Any, folder: pathlib.Path) -> dict[str, Any]:
     """Tests the checkpoint of a finished run again, with the config's `eval`, and writes its results again.
 
     Raises:
-        CheckpointError: there is no checkpoint. ConfigError: `config` has another seed, fold or recipe than the run, or
-            the run is not finished. OtherDataError: the run was trained on other data.
+        CheckpointError: there is no checkpoint.
+        ConfigError: `config` has another seed, fold or recipe than the run, or the run is not finished.
+        OtherDataError: the run was trained on other data.
     """
     configs.check(config)
     processes.require_single_process("--mode=evaluate")

@@ -166,7 +166,8 @@ def save(
 
     Raises:
         StoreError: the encoder is not that of the store.
-        IndexProbeError: `check_folder`. CheckpointError: the disk is full.
+        IndexProbeError: as `check_folder`.
+        CheckpointError: the disk is full.
     """
     check_folder(folder)
     config, model = _classifier(store, labelled.classes, path)

@@ -97,9 +97,14 @@ def pretrain(
         resident: the clips on the devices; None reads batches from the host.
 
     Raises:
-        ConfigError: as `check`. PretrainedError, CheckpointError: a teacher cannot be read. Those of
-            `training.loop.run`.
+        ConfigError: as `check`.
+        PretrainedError, CheckpointError: a teacher cannot be read.
+        OtherDataError, TrainError, Interrupted: as `training.loop.run`.
     """
+
+    def map_clips(step: Any, variables: Any, indices: Sequence[int]) -> np.ndarray:
+        return predict_clips(step, variables, clips, indices, config.eval.batch_size, resident)
+
     kind = objectives.PRETRAINING[config.pretrain.objective]
     rounds, previous = kind.rounds(config), None
     seconds, reports = 0.0, []
@@ -114,7 +119,7 @@ def pretrain(
             clips=clips,
             train=split.train,
             folder=place,
-            map_clips=functools.partial(_map_clips, clips, config.eval.batch_size, resident),
+            map_clips=map_clips,
             load_model=functools.partial(_load_model, config=config),
             round=number,
             previous=previous,
@@ -127,17 +132,6 @@ def pretrain(
         reports.append({"round": number} | objective.report())
     assert previous is not None
     return Learned(previous.variables, progress["history"], seconds, reports)
-
-
-def _map_clips(
-    clips: Clips,
-    batch_size: int,
-    resident: ResidentClips | None,
-    step: Any,
-    variables: Any,
-    indices: Sequence[int],
-) -> np.ndarray:
-    return predict_clips(step, variables, clips, indices, batch_size, resident)
 
 
 def _load_model(path: str, config: Any) -> Model:

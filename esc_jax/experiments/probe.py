@@ -67,26 +67,9 @@ def probe_and_evaluate(
     model_path.check_weights("model.pretrained", config.model.pretrained)
     processes.require_single_process("a probe")
     started = time.monotonic()
-    original = config
     tested = [protocols.NO_FOLD] if config.protocol == "all" else test_folds or [config.data.test_fold]
     places = {fold: folder if test_folds is None else folder / f"fold{fold}" for fold in tested}
-
-    def check(source: Layout, background: Layout | None) -> None:
-        for fold, place in places.items():
-            dataset.check_files(config.protocol, fold, place, source, background)
-
-    config, task, clips = dataset.load(config, check)
-    if quote:
-        quote.check_data(clips)
-    for place in places.values():
-        workdir.check_clips(place, clips)
-    splits = {
-        fold: protocols.split(clips.folds, clips.sources, config.protocol, fold, config.data.drop_leaky_sources)
-        for fold in tested
-    }
-    for split in splits.values():
-        dataset.check_split(config, task, clips, split)
-        dataset.log_split(task, clips, split)
+    original, (config, task, clips, splits) = config, _load_splits(config, places, quote)
     config, model = load.initialize(config, clips.classes)
     tagger = audioset.head(config)
     logging.info("embedding %d clips on %s", len(clips), devices.device_name())
@@ -123,6 +106,36 @@ def probe_and_evaluate(
     return outcome
 
 
+def _load_splits(
+    config: Any, places: Mapping[int, pathlib.Path], quote: crossval_quote.Quote | None
+) -> tuple[Any, Task, Clips, dict[int, Split]]:
+    """`dataset.load`, and the split of every test fold; checks all of them, and writes nothing.
+
+    Args:
+        config: of the run.
+        places: workdir of each test fold.
+        quote: as for `probe_and_evaluate`.
+    """
+
+    def check(source: Layout, background: Layout | None) -> None:
+        for fold, place in places.items():
+            dataset.check_files(config.protocol, fold, place, source, background)
+
+    resolved, task, clips = dataset.load(config, check)
+    if quote:
+        quote.check_data(clips)
+    for place in places.values():
+        workdir.check_clips(place, clips)
+    splits = {
+        fold: protocols.split(clips.folds, clips.sources, config.protocol, fold, config.data.drop_leaky_sources)
+        for fold in places
+    }
+    for split in splits.values():
+        dataset.check_split(resolved, task, clips, split)
+        dataset.log_split(task, clips, split)
+    return resolved, task, clips, splits
+
+
 def _defined(value: Any) -> Any:
     """The value for JSON, which has no NaN."""
     return None if value != value else value
@@ -150,7 +163,7 @@ def _fit_splits(config: Any, task: Task, clips: Clips, splits: Mapping[int, Spli
     return heads
 
 
-def with_head(config: Any, task: Task, clips: Clips, split: Split, model: Model) -> tuple[Variables, Calibration]:
+def fit_head(config: Any, task: Task, clips: Clips, split: Split, model: Model) -> tuple[Variables, Calibration]:
     """Variables of a model with the head of a linear probe on the training clips, and the calibration of that head.
 
     Fine-tuning from a random head distorts the encoder (Kumar et al., "Fine-tuning can distort pretrained features",
@@ -159,10 +172,10 @@ def with_head(config: Any, task: Task, clips: Clips, split: Split, model: Model)
     embeddings = cache.cache_root(config.data.cache_dir) / "embeddings"
     head = probe_heads.fit_split(task, embed_with_progress(model, clips, embeddings), clips, split)
     logging.info("linear probe for the head: %s %.4f inside the training folds", task.metric_label, head.validation)
-    return _with_head(model, head), head.calibration
+    return _variables_with_head(model, head), head.calibration
 
 
-def _with_head(model: Model, head: ProbeResult) -> Variables:
+def _variables_with_head(model: Model, head: ProbeResult) -> Variables:
     classifier = {"kernel": jnp.asarray(head.kernel), "bias": jnp.asarray(head.bias)}
     params = model.variables["params"]
     return model.variables | {"params": params | {"head": params["head"] | {"classifier": classifier}}}
@@ -180,7 +193,7 @@ def save_classifier(
         head: on its embeddings, for all clips or those of a fold.
         detector: of unfamiliar sounds.
     """
-    state = states.create(_with_head(model, head), optax.identity(), ema=False)
+    state = states.create(_variables_with_head(model, head), optax.identity(), ema=False)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # of an earlier call: it may be damaged
     checkpoints = checkpoint.Checkpoints(folder / "checkpoints")
     progress = {"history": [], "sums": {}, "seconds": 0.0}
@@ -199,7 +212,8 @@ def probe_embeddings(path: str | pathlib.Path, seeds: int = 1) -> str:
         seeds: number of starting points of the solver.
 
     Raises:
-        DataError: the file holds no embeddings of a data set. OSError: it cannot be read.
+        DataError: the file holds no embeddings of a data set.
+        OSError: it cannot be read.
     """
     try:
         with np.load(path, allow_pickle=False) as file:

@@ -201,7 +201,7 @@ def initial_variables(run: Run, variables: Variables) -> tuple[Variables, Callab
     """Variables that training starts from, and `Plan.finish`: `train.head_from_probe` and `train.wise_ft_alpha`."""
     if run.config.train.head_from_probe:
         model = run.model.with_variables(variables)
-        variables, _ = probe.with_head(run.config, run.task, run.clips, run.split, model)
+        variables, _ = probe.fit_head(run.config, run.task, run.clips, run.split, model)
     if run.config.train.wise_ft_alpha == 1:
         return variables, None
     start = jax.tree.map(np.array, variables)  # a copy, since the state of the training is donated

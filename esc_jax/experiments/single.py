@@ -67,7 +67,8 @@ def train_and_evaluate(
 
     Raises:
         ConfigError, DataError, FrontendError, ModelError, OptimError, DeviceError, OtherDataError, CheckpointError,
-            TrainError: with a message of one sentence. Interrupted: SIGTERM or SIGINT came, and the state is saved.
+            TrainError: with a message of one sentence.
+        Interrupted: SIGTERM or SIGINT came, and the state is saved.
     """
     configs.check(config)
     workdir.check_workdir(folder, config)

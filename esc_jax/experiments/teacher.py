@@ -62,8 +62,8 @@ def check_run(key: str, folder: pathlib.Path, config: Any, clips: Clips, split: 
         config, clips, split: of this run.
 
     Raises:
-        ConfigError: it was trained on, or selected on, clips that this run holds out. CheckpointError: it cannot be
-            read.
+        ConfigError: it was trained on, or selected on, clips that this run holds out.
+        CheckpointError: it cannot be read.
     """
     meta = checkpoint.read_meta(*checkpoint.find(folder))
     restores.check_meta(meta)
@@ -114,7 +114,7 @@ def load(config: Any, task: Task, clips: Clips, split: folds.Split) -> Teacher |
         return _of_run(task, clips, split, folder)
     encoder = pretrained.load_published(path, config.data.sample_rate, config.data.clip_s, clips.classes)
     logging.info("teacher: %s with a linear probe on the training clips", path)
-    variables, calibration = probe.with_head(config, task, clips, split, encoder)
+    variables, calibration = probe.fit_head(config, task, clips, split, encoder)
     name = _published_name(path, merge.identify(path).architecture)
     return Teacher(encoder.with_variables(variables), calibration.temperature or 1.0, name)
 

@@ -92,7 +92,7 @@ def train(runs: Mapping[str, Any], folder: pathlib.Path) -> None:
         folder: workdir of the cross-validation.
 
     Raises:
-        Those of `single.train_and_evaluate`. A loss that is not finite, in any run, stops all of them.
+        UserError: as `single.train_and_evaluate`. A loss that is not finite, in any run, stops all of them.
     """
     if all((folder / name / "results.json").exists() for name in runs):
         return

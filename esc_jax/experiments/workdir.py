@@ -11,7 +11,7 @@ from esc_jax.data.clips import Clips
 from esc_jax.data.rows import Layout
 from esc_jax.errors import ConfigError
 from esc_jax.runtime import processes
-from esc_jax.training import checkpoint, writers
+from esc_jax.training import checkpoint
 
 # Where the data are, and what does not change the result. These keys may differ when a run is resumed.
 LOCATION_KEYS = (
@@ -88,7 +88,7 @@ def bind_workdir(workdir: pathlib.Path, config: Any) -> None:
     check_workdir(workdir, config)
     if processes.is_main_process():
         workdir.mkdir(parents=True, exist_ok=True)
-        writers.write_json(workdir / "config.json", config.to_dict())
+        files.write_json(workdir / "config.json", config.to_dict())
     processes.barrier(f"{workdir} is bound")
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from esc_jax.data.folds import name_folds
 from esc_jax.errors import counted
 from esc_jax.evaluation.calibration import Calibration
 from esc_jax.evaluation.escaping import escape_markdown
@@ -234,8 +235,8 @@ def _describe_measurement(restored: Restored) -> list[str]:
     if isinstance(result, str):
         return [f"There is no measured {label} of these weights: {result}.", *quote]
     text = (
-        f"Measured {label}: {_describe_score(result)} on {counted(result.clips, 'clip')} of {_folds(result)}, which"
-        f" were not used for training.{_describe_protocol(result.protocol)}"
+        f"Measured {label}: {_describe_score(result)} on {counted(result.clips, 'clip')} of {name_folds(result.folds)},"
+        f" which were not used for training.{_describe_protocol(result.protocol)}"
     )
     if result.mean_tta is not None:
         text += (
@@ -248,13 +249,9 @@ def _describe_measurement(restored: Restored) -> list[str]:
 def _describe_cross_validation(label: str, quoted: CrossValidation) -> str:
     return (
         f"Cross-validation of the same config: {label} {_describe_score(quoted)} on {counted(quoted.clips, 'clip')} of"
-        f" {_folds(quoted)}. This is the score of other weights: each fold was predicted by a model that was trained on"
-        f" the other folds.{_describe_protocol(quoted.protocol)}"
+        f" {name_folds(quoted.folds)}. This is the score of other weights: each fold was predicted by a model that was"
+        f" trained on the other folds.{_describe_protocol(quoted.protocol)}"
     )
-
-
-def _folds(result: Score) -> str:
-    return f"fold{'s' if len(result.folds) > 1 else ''} {', '.join(map(str, result.folds))}"
 
 
 def _describe_protocol(name: str) -> str:

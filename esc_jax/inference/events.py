@@ -15,7 +15,7 @@ class EventError(UserError, ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-    """A class that is heard without a break.
+    """A part of a recording in which a class is detected without interruption.
 
     Attributes:
         onset_s, offset_s: in the recording.

@@ -5,6 +5,7 @@ J.-B. Grill et al., "Bootstrap your own latent" (NeurIPS 2020).
 """
 
 from collections.abc import Mapping
+import functools
 from typing import Any
 
 from flax import linen as nn
@@ -179,7 +180,7 @@ class ByolA(Objective):
         mixed = jax.vmap(lambda share, one, other: log_mixup(share, one, other, self._scale))(
             shares, features, devices.all_gather(features)[partner]
         )
-        crop = lambda key, x: random_resize_crop(key, x, config.crop_min, config.crop_max)  # noqa: E731
+        crop = functools.partial(random_resize_crop, low=config.crop_min, high=config.crop_max)
         return jax.vmap(crop)(draws.keys_at(crop_key, positions), mixed)
 
     def inputs(self, constants: Any, key: jax.Array, batch: Batch) -> jax.Array:

@@ -47,7 +47,7 @@ class Teacher:
         return {"name": self.name, "checksum": checksum.hexdigest()[:16]}
 
 
-class TaughtExamples(NamedTuple):
+class Inputs(NamedTuple):
     """Examples, and the calibrated logits (rows, classes) of the teacher."""
 
     examples: Examples
@@ -88,15 +88,15 @@ class Distillation(Supervised):
             "teacher_temperature": np.float32(teacher.temperature),
         }
 
-    def inputs(self, constants: Any, key: jax.Array, batch: Batch) -> TaughtExamples:
+    def inputs(self, constants: Any, key: jax.Array, batch: Batch) -> Inputs:
         """As `Supervised.inputs`, with the logits of the teacher."""
         examples, audio = self._examples(key, batch)
         model = self._teacher
         padding = examples.padding if model.mask_padding else None
         logits: Any = model.module.apply(constants["teacher"], model.frontend(audio, padding), padding=padding)
-        return TaughtExamples(examples, logits.astype(jnp.float32) / constants["teacher_temperature"])
+        return Inputs(examples, logits.astype(jnp.float32) / constants["teacher_temperature"])
 
-    def loss(self, variables: Variables, carry: Any, constants: Any, inputs: TaughtExamples, keys: Keys) -> LossOutput:
+    def loss(self, variables: Variables, carry: Any, constants: Any, inputs: Inputs, keys: Keys) -> LossOutput:
         """Loss of each example, the metrics of the task on the labels, and `teacher_loss`, the teacher's part."""
         examples, teacher_logits = inputs
         logits, batch_stats = self._forward(variables, examples, keys)

@@ -30,7 +30,8 @@ def initialize(config: Any, classes: Sequence[str]) -> tuple[Any, Model]:
         The config, in which encoder and frontend are those of the checkpoint, and the model.
 
     Raises:
-        PretrainedError: the checkpoint cannot be used. FrontendError, ModelError: the config describes no model.
+        PretrainedError: the checkpoint cannot be used.
+        FrontendError, ModelError: the config describes no model.
     """
     config = copy.deepcopy(config)
     if not config.model.pretrained:

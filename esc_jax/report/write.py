@@ -52,7 +52,8 @@ def write_report(
         The content of the report.
 
     Raises:
-        RunError, ReportError: there is no run to report on. OSError: the report cannot be written.
+        RunError, ReportError: there is no run to report on.
+        OSError: the report cannot be written.
     """
     findings = collect(runs_dir, members, average)
     out.mkdir(parents=True, exist_ok=True)

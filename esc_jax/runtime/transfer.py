@@ -70,8 +70,10 @@ def download(
         attempts: how often a broken connection is resumed.
 
     Raises:
-        TransferError: the server cannot be reached. ValueError: `url` is no address. OSError: the file cannot be
-            written. What `check` raises.
+        TransferError: the server cannot be reached.
+        ValueError: `url` is no address.
+        OSError: the file cannot be written.
+        Exception: what `check` raises.
     """
     part = target.with_name(f"{target.name}.part")
     reason = ""

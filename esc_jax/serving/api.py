@@ -216,7 +216,7 @@ def create_app(
     app = FastAPI(
         title="esc_jax",
         version=esc_jax.__version__,
-        description="Classifies recordings: which sounds are heard in them, and when.",
+        description="Classifies recordings: which sounds they contain, and when.",
         docs_url=None,  # their pages load scripts from other servers
         redoc_url=None,
     )

@@ -50,7 +50,7 @@ class Window(BaseModel):
 
 
 class Event(BaseModel):
-    """A class that is heard without a break."""
+    """A part of a recording in which a class is detected without interruption."""
 
     onset_s: float = Field(description="beginning, seconds")
     offset_s: float = Field(description="end, seconds")

@@ -64,7 +64,8 @@ def classify(
         The timeline. Its note does not name the file.
 
     Raises:
-        AudioError: the file cannot be used; TooLongError: it is too long. Messages do not name the file.
+        AudioError: the file cannot be used. The message does not name it.
+        TooLongError: it is too long. The message does not name it.
     """
     done = 0.0
 

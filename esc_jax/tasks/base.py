@@ -63,7 +63,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def targets(self, labels: jax.Array, classes: int, smoothing: float = 0.0) -> jax.Array:
-        """(B, classes) float32 targets of the labels of a batch. A clip without a class has targets that score low."""
+        """(B, classes) float32 targets of the labels of a batch. Those of a clip without a class favour no class."""
 
     @abc.abstractmethod
     def loss(self, logits: jax.Array, targets: jax.Array, class_weights: jax.Array | None = None) -> jax.Array:

@@ -98,9 +98,9 @@ def _weighted(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np
     counts = np.cumsum(np.add.reduceat(weights[order[: ends[-1]]], starts, axis=0), axis=0)
     first = np.flatnonzero(np.diff(of_positives, prepend=-1))
     hits = np.add.reduceat(weights[order[positive]], first, axis=0)
-    found = np.cumsum(hits, axis=0)
-    precision = np.divide(found, counts, out=np.zeros_like(found), where=counts > 0)
-    total = found[-1]
+    true_positives = np.cumsum(hits, axis=0)
+    precision = np.divide(true_positives, counts, out=np.zeros_like(true_positives), where=counts > 0)
+    total = true_positives[-1]
     return np.divide((hits * precision).sum(axis=0), total, out=np.full(len(total), np.nan), where=total > 0)
 
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 import contextlib
 import functools
 import io
-import json
 import logging as standard_logging
 import math
 import os
@@ -107,7 +106,7 @@ class Checkpoints:
         meta = meta | {"format": FORMAT, "step": step, "metric": metric}
         meta["checksums"] = {name: _checksums(tree) for name, tree in trees.items()}
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
-        items["meta"] = ocp.args.JsonSave(meta | {"crc32": _digest(meta)})
+        items["meta"] = ocp.args.JsonSave(meta | {"crc32": files.json_checksum(meta)})
         try:
             # When a write fails, each of tensorstore's threads prints a traceback of its own, some a little later.
             with contextlib.redirect_stderr(io.StringIO()):
@@ -238,10 +237,6 @@ def _checksums(tree: Any) -> dict[str, int]:
     return {jax.tree_util.keystr(path): zlib.crc32(array.view(np.uint8).data) for path, array in arrays}
 
 
-def _digest(meta: dict[str, Any]) -> int:
-    return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
-
-
 def _verify(tree: Any, item: str, meta: dict[str, Any], folder: pathlib.Path) -> None:
     """Raises CheckpointError where an array differs from the one that was saved."""
     saved = meta["checksums"].get(item, {})
@@ -354,7 +349,7 @@ def read_meta(folder: pathlib.Path, step: int) -> dict[str, Any]:
     digest = meta.pop("crc32", None)
     if digest is None:
         raise CheckpointError(f"{folder / str(step)} is damaged: its metadata have no checksum")
-    if digest != _digest(meta):
+    if digest != files.json_checksum(meta):
         raise CheckpointError(f"{folder / str(step)} is damaged: the checksum of its metadata does not match")
     return meta
 

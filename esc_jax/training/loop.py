@@ -164,9 +164,10 @@ def run(
         The last state, and the progress: `history`, a line per epoch, and `seconds`, over all restarts.
 
     Raises:
-        OtherDataError: the checkpoint is of other data. TrainError: the loss or a weight is not finite.
-            CheckpointError: a checkpoint cannot be written or read. Interrupted: SIGTERM or SIGINT came, and the
-            state is saved.
+        OtherDataError: the checkpoint is of other data.
+        TrainError: the loss or a weight is not finite.
+        CheckpointError: a checkpoint cannot be written or read.
+        Interrupted: SIGTERM or SIGINT came, and the state is saved.
     """
     return _Training(plan, step, state, batches, checkpoints).run()
 
@@ -246,7 +247,7 @@ class _Training:
                 self._add(call)
                 return
 
-    def _read(self, running: "_Call | None") -> list[Any]:
+    def _read(self, running: _Call | None) -> list[Any]:
         """The batches of the next call. The time in which the device may have waited for them is added to `data_wait`.
 
         Args:
@@ -260,7 +261,7 @@ class _Training:
             sums[_DATA_WAIT] = sums.get(_DATA_WAIT, 0.0) + time.monotonic() - started
         return batches
 
-    def _add(self, call: "_Call") -> None:
+    def _add(self, call: _Call) -> None:
         """Adds the metrics of a call to the sums of the epoch; raises TrainError if a loss is not finite."""
         values = {key: np.ravel(np.asarray(value))[: call.steps] for key, value in call.metrics.items()}
         if (bad := np.flatnonzero(~np.isfinite(values["loss"]))).size:

@@ -232,7 +232,7 @@ class Lengths(NamedTuple):
 
 def _lengths(config: Any, total: int, per_epoch: int) -> Lengths:
     """Lengths of a training. Raises OptimError for a warm-up that is longer than the training."""
-    warmup = schedules.steps(config, "warmup", total, per_epoch)
+    warmup = schedules.warmup_steps(config, total, per_epoch)
     if warmup > total:
         raise OptimError(f"optim: the warm-up has {warmup} steps, but the training has only {total}")
     return Lengths(total, warmup)
@@ -312,17 +312,17 @@ def build(config: Any, params: Any, total: int, per_epoch: int) -> optax.Gradien
     Raises:
         OptimError: in one sentence.
     """
-
-    given = _lengths(config, total, per_epoch)
+    lengths = _lengths(config, total, per_epoch)
 
     def init(params: Any) -> OptimizerState:
-        return OptimizerState(Lengths(*map(jnp.float32, given)), _chain(config, params, given, per_epoch).init(params))
+        inner = _chain(config, params, lengths, per_epoch).init(params)
+        return OptimizerState(Lengths(*map(jnp.float32, lengths)), inner)
 
     def update(updates: Any, state: Any, params: Any = None) -> Any:
         updates, inner = _chain(config, params, state.lengths, per_epoch).update(updates, state.inner, params)
         return updates, OptimizerState(state.lengths, inner)
 
-    _chain(config, params, given, per_epoch)  # raises OptimError
+    _chain(config, params, lengths, per_epoch)  # raises OptimError
     return optax.GradientTransformation(init, update)
 
 

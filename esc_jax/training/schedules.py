@@ -66,13 +66,13 @@ def linear(peak: float, total: Steps, warmup: Steps = 0) -> Schedule:
     return schedule
 
 
-def cosine(peak: float, total: Steps, warmup: Steps = 0, end: float = 0.0) -> Schedule:
-    """Linear warm-up from 0 over W steps, then half a cosine from peak to `end` at step T."""
+def cosine(peak: float, total: Steps, warmup: Steps = 0) -> Schedule:
+    """Linear warm-up from 0 over W steps, then half a cosine from peak to 0 at step T."""
     total, warmup = jnp.float32(total), jnp.float32(warmup)
 
     def schedule(step: jax.Array) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
-        falling = _cosine(peak, end, jnp.clip((step - warmup) / jnp.maximum(1.0, total - warmup), 0.0, 1.0))
+        falling = _cosine(peak, 0.0, jnp.clip((step - warmup) / jnp.maximum(1.0, total - warmup), 0.0, 1.0))
         return jnp.where(step < warmup, peak * step / jnp.maximum(1.0, warmup), falling)
 
     return schedule
@@ -96,16 +96,18 @@ SCHEDULES: Registry[Callable[[float, Steps, Steps], Schedule]] = Registry(
 )
 
 
-def steps(config: Any, name: str, total: int, per_epoch: int) -> int:
-    """A duration of the config in steps: the first of `NAME_steps`, `NAME_epochs` and `NAME_percent` that is given.
+def warmup_steps(config: Any, total: int, per_epoch: int) -> int:
+    """Steps of the warm-up: the first of `warmup_steps`, `warmup_epochs` and `warmup_percent` that is not negative.
 
     Args:
-        config: holds the three keys; negative where a duration is not given in that unit. 0 where none is.
-        name: prefix of the keys.
-        total: steps that `NAME_percent` is a percentage of.
+        config: `optim` of a config.
+        total: steps of the training.
         per_epoch: steps of an epoch.
+
+    Returns:
+        The number of steps, rounded up; 0 if all three are negative.
     """
     for unit, scale in (("steps", 1), ("epochs", per_epoch), ("percent", total / 100)):
-        if (value := config[f"{name}_{unit}"]) >= 0:
+        if (value := config[f"warmup_{unit}"]) >= 0:
             return math.ceil(value * scale)
     return 0

@@ -63,7 +63,7 @@ def create(
 
 
 def step_of(state: TrainState) -> int:
-    """Number of finished steps; of stacked runs, which are in step, that of the first."""
+    """Number of finished steps. Stacked runs have the same number."""
     return int(np.ravel(np.asarray(state.step))[0])
 
 

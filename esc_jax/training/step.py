@@ -146,7 +146,6 @@ def logits_step(model: Model, views: Views | int = 1) -> Callable[..., jax.Array
 
     `samples`, (B,), is the length of each clip without padding, for models with a padding mask.
     """
-
     views = _as_views(views)
 
     @jax.jit
@@ -166,7 +165,6 @@ def predict_step(model: Model, task: Task, views: Views | int = 1) -> Callable[.
 
 def embed_step(model: Model, views: Views | int = 1) -> Callable[..., jax.Array]:
     """As `logits_step`, with embeddings (views, B, D). The clips may be floating point."""
-
     views = _as_views(views)
 
     @jax.jit

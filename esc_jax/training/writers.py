@@ -16,12 +16,6 @@ from esc_jax import files
 from esc_jax.errors import first_line
 
 
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes a JSON file in one rename: no reader sees an incomplete file."""
-    with files.atomic_write(path, "w") as file:
-        file.write(json.dumps(value, indent=1) + "\n")
-
-
 class ScalarWriter(Protocol):
     """The part of `clu.metric_writers.MetricWriter` that is used here."""
 

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 
 import esc_jax
 from esc_jax import __main__ as entry
+from esc_jax.cli.command import exit_resumable
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -148,3 +150,17 @@ def test_output_is_kept_where_the_streams_are_replaced(capfd):
     discard_native_output()
     os.write(1, b"native")
     assert capfd.readouterr().out == "native"
+
+
+def test_a_signal_is_reported_with_names_that_are_not_utf_8(monkeypatch):
+    def raise_exit(status):
+        raise SystemExit(status)
+
+    reader, writer = os.pipe()
+    monkeypatch.setattr(os, "_exit", raise_exit)
+    monkeypatch.setattr(sys.stderr, "fileno", lambda: writer)  # which pytest's does not have
+    with pytest.raises(SystemExit, match="75"), exit_resumable(lambda: "stopped in \udcff"):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert os.read(reader, 1000) == b"\nesc_jax: stopped in ?; run the same command again to continue\n"
+    os.close(reader)
+    os.close(writer)

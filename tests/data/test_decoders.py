@@ -6,7 +6,6 @@ import pathlib
 import re
 import socket
 import sys
-import time
 
 import hypothesis
 from hypothesis import strategies as st
@@ -352,7 +351,6 @@ def test_pipes_sockets_devices_and_folders_are_not_opened(tmp_path, monkeypatch)
     os.mkfifo("pipe.wav")
     os.mkdir("folder.wav")
     os.symlink("pipe.wav", "link.wav")
-    begin = time.monotonic()
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("socket.wav")
         kinds = {"pipe.wav": "a named pipe", "link.wav": "a named pipe", "folder.wav": "a folder"}
@@ -361,7 +359,6 @@ def test_pipes_sockets_devices_and_folders_are_not_opened(tmp_path, monkeypatch)
             for use in (lambda path: AudioStream(path, RATE), lambda path: audio.load(path, RATE)):
                 with pytest.raises(AudioError, match=f"^{path}: is {kind}, not an audio file$"):
                     use(path)
-    assert time.monotonic() - begin < 5
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are any bytes on Linux only")

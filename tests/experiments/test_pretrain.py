@@ -25,6 +25,7 @@ from esc_jax.tasks import registry as tasks
 from esc_jax.tokenizers import kmeans
 from esc_jax.training import checkpoint, loop
 from esc_jax.training import state as states
+from tests.training import helpers
 
 TASK = tasks.get("single_label")
 TINY = """
@@ -75,7 +76,7 @@ def test_one_command_runs_both_stages_and_reports_them(run, tmp_path):
 @pytest.mark.slow
 def test_a_second_test_under_the_protocol_all_draws_both_stages_again(noise_clips, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "load", lambda config, check=None: noise_clips)
-    config = small_config(noise_clips)
+    config = small_config()
     config.protocol, config.pretrain.epochs = "all", 2
     config.train.update(batch_size=4, epochs=1)
     single.train_and_evaluate(config, tmp_path / "run")
@@ -84,12 +85,9 @@ def test_a_second_test_under_the_protocol_all_draws_both_stages_again(noise_clip
     assert (tmp_path / "run/curves.png").read_bytes() == picture
 
 
-def small_config(clips, objective="simclr", **changes):
+def small_config(objective="simclr", **changes):
     """A config with a short stage of a small network."""
-    config = configs.defaults("resnet")
-    config.data.update(sample_rate=clips.sample_rate, clip_s=0.5)
-    config.frontend.update(n_fft=512, hop=256, mels=16)
-    config.model.encoder.update(stage_sizes=(1, 1), width=8)
+    config = helpers.resnet()
     config.train.tensorboard = False
     config.pretrain = configs.pretrain_defaults(objective)
     config.pretrain.update(batch_size=4, epochs=4, monitor_epochs=4)
@@ -104,7 +102,7 @@ def small_config(clips, objective="simclr", **changes):
 
 def small_stage(clips, objective="simclr", **changes):
     """(config, task, clips, split, model) of the stage of `small_config`."""
-    config = small_config(clips, objective, **changes)
+    config = small_config(objective, **changes)
     split = folds.split(clips.folds, clips.sources, "holdout", 3)
     return config, TASK, clips, split, models.create(config, clips.classes)
 

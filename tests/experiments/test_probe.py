@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from esc_jax import config as configs
 from esc_jax.data import folds as protocols
 from esc_jax.data.datasets import registry as datasets
 from esc_jax.experiments import probe, probe_heads
@@ -17,6 +16,7 @@ from esc_jax.models import model as models
 from esc_jax.pretrained import load
 from esc_jax.tasks import registry as tasks
 from esc_jax.training.restore import restore
+from tests.training import helpers
 
 TINY = "--config=tests/configs/tiny.py"
 TASK = tasks.get("single_label")
@@ -94,7 +94,7 @@ def test_training_starts_from_the_head_of_a_probe(run, environment, monkeypatch,
     clips = datasets.load(restored.config.data)
     config, model = load.initialize(restored.config, clips.classes)
     split = protocols.split(clips.folds, clips.sources, "holdout", 2)
-    expected = probe.with_head(config, TASK, clips, split, model)[0]["params"]["head"]
+    expected = probe.fit_head(config, TASK, clips, split, model)[0]["params"]["head"]
     trained = restored.model.variables["params"]["head"]
     for one, other in zip(jax.tree.leaves(trained), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
@@ -103,13 +103,11 @@ def test_training_starts_from_the_head_of_a_probe(run, environment, monkeypatch,
 @pytest.mark.slow
 def test_a_model_with_the_head_of_a_probe(noise_clips, tmp_path):
     """Its logits are those of the head on the embeddings; the encoder is the same."""
-    config = configs.defaults("resnet")
-    config.data.update(sample_rate=16_000, clip_s=0.5, cache_dir=str(tmp_path))
-    config.frontend.update(n_fft=512, hop=256, mels=16)
-    config.model.encoder.update(stage_sizes=(1, 1), width=8)
+    config = helpers.resnet()
+    config.data.cache_dir = str(tmp_path)
     model = models.create(config, noise_clips.classes)
     split = protocols.split(noise_clips.folds, noise_clips.sources, "holdout", 2)
-    variables, calibration = probe.with_head(config, TASK, noise_clips, split, model)
+    variables, calibration = probe.fit_head(config, TASK, noise_clips, split, model)
     x = probe.embed_clips(model, noise_clips, tmp_path / "embeddings")
     head = probe_heads.fit_split(TASK, x, noise_clips, split)
     features = model.frontend(noise_clips.read(range(12)).astype(np.float32) / 32768)

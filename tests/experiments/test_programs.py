@@ -4,21 +4,19 @@ import collections
 
 import pytest
 
-from esc_jax import config as configs
 from esc_jax.data.datasets import registry as datasets
 from esc_jax.experiments import crossval, single
 from esc_jax.objectives.supervised import Supervised
 from esc_jax.training import step as steps
+from tests.training import helpers
 
 
 @pytest.fixture
 def config(noise_clips, monkeypatch):
     """Folds of noise, and a network of one block."""
     monkeypatch.setattr(datasets, "load", lambda config, check=None: noise_clips)
-    config = configs.defaults("resnet")
-    config.data.update(sample_rate=noise_clips.sample_rate, clip_s=0.5)
-    config.frontend.update(n_fft=512, hop=256, mels=16)
-    config.model.encoder.update(stage_sizes=(1,), width=8)
+    config = helpers.resnet()
+    config.model.encoder.stage_sizes = (1,)
     config.train.update(batch_size=4, epochs=1, tensorboard=False)
     config.crossval.folds = (1, 2)
     config.eval.tta = 2

@@ -28,11 +28,9 @@ TASK = tasks.get("single_label")
 @pytest.fixture
 def config(noise_clips, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "load", lambda config, check=None: noise_clips)
-    config = configs.defaults("resnet")
+    config = helpers.resnet()
     config.experiment = "student"
-    config.data.update(sample_rate=16_000, clip_s=0.5, cache_dir=str(tmp_path / "cache"), test_fold=1)
-    config.frontend.update(n_fft=512, hop=256, mels=16)
-    config.model.encoder.update(stage_sizes=(1, 1), width=8)
+    config.data.update(cache_dir=str(tmp_path / "cache"), test_fold=1)
     config.augment.mixup_alpha = 0.5
     config.train.update(batch_size=4, epochs=2, tensorboard=False)
     config.eval.update(batch_size=4, tta=2)

@@ -16,17 +16,15 @@ from esc_jax.experiments.run import prepare
 from esc_jax.runtime import devices
 from esc_jax.training import checkpoint, loop
 from esc_jax.training.restore import restore
+from tests.training import helpers
 
 
 @pytest.fixture
 def config(noise_clips, monkeypatch):
     """Three folds of noise, and a network of two blocks."""
     monkeypatch.setattr(datasets, "load", lambda config, check=None: noise_clips)
-    config = configs.defaults("resnet")
+    config = helpers.resnet()
     config.experiment = "noise"
-    config.data.update(sample_rate=noise_clips.sample_rate, clip_s=0.5)
-    config.frontend.update(n_fft=512, hop=256, mels=16)
-    config.model.encoder.update(stage_sizes=(1, 1), width=8)
     config.model.head.dropout = 0.2
     config.augment.update(roll=1.0, mixup_alpha=0.3, time_mask=3)
     # An ε this large keeps Adam from turning the rounding of gradients near 0 into whole steps.

@@ -15,6 +15,7 @@ import pytest
 import soundfile
 import soxr
 
+from esc_jax import files
 from esc_jax.data import audio
 from esc_jax.data.audio import AudioError
 from esc_jax.evaluation.novelty import Novelty
@@ -23,7 +24,6 @@ from esc_jax.models.encoder import Encoded
 from esc_jax.models.model import Model
 from esc_jax.pretrained.published import PretrainedError
 from esc_jax.tasks import registry as tasks
-from esc_jax.training import checkpoint
 from esc_jax.training.checkpoint import CheckpointError
 from esc_jax.training.restore import Restored, restore
 from esc_jax.training.step import predict_step
@@ -358,7 +358,7 @@ def test_a_checkpoint_that_does_not_fit_is_an_error_of_one_sentence(
     path = tmp_path / "run/checkpoints/0/meta/metadata"
     meta = json.loads(path.read_text()) | change
     del meta["crc32"]  # as another version would have written it, with a checksum that matches
-    path.write_text(json.dumps(meta | {"crc32": checkpoint._digest(meta)}))
+    path.write_text(json.dumps(meta | {"crc32": files.json_checksum(meta)}))
     with pytest.raises(CheckpointError) as raised:
         load_classifier(tmp_path / "run")
     assert sentence in str(raised.value) and "\n" not in str(raised.value)

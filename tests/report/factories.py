@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from esc_jax import config as configs
+from esc_jax import files
 from esc_jax.data.clips import Clips
 from esc_jax.evaluation import results
 from esc_jax.tasks import registry as tasks
-from esc_jax.training import writers
 
 CLASSES = ("rain", "sea_waves", "dog", "cat")
 CLIPS_PER_FOLD = 24  # two of each recording
@@ -82,6 +82,6 @@ def write_run(
     content = results.results(config, labels, clips, parts, "description of the split", parameters=1_234_567) | extra
     if parts:
         results.write_predictions(folder / "predictions.csv", labels, clips, parts)
-    writers.write_json(folder / "results.json", content)
-    writers.write_json(folder / "config.json", config.to_dict())
+    files.write_json(folder / "results.json", content)
+    files.write_json(folder / "config.json", config.to_dict())
     return folder

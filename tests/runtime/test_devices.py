@@ -68,3 +68,12 @@ def test_a_program_runs_on_the_host_and_returns_arrays_of_the_default_device(mon
     assert ran_on == [{other if has_cpu else first}]
     np.testing.assert_array_equal(outputs["x"], [0, 2, 4, 6])
     assert outputs["x"].devices() == {first} and not outputs["x"].committed
+
+
+def test_a_batch_that_does_not_divide_over_the_devices_or_into_its_parts_is_an_error():
+    devices.check_batch_size("train.batch_size", 8)
+    devices.check_batch_size("train.batch_size", 8, 2)
+    with pytest.raises(devices.DeviceError, match="train.batch_size=10 is not divisible by the 4 devices: take 8"):
+        devices.check_batch_size("train.batch_size", 10)
+    with pytest.raises(devices.DeviceError, match="batch_size=12 is not divisible by the 4 devices, each in 2 parts"):
+        devices.check_batch_size("train.batch_size", 12, 2)

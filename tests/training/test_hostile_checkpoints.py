@@ -12,6 +12,7 @@ import sys
 
 import pytest
 
+from esc_jax import files
 from esc_jax.config import flatten
 from esc_jax.errors import UserError
 from esc_jax.inference.classifier import SoundClassifier
@@ -43,7 +44,7 @@ def write(path, meta):
     meta = {name: value for name, value in meta.items() if name != "crc32"}
     # Written and read once, so that the order and types are those of the file.
     meta = json.loads(json.dumps(meta))
-    path.write_text(json.dumps(meta | {"crc32": checkpoint._digest(meta)}))
+    path.write_text(json.dumps(meta | {"crc32": files.json_checksum(meta)}))
 
 
 @pytest.fixture

@@ -51,8 +51,8 @@ def test_cosine_and_constant():
     np.testing.assert_allclose(schedules.constant(2.0, 20)(0), 2.0)
 
 
-def test_durations_in_steps_epochs_and_percent():
-    assert schedules.steps({"warmup_steps": 7, "warmup_epochs": -1, "warmup_percent": -1}, "warmup", 200, 10) == 7
+def test_a_warm_up_in_steps_epochs_or_percent():
+    assert schedules.warmup_steps({"warmup_steps": 7, "warmup_epochs": -1, "warmup_percent": -1}, 200, 10) == 7
     for steps, epochs, percent, expected in [(-1, 1.5, -1, 15), (-1, -1, 30, 61), (-1, 2, 30, 20), (-1, -1, -1, 0)]:
         given = {"warmup_steps": steps, "warmup_epochs": epochs, "warmup_percent": percent}
-        assert schedules.steps(given, "warmup", 201, 10) == expected
+        assert schedules.warmup_steps(given, 201, 10) == expected

@@ -1,8 +1,6 @@
 """The training step: the same numbers on any number of devices, and its parts."""
 
 import dataclasses
-import os
-import time
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +13,7 @@ from esc_jax.data import pipeline
 from esc_jax.models import model as models
 from esc_jax.objectives.base import LossOutput
 from esc_jax.objectives.supervised import Supervised
-from esc_jax.ops.dropout import Dropout
-from esc_jax.runtime import devices, xla
+from esc_jax.runtime import devices
 from esc_jax.tasks import registry as tasks
 from esc_jax.training import optim
 from esc_jax.training import state as states
@@ -27,11 +24,7 @@ from tests.training import helpers
 @pytest.fixture
 def config():
     """A small CNN with all augmentations, an average of the weights and clipping."""
-    config = configs.defaults("resnet")
-    config.data.sample_rate = 16_000
-    config.data.clip_s = 0.5
-    config.frontend.update(n_fft=512, hop=256, mels=16)
-    config.model.encoder.update(stage_sizes=(1, 1), width=8)
+    config = helpers.resnet()
     config.model.head.dropout = 0.3
     config.augment.update(
         roll=1.0, crop_s=0.4, speed_octaves=0.2, gain_db=6.0, noise=0.1, mixup_alpha=0.5, frequency_warp=0.1,
@@ -288,33 +281,3 @@ def test_logits_and_embeddings_of_one_pass_are_those_of_two(request, noise_clips
     logits, embeddings = steps.outputs_step(model)(model.variables, *inputs)
     np.testing.assert_array_equal(logits, steps.logits_step(model)(model.variables, *inputs))
     np.testing.assert_array_equal(embeddings, steps.embed_step(model)(model.variables, *inputs))
-
-
-def test_dropout_has_its_rate_and_keeps_the_mean():
-    x = jnp.ones((64, 1000))
-    y = Dropout(0.3).apply({}, x, train=True, rngs={"dropout": jax.random.key(0)})
-    assert abs(float((y == 0).mean()) - 0.3) < 0.01
-    np.testing.assert_allclose(y[y != 0], 1 / 0.7, rtol=1e-6)
-    assert len(np.unique(np.asarray(y), axis=0)) == 64
-    np.testing.assert_array_equal(Dropout(0.3).apply({}, x, train=False), x)
-
-
-def test_a_batch_that_does_not_divide_over_the_devices_is_an_error():
-    devices.check_batch_size("train.batch_size", 8)
-    with pytest.raises(devices.DeviceError, match="train.batch_size=10 is not divisible by the 4 devices: take 8"):
-        devices.check_batch_size("train.batch_size", 10)
-
-
-def test_incomplete_entries_are_removed_from_the_compilation_cache(tmp_path):
-    def entry(name, age, *suffixes):
-        for suffix in suffixes:
-            path = tmp_path / f"{name}-{suffix}"
-            path.touch()
-            os.utime(path, (time.time() - age,) * 2)
-
-    entry("whole", 100, "cache", "atime")
-    entry("killed", 100, "cache")
-    entry("being-written", 0, "cache")
-    xla._remove_incomplete(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["being-written-cache", "whole-atime", "whole-cache"]
-    xla._remove_incomplete(tmp_path / "nothing")

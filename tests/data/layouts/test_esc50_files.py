@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import time
 import unicodedata
 import zipfile
 
@@ -92,7 +91,6 @@ def test_names_do_not_lead_out_of_the_folder(tmp_path, name):
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX")
 def test_a_pipe_in_the_place_of_a_file_does_not_block(tmp_path):
-    begin = time.monotonic()
     root = write(tmp_path / "tree", "NFC", "NFC")
     (root / "audio" / NAMES[0]).unlink()
     os.mkfifo(root / "audio" / NAMES[0])
@@ -114,7 +112,6 @@ def test_a_pipe_in_the_place_of_a_file_does_not_block(tmp_path):
     os.mkfifo(root / "meta/esc50.csv")
     with pytest.raises(DataError, match="holds no meta/esc50.csv"):
         Esc50Layout(root)
-    assert time.monotonic() - begin < 60
 
 
 @pytest.fixture
