@@ -152,7 +152,7 @@ def test_output_is_kept_where_the_streams_are_replaced(capfd):
     assert capfd.readouterr().out == "native"
 
 
-def test_a_signal_is_reported_with_names_that_are_not_utf_8(monkeypatch):
+def test_a_signal_is_reported_with_names_that_are_not_utf_8(monkeypatch, capsys):
     def raise_exit(status):
         raise SystemExit(status)
 
