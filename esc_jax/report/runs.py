@@ -360,8 +360,9 @@ def best(group: Sequence[Run]) -> Run:
 
 
 def best_of(group: Sequence[Run]) -> str:
-    """What `best` chose from: "the only run", "best of 3 runs"; "best of 2 runs on 4 folds" if others have fewer."""
+    """What `best` chose from: "1 run", or "4 runs, best"; "4 runs, best on 2 folds" if others have fewer folds."""
+    if len(group) == 1:
+        return "1 run"
     folds = len(best(group).folds)
-    rivals = sum(len(run.folds) == folds for run in group)
-    where = f" on {counted(folds, 'fold')}" if rivals < len(group) else ""
-    return f"best of {rivals} runs{where}" if rivals > 1 else f"the only run{where}"
+    fewer = any(len(run.folds) < folds for run in group)
+    return f"{len(group)} runs, best" + (f" on {counted(folds, 'fold')}" if fewer else "")

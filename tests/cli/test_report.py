@@ -32,7 +32,7 @@ def test_a_report_that_cannot_be_written(runs_dir, tmp_path, capsys):
 def test_the_best_run_is_printed(runs_dir, tmp_path, capsys):
     assert report.main([str(runs_dir), f"--out={tmp_path}"]) == 0
     best, *notes, last = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(r"esc50, 48 clips: 4 runs, best: cv, accuracy 95\.83 \(\d+\.\d–\d+\.\d\) %", best)
+    assert re.fullmatch(r"esc50, 48 clips: 4 runs, best on 2 folds: cv, accuracy 95\.83 \(\d+\.\d–\d+\.\d\) %", best)
     assert len(notes) == 2 and last == f"report: {tmp_path / 'report.html'} and report.md"
 
 

@@ -64,7 +64,7 @@ def test_the_leaderboard_has_all_metrics(report, scenes):
     for name in ("report.md", "report.html"):
         text = (out / name).read_text()
         assert "macro AUC, %" in text and "accuracy" not in text and "Metrics without brackets" in text
-    assert write.summary(findings).startswith("esc50, 48 clips: the only run on 2 folds: cv, mAP ")
+    assert write.summary(findings).startswith("esc50, 48 clips: 2 runs, best on 2 folds: cv, mAP ")
 
 
 def test_runs_are_compared_by_a_paired_bootstrap_of_their_metric(report, scenes):

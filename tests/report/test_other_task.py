@@ -29,7 +29,7 @@ def test_the_metric_of_another_task_is_named(clips, data_dir, tmp_path, monkeypa
         assert "hit rate, %" in text and "accuracy" not in text
     assert "20.8 points of hit rate" in findings.comparisons[0].sentence
     assert write.compare_runs(tmp_path / "runs/good", tmp_path / "runs/poor").startswith("good ")
-    assert write.summary(findings).startswith("esc50, 48 clips: best of 2 runs: good, hit rate 87.50")
+    assert write.summary(findings).startswith("esc50, 48 clips: 2 runs, best: good, hit rate 87.50")
 
 
 def test_tasks_have_leaderboards_of_their_own(clips, data_dir, tmp_path, monkeypatch):
