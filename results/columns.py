@@ -94,9 +94,26 @@ def bracketed(header: str, key: str) -> Column:
     return Column(header, lambda row: f"[{row[key]}]")
 
 
+def quoted(header: str, key: str) -> Column:
+    """A value with its range from another csv file: the cell of `key` has file, id and column, or is empty."""
+
+    def cell(row: Row) -> str:
+        if not row[key]:
+            return EMPTY
+        file, row_id, name = row[key].split()
+        return spread(by_id(file, row_id), name)
+
+    return Column(header, cell)
+
+
 def measured_cell(row: Row) -> str:
     return by_id(row["file"], row["id"])[row["column"]]
 
 
+def target_cell(row: Row) -> str:
+    return f"{row['bound']} {row['target']}".strip()
+
+
 def met_cell(row: Row) -> str:
-    return "yes" if float(measured_cell(row)) >= float(row["target"]) else "no"
+    measured, target = float(measured_cell(row)), float(row["target"])
+    return "yes" if (measured <= target if row["bound"] == "at most" else measured >= target) else "no"

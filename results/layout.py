@@ -17,9 +17,11 @@ from results.columns import (
     measured_cell,
     met_cell,
     per_fold,
+    quoted,
     read,
     span,
     spread,
+    target_cell,
 )
 
 
@@ -89,7 +91,7 @@ JAX = column("JAX", "jax")
 GOAL_COLUMNS = (
     column("goal", "goal"),
     column("condition", "condition"),
-    column("target", "target"),
+    Column("target", target_cell),
     Column("measured", measured_cell),
     Column("met", met_cell),
 )
@@ -482,22 +484,13 @@ TABLES = {
             column("training step", "experiment"),
             column("batch", "batch"),
             column("unit", "unit"),
-            column("before", "before"),
-            column("after", "after"),
-            column("PyTorch", "pytorch"),
+            quoted("before", "before"),
+            quoted("after", "after"),
+            quoted("PyTorch", "pytorch"),
             NOTE,
         ),
     ),
-    "goals-gpu": Table(
-        "gpu",
-        (
-            column("goal", "experiment"),
-            column("target", "target"),
-            column("measured", "measured"),
-            column("met", "met"),
-            NOTE,
-        ),
-    ),
+    "goals-gpu": Table("goals", GOAL_COLUMNS, commands=False),
     "models-gpu": Table("models", GPU_MODEL_COLUMNS),
     "models-gpu-h100": Table("models", (*GPU_MODEL_COLUMNS, NOTE)),
     "models-gpu-h200": Table("models", (*GPU_MODEL_COLUMNS, NOTE)),
