@@ -68,12 +68,6 @@ class Run:
             self.programs[key] = create()
         return self.programs[key]
 
-    @property
-    def train_indices(self) -> tuple[int, ...]:
-        """Of the training clips, those of the background included, in `clips.with_background()`."""
-        background = len(self.clips.background) if self.clips.background else 0
-        return (*self.split.train, *range(len(self.clips), len(self.clips) + background))
-
     @functools.cached_property
     def teacher_identity(self) -> dict[str, str]:
         """`Teacher.identity`; empty without a teacher."""
@@ -87,7 +81,7 @@ class Run:
     @property
     def per_epoch(self) -> int:
         """Steps of an epoch."""
-        return len(self.train_indices) // self.config.train.batch_size
+        return len(train_indices(self.clips, self.split)) // self.config.train.batch_size
 
     @property
     def total(self) -> int:
@@ -117,7 +111,7 @@ class Run:
 
     def train_batches(self, **options: Any) -> Any:
         """Batches of the training; `options` are those of `pipeline.train_batches`."""
-        clips, indices, weights = self.clips.with_background(), self.train_indices, None
+        clips, indices, weights = self.clips.with_background(), train_indices(self.clips, self.split), None
         if self.config.train.class_balance == "sampling":
             weights = self.task.sampling_weights(clips.labels[list(indices)], len(clips.classes))
         batch_size, seed = self.config.train.batch_size, self.config.seed
@@ -155,6 +149,12 @@ class Run:
         """What is fitted to trained weights; `outputs_of` as that of the run."""
         outputs = functools.partial(outputs_of, weights)
         return calibrate.fit(self.task, self.clips, self.split, outputs, self.head)
+
+
+def train_indices(clips: Clips, split: folds.Split) -> tuple[int, ...]:
+    """Indices of the training clips, those of the background included, in `clips.with_background()`."""
+    background = len(clips.background) if clips.background else 0
+    return (*split.train, *range(len(clips), len(clips) + background))
 
 
 def prepare(config: Any, folder: pathlib.Path, programs: Programs | None = None) -> Run:

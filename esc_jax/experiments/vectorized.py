@@ -17,7 +17,7 @@ from esc_jax.data.clips import Clips
 from esc_jax.data.folds import Split
 from esc_jax.errors import ConfigError, counted
 from esc_jax.experiments import evaluate, workdir
-from esc_jax.experiments.run import Run, initial_variables, make_plan, prepare
+from esc_jax.experiments.run import Run, initial_variables, make_plan, prepare, train_indices
 from esc_jax.runtime import devices
 from esc_jax.training import checkpoint, loop
 from esc_jax.training import state as states
@@ -45,8 +45,7 @@ def check(config: Any) -> None:
 
 def check_folds(config: Any, clips: Clips, splits: Iterable[Split]) -> None:
     """Raises ConfigError where the splits of the runs have different numbers of training batches."""
-    background = len(clips.background) if clips.background else 0
-    if len({(len(split.train) + background) // config.train.batch_size for split in splits}) > 1:
+    if len({len(train_indices(clips, split)) // config.train.batch_size for split in splits}) > 1:
         raise ConfigError("config.crossval.vectorized needs folds with the same number of training batches")
 
 

@@ -6,8 +6,7 @@ import jax.numpy as jnp
 
 from esc_jax.ops.barrier import cuda_barrier
 
-Residuals = tuple[jax.Array | None, ...]
-Gradients = tuple[jax.Array | None, ...]
+Arrays = tuple[jax.Array | None, ...]
 
 
 @jax.custom_vjp
@@ -55,7 +54,7 @@ def _forward(
     bias: jax.Array | None,
     padding: jax.Array | None,
     factors: jax.Array | None,
-) -> tuple[tuple[jax.Array, jax.Array], Residuals]:
+) -> tuple[tuple[jax.Array, jax.Array], Arrays]:
     # One copy of each in this order serves the products of both passes.
     query, key, value = (jnp.moveaxis(x, 2, 1) for x in (query, key, value))
     # XLA for CUDA would store the gated bias as an operand of the product.
@@ -71,7 +70,7 @@ def _forward(
     return (out.astype(query.dtype), weights), (query, key, value, gate, bias, padding, factors, out, weights)
 
 
-def _backward(residuals: Residuals, gradients: tuple[jax.Array, jax.Array]) -> Gradients:
+def _backward(residuals: Arrays, gradients: tuple[jax.Array, jax.Array]) -> Arrays:
     query, key, value, gate, bias, padding, factors, out, weights = residuals
     assert query is not None and key is not None and value is not None and out is not None and weights is not None
     d_out = gradients[0]
